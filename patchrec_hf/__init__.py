@@ -1,0 +1,86 @@
+"""PatchRec for the Hugging Face Trainer: LLM recommenders that read long histories as patches."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
+
+from .catalog import Catalog
+from .configuration import PatchRecConfig
+from .layouts import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
+from .modeling import PatchRecForCausalLM, PatchRecModel
+from .processing import PatchRecProcessor
+from .prompts import BOOK_PROMPT, MOVIE_PROMPT, PromptTemplate, add_special_tokens
+
+
+if TYPE_CHECKING:
+    from .collators import PatchDataCollator, PatchPretrainDataCollator
+    from .evaluation import rank_targets
+    from .ranking import rank_catalog
+    from .recommender import PatchRecommender, Recommendation
+    from .tiny import build_tiny_backbone
+    from .trainers import PatchFinetuneTrainer, PatchPretrainTrainer
+    from .training_args import PAPER_PRESETS, PatchFinetuneConfig, PatchPretrainConfig
+
+__version__ = version("patchrec-hf")
+
+# Imported on first use: these bring in TRL, PEFT and datasets.
+_LAZY = {
+    "PAPER_PRESETS": "training_args",
+    "PatchDataCollator": "collators",
+    "PatchFinetuneConfig": "training_args",
+    "PatchFinetuneTrainer": "trainers",
+    "PatchPretrainConfig": "training_args",
+    "PatchPretrainDataCollator": "collators",
+    "PatchPretrainTrainer": "trainers",
+    "PatchRecommender": "recommender",
+    "Recommendation": "recommender",
+    "build_tiny_backbone": "tiny",
+    "rank_catalog": "ranking",
+    "rank_targets": "evaluation",
+}
+
+__all__ = [
+    "BOOK_PROMPT",
+    "MOVIE_PROMPT",
+    "PAPER_PRESETS",
+    "Catalog",
+    "DropLayout",
+    "ItemPatchLayout",
+    "PatchDataCollator",
+    "PatchFinetuneConfig",
+    "PatchFinetuneTrainer",
+    "PatchPretrainConfig",
+    "PatchPretrainDataCollator",
+    "PatchPretrainTrainer",
+    "PatchRecConfig",
+    "PatchRecForCausalLM",
+    "PatchRecModel",
+    "PatchRecProcessor",
+    "PatchRecommender",
+    "PromptTemplate",
+    "RandomPatchLayout",
+    "Recommendation",
+    "SessionPatchLayout",
+    "TextLayout",
+    "add_special_tokens",
+    "build_tiny_backbone",
+    "rank_catalog",
+    "rank_targets",
+]
+
+AutoConfig.register(PatchRecConfig.model_type, PatchRecConfig)
+AutoModel.register(PatchRecConfig, PatchRecModel)
+AutoModelForCausalLM.register(PatchRecConfig, PatchRecForCausalLM)
+AutoProcessor.register(PatchRecConfig, PatchRecProcessor)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

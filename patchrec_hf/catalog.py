@@ -1,0 +1,219 @@
+"""The catalog: which items exist, what they are called, and how each title reads as token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """
+    The items that can be recommended. An item's *index* is its place in the catalog; its *id* is the data set's own.
+
+    Args:
+        item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
+            The data set's ids, each once.
+        titles (`tuple[str, ...]`):
+            One title per item, in the same order. Two items may share a title.
+
+    Raises:
+        ValueError: If an id appears twice, a title is empty, or the two lengths differ.
+
+    Example:
+    ```python
+    >>> catalog = Catalog.from_titles({7: "Emma", 9: "Persuasion"})
+    >>> catalog.indices_of([9])
+    array([1])
+    ```
+    """
+
+    item_ids: np.ndarray
+    titles: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.item_ids) != len(self.titles):
+            raise ValueError(
+                f"A catalog needs one title per item id, got {len(self.item_ids)} ids and {len(self.titles)} titles."
+            )
+        if len(self.titles) == 0:
+            raise ValueError("A catalog needs at least one item, got none.")
+        unique, counts = np.unique(self.item_ids, return_counts=True)
+        if len(unique) != len(self.item_ids):
+            raise ValueError(
+                f"Item id {unique[counts > 1][0]} appears {counts[counts > 1][0]} times in the catalog; "
+                "each id may appear once. Drop the repeated rows of the items table."
+            )
+        for item_id, title in zip(self.item_ids, self.titles, strict=True):
+            if not isinstance(title, str) or not title.strip():
+                raise ValueError(
+                    f"Item {item_id} has an empty title ({title!r}); an item is its title, so give it one "
+                    "or leave the item out."
+                )
+
+    @classmethod
+    def from_titles(cls, titles: dict[int, str]) -> Catalog:
+        """Builds a catalog from a mapping of item id to title."""
+        return cls(np.fromiter(titles, dtype=np.int64, count=len(titles)), tuple(titles.values()))
+
+    @classmethod
+    def from_frame(cls, items: pl.DataFrame) -> Catalog:
+        """Builds a catalog from a frame with the columns `item_id` (integer) and `title` (string)."""
+        for column in ("item_id", "title"):
+            if column not in items.columns:
+                raise ValueError(f"The items table has no column {column!r}; its columns are {items.columns}.")
+        return cls(items["item_id"].cast(pl.Int64).to_numpy(), tuple(items["title"].to_list()))
+
+    @classmethod
+    def from_parquet(cls, path: str | Path) -> Catalog:
+        """Reads a catalog from a Parquet file with the columns `item_id` and `title`."""
+        return cls.from_frame(pl.read_parquet(path, columns=["item_id", "title"]))
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Writes the catalog as a Parquet file that [`Catalog.from_parquet`] reads."""
+        pl.DataFrame({"item_id": self.item_ids, "title": list(self.titles)}).write_parquet(path)
+
+    def __len__(self) -> int:
+        return len(self.titles)
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        return np.argsort(self.item_ids, kind="stable")
+
+    @cached_property
+    def _indices_by_title(self) -> dict[str, list[int]]:
+        indices: dict[str, list[int]] = {}
+        for index, title in enumerate(self.titles):
+            indices.setdefault(title, []).append(index)
+        return indices
+
+    def indices_of(self, item_ids: Iterable[int] | np.ndarray) -> np.ndarray:
+        """
+        Turns item ids into catalog indices.
+
+        Args:
+            item_ids (`Iterable[int]`):
+                Ids of the data set.
+
+        Returns:
+            `numpy.ndarray` of int64, one index per id.
+
+        Raises:
+            KeyError: If an id is not in the catalog.
+        """
+        wanted = np.asarray(item_ids, dtype=np.int64)
+        found = self._order[np.searchsorted(self.item_ids, wanted, sorter=self._order).clip(max=len(self) - 1)]
+        unknown = self.item_ids[found] != wanted
+        if unknown.any():
+            raise KeyError(
+                f"Item id {wanted[unknown][0]} is not in the catalog of {len(self)} items. Add it to the "
+                "items table, or drop the interactions that name it."
+            )
+        return found
+
+    def indices_of_title(self, title: str) -> list[int]:
+        """Catalog indices of every item with exactly this title; empty if there is none."""
+        return self._indices_by_title.get(title, [])
+
+    def num_shared_titles(self) -> int:
+        """Number of items whose title another item has too."""
+        return sum(len(indices) for indices in self._indices_by_title.values() if len(indices) > 1)
+
+
+@dataclass(frozen=True, eq=False)
+class TitleTokens:
+    """
+    Titles as flat token arrays: title `i` is `ids[offsets[i] : offsets[i + 1]]`.
+
+    Args:
+        ids (`numpy.ndarray` of shape `(num_tokens,)`, int64):
+            The tokens of all titles, one title after the other.
+        offsets (`numpy.ndarray` of shape `(num_titles + 1,)`, int64):
+            Where each title starts.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.ids[self.offsets[index] : self.offsets[index + 1]]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens per title, shape `(num_titles,)`, int64."""
+        return np.diff(self.offsets)
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """The tokens of the titles at `indices`, one title after the other."""
+        lengths = self.lengths[indices]
+        return self.ids[np.repeat(self.offsets[indices], lengths) + ragged_arange(lengths)]
+
+    def num_prefix_titles(self) -> int:
+        """Number of titles whose tokens begin another, longer title."""
+        # In lexicographic order, a title that begins any other title begins the next different one.
+        unique = sorted({tuple(self[index].tolist()) for index in range(len(self))})
+        prefixes = {short for short, long in zip(unique, unique[1:], strict=False) if long[: len(short)] == short}
+        return sum(tuple(self[index].tolist()) in prefixes for index in range(len(self)))
+
+
+def ragged_arange(lengths: np.ndarray) -> np.ndarray:
+    """`[0..lengths[0]), [0..lengths[1]), …` in one flat int64 array."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
+
+
+def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> TitleTokens:
+    """
+    Tokenizes each title once. A title is data: nothing in it may act as markup of the prompt.
+
+    Args:
+        titles (`Iterable[str]`):
+            The titles.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The backbone's tokenizer.
+
+    Returns:
+        [`TitleTokens`]
+
+    Raises:
+        ValueError: If a title tokenizes to nothing, or holds a special or added token such as `<|im_end|>`, which could
+            end the turn or close the history.
+    """
+    titles = list(titles)
+    encoded = tokenizer(titles, add_special_tokens=False, split_special_tokens=True)["input_ids"] if titles else []
+    lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+    if (lengths == 0).any():
+        title = titles[int(np.flatnonzero(lengths == 0)[0])]
+        raise ValueError(
+            f"The title {title!r} tokenizes to nothing with {type(tokenizer).__name__}; rename the item or "
+            "leave it out."
+        )
+    ids = np.fromiter((token for title in encoded for token in title), dtype=np.int64, count=int(lengths.sum()))
+    offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+    # `split_special_tokens` leaves added tokens that are not marked special (`<think>`) whole. The unknown token is
+    # text that the vocabulary lacks, not markup.
+    markup = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
+    markup.discard(tokenizer.unk_token_id)
+    forbidden = np.isin(ids, np.fromiter(markup, dtype=np.int64, count=len(markup)))
+    if forbidden.any():
+        position = int(np.flatnonzero(forbidden)[0])
+        title = titles[int(np.searchsorted(offsets, position, side="right")) - 1]
+        token = tokenizer.convert_ids_to_tokens(int(ids[position]))
+        raise ValueError(
+            f"The title {title!r} holds the special token {token!r}, which would act as markup of the "
+            "prompt. Rename the item."
+        )
+    return TitleTokens(ids, offsets)

@@ -1,0 +1,35 @@
+"""Configuration of a PatchRec model: the backbone's own configuration, and which token holds the place of a patch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+@strict
+class PatchRecConfig(PreTrainedConfig):
+    """
+    Configuration of [`PatchRecForCausalLM`].
+
+    Args:
+        text_config ([`~transformers.PreTrainedConfig`] or `dict`, *optional*):
+            The backbone's configuration, of any decoder-only causal language model. Llama's defaults if not given.
+        patch_token_id (`int`, *optional*):
+            Id of `<|patch|>`.
+        tie_word_embeddings (`bool`, *optional*):
+            Copied from the backbone.
+    """
+
+    model_type = "patchrec"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}  # noqa: RUF012
+
+    text_config: dict | PreTrainedConfig | None = None
+    patch_token_id: int | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))

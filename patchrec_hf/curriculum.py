@@ -1,0 +1,112 @@
+"""The curriculum's clock: which optimizer step learns from which row, known before any worker touches the row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+from transformers import TrainerState
+
+
+class Stamp(NamedTuple):
+    """
+    A row on its way to the collator.
+
+    Args:
+        row_index (`int`):
+            Which row of the data set.
+        step (`int`):
+            The optimizer step, from 0, that learns from it.
+        progress (`float`):
+            `step` over the total number of steps: from 0 towards 1.
+    """
+
+    row_index: int
+    step: int
+    progress: float
+
+
+class StampedSampler(Sampler[Stamp]):
+    """
+    Shuffles rows and stamps each with its optimizer step. The order and the stamps are pure functions of the seed and of
+    the step at which the epoch began, so they are the same with any number of workers, under gradient accumulation, and
+    after resuming.
+
+    Args:
+        num_rows (`int`):
+            Rows of the data set.
+        rows_per_micro_batch (`int`):
+            Rows that all processes together read for one forward.
+        accumulation_steps (`int`):
+            Forwards per optimizer step.
+        num_processes (`int`):
+            With more than one, the last micro-batch is filled up with rows of the epoch's start, so that every process
+            gets a full one.
+        drop_last (`bool`):
+            Whether an epoch's incomplete last micro-batch is left out.
+        seed (`int`):
+            Seed of the order.
+        get_state (`Callable[[], TrainerState]`):
+            Returns the trainer's state, read when an epoch begins.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        rows_per_micro_batch: int,
+        accumulation_steps: int,
+        num_processes: int,
+        drop_last: bool,
+        seed: int,
+        get_state: Callable[[], TrainerState],
+    ) -> None:
+        self.rows_per_micro_batch = rows_per_micro_batch
+        self.accumulation_steps = accumulation_steps
+        self.seed = seed
+        self.get_state = get_state
+        self.num_rows = num_rows
+        whole, rest = divmod(num_rows, rows_per_micro_batch)
+        self.num_micro_batches = whole if rest == 0 or drop_last else whole + 1
+        fills_up = rest > 0 and num_processes > 1 and not drop_last
+        self.num_stamps = self.num_micro_batches * rows_per_micro_batch if fills_up else num_rows
+
+    def __len__(self) -> int:
+        return self.num_stamps
+
+    def __iter__(self) -> Iterator[Stamp]:
+        state = self.get_state()
+        steps_per_epoch = max(-(-self.num_micro_batches // self.accumulation_steps), 1)
+        # After resuming in the middle of an epoch, Trainer skips what the epoch has already given.
+        epoch = state.global_step // steps_per_epoch
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        order = torch.randperm(self.num_rows, generator=generator).tolist()
+        for place in range(self.num_stamps):
+            step = epoch * steps_per_epoch + place // self.rows_per_micro_batch // self.accumulation_steps
+            yield Stamp(order[place % self.num_rows], step, step / max(state.max_steps, 1))
+
+
+class StampedDataset(TorchDataset[dict[str, Any]]):
+    """
+    A data set indexed by [`Stamp`]: its rows carry `row_index`, `step` and `progress`.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Example rows.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, stamp: Stamp) -> dict[str, Any]:
+        return {**self.dataset[stamp.row_index], **stamp._asdict()}
+
+    def __getitems__(self, stamps: Sequence[Stamp]) -> list[dict[str, Any]]:
+        rows = self.dataset.__getitems__([stamp.row_index for stamp in stamps])
+        return [{**row, **stamp._asdict()} for row, stamp in zip(rows, stamps, strict=True)]

@@ -1,0 +1,111 @@
+"""Splits: which interactions are learned from and which are predicted, and the example rows they become."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+
+from ..catalog import Catalog, ragged_arange
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def temporal_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96, 0.98)) -> pl.DataFrame:
+    """
+    The paper's global temporal split: everybody's interactions are cut at the same two points in time, so nothing that
+    is learned from is later than what is predicted. Its shares are 48 : 1 : 1.
+
+    Args:
+        interactions (`polars.DataFrame`):
+            As [`order_interactions`] returns them, with `timestamp`.
+        cuts (`tuple[float, float]`, *optional*, defaults to `(0.96, 0.98)`):
+            Shares of the interactions, in order of time, after which validation and test begin.
+
+    Returns:
+        `polars.DataFrame`: the same rows with the column `split`. Interactions at the very time of a cut belong to the
+        earlier split.
+
+    Raises:
+        ValueError: If there is no `timestamp`, or a split is left empty.
+    """
+    if "timestamp" not in interactions.columns:
+        raise ValueError(f"A temporal split needs the column 'timestamp'; the columns are {interactions.columns}.")
+    times = np.sort(interactions["timestamp"].to_numpy())
+    first, second = (times[max(int(cut * len(times)) - 1, 0)] for cut in cuts)
+    split = (
+        pl.when(pl.col("timestamp") <= first)
+        .then(pl.lit("train"))
+        .when(pl.col("timestamp") <= second)
+        .then(pl.lit("validation"))
+        .otherwise(pl.lit("test"))
+    )
+    result = interactions.with_columns(split.alias("split"))
+    missing = set(SPLITS) - set(result["split"].unique())
+    if missing:
+        raise ValueError(
+            f"The temporal split leaves {sorted(missing)} empty: too many interactions share the time of a "
+            f"cut ({first} or {second}). Choose other `cuts` than {cuts}."
+        )
+    return result
+
+
+def make_examples(
+    interactions: pl.DataFrame, catalog: Catalog, max_history: int = 100, min_history: int = 3
+) -> DatasetDict:
+    """
+    Turns interactions into example rows with one target each: an interaction, after the same user's earlier ones,
+    whichever split those belong to.
+
+    Args:
+        interactions (`polars.DataFrame`):
+            As [`order_interactions`] returns them, with `split`.
+        catalog ([`Catalog`]):
+            Knows every item.
+        max_history (`int`, *optional*, defaults to `100`):
+            How many of the latest earlier items a row holds.
+        min_history (`int`, *optional*, defaults to `3`):
+            Interactions with fewer earlier ones are predicted by no row.
+
+    Returns:
+        [`~datasets.DatasetDict`]: for each split, rows with
+        - `user_id` (`int`),
+        - `item_ids` (`list[int]`): up to `max_history` earlier items, oldest first, then the target,
+        - `target_positions` (`list[int]`): which of `item_ids` are to be predicted; here the last.
+
+    Raises:
+        ValueError: If `split` is missing, or a split has no example.
+        KeyError: If the catalog lacks an item.
+    """
+    if "split" not in interactions.columns:
+        raise ValueError("The interactions have no column 'split'. Make one with `temporal_split`.")
+    user_ids = interactions["user_id"].to_numpy()
+    item_ids = interactions["item_id"].to_numpy()
+    positions = interactions["position"].to_numpy()
+    splits = interactions["split"].cast(pl.String).to_numpy()
+    catalog.indices_of(item_ids)
+    datasets = {}
+    for split in SPLITS:
+        targets = np.flatnonzero((splits == split) & (positions >= max(1, min_history)))
+        if len(targets) == 0:
+            raise ValueError(
+                f"The split {split!r} has no interaction with at least {max(1, min_history)} earlier ones."
+            )
+        lengths = np.minimum(positions[targets], max_history) + 1
+        rows = np.repeat(targets - lengths + 1, lengths) + ragged_arange(lengths)
+        table = pa.table(
+            {
+                "user_id": user_ids[targets],
+                "item_ids": _lists(item_ids[rows], lengths),
+                "target_positions": _lists(lengths - 1, np.ones_like(lengths)),
+            }
+        )
+        datasets[split] = Dataset(table)
+    return DatasetDict(datasets)
+
+
+def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))

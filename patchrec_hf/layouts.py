@@ -1,0 +1,210 @@
+"""Layouts: which item of a history gets which granularity. Pure integers; nothing here knows tokens or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import numpy as np
+
+
+Granularity = Literal["text", "item_patch", "session_patch"]
+
+
+class Segment(NamedTuple):
+    """
+    A run of consecutive items that are laid out alike.
+
+    Args:
+        granularity (`"text"`, `"item_patch"` or `"session_patch"`):
+            `text`: each item as its title tokens. `item_patch`: each item as one patch. `session_patch`: ALL items of
+            the segment together as one patch.
+        start (`int`):
+            First item of the run; item 0 is the oldest of the history.
+        stop (`int`):
+            One past the last item of the run.
+    """
+
+    granularity: Granularity
+    start: int
+    stop: int
+
+
+class Layout(Protocol):
+    """What [`PatchRecProcessor`] asks of a layout. Items that no segment covers are left out of the prompt."""
+
+    name: ClassVar[str]
+
+    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
+        """
+        Lays out a history.
+
+        Args:
+            num_items (`int`):
+                Length of the history.
+            seed (`Sequence[int]`):
+                What a random layout draws from: equal seeds give equal draws. The others ignore it.
+
+        Returns:
+            `list[Segment]`: ascending, without overlap.
+        """
+        ...
+
+
+def _non_empty(segments: Sequence[Segment]) -> list[Segment]:
+    return [segment for segment in segments if segment.start < segment.stop]
+
+
+def _require_at_least(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+
+
+def _require_probability(value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"`probability` must lie between 0 and 1, got {value}.")
+
+
+@dataclass(frozen=True)
+class TextLayout:
+    """Every item as its title: the uncompressed baseline, which the paper calls vanilla."""
+
+    name: ClassVar[str] = "text"
+
+    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
+        return _non_empty([Segment("text", 0, num_items)])
+
+
+@dataclass(frozen=True)
+class ItemPatchLayout:
+    """
+    PatchRec-I: the latest items as text, every older item as one patch (PFT-I, paper section 4.3).
+
+    Args:
+        num_text_items (`int`, *optional*, defaults to `5`):
+            How many of the latest items stay text.
+    """
+
+    num_text_items: int = 5
+    name: ClassVar[str] = "item"
+
+    def __post_init__(self) -> None:
+        _require_at_least("num_text_items", self.num_text_items, 0)
+
+    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
+        boundary = max(0, num_items - self.num_text_items)
+        return _non_empty([Segment("item_patch", 0, boundary), Segment("text", boundary, num_items)])
+
+
+@dataclass(frozen=True)
+class SessionPatchLayout:
+    """
+    PatchRec-S: the latest group as text, the group before it as item patches, every older group as one session patch
+    (PFT-S, paper section 4.3).
+
+    Args:
+        group_size (`int`, *optional*, defaults to `5`):
+            Items per group.
+        align (`"latest"` or `"oldest"`, *optional*, defaults to `"latest"`):
+            Where the groups are counted from. `"latest"` is the paper's: groups end at the newest item, so the oldest
+            session may be short and every new interaction shifts all sessions. `"oldest"` counts sessions from the
+            start of the history, so that a closed session never changes; the items after the last full session (fewer
+            than `group_size`) are item patches too.
+    """
+
+    group_size: int = 5
+    align: Literal["latest", "oldest"] = "latest"
+    name: ClassVar[str] = "session"
+
+    def __post_init__(self) -> None:
+        _require_at_least("group_size", self.group_size, 1)
+        if self.align not in ("latest", "oldest"):
+            raise ValueError(f"`align` must be 'latest' or 'oldest', got {self.align!r}.")
+
+    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
+        text_start = max(0, num_items - self.group_size)
+        patch_start = max(0, text_start - self.group_size)
+        if self.align == "oldest":
+            patch_start -= patch_start % self.group_size
+        # The first cut is 0 or, counted from the newest item, the short oldest session's end.
+        first = patch_start % self.group_size
+        cuts = sorted({0, *range(first, patch_start + 1, self.group_size)})
+        sessions = [Segment("session_patch", start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+        return _non_empty(
+            [*sessions, Segment("item_patch", patch_start, text_start), Segment("text", text_start, num_items)]
+        )
+
+
+@dataclass(frozen=True)
+class RandomPatchLayout:
+    """
+    Patch pre-training: each item is a patch with the given probability, and text otherwise (paper section 4.2).
+
+    Args:
+        probability (`float`):
+            Chance of each item, drawn on its own, to be compressed.
+    """
+
+    probability: float
+    name: ClassVar[str] = "random"
+
+    def __post_init__(self) -> None:
+        _require_probability(self.probability)
+
+    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
+        compressed = np.random.default_rng(seed).random(num_items) < self.probability
+        return [
+            Segment("item_patch" if compressed[start] else "text", start, stop) for start, stop in _runs(compressed)
+        ]
+
+
+@dataclass(frozen=True)
+class DropLayout:
+    """
+    Drops each item with the given probability and keeps the others as text: the control of the paper's Table 4, fewer
+    tokens without patches. The newest item is always kept.
+
+    Args:
+        probability (`float`):
+            Chance of each item but the newest, drawn on its own, to be left out.
+    """
+
+    probability: float
+    name: ClassVar[str] = "drop"
+
+    def __post_init__(self) -> None:
+        _require_probability(self.probability)
+
+    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
+        kept = np.random.default_rng(seed).random(num_items) >= self.probability
+        kept[-1:] = True
+        return [Segment("text", start, stop) for start, stop in _runs(kept) if kept[start]]
+
+
+def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """Start and stop of each run of equal flags."""
+    cuts = [0, *(np.flatnonzero(flags[1:] != flags[:-1]) + 1).tolist(), len(flags)]
+    return [(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False) if start < stop]
+
+
+_LAYOUTS = (TextLayout, ItemPatchLayout, SessionPatchLayout, RandomPatchLayout, DropLayout)
+
+
+def layout_to_dict(layout: Layout) -> dict[str, Any]:
+    """A layout as JSON-ready values, for the checkpoint."""
+    return {"name": layout.name, **asdict(layout)}  # type: ignore[call-overload]
+
+
+def layout_from_dict(values: dict[str, Any]) -> Layout:
+    """
+    The layout that [`layout_to_dict`] wrote.
+
+    Raises:
+        ValueError: If no layout has that name.
+    """
+    for layout_class in _LAYOUTS:
+        if layout_class.name == values.get("name"):
+            return layout_class(**{key: value for key, value in values.items() if key != "name"})
+    known = ", ".join(repr(layout_class.name) for layout_class in _LAYOUTS)
+    raise ValueError(f"Unknown layout {values.get('name')!r}; known layouts are {known}.")

@@ -1,0 +1,130 @@
+"""Metrics: from the ranks of the targets to HR, NDCG and MRR, their intervals, and compression ratios. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def _as_ranks(ranks: np.ndarray | Sequence[float]) -> np.ndarray:
+    values = np.asarray(ranks, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("No ranks to average; the evaluated split is empty.")
+    if not (values >= 1).all():
+        raise ValueError(f"Ranks start at 1 (infinity: not ranked), got {values[~(values >= 1)][0]}.")
+    return values
+
+
+def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """
+    HR@k and NDCG@k of each example. With one target an example, its ideal DCG is 1.
+
+    Args:
+        ranks (`numpy.ndarray` of shape `(num_examples,)`):
+            The target's place in the ranking: 1 is first, infinity is not ranked.
+        ks (`Sequence[int]`):
+            Cut-offs.
+
+    Returns:
+        `dict[str, numpy.ndarray]`: `hr@k` and `ndcg@k` for each cut-off, float64, one value an example.
+
+    Raises:
+        ValueError: If there are no ranks, or a rank or cut-off is less than 1.
+
+    Example:
+    ```python
+    >>> per_example_metrics([1, 3], ks=[2])
+    {'hr@2': array([1., 0.]), 'ndcg@2': array([1., 0.])}
+    ```
+    """
+    values = _as_ranks(ranks)
+    gains = 1.0 / np.log2(values + 1.0)
+    metrics = {}
+    for k in ks:
+        if k < 1:
+            raise ValueError(f"A cut-off must be at least 1, got {k}.")
+        hits = values <= k
+        metrics[f"hr@{k}"] = hits.astype(np.float64)
+        metrics[f"ndcg@{k}"] = np.where(hits, gains, 0.0)
+    return metrics
+
+
+def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, float]:
+    """
+    Means of [`per_example_metrics`], and MRR cut at the largest k.
+
+    Args:
+        ranks (`numpy.ndarray` of shape `(num_examples,)`):
+            The target's place in the ranking: 1 is first, infinity is not ranked.
+        ks (`Sequence[int]`):
+            Cut-offs.
+
+    Returns:
+        `dict[str, float]`: `hr@k` and `ndcg@k` for each cut-off, and `mrr@K` for the largest.
+
+    Example:
+    ```python
+    >>> ranking_metrics([1, 3], ks=[2])
+    {'hr@2': 0.5, 'ndcg@2': 0.5, 'mrr@2': 0.5}
+    ```
+    """
+    metrics = {name: float(values.mean()) for name, values in per_example_metrics(ranks, ks).items()}
+    values = _as_ranks(ranks)
+    metrics[f"mrr@{max(ks)}"] = float(np.where(values <= max(ks), 1.0 / values, 0.0).mean())
+    return metrics
+
+
+def bootstrap_interval(
+    values: np.ndarray,
+    user_ids: np.ndarray,
+    confidence: float = 0.95,
+    num_resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """
+    Confidence interval of a mean, by resampling users: the examples of one user are not independent.
+
+    Args:
+        values (`numpy.ndarray` of shape `(num_examples,)`):
+            One value an example, such as a row of [`per_example_metrics`].
+        user_ids (`numpy.ndarray` of shape `(num_examples,)`):
+            Whose example each is.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Share of the resampled means that the interval covers.
+        num_resamples (`int`, *optional*, defaults to `1000`):
+            How many times the users are drawn anew.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the draws.
+
+    Returns:
+        `tuple[float, float]`: lower and upper bound.
+    """
+    _, user_of_example = np.unique(user_ids, return_inverse=True)
+    sums = np.bincount(user_of_example, weights=values)
+    sizes = np.bincount(user_of_example)
+    num_users = len(sums)
+    draws = np.random.default_rng(seed).multinomial(num_users, np.full(num_users, 1 / num_users), size=num_resamples)
+    lower, upper = np.quantile((draws @ sums) / (draws @ sizes), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(lower), float(upper)
+
+
+def compression_ratios(fed: np.ndarray, as_text: np.ndarray) -> dict[str, float]:
+    """
+    What share of the uncompressed length is fed to the model, in three ways of counting.
+
+    Args:
+        fed (`numpy.ndarray` of shape `(num_examples, 3)`, int64):
+            For each example, [`TokenCounts`]: title tokens and patches, history, prompt.
+        as_text (`numpy.ndarray` of shape `(num_examples, 3)`, int64):
+            The same with every item as text.
+
+    Returns:
+        `dict[str, float]`: `compression_titles` (the paper's: separators ignored), `compression_history` and
+        `compression_prompt`; 1 is no compression, smaller is shorter.
+    """
+    ratios = np.asarray(fed).sum(axis=0) / np.asarray(as_text).sum(axis=0)
+    return {
+        f"compression_{name}": float(ratio)
+        for name, ratio in zip(("titles", "history", "prompt"), ratios, strict=True)
+    }

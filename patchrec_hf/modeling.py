@@ -1,0 +1,467 @@
+"""PatchRec's models: any decoder-only backbone, whose input embeddings are spliced with patches."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.initialization import no_init_weights
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from .attention import tree_attention_mask
+from .configuration import PatchRecConfig
+from .prompts import PATCH_TOKEN, SPECIAL_TOKENS, add_special_tokens
+
+
+class PatchRecPreTrainedModel(PreTrainedModel):
+    """What the two models below share: how transformers names, saves and moves them."""
+
+    config_class = PatchRecConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    # The backbone checks for itself what it supports; nothing else here attends.
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class PatchRecModel(PatchRecPreTrainedModel):
+    """
+    The backbone without its head, fed with text tokens and patches.
+
+    Args:
+        config ([`PatchRecConfig`]):
+            The model's configuration.
+        language_model ([`~transformers.PreTrainedModel`], *optional*):
+            The backbone's base model. Built from `config.text_config` if not given.
+    """
+
+    def __init__(self, config: PatchRecConfig, language_model: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(config.text_config).base_model
+        self.language_model = language_model
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def prepare_inputs_embeds(
+        self,
+        input_ids: torch.LongTensor,
+        patch_token_ids: torch.LongTensor,
+        patch_positions: torch.LongTensor,
+        patch_divisors: torch.LongTensor,
+    ) -> torch.Tensor:
+        """
+        Embeds text tokens and folds title tokens into patches (paper equations 4 and 5).
+
+        An item patch is the mean of its title's token embeddings; a session patch is the mean of its item patches. Both
+        are one weighted sum over title tokens. The embedding module is called once, on the unique ids: so it may be
+        sharded, adapted or scaled, and its gradient has one row per token of the vocabulary that occurs.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`):
+                Text tokens, and `<|patch|>` where a patch stands.
+            patch_token_ids (`torch.LongTensor` of shape `(B, N)`):
+                The title tokens that are folded into patches.
+            patch_positions (`torch.LongTensor` of shape `(B, N)`):
+                The position, in `[0, T)`, of the patch that each of them is folded into; ascending in each row.
+            patch_divisors (`torch.LongTensor` of shape `(B, N)`):
+                What each token's embedding is divided by; 0 marks padding.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, H)`, in the embedding's dtype.
+        """
+        batch_size, length = input_ids.shape
+        ids, inverse = torch.cat([input_ids.flatten(), patch_token_ids.flatten()]).unique(return_inverse=True)
+        rows = self.get_input_embeddings()(ids)
+        text_rows, patch_rows = inverse[: batch_size * length], inverse[batch_size * length :]
+
+        is_token = patch_divisors > 0
+        # In low precision three thirds are not one, so patches are summed in float32.
+        weights = torch.where(is_token, 1.0 / patch_divisors.clamp(min=1).float(), 0.0)
+        # Padding joins the row's last bag, with weight 0: the bags stay in ascending order.
+        bags = torch.where(is_token, patch_positions, length - 1)
+        bags = bags + length * torch.arange(batch_size, device=bags.device)[:, None]
+        bag_starts = torch.searchsorted(bags.flatten(), torch.arange(batch_size * length, device=bags.device))
+        patches = F.embedding_bag(
+            patch_rows, rows.float(), bag_starts, mode="sum", per_sample_weights=weights.flatten()
+        )
+        is_patch = (input_ids == self.config.patch_token_id).flatten()
+        embeds = torch.where(is_patch[:, None], patches.to(rows.dtype), rows[text_rows])
+        return embeds.view(batch_size, length, -1)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        patch_token_ids: torch.LongTensor | None = None,
+        patch_positions: torch.LongTensor | None = None,
+        patch_divisors: torch.LongTensor | None = None,
+        supervised_positions: torch.LongTensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """
+        Runs the backbone.
+
+        Args:
+            input_ids, patch_token_ids, patch_positions, patch_divisors (`torch.LongTensor`):
+                See [`PatchRecModel.prepare_inputs_embeds`].
+            attention_mask (`torch.Tensor` of shape `(B, T)`, or a mask per layer type):
+                As the backbone takes it.
+            supervised_positions (`torch.LongTensor` of shape `(B, S)`, *optional*):
+                If given, `last_hidden_state` holds only these positions, in shape `(B, S, H)`.
+            position_ids, past_key_values, inputs_embeds, **kwargs:
+                As the backbone takes them.
+
+        Raises:
+            ValueError: If `input_ids` holds `<|patch|>` but no patch tensors are given, or if not exactly one of
+                `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
+        if inputs_embeds is None:
+            if patch_token_ids is not None:
+                inputs_embeds = self.prepare_inputs_embeds(input_ids, patch_token_ids, patch_positions, patch_divisors)
+            else:
+                if not _holds_prompt(past_key_values) and (input_ids == self.config.patch_token_id).any():
+                    raise ValueError(
+                        f"`input_ids` holds {PATCH_TOKEN} but no patch tensors came with it, so its patches would be "
+                        "the placeholder's own embedding. Pass `patch_token_ids`, `patch_positions` and "
+                        "`patch_divisors` as the processor and the collators make them."
+                    )
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        if supervised_positions is not None:
+            outputs.last_hidden_state = outputs.last_hidden_state.take_along_dim(
+                supervised_positions[..., None], dim=1
+            )
+        return outputs
+
+
+class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
+    """
+    A causal language model that reads patches: [`PatchRecModel`] and the backbone's own head.
+
+    Args:
+        config ([`PatchRecConfig`]):
+            The model's configuration.
+        backbone ([`~transformers.PreTrainedModel`], *optional*):
+            The causal language model whose modules are taken over. Built from `config.text_config` if not given. Use
+            [`PatchRecForCausalLM.from_backbone`] to start from one.
+    """
+
+    def __init__(self, config: PatchRecConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if backbone is None:
+            backbone = AutoModelForCausalLM.from_config(config.text_config)
+        self.model = PatchRecModel(config, backbone.base_model)
+        self.lm_head = backbone.get_output_embeddings()
+        # Every backbone names its embedding table in its own way.
+        embeddings = self.get_input_embeddings()
+        table = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{table}.weight"} if config.tie_word_embeddings else {}
+        self._supports_tree_attention: bool | None = None
+        self.post_init()
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> PatchRecForCausalLM:
+        """
+        Makes a PatchRec model of any decoder-only causal language model.
+
+        The special tokens are added to the tokenizer where it lacks them, and the embeddings of those that are new to
+        the backbone start as the mean of all embeddings.
+
+        Args:
+            backbone (`str`, `os.PathLike` or [`~transformers.PreTrainedModel`]):
+                A repository of the Hub, a directory, or a causal language model, whose modules are taken over.
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+                The backbone's tokenizer, changed in place. Loaded from `backbone` if that is a path. A special token that
+                the tokenizer of a given model already has counts as trained if the embedding table has a row for it.
+            **kwargs:
+                Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`] where `backbone` is a path.
+
+        Returns:
+            [`PatchRecForCausalLM`]
+
+        Raises:
+            ValueError: If the model is not a decoder-only causal language model, a model is given without its tokenizer,
+                or its logits are made in a way that this wrapper does not reproduce (checked on a few tokens).
+        """
+        if isinstance(backbone, PreTrainedModel):
+            if tokenizer is None:
+                raise ValueError("A backbone given as a model needs its tokenizer: `from_backbone(model, tokenizer)`.")
+            known_tokens = tokenizer.get_vocab()
+        else:
+            hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
+            own_tokenizer = AutoTokenizer.from_pretrained(backbone, **hub_kwargs)
+            known_tokens = own_tokenizer.get_vocab()
+            tokenizer = own_tokenizer if tokenizer is None else tokenizer
+            backbone = AutoModelForCausalLM.from_pretrained(backbone, **kwargs)
+        if backbone.config.is_encoder_decoder or backbone.get_output_embeddings() is None:
+            raise ValueError(
+                f"{type(backbone).__name__} is not a decoder-only causal language model. Load the backbone "
+                "with `AutoModelForCausalLM`."
+            )
+        add_special_tokens(tokenizer)
+        vocabulary = tokenizer.get_vocab()
+        num_rows = backbone.get_input_embeddings().weight.shape[0]
+        new_ids = [
+            vocabulary[token] for token in SPECIAL_TOKENS if token not in known_tokens or vocabulary[token] >= num_rows
+        ]
+        if len(tokenizer) > num_rows:
+            backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _mean_initialise(backbone, new_ids, num_rows)
+
+        # A composite configuration resets the attention of the one it is given.
+        attention = backbone.config._attn_implementation
+        config = PatchRecConfig(
+            text_config=backbone.config, patch_token_id=vocabulary[PATCH_TOKEN], dtype=backbone.dtype
+        )
+        config._attn_implementation = attention
+        with no_init_weights():
+            model = cls(config, backbone)
+        model.generation_config = backbone.generation_config
+        model.train(backbone.training)
+        _check_logits(model, backbone)
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings
+
+    def prepare_inputs_embeds(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        """See [`PatchRecModel.prepare_inputs_embeds`]."""
+        return self.model.prepare_inputs_embeds(*args, **kwargs)
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """
+        Projects hidden states of shape `(..., H)` to logits of shape `(..., V)`, scaled and capped as the backbone does.
+        """
+        return scale_logits(self.lm_head(hidden_states), self.config.text_config)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        patch_token_ids: torch.LongTensor | None = None,
+        patch_positions: torch.LongTensor | None = None,
+        patch_divisors: torch.LongTensor | None = None,
+        supervised_positions: torch.LongTensor | None = None,
+        shift_labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """
+        Scores next tokens.
+
+        Args:
+            input_ids, patch_token_ids, patch_positions, patch_divisors, supervised_positions (`torch.LongTensor`):
+                See [`PatchRecModel.forward`]. With `supervised_positions`, only those positions are projected.
+            labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                Next tokens before shifting, -100 where there is none. Used where `shift_labels` is not given.
+            shift_labels (`torch.LongTensor` of shape `(B, S)`, *optional*):
+                The next token of each of `supervised_positions`, -100 where there is none.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to `0`):
+                How many of the last positions are projected; 0 for all.
+            attention_mask, position_ids, past_key_values, inputs_embeds, **kwargs:
+                As the backbone takes them.
+
+        Returns:
+            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: logits of shape `(B, T, V)`, or `(B, S, V)` with
+            `supervised_positions`.
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            patch_token_ids=patch_token_ids,
+            patch_positions=patch_positions,
+            patch_divisors=patch_divisors,
+            supervised_positions=supervised_positions,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.compute_logits(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None or shift_labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+                shift_labels=shift_labels,
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @torch.no_grad()
+    def supports_tree_attention(self) -> bool:
+        """
+        Whether the backbone can read several branches that share a trunk as one sequence, told by a mask and by
+        positions. Found out by reading two branches packed and one by one, once per model: recurrent and ALiBi backbones
+        accept masks and positions that they then ignore.
+        """
+        if self._supports_tree_attention is None:
+            self._supports_tree_attention = _reads_trees(self)
+        return self._supports_tree_attention
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.LongTensor,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        if _holds_prompt(past_key_values):
+            for key in ("patch_token_ids", "patch_positions", "patch_divisors"):
+                model_inputs.pop(key, None)
+        return model_inputs
+
+
+def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
+    """
+    What some families do to the head's output: Cohere multiplies it, Granite divides it, Gemma 2 caps it.
+
+    Args:
+        logits (`torch.Tensor` of shape `(..., V)`):
+            The head's output.
+        text_config ([`~transformers.PreTrainedConfig`]):
+            The backbone's configuration.
+    """
+    scale = getattr(text_config, "logit_scale", None)
+    if scale is not None:
+        logits = logits * scale
+    divisor = getattr(text_config, "logits_scaling", None)
+    if divisor is not None:
+        logits = logits / divisor
+    cap = getattr(text_config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def _holds_prompt(past_key_values: Cache | None) -> bool:
+    return past_key_values is not None and past_key_values.get_seq_length() > 0
+
+
+def _mean_initialise(backbone: PreTrainedModel, new_ids: list[int], num_trained_rows: int) -> None:
+    """Sets the rows `new_ids` of both embedding tables to the mean of the first `num_trained_rows`."""
+    if not new_ids:
+        return
+    tables = {
+        id(table): table for table in (backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight)
+    }
+    for table in tables.values():
+        with torch.no_grad(), _whole(table):
+            table[new_ids] = table[:num_trained_rows].float().mean(dim=0).to(table.dtype)
+
+
+def _whole(parameter: nn.Parameter) -> Any:
+    """A context in which a parameter that ZeRO-3 has sharded is whole, and changes to it are kept."""
+    if not is_deepspeed_zero3_enabled():
+        return torch.no_grad()
+    from deepspeed.zero import GatheredParameters
+
+    return GatheredParameters([parameter], modifier_rank=0)
+
+
+def _reads_trees(model: PatchRecForCausalLM) -> bool:
+    config = model.config.text_config
+    known_layers = {"full_attention", "sliding_attention"}
+    if model.model.language_model._is_stateful or set(getattr(config, "layer_types", None) or ()) - known_layers:
+        return False
+    training = model.training
+    model.eval()
+    device = model.device
+    # The trunk 1 2 3 with the branches 4 5 and 6 7, each at the depths 3 and 4.
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7]], device=device)
+    depths = torch.tensor([[0, 1, 2, 3, 4, 3, 4]], device=device)
+    visible = torch.ones((7, 7), dtype=torch.bool, device=device).tril()
+    visible[5:, 3:5] = False
+    mask = tree_attention_mask(visible[None], depths, depths, config, model.dtype)
+    packed = model.model(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False).last_hidden_state
+    branches = (ids[:, :5], torch.cat([ids[:, :3], ids[:, 5:]], dim=1))
+    alone = [model.model(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
+    model.train(training)
+    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
+    return torch.allclose(packed[:, 3:], torch.cat(alone, dim=1), rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+def _check_logits(model: PatchRecForCausalLM, backbone: PreTrainedModel) -> None:
+    """Proves on a few tokens that the wrapper makes of its backbone's hidden states what the backbone makes of them."""
+    training = model.training
+    model.eval()
+    backbone.eval()
+    ids = torch.arange(1, 5, device=model.device)[None]
+    ours, theirs = model(input_ids=ids, use_cache=False).logits, backbone(input_ids=ids, use_cache=False).logits
+    model.train(training)
+    backbone.train(training)
+    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
+        difference = (ours - theirs).abs().max().item()
+        raise ValueError(
+            f"{type(backbone).__name__} makes its logits in a way that this library does not know (largest difference "
+            f"{difference:.3g} on four tokens), so it cannot serve as a backbone."
+        )

@@ -1,0 +1,356 @@
+"""The processor: tokenizer + catalog + prompt + layout, which together turn a history into model inputs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import PROCESSOR_NAME, cached_file
+
+from .catalog import Catalog, TitleTokens, ragged_arange, tokenize_titles
+from .layouts import ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
+from .prompts import Prompt, PromptTemplate, render_prompt
+
+
+CATALOG_NAME = "catalog.parquet"
+IGNORED_LABEL = -100
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class TokenCounts(NamedTuple):
+    """
+    Positions that an input takes, counted in three ways.
+
+    Args:
+        titles (`int`):
+            Title tokens and patches; separators ignored (the paper's count).
+        history (`int`):
+            The history as fed, with its separators.
+        prompt (`int`):
+            The whole prompt as fed.
+    """
+
+    titles: int
+    history: int
+    prompt: int
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedExample:
+    """
+    One history, and its target if it has one, as arrays. All arrays are int64.
+
+    Args:
+        input_ids (`numpy.ndarray` of shape `(T,)`):
+            Prompt, then response; `<|patch|>` where a patch stands.
+        prompt_length (`int`):
+            How many of `input_ids` are prompt.
+        patch_token_ids (`numpy.ndarray` of shape `(N,)`):
+            The title tokens that are folded into patches, in the order of `patch_positions`.
+        patch_positions (`numpy.ndarray` of shape `(N,)`):
+            The position in `input_ids` of the patch that each token is folded into, ascending.
+        patch_divisors (`numpy.ndarray` of shape `(N,)`):
+            What each token's embedding is divided by: the title's length, times the number of items for a session patch.
+        counts ([`TokenCounts`]):
+            What the prompt takes.
+        text_counts ([`TokenCounts`]):
+            What it would take with every item as text.
+    """
+
+    input_ids: np.ndarray
+    prompt_length: int
+    patch_token_ids: np.ndarray
+    patch_positions: np.ndarray
+    patch_divisors: np.ndarray
+    counts: TokenCounts
+    text_counts: TokenCounts
+
+
+class PatchRecProcessor(ProcessorMixin):
+    """
+    Everything that stands between item ids and model inputs. Saved with the checkpoint, so that a checkpoint recommends
+    without any other file.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The backbone's tokenizer, with the special tokens (see [`add_special_tokens`]).
+        catalog ([`Catalog`]):
+            The items that can be recommended.
+        prompt ([`PromptTemplate`] or [`Prompt`]):
+            The words around the history; a template is rendered once, here.
+        layout ([`Layout`], *optional*, defaults to `ItemPatchLayout(5)`):
+            Which item gets which granularity, when fine-tuning, evaluating and recommending.
+        max_history (`int`, *optional*, defaults to `100`):
+            Only the latest `max_history` items of a history are read (paper section 5.1). Rows are cut by whole items,
+            never by tokens.
+        separate_patches (`bool`, *optional*, defaults to `True`):
+            Whether a separator follows each patch, as in the paper.
+
+    Raises:
+        ValueError: If the tokenizer lacks the special tokens, a title holds markup or tokenizes to nothing, or
+            `max_history` is less than 1.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        catalog: Catalog,
+        prompt: PromptTemplate | Prompt,
+        layout: Layout | None = None,
+        max_history: int = 100,
+        separate_patches: bool = True,
+    ) -> None:
+        if max_history < 1:
+            raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+        super().__init__(tokenizer)
+        self.catalog = catalog
+        self.prompt = prompt if isinstance(prompt, Prompt) else render_prompt(prompt, tokenizer)
+        self.layout = ItemPatchLayout() if layout is None else layout
+        self.max_history = max_history
+        self.separate_patches = separate_patches
+        self.title_tokens = tokenize_titles(catalog.titles, tokenizer)
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["tokenizer"]
+
+    def encode(
+        self,
+        titles: TitleTokens,
+        history: np.ndarray,
+        target: int | None = None,
+        layout: Layout | None = None,
+        seed: Sequence[int] = (),
+    ) -> EncodedExample:
+        """
+        Encodes one history.
+
+        Args:
+            titles ([`TitleTokens`]):
+                The titles that `history` and `target` index; `self.title_tokens` for items of the catalog.
+            history (`numpy.ndarray` of shape `(num_items,)`, int64):
+                Indices into `titles`, oldest first.
+            target (`int`, *optional*):
+                Index into `titles` of the item to predict. Without it there is no response.
+            layout ([`Layout`], *optional*):
+                Overrides the processor's.
+            seed (`Sequence[int]`, *optional*):
+                What a random layout draws from.
+
+        Returns:
+            [`EncodedExample`]
+
+        Raises:
+            ValueError: If the history is empty.
+        """
+        history = history[-self.max_history :]
+        if len(history) == 0:
+            raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
+        prompt = self.prompt
+        lengths = titles.lengths[history]
+        is_text, unit_of_item, items_in_unit = _units((layout or self.layout)(len(history), seed), len(history))
+        kept = unit_of_item >= 0
+        items, lengths_kept, units, is_text = history[kept], lengths[kept], unit_of_item[kept], is_text[kept]
+
+        # A unit is what separators stand between: an item as text, an item patch or a session patch.
+        unit_is_text = np.zeros(len(items_in_unit), dtype=bool)
+        unit_is_text[units] = is_text
+        widths = np.ones(len(items_in_unit), dtype=np.int64)
+        widths[units[is_text]] = lengths_kept[is_text]
+        separators = (unit_is_text | self.separate_patches).astype(np.int64)
+        separators[-1:] = 0
+        starts = len(prompt.prefix_ids) + 1 + np.cumsum(widths + separators) - (widths + separators)
+        history_length = int((widths + separators).sum())
+
+        prompt_length = len(prompt.prefix_ids) + 1 + history_length + 1 + len(prompt.suffix_ids)
+        response = np.empty(0, dtype=np.int64)
+        if target is not None:
+            response = np.append(titles[target], prompt.end_of_turn_id)
+        input_ids = np.full(prompt_length + len(response), prompt.patch_id, dtype=np.int64)
+        input_ids[: len(prompt.prefix_ids)] = prompt.prefix_ids
+        input_ids[len(prompt.prefix_ids)] = prompt.start_id
+        input_ids[(starts + widths)[separators == 1]] = prompt.separator_id
+        text_lengths = lengths_kept[is_text]
+        text_positions = np.repeat(starts[units[is_text]], text_lengths) + ragged_arange(text_lengths)
+        input_ids[text_positions] = titles.gather(items[is_text])
+        input_ids[prompt_length - len(prompt.suffix_ids) - 1] = prompt.end_id
+        input_ids[prompt_length - len(prompt.suffix_ids) : prompt_length] = prompt.suffix_ids
+        input_ids[prompt_length:] = response
+
+        folded_lengths = lengths_kept[~is_text]
+        folded_units = units[~is_text]
+        text_history_length = int(lengths.sum()) + len(history) - 1
+        return EncodedExample(
+            input_ids=input_ids,
+            prompt_length=prompt_length,
+            patch_token_ids=titles.gather(items[~is_text]),
+            patch_positions=np.repeat(starts[folded_units], folded_lengths),
+            patch_divisors=np.repeat(items_in_unit[folded_units] * folded_lengths, folded_lengths),
+            counts=TokenCounts(int(widths.sum()), history_length, prompt_length),
+            text_counts=TokenCounts(
+                int(lengths.sum()), text_history_length, prompt_length - history_length + text_history_length
+            ),
+        )
+
+    def __call__(  # type: ignore[override]
+        self,
+        histories: Sequence[Sequence[int]],
+        layout: Layout | None = None,
+        padding_side: Literal["left", "right"] = "left",
+    ) -> dict[str, torch.Tensor]:
+        """
+        Turns histories into the prompts that `model.generate` takes.
+
+        Args:
+            histories (`Sequence[Sequence[int]]`):
+                Item ids of the catalog, oldest first.
+            layout ([`Layout`], *optional*):
+                Overrides the processor's.
+            padding_side (`"left"` or `"right"`, *optional*, defaults to `"left"`):
+                Where short prompts are filled up; generation needs `"left"`.
+
+        Returns:
+            `dict[str, torch.Tensor]`: see [`pad_examples`].
+        """
+        examples = [
+            self.encode(self.title_tokens, self.catalog.indices_of(history), layout=layout) for history in histories
+        ]
+        batch = pad_examples(examples, self.prompt.pad_id, padding_side)
+        return {key: batch[key] for key in _PROMPT_KEYS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; the catalog and the tokenizer have files of their own."""
+        return {
+            "processor_class": type(self).__name__,
+            "prompt": self.prompt.to_dict(),
+            "layout": layout_to_dict(self.layout),
+            "max_history": self.max_history,
+            "separate_patches": self.separate_patches,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({len(self.catalog)} items, layout={self.layout}, max_history={self.max_history}, "
+            f"separate_patches={self.separate_patches})"
+        )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Saves the tokenizer, `processor_config.json` and `catalog.parquet`."""
+        os.makedirs(save_directory, exist_ok=True)
+        # Written before the base class uploads what it finds in the directory.
+        self.catalog.to_parquet(os.path.join(save_directory, CATALOG_NAME))
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
+    ) -> PatchRecProcessor:
+        """
+        Loads the processor of a checkpoint.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                A directory or a repository of the Hub.
+            **kwargs:
+                The Hub's: `revision`, `token`, `cache_dir` and so on.
+
+        Raises:
+            OSError: If the checkpoint has no `processor_config.json` or `catalog.parquet`.
+        """
+        hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
+        with open(cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **hub_kwargs), encoding="utf-8") as file:
+            values = json.load(file)
+        return cls(
+            tokenizer=AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_kwargs),
+            catalog=Catalog.from_parquet(cached_file(pretrained_model_name_or_path, CATALOG_NAME, **hub_kwargs)),
+            prompt=Prompt.from_dict(values["prompt"]),
+            layout=layout_from_dict(values["layout"]),
+            max_history=values["max_history"],
+            separate_patches=values["separate_patches"],
+        )
+
+
+def _units(segments: Sequence[Any], num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Spreads segments over items: whether each item is text, the unit it belongs to (-1: left out), and the number of
+    items in each unit.
+    """
+    is_text = np.zeros(num_items, dtype=bool)
+    unit_of_item = np.full(num_items, -1, dtype=np.int64)
+    num_units = 0
+    for granularity, start, stop in segments:
+        if granularity == "session_patch":
+            unit_of_item[start:stop] = num_units
+            num_units += 1
+        else:
+            is_text[start:stop] = granularity == "text"
+            unit_of_item[start:stop] = np.arange(num_units, num_units + stop - start)
+            num_units += stop - start
+    return is_text, unit_of_item, np.bincount(unit_of_item[unit_of_item >= 0], minlength=num_units)
+
+
+_PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
+
+
+def pad_examples(
+    examples: Sequence[EncodedExample], pad_id: int, padding_side: Literal["left", "right"] = "right"
+) -> dict[str, torch.Tensor]:
+    """
+    Fills examples up to one shape. All tensors are int64, batch first.
+
+    Args:
+        examples (`Sequence[EncodedExample]`):
+            B examples; T is the longest one's length, N the largest number of folded tokens and S the longest response's
+            length.
+        pad_id (`int`):
+            Fills `input_ids`.
+        padding_side (`"left"` or `"right"`, *optional*, defaults to `"right"`):
+            Where `input_ids` are filled up; the other tensors are always filled up on the right.
+
+    Returns:
+        `dict[str, torch.Tensor]`:
+            - `input_ids`, `attention_mask`, `labels` of shape `(B, T)`; labels are -100 outside the response.
+            - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(B, N)`; the divisor of padding is 0.
+            - `supervised_positions`, `shift_labels` of shape `(B, S)`: the positions whose next token is a label, and
+              those tokens; padding is 0 and -100.
+    """
+    lengths = [len(example.input_ids) for example in examples]
+    longest = max(lengths)
+    shifts = [longest - length if padding_side == "left" else 0 for length in lengths]
+    responses = [example.input_ids[example.prompt_length :] for example in examples]
+
+    def stack(arrays: Sequence[np.ndarray], fill: int, offsets: Sequence[int] | None = None) -> torch.Tensor:
+        stacked = np.full((len(arrays), max(map(len, arrays))), fill, dtype=np.int64)
+        for row, array in enumerate(arrays):
+            offset = offsets[row] if offsets else 0
+            stacked[row, offset : offset + len(array)] = array
+        return torch.from_numpy(stacked)
+
+    input_ids = stack([example.input_ids for example in examples], pad_id, shifts)
+    response_starts = [shift + example.prompt_length for shift, example in zip(shifts, examples, strict=True)]
+    labels = np.full(input_ids.shape, IGNORED_LABEL, dtype=np.int64)
+    for row, (start, response) in enumerate(zip(response_starts, responses, strict=True)):
+        labels[row, start : start + len(response)] = response
+    return {
+        # Trainer and accelerate read the batch size from the first entry.
+        "input_ids": input_ids,
+        "attention_mask": stack([np.ones(length, dtype=np.int64) for length in lengths], 0, shifts),
+        "labels": torch.from_numpy(labels),
+        "patch_token_ids": stack([example.patch_token_ids for example in examples], pad_id),
+        "patch_positions": stack(
+            [example.patch_positions + shift for example, shift in zip(examples, shifts, strict=True)], 0
+        ),
+        "patch_divisors": stack([example.patch_divisors for example in examples], 0),
+        "supervised_positions": stack(
+            [start - 1 + np.arange(len(response)) for start, response in zip(response_starts, responses, strict=True)],
+            0,
+        ),
+        "shift_labels": stack(responses, IGNORED_LABEL),
+    }

@@ -1,0 +1,242 @@
+"""Prompts: what stands around the history, as token ids fixed once and for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2.exceptions import TemplateError
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+START_TOKEN = "<|start_seq_id|>"
+END_TOKEN = "<|end_seq_id|>"
+SEPARATOR_TOKEN = "<|item_sep_id|>"
+PATCH_TOKEN = "<|patch|>"
+# The first three are those of the authors' released checkpoints.
+SPECIAL_TOKENS = (START_TOKEN, END_TOKEN, SEPARATOR_TOKEN, PATCH_TOKEN)
+
+HISTORY_SLOT = "{history}"
+# Stands for the history or the response while a chat template is rendered. Private-use characters: no title, prompt or
+# template holds them.
+_MARK = "\ue000\ue001"
+# Llama 3's template writes today's date into the prompt unless it is given one.
+_PINNED_DATE = "26 Jul 2024"
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """
+    The words of a prompt, for any backbone.
+
+    Args:
+        instruction (`str`):
+            The user's turn. Holds `{history}` exactly once, wherever the history shall stand: an instruction that ends
+            with it puts the whole instruction before the history.
+        system (`str`, *optional*):
+            The system turn. Where a chat template has no system role, it opens the user's turn.
+
+    Raises:
+        ValueError: If `{history}` does not stand in `instruction` exactly once.
+    """
+
+    instruction: str
+    system: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.instruction.count(HISTORY_SLOT) != 1:
+            raise ValueError(f"`instruction` must hold {HISTORY_SLOT} exactly once, got {self.instruction!r}.")
+
+
+BOOK_PROMPT = PromptTemplate(
+    system="You are a helpful assistant in book recommendations.",
+    instruction="A user has read {history}. Please recommend one book for this user to read next with its title only "
+    "and without any explanation.",
+)
+"""The paper's prompt for Goodreads, as released by the authors."""
+
+MOVIE_PROMPT = PromptTemplate(
+    system="You are a helpful assistant in movie recommendations.",
+    instruction="A user has watched {history}. Please recommend one movie for this user to watch next with its title "
+    "only and without any explanation.",
+)
+"""The paper's prompt for MovieLens, as released by the authors."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """
+    A template rendered for one tokenizer. The whole input is `prefix_ids`, `start_id`, the history, `end_id`,
+    `suffix_ids`; the response is the title, then `end_of_turn_id`.
+
+    Rendered once and saved as ids, so that neither a template that writes the date nor a later version of it changes
+    what a checkpoint was trained on.
+
+    Args:
+        prefix_ids (`tuple[int, ...]`):
+            What stands before the history, with the BOS token if the backbone has one.
+        suffix_ids (`tuple[int, ...]`):
+            What stands between the history and the response.
+        end_of_turn_id (`int`):
+            The token that ends the response.
+        start_id (`int`):
+            `<|start_seq_id|>`, which opens the history.
+        end_id (`int`):
+            `<|end_seq_id|>`, which closes it.
+        separator_id (`int`):
+            `<|item_sep_id|>`, which stands between items.
+        patch_id (`int`):
+            `<|patch|>`, which holds the place of a patch.
+        pad_id (`int`):
+            Fills up short rows; it is masked everywhere.
+    """
+
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    end_of_turn_id: int
+    start_id: int
+    end_id: int
+    separator_id: int
+    patch_id: int
+    pad_id: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Prompt:
+        """The prompt that [`Prompt.to_dict`] wrote."""
+        tuples = {key: tuple(values[key]) for key in ("prefix_ids", "suffix_ids")}
+        return cls(**{**values, **tuples})
+
+
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """
+    Adds the four special tokens of PatchRec to a tokenizer, where it lacks them.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Changed in place. A missing padding token becomes the end-of-sequence token.
+
+    Returns:
+        `int`: how many tokens were new.
+    """
+    missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
+
+
+def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """
+    Ids of the four special tokens.
+
+    Raises:
+        ValueError: If the tokenizer lacks one of them.
+    """
+    vocabulary = tokenizer.get_vocab()
+    missing = [token for token in SPECIAL_TOKENS if token not in vocabulary]
+    if missing:
+        raise ValueError(
+            f"The tokenizer lacks the special tokens {missing}. Call "
+            "`patchrec_hf.add_special_tokens(tokenizer)` first."
+        )
+    return {token: vocabulary[token] for token in SPECIAL_TOKENS}
+
+
+def render_prompt(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """
+    Renders a template with the tokenizer's chat template or, without one, as plain text.
+
+    Args:
+        template ([`PromptTemplate`]):
+            The words.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Holds the special tokens (see [`add_special_tokens`]).
+
+    Returns:
+        [`Prompt`]
+
+    Raises:
+        ValueError: If the tokenizer lacks the special tokens or an end-of-sequence token, or its chat template drops or
+            repeats the user's message.
+    """
+    tokens = special_token_ids(tokenizer)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            "The tokenizer has no end-of-sequence token, so a response could not end. Set `tokenizer.eos_token`."
+        )
+    user_turn = template.instruction.replace(HISTORY_SLOT, _MARK)
+    if tokenizer.chat_template is None:
+        text = "\n\n".join(filter(None, [template.system, user_turn])) + "\n"
+        end_of_turn_id = tokenizer.eos_token_id
+    else:
+        messages = _accepted_messages(template.system, user_turn, tokenizer)
+        text = _apply_chat_template(messages, tokenizer, add_generation_prompt=True)
+        end_of_turn_id = _end_of_turn_id(messages, tokenizer)
+    if text.count(_MARK) != 1:
+        raise ValueError(f"The chat template renders the history {text.count(_MARK)} times; it must appear once.")
+    prefix, suffix = text.split(_MARK)
+    prefix_ids = _encode(prefix, tokenizer)
+    # A tokenizer that opens every text with BOS expects the model to see one; most chat templates write it themselves.
+    opening = tokenizer("", add_special_tokens=True)["input_ids"][:1]
+    if opening == [tokenizer.bos_token_id] and prefix_ids[:1] != opening:
+        prefix_ids = opening + prefix_ids
+    return Prompt(
+        prefix_ids=tuple(prefix_ids),
+        suffix_ids=tuple(_encode(suffix, tokenizer)),
+        end_of_turn_id=end_of_turn_id,
+        start_id=tokens[START_TOKEN],
+        end_id=tokens[END_TOKEN],
+        separator_id=tokens[SEPARATOR_TOKEN],
+        patch_id=tokens[PATCH_TOKEN],
+        pad_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+    )
+
+
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+
+def _apply_chat_template(
+    messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool
+) -> str:
+    # A hybrid reasoning model shall answer with the title at once; templates without the switch ignore it.
+    return str(
+        tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,
+            date_string=_PINNED_DATE,
+        )
+    )
+
+
+def _accepted_messages(system: str | None, user_turn: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
+    """The messages in the form that the chat template takes: some refuse or silently drop the system role."""
+    user_only = [{"role": "user", "content": "\n\n".join(filter(None, [system, user_turn]))}]
+    if system is None:
+        return user_only
+    with_system = [{"role": "system", "content": system}, {"role": "user", "content": user_turn}]
+    try:
+        text = _apply_chat_template(with_system, tokenizer, add_generation_prompt=True)
+    except TemplateError:
+        return user_only
+    return with_system if system.strip() in text else user_only
+
+
+def _end_of_turn_id(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> int:
+    """The special token that the chat template puts after an answer, or the end-of-sequence token if it puts none."""
+    answer = _MARK[::-1]
+    text = _apply_chat_template(
+        [*messages, {"role": "assistant", "content": answer}], tokenizer, add_generation_prompt=False
+    )
+    after = _encode(text.rpartition(answer)[2], tokenizer)
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    return next((token for token in after if token in special), tokenizer.eos_token_id)

@@ -1,0 +1,144 @@
+"""Training arguments: TRL's, with the paper's defaults, and every check of their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig
+
+
+@dataclass(frozen=True)
+class PaperPreset:
+    """
+    The settings of the paper for one data set (section 5.1).
+
+    Args:
+        learning_rate (`float`):
+            Learning rate of pre-training, PFT-I and vanilla fine-tuning.
+        batch_size (`int`):
+            Targets per optimizer step.
+        session_group_size (`int`):
+            Items per group of PFT-S.
+        session_learning_rate (`float`):
+            Learning rate of PFT-S.
+    """
+
+    learning_rate: float
+    batch_size: int
+    session_group_size: int
+    session_learning_rate: float
+
+
+PAPER_PRESETS = {
+    "ml-1m": PaperPreset(8e-6, 64, 5, 8e-6),
+    "goodreads": PaperPreset(5e-5, 32, 5, 5e-5),
+    # The session learning rate is the released script's; the paper gives one for all.
+    "ml-100k": PaperPreset(1e-5, 64, 20, 3e-6),
+}
+"""[`PaperPreset`] by data set: `"ml-1m"`, `"goodreads"`, `"ml-100k"`."""
+
+
+@dataclass
+class PatchFinetuneConfig(SFTConfig):
+    r"""
+    Configuration of [`PatchFinetuneTrainer`]: an [`~trl.SFTConfig`] with the paper's defaults (section 5.1).
+
+    Args:
+        eval_ks (`list[int]`, *optional*, defaults to `[10, 20]`):
+            Cut-offs of the ranking metrics that `evaluate` adds: `eval_hr@10`, `eval_ndcg@10` and so on. Empty: rank
+            nothing.
+        eval_max_rows (`int`, *optional*, defaults to `500`):
+            How many rows, evenly spaced over the evaluation set, are ranked by an evaluation during training. `None`
+            ranks all. The loss is always of all rows, and so is the ranking when `evaluate` is called outside training.
+        eval_num_beams (`int`, *optional*):
+            Beams of the ranking; twice the largest cut-off if not given.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.SFTConfig`]:
+    > - `learning_rate`: `5e-5`, the paper's for Goodreads; see [`PAPER_PRESETS`] for the others.
+    > - `lr_scheduler_type`: `"cosine"`, with `warmup_steps=0.05` (a share of all steps).
+    > - `max_grad_norm`: `0.3`.
+    > - `num_train_epochs`: `1`.
+    > - `bf16`: on where the device supports it.
+    > - `gradient_checkpointing`: `False`.
+    > - `max_length`: `None`. Histories are cut by whole items, in the processor.
+
+    Raises:
+        ValueError: If a setting contradicts what the trainer does (packing, padding-free batches, cutting by tokens,
+            NEFTune and so on).
+    """
+
+    learning_rate: float = field(default=5e-5, metadata={"help": "The initial learning rate for AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The scheduler type to use."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
+    max_grad_norm: float = field(default=0.3, metadata={"help": "Norm that gradients are clipped to."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Number of epochs."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
+    max_length: int | None = field(default=None, metadata={"help": "Unused: histories are cut by whole items."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: the collator reads example rows."})
+    dataset_kwargs: dict[str, Any] | None = field(
+        default_factory=lambda: {"skip_prepare_dataset": True},
+        metadata={"help": "Rows are encoded by the collator, so the dataset is not prepared."},
+    )
+    eval_ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs of HR and NDCG."})
+    eval_max_rows: int | None = field(
+        default=500, metadata={"help": "Rows that are ranked by an evaluation during training; None: all."}
+    )
+    eval_num_beams: int | None = field(default=None, metadata={"help": "Beams of the ranking."})
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and not self.fp16:
+            self.bf16 = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
+        super().__post_init__()
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        # Rows differ in length, so only the process that reads a batch can collate it.
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError("`dispatch_batches=True` would corrupt batches of unequal length; leave it unset.")
+        if self.accelerator_config.split_batches:
+            raise ValueError("`split_batches=True` is not supported; set `per_device_train_batch_size` per process.")
+        self.accelerator_config.dispatch_batches = False
+        if self.ddp_find_unused_parameters is None:
+            # SFTTrainer turns it on for every processor, as vision towers may go unused; here every weight is used.
+            self.ddp_find_unused_parameters = False
+        self._refuse("packing", "eval_packing", "padding_free", reason="examples with patches cannot be concatenated")
+        self._refuse("max_length", reason="histories are cut by whole items; set the processor's `max_history`")
+        self._refuse("neftune_noise_alpha", reason="it hooks the embedding, which patches need without noise")
+        self._refuse("assistant_only_loss", "completion_only_loss", reason="the loss is always of the response only")
+        self._refuse("eos_token", "chat_template_path", "pad_token", reason="the processor's prompt is fixed")
+        self._refuse("label_smoothing_factor", reason="only the response is projected")
+        if self.train_sampling_strategy != "random":
+            raise ValueError(
+                f"`train_sampling_strategy={self.train_sampling_strategy!r}` is not supported; the order of "
+                "rows is the trainer's own."
+            )
+        if any(k < 1 for k in self.eval_ks):
+            raise ValueError(f"`eval_ks` must be at least 1, got {self.eval_ks}.")
+        if self.eval_max_rows is not None and self.eval_max_rows < 1:
+            raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
+
+    def _refuse(self, *names: str, reason: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value:
+                raise ValueError(f"`{name}={value!r}` is not supported: {reason}.")
+
+
+@dataclass
+class PatchPretrainConfig(PatchFinetuneConfig):
+    r"""
+    Configuration of [`PatchPretrainTrainer`]: a [`PatchFinetuneConfig`] for patch pre-training.
+
+    Raises:
+        ValueError: If `ignore_data_skip` is set: after resuming, the curriculum would run on rows that it has shown.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ignore_data_skip:
+            raise ValueError(
+                "`ignore_data_skip=True` is not supported in pre-training: the compression probability "
+                "belongs to a step and its rows."
+            )
