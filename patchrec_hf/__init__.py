@@ -16,6 +16,7 @@ from .prompts import BOOK_PROMPT, MOVIE_PROMPT, PromptTemplate, add_special_toke
 
 if TYPE_CHECKING:
     from .collators import PatchDataCollator, PatchPretrainDataCollator
+    from .data.loading import load_recommendation_data
     from .evaluation import rank_targets
     from .ranking import rank_catalog
     from .recommender import PatchRecommender, Recommendation
@@ -37,6 +38,7 @@ _LAZY = {
     "PatchRecommender": "recommender",
     "Recommendation": "recommender",
     "build_tiny_backbone": "tiny",
+    "load_recommendation_data": "data.loading",
     "rank_catalog": "ranking",
     "rank_targets": "evaluation",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "TextLayout",
     "add_special_tokens",
     "build_tiny_backbone",
+    "load_recommendation_data",
     "rank_catalog",
     "rank_targets",
 ]

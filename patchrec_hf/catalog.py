@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -165,7 +166,7 @@ class TitleTokens:
         """Number of titles whose tokens begin another, longer title."""
         # In lexicographic order, a title that begins any other title begins the next different one.
         unique = sorted({tuple(self[index].tolist()) for index in range(len(self))})
-        prefixes = {short for short, long in zip(unique, unique[1:], strict=False) if long[: len(short)] == short}
+        prefixes = {short for short, long in pairwise(unique) if long[: len(short)] == short}
         return sum(tuple(self[index].tolist()) in prefixes for index in range(len(self)))
 
 
@@ -189,8 +190,8 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
         [`TitleTokens`]
 
     Raises:
-        ValueError: If a title tokenizes to nothing, or holds a special or added token such as `<|im_end|>`, which could
-            end the turn or close the history.
+        ValueError: If a title tokenizes to nothing, or holds a special or added token such as `<|im_end|>`, which
+            could end the turn or close the history.
     """
     titles = list(titles)
     encoded = tokenizer(titles, add_special_tokens=False, split_special_tokens=True)["input_ids"] if titles else []

@@ -26,8 +26,8 @@ class PatchDataCollator:
         max_length (`int`, *optional*):
             The model's context, in tokens. A longer example is an error, never cut.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of random layouts. Their draws depend on it, on the row's `step` and on its `row_index` only (0 where the
-            row has none), not on when or where the collator runs.
+            Seed of random layouts. Their draws depend on it, on the row's `step` and `row_index` (0 where it has none)
+            and on the target's position only, not on when or where the collator runs.
     """
 
     processor: PatchRecProcessor
@@ -72,9 +72,9 @@ class PatchDataCollator:
             )
             if self.max_length is not None and len(example.input_ids) > self.max_length:
                 raise ValueError(
-                    f"An example of user {row.get('user_id')} takes {len(example.input_ids)} tokens, but the model reads "
-                    f"at most {self.max_length}. Lower `max_history` (now {self.processor.max_history}) or choose a layout "
-                    f"that compresses more (now {layout or self.processor.layout})."
+                    f"An example of user {row.get('user_id')} takes {len(example.input_ids)} tokens, but the model "
+                    f"reads at most {self.max_length}. Lower `max_history` (now {self.processor.max_history}) or "
+                    f"choose a layout that compresses more (now {layout or self.processor.layout})."
                 )
             yield example
 
@@ -82,7 +82,7 @@ class PatchDataCollator:
 @dataclass(frozen=True)
 class PatchPretrainDataCollator(PatchDataCollator):
     """
-    Makes a batch for patch pre-training (paper section 4.2): each example twice, first as text and then with items
+    Makes a batch for the paper's patch pre-training: each example twice, first as text and then with items
     compressed at random.
 
     Rows are stamped with the `step` that learns from them and its `progress`, which is the probability of compression

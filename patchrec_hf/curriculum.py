@@ -32,9 +32,9 @@ class Stamp(NamedTuple):
 
 class StampedSampler(Sampler[Stamp]):
     """
-    Shuffles rows and stamps each with its optimizer step. The order and the stamps are pure functions of the seed and of
-    the step at which the epoch began, so they are the same with any number of workers, under gradient accumulation, and
-    after resuming.
+    Shuffles rows and stamps each with its optimizer step. The order and the stamps are pure functions of the seed and
+    of the step at which the epoch began, so they are the same with any number of workers, under gradient
+    accumulation, and after resuming.
 
     Args:
         num_rows (`int`):

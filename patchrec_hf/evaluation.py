@@ -64,8 +64,8 @@ def rank_targets(
     show_progress: bool = True,
 ) -> RankedTargets:
     """
-    Ranks the catalog for each row of a data set and looks up its targets. Under a launcher, every process ranks a share
-    of the rows and returns all results.
+    Ranks the catalog for each row of a data set and looks up its targets. Under a launcher, every process ranks a
+    share of the rows and returns all results.
 
     Args:
         model ([`PatchRecForCausalLM`]):

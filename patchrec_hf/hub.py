@@ -13,8 +13,8 @@ _TEMPLATE = """---
 
 # {{ model_name }}
 
-A recommender that reads long histories as patches: [PatchRec](https://arxiv.org/abs/2501.15087) (SIGIR'25), trained with
-`patchrec-hf`.
+A recommender that reads long histories as patches: [PatchRec](https://arxiv.org/abs/2501.15087) (SIGIR'25), trained
+with `patchrec-hf`.
 
 | | |
 |---|---|

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -79,7 +80,7 @@ class TextLayout:
 @dataclass(frozen=True)
 class ItemPatchLayout:
     """
-    PatchRec-I: the latest items as text, every older item as one patch (PFT-I, paper section 4.3).
+    PatchRec-I: the latest items as text, every older item as one patch (the paper's PFT-I).
 
     Args:
         num_text_items (`int`, *optional*, defaults to `5`):
@@ -101,7 +102,7 @@ class ItemPatchLayout:
 class SessionPatchLayout:
     """
     PatchRec-S: the latest group as text, the group before it as item patches, every older group as one session patch
-    (PFT-S, paper section 4.3).
+    (the paper's PFT-S).
 
     Args:
         group_size (`int`, *optional*, defaults to `5`):
@@ -130,7 +131,7 @@ class SessionPatchLayout:
         # The first cut is 0 or, counted from the newest item, the short oldest session's end.
         first = patch_start % self.group_size
         cuts = sorted({0, *range(first, patch_start + 1, self.group_size)})
-        sessions = [Segment("session_patch", start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+        sessions = [Segment("session_patch", start, stop) for start, stop in pairwise(cuts)]
         return _non_empty(
             [*sessions, Segment("item_patch", patch_start, text_start), Segment("text", text_start, num_items)]
         )
@@ -139,7 +140,7 @@ class SessionPatchLayout:
 @dataclass(frozen=True)
 class RandomPatchLayout:
     """
-    Patch pre-training: each item is a patch with the given probability, and text otherwise (paper section 4.2).
+    Patch pre-training: each item is a patch with the given probability, and text otherwise.
 
     Args:
         probability (`float`):
@@ -185,7 +186,7 @@ class DropLayout:
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
     """Start and stop of each run of equal flags."""
     cuts = [0, *(np.flatnonzero(flags[1:] != flags[:-1]) + 1).tolist(), len(flags)]
-    return [(start, stop) for start, stop in zip(cuts, cuts[1:], strict=False) if start < stop]
+    return [(start, stop) for start, stop in pairwise(cuts) if start < stop]
 
 
 _LAYOUTS = (TextLayout, ItemPatchLayout, SessionPatchLayout, RandomPatchLayout, DropLayout)

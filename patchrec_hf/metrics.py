@@ -75,6 +75,30 @@ def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> d
     return metrics
 
 
+def ranks_from_scores(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """
+    Ranks of the targets among all scored items. Equal scores share the mean of their places, so that a scorer gains
+    nothing from the order of the catalog.
+
+    Args:
+        scores (`numpy.ndarray` of shape `(B, num_items)`):
+            The higher, the better.
+        targets (`numpy.ndarray` of shape `(B,)`, int64):
+            Catalog index of each target.
+
+    Returns:
+        `numpy.ndarray` of shape `(B,)`, float64; 1 is first.
+
+    Example:
+    ```python
+    >>> ranks_from_scores(np.array([[3.0, 1.0, 1.0]]), np.array([1]))
+    array([2.5])
+    ```
+    """
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    return 1.0 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
+
+
 def bootstrap_interval(
     values: np.ndarray,
     user_ids: np.ndarray,

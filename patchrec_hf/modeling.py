@@ -66,17 +66,17 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
     def prepare_inputs_embeds(
         self,
-        input_ids: torch.LongTensor,
-        patch_token_ids: torch.LongTensor,
-        patch_positions: torch.LongTensor,
-        patch_divisors: torch.LongTensor,
+        input_ids: torch.Tensor,
+        patch_token_ids: torch.Tensor,
+        patch_positions: torch.Tensor,
+        patch_divisors: torch.Tensor,
     ) -> torch.Tensor:
         """
-        Embeds text tokens and folds title tokens into patches (paper equations 4 and 5).
+        Embeds text tokens and folds title tokens into patches, as the paper aggregates them.
 
-        An item patch is the mean of its title's token embeddings; a session patch is the mean of its item patches. Both
-        are one weighted sum over title tokens. The embedding module is called once, on the unique ids: so it may be
-        sharded, adapted or scaled, and its gradient has one row per token of the vocabulary that occurs.
+        An item patch is the mean of its title's token embeddings; a session patch is the mean of its item patches.
+        Both are one weighted sum over title tokens. The embedding module is called once, on the unique ids: so it may
+        be sharded, adapted or scaled, and its gradient has one row per token of the vocabulary that occurs.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
@@ -112,15 +112,15 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        patch_token_ids: torch.LongTensor | None = None,
-        patch_positions: torch.LongTensor | None = None,
-        patch_divisors: torch.LongTensor | None = None,
-        supervised_positions: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        patch_token_ids: torch.Tensor | None = None,
+        patch_positions: torch.Tensor | None = None,
+        patch_divisors: torch.Tensor | None = None,
+        supervised_positions: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """
@@ -142,8 +142,8 @@ class PatchRecModel(PatchRecPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
-        if inputs_embeds is None:
-            if patch_token_ids is not None:
+        if input_ids is not None:
+            if patch_token_ids is not None and patch_positions is not None and patch_divisors is not None:
                 inputs_embeds = self.prepare_inputs_embeds(input_ids, patch_token_ids, patch_positions, patch_divisors)
             else:
                 if not _holds_prompt(past_key_values) and (input_ids == self.config.patch_token_id).any():
@@ -209,8 +209,9 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             backbone (`str`, `os.PathLike` or [`~transformers.PreTrainedModel`]):
                 A repository of the Hub, a directory, or a causal language model, whose modules are taken over.
             tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-                The backbone's tokenizer, changed in place. Loaded from `backbone` if that is a path. A special token that
-                the tokenizer of a given model already has counts as trained if the embedding table has a row for it.
+                The backbone's tokenizer, changed in place. Loaded from `backbone` if that is a path. A special token
+                that the tokenizer of a given model already has counts as trained if the embedding table has a row for
+                it.
             **kwargs:
                 Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`] where `backbone` is a path.
 
@@ -218,8 +219,9 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             [`PatchRecForCausalLM`]
 
         Raises:
-            ValueError: If the model is not a decoder-only causal language model, a model is given without its tokenizer,
-                or its logits are made in a way that this wrapper does not reproduce (checked on a few tokens).
+            ValueError: If the model is not a decoder-only causal language model, a model is given without its
+                tokenizer, or its logits are made in a way that this wrapper does not reproduce (checked on a few
+                tokens).
         """
         if isinstance(backbone, PreTrainedModel):
             if tokenizer is None:
@@ -277,23 +279,24 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """
-        Projects hidden states of shape `(..., H)` to logits of shape `(..., V)`, scaled and capped as the backbone does.
+        Projects hidden states of shape `(..., H)` to logits of shape `(..., V)`, scaled and capped as the backbone
+        does.
         """
         return scale_logits(self.lm_head(hidden_states), self.config.text_config)
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
-        patch_token_ids: torch.LongTensor | None = None,
-        patch_positions: torch.LongTensor | None = None,
-        patch_divisors: torch.LongTensor | None = None,
-        supervised_positions: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        patch_token_ids: torch.Tensor | None = None,
+        patch_positions: torch.Tensor | None = None,
+        patch_divisors: torch.Tensor | None = None,
+        supervised_positions: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -352,8 +355,8 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
     def supports_tree_attention(self) -> bool:
         """
         Whether the backbone can read several branches that share a trunk as one sequence, told by a mask and by
-        positions. Found out by reading two branches packed and one by one, once per model: recurrent and ALiBi backbones
-        accept masks and positions that they then ignore.
+        positions. Found out by reading two branches packed and one by one, once per model: recurrent and ALiBi
+        backbones accept masks and positions that they then ignore.
         """
         if self._supports_tree_attention is None:
             self._supports_tree_attention = _reads_trees(self)
@@ -361,10 +364,10 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(
         self,
-        input_ids: torch.LongTensor,
+        input_ids: torch.Tensor,
         past_key_values: Cache | None = None,
         attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         model_inputs = super().prepare_inputs_for_generation(
@@ -451,7 +454,7 @@ def _reads_trees(model: PatchRecForCausalLM) -> bool:
 
 @torch.no_grad()
 def _check_logits(model: PatchRecForCausalLM, backbone: PreTrainedModel) -> None:
-    """Proves on a few tokens that the wrapper makes of its backbone's hidden states what the backbone makes of them."""
+    """Proves on a few tokens that the wrapper makes of hidden states what its backbone makes of them."""
     training = model.training
     model.eval()
     backbone.eval()

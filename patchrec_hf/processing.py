@@ -57,7 +57,8 @@ class EncodedExample:
         patch_positions (`numpy.ndarray` of shape `(N,)`):
             The position in `input_ids` of the patch that each token is folded into, ascending.
         patch_divisors (`numpy.ndarray` of shape `(N,)`):
-            What each token's embedding is divided by: the title's length, times the number of items for a session patch.
+            What each token's embedding is divided by: the title's length, times the number of items for a session
+            patch.
         counts ([`TokenCounts`]):
             What the prompt takes.
         text_counts ([`TokenCounts`]):
@@ -75,8 +76,8 @@ class EncodedExample:
 
 class PatchRecProcessor(ProcessorMixin):
     """
-    Everything that stands between item ids and model inputs. Saved with the checkpoint, so that a checkpoint recommends
-    without any other file.
+    Everything that stands between item ids and model inputs. Saved with the checkpoint, so that a checkpoint
+    recommends without any other file.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -88,7 +89,7 @@ class PatchRecProcessor(ProcessorMixin):
         layout ([`Layout`], *optional*, defaults to `ItemPatchLayout(5)`):
             Which item gets which granularity, when fine-tuning, evaluating and recommending.
         max_history (`int`, *optional*, defaults to `100`):
-            Only the latest `max_history` items of a history are read (paper section 5.1). Rows are cut by whole items,
+            Only the latest `max_history` items of a history are read, as in the paper. Rows are cut by whole items,
             never by tokens.
         separate_patches (`bool`, *optional*, defaults to `True`):
             Whether a separator follows each patch, as in the paper.
@@ -199,7 +200,7 @@ class PatchRecProcessor(ProcessorMixin):
             ),
         )
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         histories: Sequence[Sequence[int]],
         layout: Layout | None = None,
@@ -249,9 +250,7 @@ class PatchRecProcessor(ProcessorMixin):
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any
-    ) -> PatchRecProcessor:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PatchRecProcessor:
         """
         Loads the processor of a checkpoint.
 
@@ -307,8 +306,8 @@ def pad_examples(
 
     Args:
         examples (`Sequence[EncodedExample]`):
-            B examples; T is the longest one's length, N the largest number of folded tokens and S the longest response's
-            length.
+            B examples; T is the longest one's length, N the largest number of folded tokens and S the longest
+            response's length.
         pad_id (`int`):
             Fills `input_ids`.
         padding_side (`"left"` or `"right"`, *optional*, defaults to `"right"`):

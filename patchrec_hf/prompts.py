@@ -163,8 +163,8 @@ def render_prompt(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) 
         [`Prompt`]
 
     Raises:
-        ValueError: If the tokenizer lacks the special tokens or an end-of-sequence token, or its chat template drops or
-            repeats the user's message.
+        ValueError: If the tokenizer lacks the special tokens or an end-of-sequence token, or its chat template drops
+            or repeats the user's message.
     """
     tokens = special_token_ids(tokenizer)
     if tokenizer.eos_token_id is None:

@@ -29,7 +29,8 @@ class CatalogRanking:
         scores (`numpy.ndarray` of shape `(B, k)`, float32):
             Σ log p(title tokens + end of turn | prompt), over the whole vocabulary; -infinity where `items` is -1.
         certified (`numpy.ndarray` of shape `(B,)`, bool):
-            Whether the list is proven to be the exact top k: no prefix that the beam dropped scored above the k-th item.
+            Whether the list is proven to be the exact top k: no prefix that the beam dropped scored above the k-th
+            item.
     """
 
     items: np.ndarray
@@ -67,8 +68,8 @@ def rank_catalog(
         k (`int`, *optional*, defaults to `20`):
             How many items to return.
         num_beams (`int`, *optional*):
-            Prefixes that are kept at each depth, at least k; `2 * k` if not given. With as many as the catalog has titles
-            the result is exact.
+            Prefixes that are kept at each depth, at least k; `2 * k` if not given. With as many as the catalog has
+            titles the result is exact.
         excluded (`Sequence[numpy.ndarray]`, *optional*):
             For each prompt, the catalog indices that may not be recommended.
         batch_size (`int`, *optional*, defaults to `8`):
@@ -190,7 +191,7 @@ class _BeamSearch:
         causal = (positions[:, None] >= positions) & (
             is_prompt[:, None, :] | torch.eye(longest, dtype=torch.bool, device=input_ids.device)
         )
-        # Without a configuration the cache keeps every position, also in sliding-window layers, which the mask narrows.
+        # Without a configuration the cache keeps every position, also in sliding-window layers: the mask narrows it.
         cache = DynamicCache()
         hidden = self._forward(
             causal,

@@ -91,8 +91,8 @@ class PatchRecommender:
 
         Args:
             histories (`Sequence[int | str]`, or a sequence of them):
-                One history or a batch, oldest item first. An item is an id of the catalog or a title, which the catalog
-                need not know.
+                One history or a batch, oldest item first. An item is an id of the catalog or a title, which the
+                catalog need not know.
             k (`int`, *optional*, defaults to `10`):
                 How many items to return; fewer where fewer are left.
             exclude_seen (`bool`, *optional*, defaults to `True`):

@@ -28,7 +28,7 @@ _ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "row_in
 
 class PatchFinetuneTrainer(SFTTrainer):
     """
-    Trainer for patch fine-tuning (paper section 4.3), in any layout; `TextLayout` gives the vanilla baseline.
+    Trainer for the paper's patch fine-tuning, in any layout; `TextLayout` gives the vanilla baseline.
 
     Args:
         model (`str`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
@@ -149,8 +149,8 @@ class PatchFinetuneTrainer(SFTTrainer):
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"The loss is {loss.item()} at step {self.state.global_step}. Lower `learning_rate` (now "
-                    f"{self.args.learning_rate}), keep gradient clipping on, or train in bf16 or float32 instead of fp16. "
-                    "Resume from the last checkpoint; it was written before this step."
+                    f"{self.args.learning_rate}), keep gradient clipping on, or train in bf16 or float32 instead of "
+                    "fp16. Resume from the last checkpoint; it was written before this step."
                 )
             self._record(prompt_lengths)
         return result
@@ -243,7 +243,7 @@ class PatchFinetuneTrainer(SFTTrainer):
 
 class PatchPretrainTrainer(PatchFinetuneTrainer):
     """
-    Trainer for patch pre-training (paper section 4.2): every example stands in the batch twice, as text and with each
+    Trainer for the paper's patch pre-training: every example stands in the batch twice, as text and with each
     item compressed with probability p = step / total steps, which rises from 0 to 1.
 
     p and every draw are pure functions of the seed, the optimizer step and the row: the same with any number of

@@ -13,7 +13,7 @@ from trl import SFTConfig
 @dataclass(frozen=True)
 class PaperPreset:
     """
-    The settings of the paper for one data set (section 5.1).
+    The settings of the paper for one data set.
 
     Args:
         learning_rate (`float`):
@@ -44,7 +44,7 @@ PAPER_PRESETS = {
 @dataclass
 class PatchFinetuneConfig(SFTConfig):
     r"""
-    Configuration of [`PatchFinetuneTrainer`]: an [`~trl.SFTConfig`] with the paper's defaults (section 5.1).
+    Configuration of [`PatchFinetuneTrainer`]: an [`~trl.SFTConfig`] with the paper's defaults.
 
     Args:
         eval_ks (`list[int]`, *optional*, defaults to `[10, 20]`):
@@ -52,7 +52,8 @@ class PatchFinetuneConfig(SFTConfig):
             nothing.
         eval_max_rows (`int`, *optional*, defaults to `500`):
             How many rows, evenly spaced over the evaluation set, are ranked by an evaluation during training. `None`
-            ranks all. The loss is always of all rows, and so is the ranking when `evaluate` is called outside training.
+            ranks all. The loss is always of all rows, and so is the ranking when `evaluate` is called outside
+            training.
         eval_num_beams (`int`, *optional*):
             Beams of the ranking; twice the largest cut-off if not given.
 
@@ -91,7 +92,7 @@ class PatchFinetuneConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
-            self.bf16 = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
+            self.bf16: bool | None = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
         super().__post_init__()
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         # Rows differ in length, so only the process that reads a batch can collate it.
@@ -102,7 +103,7 @@ class PatchFinetuneConfig(SFTConfig):
         self.accelerator_config.dispatch_batches = False
         if self.ddp_find_unused_parameters is None:
             # SFTTrainer turns it on for every processor, as vision towers may go unused; here every weight is used.
-            self.ddp_find_unused_parameters = False
+            self.ddp_find_unused_parameters: bool | None = False
         self._refuse("packing", "eval_packing", "padding_free", reason="examples with patches cannot be concatenated")
         self._refuse("max_length", reason="histories are cut by whole items; set the processor's `max_history`")
         self._refuse("neftune_noise_alpha", reason="it hooks the embedding, which patches need without noise")

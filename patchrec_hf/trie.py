@@ -20,7 +20,8 @@ class TitleTrie:
         tokens (`numpy.ndarray` of shape `(num_nodes,)`):
             The token on the way into each node; -1 for the root.
         child_offsets (`numpy.ndarray` of shape `(num_nodes + 1,)`):
-            The children of node `n` are `child_offsets[n]` to `child_offsets[n + 1]`. A node without children is a leaf.
+            The children of node `n` are `child_offsets[n]` to `child_offsets[n + 1]`. A node without children is a
+            leaf.
         leaf_of_item (`numpy.ndarray` of shape `(num_items,)`):
             The leaf of each item; items with one title share it.
         paths (`numpy.ndarray` of shape `(num_items, max_depth)`):

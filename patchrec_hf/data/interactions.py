@@ -20,8 +20,8 @@ def order_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
             timestamps keep the order they have in the table.
 
     Returns:
-        `polars.DataFrame`: the same rows, sorted by user and then from oldest to newest, with `position` counted from 0
-        within each user.
+        `polars.DataFrame`: the same rows, sorted by user and then from oldest to newest, with `position` counted from
+        0 within each user.
 
     Raises:
         ValueError: If a column is missing or holds nulls, or there is no row.

@@ -1,0 +1,180 @@
+"""
+Trains PatchRec in both stages, and compares it with popularity and with the same backbone fed with plain text.
+
+Without arguments: the embedded sample (synthetic readers of real books) and a tiny backbone; some minutes on a CPU.
+
+    accelerate launch examples/train_goodreads.py
+
+On a directory with interactions.parquet and items.parquet, with a pretrained backbone:
+
+    accelerate launch examples/train_goodreads.py --data_dir data/goodreads \
+        --model_name_or_path meta-llama/Llama-3.2-1B-Instruct --learning_rate 5e-5 --per_device_train_batch_size 32
+
+A run that was interrupted goes on where it stopped; a finished one is never overwritten.
+"""
+
+import copy
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.trainer_utils import get_last_checkpoint
+from trl import TrlParser
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecommender,
+    PatchRecProcessor,
+    SessionPatchLayout,
+    TextLayout,
+    add_special_tokens,
+    build_tiny_backbone,
+    load_recommendation_data,
+    rank_targets,
+)
+from patchrec_hf.baselines import Popularity
+from patchrec_hf.data.sample import SAMPLE_NOTICE
+from patchrec_hf.metrics import bootstrap_interval, per_example_metrics, ranking_metrics, ranks_from_scores
+
+
+LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}
+
+
+@dataclass
+class ScriptArguments:
+    """What this script takes besides the training arguments."""
+
+    data_dir: str | None = field(default=None, metadata={"help": "A prepared data set; else the embedded sample."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Any backbone; else a tiny, new one."})
+    layout: str = field(default="item", metadata={"help": "Layout of fine-tuning.", "choices": list(LAYOUTS)})
+    max_history: int | None = field(default=None, metadata={"help": "Items per history; 100, or 20 on the sample."})
+    max_train_rows: int | None = field(
+        default=None, metadata={"help": "Rows to train on; all, or 8000 on the sample."}
+    )
+    max_test_rows: int = field(default=600, metadata={"help": "Test rows to rank, evenly spaced."})
+    tiny_learning_rate: float = field(default=1e-2, metadata={"help": "--learning_rate of the tiny backbone."})
+
+
+def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
+    state, output_dir, is_sample = PartialState(), Path(args.output_dir), script.data_dir is None
+    if script.model_name_or_path is None:
+        args.learning_rate = script.tiny_learning_rate
+    claim(output_dir, script, args)
+    state.print(SAMPLE_NOTICE if is_sample else f"Data: {script.data_dir}")
+
+    max_history = script.max_history or (20 if is_sample else 100)
+    examples, catalog = load_recommendation_data(script.data_dir or "sample", max_history=max_history)
+    max_train_rows = script.max_train_rows or (8000 if is_sample else len(examples["train"]))
+    train = examples["train"].shuffle(seed=args.seed).select(range(min(max_train_rows, len(examples["train"]))))
+    test = examples["test"].select(np.linspace(0, len(examples["test"]) - 1, script.max_test_rows, dtype=int))
+
+    backbone = script.model_name_or_path or str(output_dir / "backbone")
+    if script.model_name_or_path is None and state.is_main_process:
+        for part in build_tiny_backbone(catalog, seed=args.seed):
+            part.save_pretrained(backbone)
+    state.wait_for_everyone()
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    add_special_tokens(tokenizer)
+    processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, LAYOUTS[script.layout], max_history=max_history)
+    as_text = PatchDataCollator(processor, TextLayout())
+
+    def train_stage(name: str, trainer_class: type, model: str, collator: PatchDataCollator | None = None) -> str:
+        """Trains `model` unless that is done already, and returns the directory of the result."""
+        final = output_dir / name / "final"
+        if not final.is_dir():
+            state.print(f"\n== {name} ==")
+            stage_args = copy.copy(args)
+            stage_args.output_dir = str(output_dir / name)
+            os.makedirs(stage_args.output_dir, exist_ok=True)
+            trainer = trainer_class(model, stage_args, train, processor, data_collator=collator)
+            trainer.train(resume_from_checkpoint=get_last_checkpoint(stage_args.output_dir))
+            trainer.save_model(f"{final}.part")
+            state.wait_for_everyone()
+            if state.is_main_process:
+                os.rename(f"{final}.part", final)
+        state.wait_for_everyone()
+        return str(final)
+
+    vanilla = train_stage("vanilla", PatchFinetuneTrainer, backbone, as_text)
+    pretrained = train_stage("pretrain", PatchPretrainTrainer, backbone)
+    finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained)
+
+    targets = catalog.indices_of([row["item_ids"][-1] for row in test])
+    scores = Popularity(catalog).fit(examples["train"]).score([row["item_ids"][:-1] for row in test])
+    results = [summarise("popularity", ranks_from_scores(scores, targets), np.array(test["user_id"]))]
+    for name, checkpoint, collator, stages in (
+        ("vanilla", vanilla, as_text, 1),
+        ("PatchRec", finetuned, PatchDataCollator(processor), 2),
+    ):
+        model = AutoModelForCausalLM.from_pretrained(checkpoint).to(state.device)
+        ranked = rank_targets(model, collator, test, batch_size=args.per_device_eval_batch_size)
+        _, history_tokens, prompt_tokens = ranked.counts.mean(axis=0).tolist()
+        tokens = {"history tokens": history_tokens, "prompt tokens": prompt_tokens, "stages": stages}
+        results.append(summarise(name, ranked.ranks, ranked.user_ids, **tokens))
+    state.print(f"\n{len(test)} test rows, {len(catalog)} items, nothing excluded from the ranking:\n")
+    with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True,
+                   tbl_cols=-1, tbl_width_chars=200, float_precision=3):  # fmt: skip
+        state.print(pl.DataFrame(results))
+    reader = test[len(test) // 2]
+    state.print(f"\nReader {reader['user_id']} lately read:")
+    state.print("\n".join(f"  {catalog.titles[item]}" for item in catalog.indices_of(reader["item_ids"][-6:-1])))
+    state.print("and may like next:")
+    for item in PatchRecommender.from_pretrained(finetuned).recommend(reader["item_ids"][:-1], k=3):
+        state.print(f"  {item.title} (log-probability {item.score:.2f})")
+    if state.is_main_process:
+        write_json(output_dir / "results.json", results)
+
+
+def claim(output_dir: Path, script: ScriptArguments, args: PatchPretrainConfig) -> None:
+    """Makes `output_dir` this run's, or stops where it holds a finished run or one with other settings."""
+    names = (
+        "seed",
+        "learning_rate",
+        "num_train_epochs",
+        "max_steps",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+    )
+    settings = asdict(script) | {name: getattr(args, name) for name in names}
+    run_file = output_dir / "run.json"
+    with PartialState().main_process_first():
+        if (output_dir / "results.json").exists():
+            raise SystemExit(f"{output_dir} holds a finished run. Choose another --output_dir, or delete it.")
+        if not run_file.exists():
+            output_dir.mkdir(parents=True, exist_ok=True)
+            write_json(run_file, settings)
+        found = json.loads(run_file.read_text())
+        changed = {name: (found.get(name), value) for name, value in settings.items() if found.get(name) != value}
+        if changed:
+            raise SystemExit(f"{output_dir} holds a run with other settings (then, now): {changed}. Choose another "
+                             "--output_dir, or repeat its settings to go on with it.")  # fmt: skip
+
+
+def write_json(path: Path, values: dict | list) -> None:
+    path.with_suffix(".part").write_text(json.dumps(values, indent=2))
+    path.with_suffix(".part").rename(path)
+
+
+def summarise(name: str, ranks: np.ndarray, user_ids: np.ndarray, **tokens: float) -> dict:
+    metrics = ranking_metrics(ranks, [10, 20])
+    lower, upper = bootstrap_interval(per_example_metrics(ranks, [20])["hr@20"], user_ids)
+    return {"method": name, **metrics, "hr@20 (95% interval)": f"{lower:.3f}–{upper:.3f}", **tokens}
+
+
+if __name__ == "__main__":
+    parser = TrlParser((ScriptArguments, PatchPretrainConfig))
+    parser.set_defaults(
+        output_dir="outputs/goodreads", per_device_train_batch_size=32, per_device_eval_batch_size=16,
+        logging_steps=25, save_steps=0.25, save_total_limit=1, report_to="none",
+    )  # fmt: skip
+    main(*parser.parse_args_and_config())
