@@ -196,11 +196,12 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
     titles = list(titles)
     encoded = tokenizer(titles, add_special_tokens=False, split_special_tokens=True)["input_ids"] if titles else []
     lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-    if (lengths == 0).any():
-        title = titles[int(np.flatnonzero(lengths == 0)[0])]
+    is_blank = (lengths == 0) | np.fromiter((not title.strip() for title in titles), dtype=bool, count=len(titles))
+    if is_blank.any():
+        title = titles[int(np.flatnonzero(is_blank)[0])]
         raise ValueError(
-            f"The title {title!r} tokenizes to nothing with {type(tokenizer).__name__}; rename the item or "
-            "leave it out."
+            f"The title {title!r} is blank or tokenizes to nothing with {type(tokenizer).__name__}; rename the item "
+            "or leave it out."
         )
     ids = np.fromiter((token for title in encoded for token in title), dtype=np.int64, count=int(lengths.sum()))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])

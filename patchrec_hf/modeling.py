@@ -445,6 +445,11 @@ def _reads_trees(model: PatchRecForCausalLM) -> bool:
     visible[5:, 3:5] = False
     mask = tree_attention_mask(visible[None], depths, depths, config, model.dtype)
     packed = model.model(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False).last_hidden_state
+    if not torch.isfinite(packed).all():
+        raise FloatingPointError(
+            "The model's hidden states are not numbers (NaN or infinity). Check the training loss, and that the "
+            "weights were loaded whole."
+        )
     branches = (ids[:, :5], torch.cat([ids[:, :3], ids[:, 5:]], dim=1))
     alone = [model.model(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
     model.train(training)

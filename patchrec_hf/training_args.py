@@ -64,7 +64,7 @@ class PatchFinetuneConfig(SFTConfig):
     > - `max_grad_norm`: `0.3`.
     > - `num_train_epochs`: `1`.
     > - `bf16`: on where the device supports it.
-    > - `gradient_checkpointing`: `False`.
+    > - `gradient_checkpointing`: unset, and so `activation_checkpointing` off.
     > - `max_length`: `None`. Histories are cut by whole items, in the processor.
 
     Raises:
@@ -77,7 +77,9 @@ class PatchFinetuneConfig(SFTConfig):
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
     max_grad_norm: float = field(default=0.3, metadata={"help": "Norm that gradients are clipped to."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Number of epochs."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Recompute activations to save memory."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
+    )
     max_length: int | None = field(default=None, metadata={"help": "Unused: histories are cut by whole items."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: the collator reads example rows."})
     dataset_kwargs: dict[str, Any] | None = field(

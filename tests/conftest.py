@@ -1,0 +1,68 @@
+"""Small things that most tests need: a catalog, a tokenizer, a processor and a tiny model."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import datasets
+import pytest
+import torch
+from datasets import Dataset
+
+from patchrec_hf import BOOK_PROMPT, Catalog, ItemPatchLayout, PatchRecForCausalLM, PatchRecProcessor
+from patchrec_hf.tiny import build_tiny_backbone
+
+
+datasets.disable_progress_bars()
+
+TITLES = {
+    10: "Emma",
+    11: "Persuasion",
+    12: "Typhoon",
+    13: "Typhoon and Other Stories",
+    14: "Poems",
+    15: "Poems",
+    16: "The Time Machine",
+    17: "The Time Traders",
+    18: "A Study in Scarlet",
+    19: "The Sign of the Four (Sherlock Holmes, #2)",
+    20: "The Hound of the Baskervilles (Sherlock Holmes, #3)",
+    21: "Ozma of Oz (Oz, #3)",
+}
+ITEM_IDS = list(TITLES)
+
+
+@pytest.fixture(scope="session")
+def catalog():
+    return Catalog.from_titles(TITLES)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(catalog):
+    return build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)[1]
+
+
+@pytest.fixture(scope="session")
+def processor(catalog, tokenizer):
+    return PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, layout=ItemPatchLayout(2), max_history=8)
+
+
+@pytest.fixture
+def model(catalog, tokenizer):
+    backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
+    return PatchRecForCausalLM.from_backbone(backbone, tokenizer).eval()
+
+
+@pytest.fixture(scope="session")
+def rows():
+    """Fourteen example rows with one target each; the histories have 3 to 9 items."""
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for user in range(14):
+        length = 4 + user % 7
+        order = torch.randperm(len(ITEM_IDS), generator=generator)[:length].tolist()
+        rows.append({"user_id": user, "item_ids": [ITEM_IDS[i] for i in order], "target_positions": [length - 1]})
+    return Dataset.from_list(rows)

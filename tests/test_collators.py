@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from patchrec_hf import DropLayout, ItemPatchLayout, PatchDataCollator, PatchPretrainDataCollator, TextLayout
+
+
+def stamped(rows, step=3, progress=0.5):
+    return [{**row, "row_index": i, "step": step, "progress": progress} for i, row in enumerate(rows)]
+
+
+def test_one_example_for_each_target(processor):
+    row = {"user_id": 0, "item_ids": [10, 11, 12, 13, 14], "target_positions": [2, 4]}
+    examples = PatchDataCollator(processor).encode_rows([row])
+    lengths = processor.title_tokens.lengths
+    assert [len(example.input_ids) - example.prompt_length for example in examples] == [lengths[2] + 1, lengths[4] + 1]
+    alone = PatchDataCollator(processor).encode_rows([{**row, "target_positions": [4]}])[0]
+    assert examples[1].input_ids.tolist() == alone.input_ids.tolist()
+
+
+@pytest.mark.parametrize("position", [-1, 0, 3])
+def test_target_outside_the_history(processor, position):
+    row = {"user_id": 7, "item_ids": [10, 11, 12], "target_positions": [position]}
+    with pytest.raises(ValueError, match=rf"user 7: target position {position} must lie between 1 and 2"):
+        PatchDataCollator(processor)([row])
+
+
+def test_too_long_for_the_context(processor, rows):
+    with pytest.raises(ValueError, match=r"user 0 takes \d+ tokens, but the model reads at most 20.*max_history"):
+        PatchDataCollator(processor, max_length=20)(list(rows))
+
+
+def test_layout_overrides_the_processors(processor, rows):
+    assert (PatchDataCollator(processor)(list(rows))["patch_divisors"] > 0).any()
+    assert PatchDataCollator(processor, TextLayout())(list(rows))["patch_divisors"].shape[1] == 0
+
+
+def test_pretraining_makes_twins(processor, rows):
+    rows = stamped(rows)
+    batch = PatchPretrainDataCollator(processor)(rows)
+    raw = PatchDataCollator(processor, TextLayout()).encode_rows(rows)
+    assert batch["input_ids"].shape[0] == 2 * len(rows)
+    for i, example in enumerate(raw):
+        assert batch["input_ids"][2 * i, : len(example.input_ids)].tolist() == example.input_ids.tolist()
+        assert batch["attention_mask"][2 * i + 1].sum() <= len(example.input_ids)
+        assert not (batch["input_ids"][2 * i] == processor.prompt.patch_id).any()
+        twins = [batch["shift_labels"][place] for place in (2 * i, 2 * i + 1)]
+        assert torch.equal(*twins)
+    assert (batch["input_ids"][1::2] == processor.prompt.patch_id).any()
+
+
+@pytest.mark.parametrize(("progress", "patches"), [(0.0, 0), (1.0, 3)])
+def test_probability_is_the_progress(processor, progress, patches):
+    rows = stamped([{"user_id": 0, "item_ids": [10, 11, 12, 13], "target_positions": [3]}], progress=progress)
+    batch = PatchPretrainDataCollator(processor)(rows)
+    assert (batch["input_ids"][1] == processor.prompt.patch_id).sum() == patches
+
+
+def test_evaluation_rows_are_laid_out_once(processor, rows):
+    batch = PatchPretrainDataCollator(processor)(list(rows))
+    expected = PatchDataCollator(processor, ItemPatchLayout(2))(list(rows))
+    assert all(torch.equal(batch[key], expected[key]) for key in expected)
+
+
+def test_draws_depend_on_seed_step_and_row_only(processor, rows):
+    def draw(seed=0, step=3, take=slice(None)):
+        return PatchPretrainDataCollator(processor, seed=seed).encode_rows(stamped(rows, step)[take])
+
+    first = [example.input_ids.tolist() for example in draw()]
+    assert first == [example.input_ids.tolist() for example in draw()]
+    assert first[6:10] == [example.input_ids.tolist() for example in draw(take=slice(3, 5))]
+    assert first != [example.input_ids.tolist() for example in draw(seed=1)]
+    assert first != [example.input_ids.tolist() for example in draw(step=4)]
+
+
+def test_drop_layout_shortens_the_history(processor, rows):
+    dropped = PatchDataCollator(processor, DropLayout(1.0)).encode_rows(list(rows))
+    titles = processor.title_tokens
+    for row, example in zip(rows, dropped, strict=True):
+        newest = processor.catalog.indices_of([row["item_ids"][-2]])[0]
+        assert example.counts.titles == len(titles[newest])
+        assert example.text_counts.titles > example.counts.titles

@@ -1,0 +1,114 @@
+"""The numbers that the authors' published formulas give, on a two-layer Llama and 20 histories."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from patchrec_hf import (
+    Catalog,
+    ItemPatchLayout,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+    RandomPatchLayout,
+    SessionPatchLayout,
+    TextLayout,
+    rank_catalog,
+)
+from patchrec_hf.processing import pad_examples
+from patchrec_hf.prompts import SPECIAL_TOKENS, Prompt
+from patchrec_hf.trie import build_trie
+
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = json.loads((GOLDEN / "cases.json").read_text())
+LAYOUTS = {
+    "text": TextLayout(),
+    "item_patch_keep2": ItemPatchLayout(2),
+    "item_patch_keep5": ItemPatchLayout(5),
+    "session_patch_group2": SessionPatchLayout(2),
+    "session_patch_group5": SessionPatchLayout(5),
+    "session_patch_group20": SessionPatchLayout(20),
+}
+
+
+@pytest.fixture(scope="module")
+def golden_processor():
+    """A processor whose tokens are called by their ids, so that titles tokenize to the golden ones."""
+    special = CASES["special"]
+    names = {special["pad"]: "<pad>", special["bos"]: "<s>", special["eos"]: "</s>"}
+    names |= dict(zip((special[key] for key in ("start", "end", "sep", "patch")), SPECIAL_TOKENS, strict=True))
+    words = Tokenizer(models.WordLevel({names.get(i, f"t{i}"): i for i in range(256)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+    )
+    titles = {item: " ".join(f"t{token}" for token in ids) for item, ids in enumerate(CASES["catalog_token_ids"])}
+    prompt = Prompt(
+        prefix_ids=tuple(CASES["prefix_ids"]),
+        suffix_ids=tuple(CASES["suffix_ids"]),
+        end_of_turn_id=special["eos"],
+        start_id=special["start"],
+        end_id=special["end"],
+        separator_id=special["sep"],
+        patch_id=special["patch"],
+        pad_id=special["pad"],
+    )
+    return PatchRecProcessor(tokenizer, Catalog.from_titles(titles), prompt)
+
+
+@pytest.fixture(scope="module")
+def golden_model(golden_processor):
+    backbone = LlamaForCausalLM.from_pretrained(GOLDEN)
+    return PatchRecForCausalLM.from_backbone(backbone, golden_processor.tokenizer).eval()
+
+
+def encode(processor, case, layout):
+    return processor.encode(processor.title_tokens, np.array(case["history"]), case["target"], layout)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_losses_and_lengths(golden_model, golden_processor, name):
+    for case in CASES["cases"]:
+        example = encode(golden_processor, case, LAYOUTS[name])
+        expected = case["expected"][name]
+        assert len(example.input_ids) == expected["tokens"]
+        assert golden_model(**pad_examples([example], 0)).loss.item() == pytest.approx(expected["loss"], abs=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("name", CASES["joint_batch_loss"])
+def test_joint_batch(golden_model, golden_processor, name, padding_side):
+    examples = [encode(golden_processor, case, LAYOUTS[name]) for case in CASES["cases"]]
+    loss = golden_model(**pad_examples(examples, 0, padding_side)).loss.item()
+    assert loss == pytest.approx(CASES["joint_batch_loss"][name], abs=1e-4)
+
+
+@torch.no_grad()
+def test_pretraining_twins_at_full_compression(golden_model, golden_processor):
+    for case in CASES["cases"]:
+        expected = case["expected"]["pretrain_p1"]
+        twins = [encode(golden_processor, case, layout) for layout in (TextLayout(), RandomPatchLayout(1.0))]
+        assert len(twins[0].input_ids) == expected["tokens_raw"]
+        assert len(twins[1].input_ids) == expected["tokens_compressed"]
+        assert golden_model(**pad_examples(twins, 0)).loss.item() == pytest.approx(expected["loss"], abs=1e-4)
+
+
+def test_exact_top_20(golden_model, golden_processor):
+    prompts = [encode(golden_processor, case, TextLayout()) for case in CASES["cases"]]
+    trie = build_trie(golden_processor.title_tokens, golden_processor.prompt.end_of_turn_id)
+    ranking = rank_catalog(golden_model, trie, prompts, pad_id=0, k=20, num_beams=128)
+    assert ranking.certified.all()
+    for case, items, scores in zip(CASES["cases"], ranking.items, ranking.scores, strict=True):
+        assert items.tolist() == case["text_top20"]
+        np.testing.assert_allclose(scores, case["text_top20_logprob"], atol=1e-4)

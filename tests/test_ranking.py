@@ -1,0 +1,188 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchrec_hf import Catalog, ItemPatchLayout, PatchDataCollator, PatchRecForCausalLM, rank_catalog, rank_targets
+from patchrec_hf.catalog import TitleTokens
+from patchrec_hf.trie import build_trie
+
+
+@torch.no_grad()
+def brute_force(model, titles, end_of_turn_id, prompt):
+    """The score of every title, each by a forward of its own over prompt and title."""
+    scores = []
+    for index in range(len(titles)):
+        ids = torch.tensor([[*prompt.input_ids[: prompt.prompt_length], *titles[index], end_of_turn_id]])
+        patches = {
+            name: torch.from_numpy(getattr(prompt, name))[None]
+            for name in ("patch_token_ids", "patch_positions", "patch_divisors")
+        }
+        log_probs = model(input_ids=ids, **patches).logits[0].log_softmax(dim=-1)
+        places = torch.arange(prompt.prompt_length, ids.shape[1])
+        scores.append(log_probs[places - 1, ids[0, places]].sum().item())
+    return np.array(scores)
+
+
+@pytest.fixture
+def prompts(processor, rows):
+    return PatchDataCollator(processor).encode_rows(list(rows)[:5])
+
+
+@pytest.fixture
+def trie(processor):
+    return build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
+
+
+def test_wide_beams_are_exact(model, processor, prompts, trie):
+    ranking = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=12, num_beams=12, batch_size=3)
+    assert ranking.certified.all()
+    for prompt, items, scores in zip(prompts, ranking.items, ranking.scores, strict=True):
+        expected = brute_force(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt)
+        assert sorted(items.tolist()) == list(range(12))
+        np.testing.assert_allclose(scores, expected[items], atol=1e-4)
+        assert (np.diff(scores) <= 0).all()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    titles=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=2, max_size=12),
+    k=st.integers(1, 12),
+    num_beams=st.integers(1, 12),
+    data=st.data(),
+)
+def test_random_tries(titles, k, num_beams, data):
+    """Prefixes, duplicates, single-token titles: what is certified is exact, and wide beams are always certified."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from patchrec_hf import PatchRecConfig
+    from patchrec_hf.processing import EncodedExample, TokenCounts
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=12, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        initializer_range=1.0, max_position_embeddings=32,
+    )  # fmt: skip
+    model = PatchRecForCausalLM(PatchRecConfig(text_config=config, patch_token_id=11), LlamaForCausalLM(config)).eval()
+    lengths = np.array([len(title) for title in titles])
+    tokens = TitleTokens(np.concatenate(titles), np.concatenate([[0], np.cumsum(lengths)]))
+    k = min(k, len(titles))
+    empty, counts = np.empty(0, dtype=np.int64), TokenCounts(0, 0, 0)
+    ids = np.array(data.draw(st.lists(st.integers(0, 10), min_size=1, max_size=5)))
+    prompt = EncodedExample(ids, len(ids), empty, empty, empty, counts, counts)
+    trie = build_trie(tokens, end_of_turn_id=9)
+    scores = brute_force(model, tokens, 9, prompt)
+    expected = np.sort(scores)[::-1][:k]
+
+    wide = rank_catalog(model, trie, [prompt], pad_id=10, k=k, num_beams=len(titles))
+    assert wide.certified.all()
+    np.testing.assert_allclose(wide.scores[0], expected, atol=1e-4)
+    narrow = rank_catalog(model, trie, [prompt], pad_id=10, k=k, num_beams=num_beams)
+    found = narrow.items[0][narrow.items[0] >= 0]
+    assert len(set(found.tolist())) == len(found)
+    assert len(found) == k
+    np.testing.assert_allclose(narrow.scores[0, : len(found)], scores[found], atol=1e-4)
+    if narrow.certified[0]:
+        np.testing.assert_allclose(narrow.scores[0], expected, atol=1e-4)
+
+
+def test_excluded_items_are_left_out(model, processor, prompts, trie):
+    everything = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=12, num_beams=12)
+    excluded = [np.sort(items[:4]) for items in everything.items]
+    rest = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=5, num_beams=5, excluded=excluded)
+    for items, ranked in zip(everything.items, rest.items, strict=True):
+        assert not set(ranked) & set(items[:4])
+    wide = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=12, num_beams=12, excluded=excluded)
+    for items, ranked, scores in zip(everything.items, wide.items, wide.scores, strict=True):
+        assert ranked.tolist() == [*items[4:].tolist(), -1, -1, -1, -1]
+        assert (scores[8:] == -np.inf).all()
+    assert wide.certified.all()
+
+
+def test_one_of_two_items_with_a_title_can_be_excluded(model, processor, prompts, trie):
+    ranking = rank_catalog(
+        model, trie, prompts, processor.prompt.pad_id, k=11, num_beams=12, excluded=[np.array([4])] * 5
+    )
+    assert (ranking.items == 5).any(axis=1).all()
+    assert not (ranking.items == 4).any()
+
+
+def test_result_does_not_depend_on_the_batch(model, processor, prompts, trie):
+    together = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=6, batch_size=5)
+    alone = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=6, batch_size=1)
+    assert (together.items == alone.items).all()
+    np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [0, 13])
+def test_k_outside_the_catalog(model, processor, prompts, trie, k):
+    with pytest.raises(ValueError, match=f"`k` must lie between 1 and the catalog's 12 items, got {k}"):
+        rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=k)
+
+
+def test_nothing_left(model, processor, prompts, trie):
+    excluded = [np.arange(12) if row == 2 else np.array([], dtype=int) for row in range(5)]
+    with pytest.raises(ValueError, match="Row 2 has no item left"):
+        rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=3, excluded=excluded)
+
+
+def test_nan_scores(model, processor, prompts, trie):
+    with torch.no_grad():
+        model.lm_head.weight[:] = math.nan
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=3)
+
+
+def test_ranks_of_targets(model, processor, rows):
+    """Credit by title: both items called "Poems" are hits for either, at the better one's place."""
+    collator = PatchDataCollator(processor)
+    ranked = rank_targets(model, collator, rows, k=12, num_beams=12, batch_size=4, show_progress=False)
+    for row, rank, prompt in zip(rows, ranked.ranks, collator.encode_rows(list(rows)), strict=True):
+        scores = brute_force(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt)
+        target = processor.catalog.indices_of([row["item_ids"][-1]])[0]
+        assert rank == 1 + (scores > scores[target] + 1e-4).sum()
+    assert ranked.user_ids.tolist() == rows["user_id"]
+    assert ranked.metrics([12])["hr@12"] == 1.0
+
+
+def test_unranked_targets_are_infinitely_far(model, processor, rows):
+    ranked = rank_targets(model, PatchDataCollator(processor), rows, k=1, num_beams=12, show_progress=False)
+    assert set(ranked.ranks) <= {1.0, np.inf}
+    assert np.isinf(ranked.ranks).any()
+
+
+def test_excluding_seen_never_excludes_the_target(model, processor, rows):
+    again = rows.map(lambda row: {"item_ids": [*row["item_ids"][:-1], row["item_ids"][0]]})
+    ranked = rank_targets(
+        model, PatchDataCollator(processor), again, k=12, num_beams=12, exclude_seen=True, show_progress=False
+    )
+    assert np.isfinite(ranked.ranks).all()
+
+
+def test_max_rows_are_evenly_spaced(model, processor, rows):
+    ranked = rank_targets(model, PatchDataCollator(processor), rows, k=3, max_rows=3, show_progress=False)
+    assert ranked.user_ids.tolist() == [0, 6, 13]
+
+
+def test_several_targets_in_a_row(model, processor):
+    from datasets import Dataset
+
+    rows = Dataset.from_list([{"user_id": 5, "item_ids": [10, 11, 12, 13, 16], "target_positions": [3, 4]}])
+    ranked = rank_targets(model, PatchDataCollator(processor, ItemPatchLayout(1)), rows, k=12, show_progress=False)
+    assert ranked.user_ids.tolist() == [5, 5]
+    assert len(ranked.ranks) == 2
+
+
+def test_empty_data_set(model, processor, rows):
+    with pytest.raises(ValueError, match="empty"):
+        rank_targets(model, PatchDataCollator(processor), rows.select([]))
+
+
+def test_single_item_catalog(model, tokenizer, processor):
+    from patchrec_hf import BOOK_PROMPT, PatchRecommender, PatchRecProcessor
+
+    lonely = PatchRecProcessor(tokenizer, Catalog.from_titles({3: "Emma"}), BOOK_PROMPT)
+    assert [item.item_id for item in PatchRecommender(model, lonely).recommend(["Poems"], k=1)] == [3]

@@ -1,0 +1,93 @@
+import subprocess
+import sys
+
+import pytest
+
+from patchrec_hf import PatchRecommender
+
+
+@pytest.fixture
+def recommender(model, processor):
+    return PatchRecommender(model, processor)
+
+
+def test_one_history_or_a_batch(recommender):
+    one = recommender.recommend([10, 11, 12], k=3)
+    two = recommender.recommend([[10, 11, 12], [16, 17]], k=3)
+    assert [item.item_id for item in two[0]] == [item.item_id for item in one]
+    assert len(two) == 2
+    assert all(len(items) == 3 for items in two)
+    assert one[0].score >= one[1].score >= one[2].score
+
+
+def test_ids_and_titles_are_the_same_history(recommender):
+    by_id, by_title = recommender.recommend([10, 18], k=4), recommender.recommend(["Emma", "A Study in Scarlet"], k=4)
+    assert by_id == by_title
+
+
+def test_titles_that_the_catalog_does_not_know(recommender):
+    known = recommender.recommend([10, 11], k=4)
+    unknown = recommender.recommend([10, "A Book Nobody Has Heard Of"], k=4)
+    assert len(unknown) == 4
+    assert [item.score for item in unknown] != [item.score for item in known]
+
+
+def test_seen_items_are_excluded_unless_asked(recommender):
+    history = [10, 11, 14, 16]
+    assert not {item.item_id for item in recommender.recommend(history, k=8)} & set(history)
+    everything = recommender.recommend(history, k=12, exclude_seen=False, num_beams=12)
+    assert {item.item_id for item in everything} == set(range(10, 22))
+
+
+def test_a_title_excludes_every_item_that_has_it(recommender):
+    assert not {item.item_id for item in recommender.recommend(["Poems"], k=10)} & {14, 15}
+
+
+def test_fewer_items_left_than_asked_for(recommender):
+    assert len(recommender.recommend(list(range(10, 20)), k=5, num_beams=12)) == 2
+
+
+@pytest.mark.parametrize("history", [[], [[]], [[10], []]])
+def test_empty_history(recommender, history):
+    with pytest.raises(ValueError, match="history is empty"):
+        recommender.recommend(history)
+
+
+def test_unknown_item_id(recommender):
+    with pytest.raises(KeyError, match="Item id 404 is not in the catalog"):
+        recommender.recommend([10, 404])
+
+
+@pytest.mark.parametrize("title", ["", "   "])
+def test_empty_title(recommender, title):
+    with pytest.raises(ValueError, match="title"):
+        recommender.recommend([10, title])
+
+
+def test_everything_seen(recommender):
+    with pytest.raises(ValueError, match="no item left"):
+        recommender.recommend(list(range(10, 22)), k=1)
+
+
+def test_round_trip_through_a_new_process(recommender, processor, tmp_path):
+    """Saved, and loaded where nothing else is known: the same logits and recommendations, to the bit."""
+    import torch
+
+    recommender.model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    prompts = processor([[10, 11, 12, 13, 14], [20, 21]])
+    torch.save(prompts, tmp_path / "prompts.pt")
+    code = (
+        "import sys, torch\n"
+        "import patchrec_hf\n"
+        "from transformers import AutoModelForCausalLM\n"
+        "folder = sys.argv[1]\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder).eval()\n"
+        "prompts = torch.load(folder + '/prompts.pt')\n"
+        "torch.save(model(**prompts).logits, folder + '/logits.pt')\n"
+        "print(patchrec_hf.PatchRecommender.from_pretrained(folder).recommend([10, 11, 12], k=5))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert torch.equal(torch.load(tmp_path / "logits.pt"), recommender.model(**prompts).logits)
+    assert result.stdout.strip() == str(recommender.recommend([10, 11, 12], k=5))

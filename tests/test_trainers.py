@@ -1,0 +1,341 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecForCausalLM,
+    PatchRecommender,
+    PatchRecProcessor,
+    TextLayout,
+    rank_targets,
+)
+from patchrec_hf.tiny import build_tiny_backbone
+
+
+STAGES = {
+    "pretrain": (PatchPretrainTrainer, PatchPretrainConfig),
+    "finetune": (PatchFinetuneTrainer, PatchFinetuneConfig),
+}
+
+
+@pytest.fixture
+def make_trainer(catalog, tokenizer, processor, rows, tmp_path):
+    """Makes a trainer of either stage on a new copy of the tiny model."""
+
+    def make(stage="pretrain", model=None, collator=None, eval_dataset=None, train_dataset=None, **kwargs):
+        trainer_class, config_class = STAGES[stage]
+        if model is None:
+            backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
+            model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
+        settings = {
+            "output_dir": str(tmp_path / "run"),
+            "use_cpu": True,
+            "per_device_train_batch_size": 4,
+            "max_steps": 6,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "eval_ks": [5, 10],
+        }
+        args = config_class(**(settings | kwargs))
+        return trainer_class(
+            model, args, train_dataset or rows, processor, eval_dataset=eval_dataset, data_collator=collator
+        )
+
+    return make
+
+
+def logged(trainer, key):
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def test_probability_rises_with_the_steps(make_trainer):
+    trainer = make_trainer(max_steps=-1, num_train_epochs=2)  # 14 rows: 4 steps an epoch
+    trainer.train()
+    assert logged(trainer, "compression_probability") == [step / 8 for step in range(8)]
+    ratios = logged(trainer, "compression_prompt")
+    assert ratios[0] == 1.0
+    assert all(ratio < 1.0 for ratio in ratios[4:])
+    assert all(tokens > 0 for tokens in logged(trainer, "prompt_tokens"))
+
+
+def batches(trainer):
+    trainer.state.max_steps = 6
+    return list(trainer.get_train_dataloader())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_workers_change_nothing(make_trainer, stage):
+    alone = batches(make_trainer(stage, num_train_epochs=1))
+    helped = batches(make_trainer(stage, dataloader_num_workers=2, dataloader_prefetch_factor=2))
+    assert len(alone) == len(helped) == 4
+    for one, other in zip(alone, helped, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_accumulation_keeps_the_rows_and_draws_of_a_step(make_trainer):
+    """Two micro-batches of two rows are the same examples as one of four, to the token."""
+    whole, halves = (
+        batches(make_trainer()),
+        batches(make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=2)),
+    )
+    assert len(halves) == 2 * len(whole) - 1  # 14 rows
+    for i, batch in enumerate(whole):
+        expected = batch["input_ids"]
+        got = torch.nn.utils.rnn.pad_sequence(
+            [row for half in halves[2 * i : 2 * i + 2] for row in half["input_ids"]], batch_first=True
+        )
+        width = min(expected.shape[1], got.shape[1])
+        pad = batch["attention_mask"][:, :width]
+        assert torch.equal(expected[:, :width] * pad, got[:, :width] * pad)
+
+
+def test_accumulated_loss_is_the_whole_batches_loss(make_trainer):
+    losses = []
+    for kwargs in ({}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}):
+        trainer = make_trainer(max_steps=3, **kwargs)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_gives_the_unbroken_run(make_trainer, tmp_path, workers):
+    kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    kwargs |= {"dataloader_num_workers": workers}
+    unbroken = make_trainer(**kwargs)
+    unbroken.train()
+    make_trainer(output_dir=str(tmp_path / "broken"), save_strategy="steps", save_steps=5, **kwargs).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **kwargs)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-5"))
+    assert logged(resumed, "loss")[-2:] == pytest.approx(logged(unbroken, "loss")[-2:], rel=1e-6)
+    for one, other in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
+    trainer = make_trainer(
+        "finetune",
+        eval_dataset=rows,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="hr@5",
+        greater_is_better=True,
+    )
+    trainer.train()
+    assert trainer.state.best_metric == max(logged(trainer, "eval_hr@5"))
+    metrics = trainer.evaluate()
+    assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_titles"}
+    ranked = rank_targets(trainer.model, trainer.data_collator, rows, k=10, show_progress=False)
+    assert metrics["eval_hr@10"] == np.mean(ranked.ranks <= 10)
+
+
+def test_evaluation_in_pretraining_uses_the_fixed_layout(make_trainer, rows):
+    pretrain, finetune = make_trainer(eval_dataset=rows), make_trainer("finetune", eval_dataset=rows)
+    first, second = pretrain.evaluate(), finetune.evaluate()
+    assert first["eval_loss"] == pytest.approx(second["eval_loss"], rel=1e-6)
+    assert pretrain.evaluate()["eval_loss"] == first["eval_loss"]
+
+
+def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch):
+    import patchrec_hf.trainers as trainers
+
+    caps = []
+    original = trainers.rank_targets
+    monkeypatch.setattr(trainers, "rank_targets", lambda *a, **k: (caps.append(k["max_rows"]), original(*a, **k))[1])
+    trainer = make_trainer(
+        "finetune", eval_dataset=rows, eval_strategy="steps", eval_steps=3, max_steps=3, eval_max_rows=2
+    )
+    trainer.train()
+    trainer.evaluate()
+    assert caps == [2, None]
+
+
+def test_head_projects_supervised_positions_only(make_trainer, rows, monkeypatch):
+    """The fused head scores the responses, padded to the longest, and nothing of the prompts."""
+    from trl.trainer import utils
+
+    projected = []
+    original = utils._ChunkedLogProbFunction.apply
+    monkeypatch.setattr(
+        utils._ChunkedLogProbFunction,
+        "apply",
+        lambda hidden, *a: (projected.append(len(hidden)), original(hidden, *a))[1],
+    )
+    trainer = make_trainer("finetune", collator=None)
+    batch = trainer.data_collator(list(rows)[:4])
+    trainer.compute_loss(trainer.model, dict(batch))
+    assert projected == [batch["shift_labels"].numel()]
+
+
+def test_fused_loss_equals_the_models_own(make_trainer, rows):
+    trainer = make_trainer("finetune")
+    trainer.model.eval()
+    batch = trainer.data_collator(list(rows))
+    assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(
+        trainer.model(**batch).loss.item(), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_loss_falls_on_a_repeated_batch(make_trainer, rows, stage):
+    trainer = make_trainer(stage, train_dataset=rows.select(range(4)), max_steps=20, warmup_steps=0)
+    trainer.train()
+    losses = logged(trainer, "loss")
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_nan_loss_is_an_error(make_trainer):
+    trainer = make_trainer("finetune")
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight[:] = math.nan
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 0.*learning_rate"):
+        trainer.train()
+
+
+def test_saved_checkpoint_recommends(make_trainer, tmp_path):
+    trainer = make_trainer("finetune", max_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    recommender = PatchRecommender.from_pretrained(tmp_path / "final")
+    expected = PatchRecommender(trainer.model, trainer.processing_class).recommend([10, 11], k=3)
+    assert recommender.recommend([10, 11], k=3) == expected
+
+
+def test_model_by_name(make_trainer, catalog, tmp_path):
+    """A path to a bare backbone and one to a PatchRec checkpoint both train."""
+    for part in build_tiny_backbone(catalog, vocab_size=400, hidden_size=32):
+        part.save_pretrained(tmp_path / "backbone")
+    trainer = make_trainer("pretrain", model=str(tmp_path / "backbone"), max_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "pretrained"))
+    again = make_trainer("finetune", model=str(tmp_path / "pretrained"), max_steps=1)
+    for one, other in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_model_card(make_trainer, rows, tmp_path):
+    trainer = make_trainer("finetune", eval_dataset=rows, max_steps=1, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    trainer.create_model_card(model_name="my-recommender")
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "my-recommender" in card
+    assert "ItemPatchLayout(num_text_items=2)" in card
+    assert "| hr@5 |" in card
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"packing": True}, "packing=True"),
+        ({"padding_free": True}, "padding_free=True"),
+        ({"max_length": 512}, "max_history"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha"),
+        ({"assistant_only_loss": True}, "assistant_only_loss"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches"),
+        ({"eval_ks": [0]}, "eval_ks"),
+        ({"eval_max_rows": 0}, "eval_max_rows"),
+    ],
+)
+def test_contradicting_settings(tmp_path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        PatchFinetuneConfig(str(tmp_path), use_cpu=True, **kwargs)
+
+
+def test_pretraining_cannot_ignore_the_data_it_has_shown(tmp_path):
+    with pytest.raises(ValueError, match="ignore_data_skip"):
+        PatchPretrainConfig(str(tmp_path), use_cpu=True, ignore_data_skip=True)
+
+
+def test_paper_defaults(tmp_path):
+    args = PatchFinetuneConfig(str(tmp_path), use_cpu=True)
+    assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.05, 0.3)
+    assert (args.num_train_epochs, args.learning_rate, args.bf16) == (1, 5e-5, False)
+    assert args.get_warmup_steps(100) == 5
+
+
+@pytest.mark.parametrize("name", ["args", "processing_class", "train_dataset"])
+def test_wrong_kind_of_argument(model, processor, rows, tmp_path, name):
+    args = PatchFinetuneConfig(str(tmp_path), use_cpu=True)
+    kwargs = {"args": args, "processing_class": processor, "train_dataset": rows} | {name: object()}
+    with pytest.raises(TypeError, match=rf"`{name}` must be"):
+        PatchFinetuneTrainer(model, **kwargs)
+
+
+def test_embedding_gradient_equals_a_loop_over_items(model, processor, rows):
+    """One call of the embedding module gives the gradient that looking up every item by itself gives."""
+    batch = PatchDataCollator(processor)(list(rows))
+    calls = []
+    table = model.get_input_embeddings()
+    hook = table.register_forward_hook(lambda *_: calls.append(1))
+    model(**batch).loss.backward()
+    hook.remove()
+    assert calls == [1]
+    gradient = table.weight.grad.clone()
+    model.zero_grad()
+
+    embeds = table(batch["input_ids"]).clone()
+    for row in range(len(embeds)):
+        for position in batch["patch_positions"][row, batch["patch_divisors"][row] > 0].unique():
+            here = (batch["patch_positions"][row] == position) & (batch["patch_divisors"][row] > 0)
+            embeds[row, position] = table(batch["patch_token_ids"][row, here]).mean(dim=0)
+    outputs = model(
+        inputs_embeds=embeds,
+        **{key: batch[key] for key in ("attention_mask", "supervised_positions", "shift_labels")},
+    )
+    outputs.loss.backward()
+    torch.testing.assert_close(table.weight.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_lora_trains(model, processor, rows, tmp_path):
+    from peft import LoraConfig
+
+    args = PatchFinetuneConfig(
+        str(tmp_path), use_cpu=True, max_steps=2, report_to="none", disable_tqdm=True, eval_ks=[5], save_strategy="no"
+    )
+    trainer = PatchFinetuneTrainer(
+        model,
+        args,
+        rows,
+        processor,
+        eval_dataset=rows,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+    )
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    changed = [
+        name for name, p in trainer.model.named_parameters() if name in before and not torch.equal(p, before[name])
+    ]
+    assert changed
+    assert all("lora" in name for name in before)
+    assert "eval_hr@5" in trainer.evaluate()
+
+
+def test_vanilla_is_the_text_layout(catalog, tokenizer, rows, model, tmp_path):
+    """With `TextLayout`, training is plain supervised fine-tuning of the backbone, token for token."""
+    processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, TextLayout(), max_history=8)
+    batch = PatchDataCollator(processor)(list(rows))
+    backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
+    plain = backbone.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+    loss = nn.functional.cross_entropy(plain.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+    assert model(**batch).loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert ItemPatchLayout(100)(8) == TextLayout()(8)
