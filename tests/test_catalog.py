@@ -3,9 +3,9 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from patchrec_hf.catalog import Catalog, TitleTokens, ragged_arange, tokenize_titles
@@ -161,7 +161,7 @@ def test_tokenize_titles_adds_no_bos():
     """Also where the tokenizer would open and close every text."""
     tokenizer = word_tokenizer(["Emma"])
     tokenizer.add_special_tokens({"bos_token": "<s>"})
-    tokenizer.backend_tokenizer.post_processor = pytest.importorskip("tokenizers.processors").TemplateProcessing(
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
         special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
     )
@@ -225,7 +225,6 @@ def test_num_prefix_titles(titles, expected):
     assert titles_of(*titles).num_prefix_titles() == expected
 
 
-@settings(max_examples=60)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=15))
 def test_num_prefix_titles_equals_all_pairs(titles):
     expected = sum(

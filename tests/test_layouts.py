@@ -181,9 +181,10 @@ def test_certain_draws(num_items, seed):
 @pytest.mark.parametrize("layout_class", [RandomPatchLayout, DropLayout])
 def test_draws_depend_on_the_seed_alone(layout_class):
     layout = layout_class(0.5)
-    draws = [layout(200, seed) for seed in [(), (0,), (1,), (0, 1), (1, 0)]]
+    keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 0, 1)]
+    draws = [layout(200, key) for key in keys]
     assert all(one != two for index, one in enumerate(draws) for two in draws[:index])
-    assert [layout(200, seed) for seed in [(), (0,), (1,), (0, 1), (1, 0)]] == draws
+    assert [layout(200, key) for key in keys] == draws
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.3, 0.8])

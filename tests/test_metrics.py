@@ -65,7 +65,9 @@ def test_metrics_equal_their_definitions(ranks, k):
     assert metrics[f"ndcg@{k}"] <= metrics[f"hr@{k}"] + 1e-12 <= 1 + 1e-12
 
 
-@pytest.mark.parametrize(("rank", "shown"), [(0, "0.0"), (0.5, "0.5"), (-3, "-3.0"), (math.nan, "nan"), (-INF, "-inf")])
+@pytest.mark.parametrize(
+    ("rank", "shown"), [(0, "0.0"), (0.5, "0.5"), (-3, "-3.0"), (math.nan, "nan"), (-INF, "-inf")]
+)
 def test_rank_below_one_is_refused(rank, shown):
     with pytest.raises(ValueError, match=f"Ranks start at 1 .* got {shown}"):
         ranking_metrics([1, rank, 2], ks=[5])
@@ -222,6 +224,6 @@ def test_agrees_with_ranx():
     metrics = ranking_metrics(ranks_from_scores(scores, targets), ks=[1, 5, 10])
     qrels = ranx.Qrels({f"q{row}": {f"d{targets[row]}": 1} for row in range(20)})
     run = ranx.Run({f"q{row}": {f"d{item}": float(scores[row, item]) for item in range(30)} for row in range(20)})
-    names = {f"hr@{k}": f"hit_rate@{k}" for k in (1, 5, 10)} | {f"ndcg@{k}": f"ndcg@{k}" for k in (1, 5, 10)}
-    theirs = ranx.evaluate(qrels, run, [*names.values(), "mrr@10"])
-    assert metrics == pytest.approx({ours: theirs[name] for ours, name in names.items()} | {"mrr@10": theirs["mrr@10"]})
+    names = {name: name.replace("hr@", "hit_rate@") for name in metrics}
+    theirs = ranx.evaluate(qrels, run, list(names.values()))
+    assert metrics == pytest.approx({ours: theirs[name] for ours, name in names.items()})

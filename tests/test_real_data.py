@@ -1,0 +1,113 @@
+"""The paper's data and a real backbone, where they are at hand."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecForCausalLM,
+    PatchRecommender,
+    PatchRecProcessor,
+    TextLayout,
+    add_special_tokens,
+    load_recommendation_data,
+)
+
+
+GOODREADS_DIR = os.environ.get("PATCHREC_GOODREADS_DIR")
+SMOLLM2_DIR = os.environ.get("PATCHREC_SMOLLM2_DIR")
+needs_goodreads = pytest.mark.skipif(
+    not GOODREADS_DIR, reason="PATCHREC_GOODREADS_DIR does not name the paper's Goodreads data"
+)
+needs_smollm2 = pytest.mark.skipif(
+    not SMOLLM2_DIR, reason="PATCHREC_SMOLLM2_DIR does not name a directory with SmolLM2-135M-Instruct"
+)
+
+
+@needs_goodreads
+def test_goodreads_is_the_papers():
+    examples, catalog = load_recommendation_data(GOODREADS_DIR)
+    assert len(examples["test"]) == 3248
+    assert len(catalog) == 8793
+    assert max(len(row["item_ids"]) for row in examples["test"]) == 101
+
+
+@pytest.fixture(scope="module")
+def long_row():
+    """One row of the sample with a history of 100 items."""
+    examples, catalog = load_recommendation_data("sample")
+    lengths = np.array([len(items) for items in examples["train"]["item_ids"]])
+    return examples["train"].select([int(lengths.argmax())]), catalog
+
+
+@pytest.fixture(scope="module")
+def smollm2(long_row):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(SMOLLM2_DIR)
+    add_special_tokens(tokenizer)
+    processor = PatchRecProcessor(tokenizer, long_row[1], BOOK_PROMPT, ItemPatchLayout(5))
+    return PatchRecForCausalLM.from_backbone(SMOLLM2_DIR, tokenizer), processor
+
+
+@needs_smollm2
+def test_smollm2_reads_the_prompt_as_its_chat_template_does(smollm2):
+    _, processor = smollm2
+    text = processor.tokenizer.decode([*processor.prompt.prefix_ids, *processor.prompt.suffix_ids])
+    assert text.startswith("<|im_start|>system\nYou are a helpful assistant in book recommendations.<|im_end|>\n")
+    assert text.endswith("without any explanation.<|im_end|>\n<|im_start|>assistant\n")
+    assert processor.tokenizer.convert_ids_to_tokens(processor.prompt.end_of_turn_id) == "<|im_end|>"
+
+
+@needs_smollm2
+@torch.no_grad()
+def test_smollm2_text_logits_are_the_backbones(smollm2, long_row):
+    from transformers import AutoModelForCausalLM
+
+    model, processor = smollm2
+    batch = PatchDataCollator(processor, TextLayout())(list(long_row[0]))
+    prompt = {key: batch[key][:, :64] for key in ("input_ids", "attention_mask")}
+    prompt["input_ids"] = prompt["input_ids"].clamp(max=processor.prompt.start_id - 1)  # no token is new to it
+    backbone = AutoModelForCausalLM.from_pretrained(SMOLLM2_DIR).eval()
+    expected = backbone(**prompt).logits
+    torch.testing.assert_close(model.eval()(**prompt).logits[..., : expected.shape[-1]], expected)
+
+
+@needs_smollm2
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("trainer_class", "config_class"),
+    [(PatchPretrainTrainer, PatchPretrainConfig), (PatchFinetuneTrainer, PatchFinetuneConfig)],
+)
+def test_smollm2_learns_from_a_hundred_items(smollm2, long_row, tmp_path, trainer_class, config_class):
+    """Three steps on one row of 100 items: the loss is finite and falls."""
+    model, processor = smollm2
+    assert len(long_row[0][0]["item_ids"]) == 101
+    args = config_class(
+        str(tmp_path), use_cpu=True, per_device_train_batch_size=1, num_train_epochs=3, warmup_steps=0,
+        learning_rate=1e-4, logging_steps=1, report_to="none", disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    trainer = trainer_class(model, args, long_row[0], processor)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 3
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+@needs_smollm2
+@pytest.mark.slow
+def test_smollm2_recommends(smollm2, long_row):
+    model, processor = smollm2
+    history = long_row[0][0]["item_ids"][:-1]
+    items = PatchRecommender(model, processor).recommend(history, k=3, num_beams=5)
+    assert len({item.item_id for item in items} - set(history)) == 3
