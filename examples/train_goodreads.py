@@ -14,15 +14,15 @@ A run that was interrupted goes on where it stopped; a finished one is never ove
 """
 
 import copy
-import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
@@ -37,7 +37,6 @@ from patchrec_hf import (
     PatchRecProcessor,
     SessionPatchLayout,
     TextLayout,
-    add_special_tokens,
     build_tiny_backbone,
     load_recommendation_data,
     rank_targets,
@@ -45,6 +44,7 @@ from patchrec_hf import (
 from patchrec_hf.baselines import Popularity
 from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.metrics import bootstrap_interval, per_example_metrics, ranking_metrics, ranks_from_scores
+from patchrec_hf.runs import claim_run, finish_run
 
 
 LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}
@@ -59,7 +59,7 @@ class ScriptArguments:
     layout: str = field(default="item", metadata={"help": "Layout of fine-tuning.", "choices": list(LAYOUTS)})
     max_history: int | None = field(default=None, metadata={"help": "Items per history; 100, or 20 on the sample."})
     max_train_rows: int | None = field(
-        default=None, metadata={"help": "Rows to train on; all, or 8000 on the sample."}
+        default=None, metadata={"help": "Rows to train on; all, or 6400 on the sample."}
     )
     max_test_rows: int = field(default=600, metadata={"help": "Test rows to rank, evenly spaced."})
     tiny_learning_rate: float = field(default=1e-2, metadata={"help": "--learning_rate of the tiny backbone."})
@@ -69,23 +69,23 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     state, output_dir, is_sample = PartialState(), Path(args.output_dir), script.data_dir is None
     if script.model_name_or_path is None:
         args.learning_rate = script.tiny_learning_rate
-    claim(output_dir, script, args)
+    names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
+    claim_run(output_dir, asdict(script) | {name: getattr(args, name) for name in names.split()})
     state.print(SAMPLE_NOTICE if is_sample else f"Data: {script.data_dir}")
 
     max_history = script.max_history or (20 if is_sample else 100)
     examples, catalog = load_recommendation_data(script.data_dir or "sample", max_history=max_history)
-    max_train_rows = script.max_train_rows or (8000 if is_sample else len(examples["train"]))
+    max_train_rows = script.max_train_rows or (6400 if is_sample else len(examples["train"]))
     train = examples["train"].shuffle(seed=args.seed).select(range(min(max_train_rows, len(examples["train"]))))
-    test = examples["test"].select(np.linspace(0, len(examples["test"]) - 1, script.max_test_rows, dtype=int))
+    num_test_rows = min(script.max_test_rows, len(examples["test"]))
+    test = examples["test"].select(np.linspace(0, len(examples["test"]) - 1, num_test_rows, dtype=int))
 
     backbone = script.model_name_or_path or str(output_dir / "backbone")
     if script.model_name_or_path is None and state.is_main_process:
         for part in build_tiny_backbone(catalog, seed=args.seed):
             part.save_pretrained(backbone)
     state.wait_for_everyone()
-    tokenizer = AutoTokenizer.from_pretrained(backbone)
-    add_special_tokens(tokenizer)
-    processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, LAYOUTS[script.layout], max_history=max_history)
+    processor = PatchRecProcessor.from_backbone(backbone, catalog, BOOK_PROMPT, LAYOUTS[script.layout], max_history)
     as_text = PatchDataCollator(processor, TextLayout())
 
     def train_stage(name: str, trainer_class: type, model: str, collator: PatchDataCollator | None = None) -> str:
@@ -112,69 +112,33 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     targets = catalog.indices_of([row["item_ids"][-1] for row in test])
     scores = Popularity(catalog).fit(examples["train"]).score([row["item_ids"][:-1] for row in test])
     results = [summarise("popularity", ranks_from_scores(scores, targets), np.array(test["user_id"]))]
-    for name, checkpoint, collator, stages in (
-        ("vanilla", vanilla, as_text, 1),
-        ("PatchRec", finetuned, PatchDataCollator(processor), 2),
-    ):
+    patched = PatchDataCollator(processor)
+    for name, checkpoint, collator in (("vanilla", vanilla, as_text), ("PatchRec", finetuned, patched)):
         model = AutoModelForCausalLM.from_pretrained(checkpoint).to(state.device)
         ranked = rank_targets(model, collator, test, batch_size=args.per_device_eval_batch_size)
-        _, history_tokens, prompt_tokens = ranked.counts.mean(axis=0).tolist()
-        tokens = {"history tokens": history_tokens, "prompt tokens": prompt_tokens, "stages": stages}
-        results.append(summarise(name, ranked.ranks, ranked.user_ids, **tokens))
-    state.print(f"\n{len(test)} test rows, {len(catalog)} items, nothing excluded from the ranking:\n")
-    with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True,
-                   tbl_cols=-1, tbl_width_chars=200, float_precision=3):  # fmt: skip
-        state.print(pl.DataFrame(results))
-    reader = test[len(test) // 2]
-    state.print(f"\nReader {reader['user_id']} lately read:")
-    state.print("\n".join(f"  {catalog.titles[item]}" for item in catalog.indices_of(reader["item_ids"][-6:-1])))
-    state.print("and may like next:")
-    for item in PatchRecommender.from_pretrained(finetuned).recommend(reader["item_ids"][:-1], k=3):
+        tokens = dict(zip(("titles", "history", "prompt"), ranked.counts.mean(axis=0).tolist(), strict=True))
+        results.append(summarise(name, ranked.ranks, ranked.user_ids) | {"history tokens": tokens["history"]})
+    with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=3,
+                   tbl_hide_dataframe_shape=True, tbl_cols=-1, tbl_width_chars=200):  # fmt: skip
+        state.print(f"\n{len(test)} test rows, {len(catalog)} items to rank:\n{pl.DataFrame(results)}")
+
+    *history, target = test[len(test) // 2]["item_ids"]
+    read = [catalog.titles[index] for index in catalog.indices_of([*history[-5:], target])]
+    state.print("\nA reader lately read", *read[:-1], sep="\n  ")
+    state.print("then read", read[-1], "and was recommended", sep="\n  ")
+    for item in PatchRecommender.from_pretrained(finetuned).recommend(history, k=3):
         state.print(f"  {item.title} (log-probability {item.score:.2f})")
-    if state.is_main_process:
-        write_json(output_dir / "results.json", results)
+    finish_run(output_dir, results)
 
 
-def claim(output_dir: Path, script: ScriptArguments, args: PatchPretrainConfig) -> None:
-    """Makes `output_dir` this run's, or stops where it holds a finished run or one with other settings."""
-    names = (
-        "seed",
-        "learning_rate",
-        "num_train_epochs",
-        "max_steps",
-        "train_batch_size",
-        "gradient_accumulation_steps",
-    )
-    settings = asdict(script) | {name: getattr(args, name) for name in names}
-    run_file = output_dir / "run.json"
-    with PartialState().main_process_first():
-        if (output_dir / "results.json").exists():
-            raise SystemExit(f"{output_dir} holds a finished run. Choose another --output_dir, or delete it.")
-        if not run_file.exists():
-            output_dir.mkdir(parents=True, exist_ok=True)
-            write_json(run_file, settings)
-        found = json.loads(run_file.read_text())
-        changed = {name: (found.get(name), value) for name, value in settings.items() if found.get(name) != value}
-        if changed:
-            raise SystemExit(f"{output_dir} holds a run with other settings (then, now): {changed}. Choose another "
-                             "--output_dir, or repeat its settings to go on with it.")  # fmt: skip
-
-
-def write_json(path: Path, values: dict | list) -> None:
-    path.with_suffix(".part").write_text(json.dumps(values, indent=2))
-    path.with_suffix(".part").rename(path)
-
-
-def summarise(name: str, ranks: np.ndarray, user_ids: np.ndarray, **tokens: float) -> dict:
-    metrics = ranking_metrics(ranks, [10, 20])
+def summarise(name: str, ranks: np.ndarray, user_ids: np.ndarray) -> dict:
     lower, upper = bootstrap_interval(per_example_metrics(ranks, [20])["hr@20"], user_ids)
-    return {"method": name, **metrics, "hr@20 (95% interval)": f"{lower:.3f}–{upper:.3f}", **tokens}
+    return {"method": name, **ranking_metrics(ranks, [10, 20]), "hr@20, 95% interval": f"{lower:.3f}–{upper:.3f}"}
 
 
 if __name__ == "__main__":
     parser = TrlParser((ScriptArguments, PatchPretrainConfig))
-    parser.set_defaults(
-        output_dir="outputs/goodreads", per_device_train_batch_size=32, per_device_eval_batch_size=16,
-        logging_steps=25, save_steps=0.25, save_total_limit=1, report_to="none",
-    )  # fmt: skip
+    parser.set_defaults(output_dir="outputs/goodreads", per_device_train_batch_size=32, per_device_eval_batch_size=16,
+                        dataloader_pin_memory=torch.cuda.is_available(), logging_steps=25, save_steps=0.25,
+                        save_total_limit=1, report_to="none")  # fmt: skip
     main(*parser.parse_args_and_config())

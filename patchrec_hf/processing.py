@@ -16,7 +16,7 @@ from transformers.utils import PROCESSOR_NAME, cached_file
 
 from .catalog import Catalog, TitleTokens, ragged_arange, tokenize_titles
 from .layouts import ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
-from .prompts import Prompt, PromptTemplate, render_prompt
+from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
 
 
 CATALOG_NAME = "catalog.parquet"
@@ -117,6 +117,32 @@ class PatchRecProcessor(ProcessorMixin):
         self.max_history = max_history
         self.separate_patches = separate_patches
         self.title_tokens = tokenize_titles(catalog.titles, tokenizer)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike,
+        catalog: Catalog,
+        prompt: PromptTemplate,
+        layout: Layout | None = None,
+        max_history: int = 100,
+        separate_patches: bool = True,
+        **kwargs: Any,
+    ) -> PatchRecProcessor:
+        """
+        Makes a processor with a backbone's tokenizer, to which the special tokens are added.
+
+        Args:
+            backbone (`str` or `os.PathLike`):
+                A repository of the Hub or a directory, as for [`PatchRecForCausalLM.from_backbone`].
+            catalog, prompt, layout, max_history, separate_patches:
+                See [`PatchRecProcessor`].
+            **kwargs:
+                Passed to [`~transformers.AutoTokenizer.from_pretrained`].
+        """
+        tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
+        add_special_tokens(tokenizer)
+        return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches)
 
     @classmethod
     def get_attributes(cls) -> list[str]:

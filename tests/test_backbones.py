@@ -1,7 +1,6 @@
 """Tests over families of backbones: whatever the backbone does of its own, the wrapper must do as well."""
 
 import copy
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,23 +12,30 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     BloomConfig,
     CohereConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3ForCausalLM,
+    Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoConfig,
     GraniteConfig,
     LlamaConfig,
     LlamaModel,
     MambaConfig,
     MistralConfig,
+    MixtralConfig,
+    OpenAIGPTConfig,
     PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    RwkvConfig,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -40,9 +46,11 @@ from patchrec_hf import (
     Catalog,
     ItemPatchLayout,
     PatchRecForCausalLM,
+    PatchRecModel,
     PatchRecProcessor,
     SessionPatchLayout,
     TextLayout,
+    add_special_tokens,
     build_tiny_backbone,
     rank_catalog,
 )
@@ -121,8 +129,7 @@ def make_config(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedCo
         dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         return GPT2Config(**common, **dropout, n_embd=32, n_layer=2, n_head=2, n_positions=256)
     if family == "gemma2":
-        # SDPA has no cap on attention scores, so eager and SDPA agree only without one.
-        caps = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": None}
+        caps = {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0}
         return Gemma2Config(**llama_like, **sliding, **caps, query_pre_attn_scalar=16)
     if family == "gemma3":
         layer_types = ["sliding_attention", "full_attention"]
@@ -438,27 +445,92 @@ def test_ranking_equals_brute_force(model: PatchRecForCausalLM, processor: Patch
         assert (np.diff(expected[items]) < 1e-4).all()
 
 
-@pytest.fixture
-def other_attention(model: PatchRecForCausalLM) -> Iterator[tuple[PatchRecForCausalLM, PatchRecForCausalLM]]:
-    """The model with eager attention, and with SDPA."""
-    pair = copy.deepcopy(model), copy.deepcopy(model)
-    for one, implementation in zip(pair, ("eager", "sdpa"), strict=True):
-        one.set_attn_implementation(implementation)
-        assert one.model.language_model.config._attn_implementation == implementation
-        assert one.config.text_config._attn_implementation == implementation
-    return pair
+def scores_by_item(ranking: CatalogRanking) -> np.ndarray:
+    return np.take_along_axis(ranking.scores, ranking.items.argsort(axis=1), axis=1)
 
 
-def test_eager_and_sdpa_rank_alike(
-    other_attention: tuple[PatchRecForCausalLM, PatchRecForCausalLM], processor: PatchRecProcessor
-) -> None:
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])
+def test_eager_and_sdpa_rank_alike(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
     prompts = [encode(processor, history) for history in histories()]
-    eager, sdpa = (rank_all(one, processor, prompts) for one in other_attention)
-    for row in range(len(prompts)):
-        eager_scores, sdpa_scores = np.empty(len(TITLES)), np.empty(len(TITLES))
-        eager_scores[eager.items[row]] = eager.scores[row]
-        sdpa_scores[sdpa.items[row]] = sdpa.scores[row]
-        np.testing.assert_allclose(eager_scores, sdpa_scores, atol=1e-4, rtol=0)
+    scores = []
+    for implementation in ("eager", "sdpa"):
+        other = copy.deepcopy(model)
+        other.set_attn_implementation(implementation)
+        assert other.model.language_model.config._attn_implementation == implementation
+        assert other.config.text_config._attn_implementation == implementation
+        scores.append(scores_by_item(rank_all(other, processor, prompts)))
+    np.testing.assert_allclose(*scores, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["llama_tied", "gemma2"])
+def test_ranking_works_and_leaves_an_attention_that_takes_no_tree_mask(
+    family: str, processor: PatchRecProcessor
+) -> None:
+    """Gemma 2 caps its attention scores, which SDPA cannot: it must be ranked with eager attention."""
+    prompts = [encode(processor, history) for history in histories()]
+    expected = scores_by_item(rank_all(shared_model(family), processor, prompts))
+    model = copy.deepcopy(shared_model(family))
+    model.set_attn_implementation("flex_attention")
+    np.testing.assert_allclose(scores_by_item(rank_all(model, processor, prompts)), expected, atol=1e-4, rtol=0)
+    assert model.model.language_model.config._attn_implementation == "flex_attention"
+
+
+def assert_ranked_right_or_refused(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
+    history = histories()[1]
+    try:
+        ranking = rank_all(model, processor, [encode(processor, history)])
+    except TypeError as error:
+        assert "cannot attend to a tree" in str(error)  # noqa: PT017
+        return
+    expected = brute_force_scores(model, processor, history)
+    np.testing.assert_allclose(scores_by_item(ranking)[0], expected, atol=1e-4, rtol=0)
+
+
+def test_multimodal_backbone_ranks_right(processor: PatchRecProcessor) -> None:
+    """`AutoModelForCausalLM` loads Gemma 3 with its vision tower; its windows and caps stand one level deeper."""
+    text_config = make_config("gemma3", processor.tokenizer).to_dict()
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={**text_config, "final_logit_softcapping": 3.0},
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    backbone = make_backbone(config)
+    assert type(backbone) is Gemma3ForConditionalGeneration
+    model = PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert_ranked_right_or_refused(model, processor)
+
+
+def test_windows_that_the_mask_does_not_know_are_never_ranked_wrong(processor: PatchRecProcessor) -> None:
+    """GPT-Neo's local layers slide without a `sliding_window` in the configuration."""
+    config = GPTNeoConfig(
+        vocab_size=len(processor.tokenizer),
+        max_position_embeddings=256,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        window_size=WINDOW,
+        initializer_range=0.2,
+    )
+    model = PatchRecForCausalLM.from_backbone(make_backbone(config), processor.tokenizer)
+    assert_ranked_right_or_refused(model, processor)
+
+
+@pytest.mark.parametrize("family", ["llama_tied", "mistral_sliding"])
+def test_patchrec_checkpoint_as_backbone_is_refused_or_works(
+    family: str, processor: PatchRecProcessor, tmp_path: Path
+) -> None:
+    """Stage two starts from the checkpoint of stage one, which is easily given to `from_backbone`."""
+    shared_model(family).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    try:
+        model = PatchRecForCausalLM.from_backbone(tmp_path)
+    except ValueError:
+        return
+    assert not isinstance(model.model.language_model, PatchRecModel)
+    assert_ranked_right_or_refused(model, processor)
 
 
 # Backbones that cannot attend to trees
@@ -477,9 +549,27 @@ def test_alibi_backbone_trains_and_generates_but_does_not_rank(processor: PatchR
         rank_all(model, processor, [encode(processor, histories()[0])])
 
 
-def test_recurrent_backbone_trains_but_does_not_rank(processor: PatchRecProcessor) -> None:
-    config = MambaConfig(vocab_size=len(processor.tokenizer), hidden_size=32, state_size=4, num_hidden_layers=2)
-    model = PatchRecForCausalLM.from_backbone(make_backbone(config), processor.tokenizer)
+@pytest.mark.parametrize(
+    "config",
+    [
+        MambaConfig(hidden_size=32, state_size=4, num_hidden_layers=2),
+        RwkvConfig(hidden_size=32, attention_hidden_size=32, num_hidden_layers=2),
+        OpenAIGPTConfig(n_embd=32, n_layer=2, n_head=2, n_positions=256),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_backbone_without_a_common_cache_is_refused_clearly(
+    config: PreTrainedConfig, processor: PatchRecProcessor
+) -> None:
+    """By `from_backbone`, or at the latest by the ranker."""
+    config = copy.deepcopy(config)
+    config.vocab_size = len(processor.tokenizer)
+    backbone = make_backbone(config)
+    try:
+        model = PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)
+    except ValueError as error:
+        assert type(backbone).__name__ in str(error)  # noqa: PT017
+        return
     model(**training_batch(processor)).loss.backward()
     with pytest.raises(TypeError, match="cannot attend to a tree"):
         rank_all(model, processor, [encode(processor, histories()[0])])
@@ -577,8 +667,8 @@ def test_tokens_beyond_the_table_start_as_the_mean(family: str, tmp_path: Path) 
     assert torch.equal(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
-def test_head_bias_of_new_tokens_is_no_advantage() -> None:
-    """A new token must not start likelier than trained ones because its bias is higher than all of theirs."""
+def test_head_bias_of_new_tokens_starts_as_the_mean() -> None:
+    """At zero it would make new tokens likely where trained biases are low."""
     tokenizer = plain_tokenizer()
     backbone = make_backbone(make_config("phi", tokenizer))
     backbone.lm_head.bias.data -= 5
@@ -599,7 +689,9 @@ def test_tokens_in_spare_rows_start_as_the_mean(family: str, source: str, tmp_pa
     bare = copy.deepcopy(backbone)
 
     if source == "directory":
-        model = PatchRecForCausalLM.from_backbone(tmp_path, tokenizer)
+        model = PatchRecForCausalLM.from_backbone(tmp_path)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+        add_special_tokens(tokenizer)
     else:
         model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
     new_ids = special_ids(tokenizer)
@@ -615,7 +707,6 @@ def test_tokens_in_spare_rows_start_as_the_mean(family: str, source: str, tmp_pa
 
 @pytest.mark.parametrize("as_type", [str, Path], ids=["str", "Path"])
 def test_from_a_directory(as_type: type, tmp_path: Path) -> None:
-    """The tokenizer of the directory is extended, even where the caller holds one that already knows the tokens."""
     backbone = make_backbone(make_config("llama_tied", plain_tokenizer()))
     backbone.save_pretrained(tmp_path)
     plain_tokenizer().save_pretrained(tmp_path)
@@ -660,6 +751,15 @@ def test_dtype_and_attention_are_passed_on(processor: PatchRecProcessor, tmp_pat
     model.save_pretrained(tmp_path / "model")
     loaded = PatchRecForCausalLM.from_pretrained(tmp_path / "model")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+
+
+def test_experts_implementation_is_kept(processor: PatchRecProcessor) -> None:
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 4}
+    backbone = make_backbone(MixtralConfig(vocab_size=len(processor.tokenizer), **size, **heads))
+    implementation = backbone.config._experts_implementation
+    model = PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)
+    assert model.model.language_model.config._experts_implementation == implementation
 
 
 def test_training_mode_is_kept(processor: PatchRecProcessor) -> None:

@@ -217,6 +217,7 @@ def test_agrees_with_torchmetrics():
     assert reciprocal == pytest.approx(np.mean(theirs))
 
 
+@pytest.mark.slow
 def test_agrees_with_ranx():
     ranx = pytest.importorskip("ranx")
     scores = np.random.default_rng(7).random((20, 30))

@@ -230,6 +230,14 @@ def test_model_by_name(make_trainer, catalog, tmp_path):
         assert torch.equal(one, other)
 
 
+def test_both_stages_with_one_model(make_trainer):
+    pretrain = make_trainer("pretrain", max_steps=2)
+    pretrain.train()
+    finetune = make_trainer("finetune", model=pretrain.model, max_steps=2)
+    finetune.train()
+    assert logged(finetune, "loss")[0] < logged(pretrain, "loss")[0]
+
+
 def test_model_card(make_trainer, rows, tmp_path):
     trainer = make_trainer("finetune", eval_dataset=rows, max_steps=1, eval_strategy="steps", eval_steps=1)
     trainer.train()

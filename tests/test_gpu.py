@@ -1,0 +1,152 @@
+"""Smoke tests for those who have a CUDA device: `pytest -m gpu`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers.utils import is_flash_attn_2_available
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    Catalog,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+    build_tiny_backbone,
+    rank_catalog,
+)
+from patchrec_hf.ranking import CatalogRanking
+from patchrec_hf.trie import build_trie
+
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+DEVICE = "cuda"
+TITLES = [f"The {a} of {b}" for a in ("House", "Sea", "Song", "Tower") for b in ("Glass", "Rain", "Ash", "Salt")]
+
+
+@pytest.fixture
+def processor() -> PatchRecProcessor:
+    catalog = Catalog.from_titles(dict(enumerate(TITLES, start=1)))
+    _, tokenizer = build_tiny_backbone(catalog, vocab_size=400)
+    return PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, ItemPatchLayout(2))
+
+
+@pytest.fixture
+def model(processor: PatchRecProcessor) -> PatchRecForCausalLM:
+    """In float32, on the CPU."""
+    backbone, tokenizer = build_tiny_backbone(processor.catalog, vocab_size=400)
+    return PatchRecForCausalLM.from_backbone(backbone, tokenizer).eval()
+
+
+@pytest.fixture
+def rows() -> list[dict]:
+    ids = list(range(1, len(TITLES) + 1))
+    return [
+        {"user_id": user, "item_ids": ids[user : user + 6 + user], "target_positions": [5 + user]} for user in range(4)
+    ]
+
+
+def rank(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> CatalogRanking:
+    trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
+    prompts = PatchDataCollator(processor).encode_rows(rows)
+    return rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=len(TITLES))
+
+
+def on_device(processor: PatchRecProcessor, rows: list[dict]) -> dict[str, torch.Tensor]:
+    return {key: value.to(DEVICE) for key, value in PatchDataCollator(processor)(rows).items()}
+
+
+def test_forward_and_backward_in_bf16_autocast(
+    model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]
+) -> None:
+    expected = model(**PatchDataCollator(processor)(rows)).loss.item()
+    model.to(DEVICE).train()
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        loss = model(**on_device(processor, rows)).loss
+    assert loss.item() == pytest.approx(expected, rel=0.02)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "config_class"),
+    [(PatchPretrainTrainer, PatchPretrainConfig), (PatchFinetuneTrainer, PatchFinetuneConfig)],
+    ids=["pretrain", "finetune"],
+)
+def test_one_step_of_training(
+    trainer_class: type[PatchFinetuneTrainer],
+    config_class: type[PatchFinetuneConfig],
+    model: PatchRecForCausalLM,
+    processor: PatchRecProcessor,
+    rows: list[dict],
+    tmp_path: Path,
+) -> None:
+    before = model.lm_head.weight.detach().clone()
+    trainer = trainer_class(
+        model=model,
+        args=config_class(
+            str(tmp_path),
+            max_steps=1,
+            warmup_steps=0,
+            per_device_train_batch_size=2,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            eval_ks=[1, 10],
+        ),
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows),
+        processing_class=processor,
+    )
+    output = trainer.train()
+    assert trainer.model.device.type == DEVICE
+    assert output.global_step == 1
+    assert np.isfinite(output.training_loss)
+    assert not torch.equal(trainer.model.lm_head.weight.detach().cpu(), before)
+    metrics = trainer.evaluate()
+    assert np.isfinite(metrics["eval_loss"])
+    assert 0 <= metrics["eval_hr@10"] <= 1
+
+
+def test_ranking_equals_the_cpu(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> None:
+    expected = rank(model, processor, rows)
+    found = rank(model.to(DEVICE), processor, rows)
+    assert found.certified.all()
+    # In score order; titles may swap places only where the CPU holds them all but equal.
+    cpu_scores = np.take_along_axis(expected.scores, expected.items.argsort(axis=1), axis=1)
+    np.testing.assert_allclose(np.take_along_axis(cpu_scores, found.items, axis=1), found.scores, atol=1e-2)
+    assert (np.diff(np.take_along_axis(cpu_scores, found.items, axis=1), axis=1) < 1e-2).all()
+
+
+def test_generate(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> None:
+    prompts = {key: value.to(DEVICE) for key, value in processor([row["item_ids"] for row in rows]).items()}
+    generated = model.to(DEVICE).generate(**prompts, do_sample=False, max_new_tokens=3)
+    assert generated.device.type == DEVICE
+    assert generated.shape[0] == len(rows)
+
+
+@pytest.mark.skipif(not is_flash_attn_2_available(), reason="needs flash-attn")
+def test_flash_attention_2(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> None:
+    model.to(DEVICE, torch.bfloat16)
+    batch = on_device(processor, rows)
+    losses = {}
+    for implementation in ("sdpa", "flash_attention_2"):
+        model.set_attn_implementation(implementation)
+        losses[implementation] = model(**batch).loss.item()
+    assert losses["flash_attention_2"] == pytest.approx(losses["sdpa"], rel=0.02)
+    # The ranker needs a tree mask, which flash attention does not take; it gives the model back as it was.
+    assert np.isfinite(rank(model, processor, rows).scores).all()
+    assert model.config.text_config._attn_implementation == "flash_attention_2"

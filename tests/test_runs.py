@@ -1,0 +1,27 @@
+import json
+
+import pytest
+
+from patchrec_hf.runs import claim_run, finish_run
+
+
+def test_first_claim_writes_the_settings_and_the_same_settings_go_on(tmp_path):
+    claim_run(tmp_path / "run", {"seed": 1})
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == {"seed": 1}
+    claim_run(tmp_path / "run", {"seed": 1})
+
+
+def test_other_settings_are_refused(tmp_path):
+    claim_run(tmp_path, {"seed": 1, "layout": "item"})
+    with pytest.raises(FileExistsError, match="seed: 1 there, 2 now"):
+        claim_run(tmp_path, {"seed": 2, "layout": "item"})
+    with pytest.raises(FileExistsError, match="layout: 'item' there, None now"):
+        claim_run(tmp_path, {"seed": 1})
+
+
+def test_finished_runs_are_never_overwritten(tmp_path):
+    claim_run(tmp_path, {"seed": 1})
+    finish_run(tmp_path, [{"hr@20": 0.5}])
+    assert json.loads((tmp_path / "results.json").read_text()) == [{"hr@20": 0.5}]
+    with pytest.raises(FileExistsError, match="finished run"):
+        claim_run(tmp_path, {"seed": 1})
