@@ -13,15 +13,15 @@ from transformers import (
     AutoTokenizer,
     Cache,
     GenerationMixin,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.initialization import no_init_weights
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
-from .attention import tree_attention_mask
+from .backbones import check_logits, mean_initialise, reads_trees, scale_logits
 from .configuration import PatchRecConfig
 from .prompts import PATCH_TOKEN, SPECIAL_TOKENS, add_special_tokens
 
@@ -110,6 +110,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         embeds = torch.where(is_patch[:, None], patches.to(rows.dtype), rows[text_rows])
         return embeds.view(batch_size, length, -1)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -189,7 +190,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         embeddings = self.get_input_embeddings()
         table = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{table}.weight"} if config.tie_word_embeddings else {}
-        self._supports_tree_attention: bool | None = None
+        self._tree_attention_works: bool | None = None
         self.post_init()
 
     @classmethod
@@ -246,7 +247,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         ]
         if len(tokenizer) > num_rows:
             backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        _mean_initialise(backbone, new_ids, num_rows)
+        mean_initialise(backbone, new_ids, num_rows)
 
         # A composite configuration resets the attention of the one it is given.
         attention = backbone.config._attn_implementation
@@ -258,7 +259,8 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             model = cls(config, backbone)
         model.generation_config = backbone.generation_config
         model.train(backbone.training)
-        _check_logits(model, backbone)
+        if not is_deepspeed_zero3_enabled():  # its shards cannot be read before its engine exists
+            check_logits(model, backbone)
         return model
 
     def get_input_embeddings(self) -> nn.Module:
@@ -284,6 +286,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         """
         return scale_logits(self.lm_head(hidden_states), self.config.text_config)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -351,16 +354,15 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    @torch.no_grad()
     def supports_tree_attention(self) -> bool:
         """
         Whether the backbone can read several branches that share a trunk as one sequence, told by a mask and by
         positions. Found out by reading two branches packed and one by one, once per model: recurrent and ALiBi
         backbones accept masks and positions that they then ignore.
         """
-        if self._supports_tree_attention is None:
-            self._supports_tree_attention = _reads_trees(self)
-        return self._supports_tree_attention
+        if self._tree_attention_works is None:
+            self._tree_attention_works = reads_trees(self)
+        return self._tree_attention_works
 
     def prepare_inputs_for_generation(
         self,
@@ -383,93 +385,5 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         return model_inputs
 
 
-def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
-    """
-    What some families do to the head's output: Cohere multiplies it, Granite divides it, Gemma 2 caps it.
-
-    Args:
-        logits (`torch.Tensor` of shape `(..., V)`):
-            The head's output.
-        text_config ([`~transformers.PreTrainedConfig`]):
-            The backbone's configuration.
-    """
-    scale = getattr(text_config, "logit_scale", None)
-    if scale is not None:
-        logits = logits * scale
-    divisor = getattr(text_config, "logits_scaling", None)
-    if divisor is not None:
-        logits = logits / divisor
-    cap = getattr(text_config, "final_logit_softcapping", None)
-    if cap is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits
-
-
 def _holds_prompt(past_key_values: Cache | None) -> bool:
     return past_key_values is not None and past_key_values.get_seq_length() > 0
-
-
-def _mean_initialise(backbone: PreTrainedModel, new_ids: list[int], num_trained_rows: int) -> None:
-    """Sets the rows `new_ids` of both embedding tables to the mean of the first `num_trained_rows`."""
-    if not new_ids:
-        return
-    tables = {
-        id(table): table for table in (backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight)
-    }
-    for table in tables.values():
-        with torch.no_grad(), _whole(table):
-            table[new_ids] = table[:num_trained_rows].float().mean(dim=0).to(table.dtype)
-
-
-def _whole(parameter: nn.Parameter) -> Any:
-    """A context in which a parameter that ZeRO-3 has sharded is whole, and changes to it are kept."""
-    if not is_deepspeed_zero3_enabled():
-        return torch.no_grad()
-    from deepspeed.zero import GatheredParameters
-
-    return GatheredParameters([parameter], modifier_rank=0)
-
-
-def _reads_trees(model: PatchRecForCausalLM) -> bool:
-    config = model.config.text_config
-    known_layers = {"full_attention", "sliding_attention"}
-    if model.model.language_model._is_stateful or set(getattr(config, "layer_types", None) or ()) - known_layers:
-        return False
-    training = model.training
-    model.eval()
-    device = model.device
-    # The trunk 1 2 3 with the branches 4 5 and 6 7, each at the depths 3 and 4.
-    ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7]], device=device)
-    depths = torch.tensor([[0, 1, 2, 3, 4, 3, 4]], device=device)
-    visible = torch.ones((7, 7), dtype=torch.bool, device=device).tril()
-    visible[5:, 3:5] = False
-    mask = tree_attention_mask(visible[None], depths, depths, config, model.dtype)
-    packed = model.model(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False).last_hidden_state
-    if not torch.isfinite(packed).all():
-        raise FloatingPointError(
-            "The model's hidden states are not numbers (NaN or infinity). Check the training loss, and that the "
-            "weights were loaded whole."
-        )
-    branches = (ids[:, :5], torch.cat([ids[:, :3], ids[:, 5:]], dim=1))
-    alone = [model.model(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
-    model.train(training)
-    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
-    return torch.allclose(packed[:, 3:], torch.cat(alone, dim=1), rtol=tolerance, atol=tolerance)
-
-
-@torch.no_grad()
-def _check_logits(model: PatchRecForCausalLM, backbone: PreTrainedModel) -> None:
-    """Proves on a few tokens that the wrapper makes of hidden states what its backbone makes of them."""
-    training = model.training
-    model.eval()
-    backbone.eval()
-    ids = torch.arange(1, 5, device=model.device)[None]
-    ours, theirs = model(input_ids=ids, use_cache=False).logits, backbone(input_ids=ids, use_cache=False).logits
-    model.train(training)
-    backbone.train(training)
-    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-        difference = (ours - theirs).abs().max().item()
-        raise ValueError(
-            f"{type(backbone).__name__} makes its logits in a way that this library does not know (largest difference "
-            f"{difference:.3g} on four tokens), so it cannot serve as a backbone."
-        )

@@ -38,7 +38,15 @@ PAPER_PRESETS = {
     # The session learning rate is the released script's; the paper gives one for all.
     "ml-100k": PaperPreset(1e-5, 64, 20, 3e-6),
 }
-"""[`PaperPreset`] by data set: `"ml-1m"`, `"goodreads"`, `"ml-100k"`."""
+"""
+[`PaperPreset`] by data set: `"ml-1m"`, `"goodreads"`, `"ml-100k"`.
+
+Example:
+```python
+>>> preset = PAPER_PRESETS["goodreads"]
+>>> PatchFinetuneConfig("out", learning_rate=preset.learning_rate, per_device_train_batch_size=preset.batch_size)
+```
+"""
 
 
 @dataclass

@@ -396,6 +396,21 @@ def test_generate_equals_plain_forwards(model: PatchRecForCausalLM, processor: P
 
 
 @torch.no_grad()
+def test_patches_are_read_once_with_a_cache_and_each_time_without(processor: PatchRecProcessor) -> None:
+    model = copy.deepcopy(shared_model("llama_tied"))
+    reads: list[bool] = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: reads.append(kwargs.get("patch_token_ids") is not None), with_kwargs=True
+    )
+    settings = {"do_sample": False, "max_new_tokens": 3, "min_new_tokens": 3}
+    model.generate(**processor(histories()), **settings)
+    assert reads == [True, False, False]
+    reads.clear()
+    model.generate(**processor(histories()), **settings, use_cache=False)
+    assert reads == [True, True, True]
+
+
+@torch.no_grad()
 def test_beam_search_gives_the_same_with_and_without_cache(
     model: PatchRecForCausalLM, processor: PatchRecProcessor
 ) -> None:
@@ -644,11 +659,15 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
 
 
+@pytest.mark.parametrize("prepared", [False, True], ids=["plain", "prepared"])
 @pytest.mark.parametrize("family", ["llama_tied", "llama_untied", "gpt2", "phi"])
-def test_tokens_beyond_the_table_start_as_the_mean(family: str, tmp_path: Path) -> None:
+def test_tokens_beyond_the_table_start_as_the_mean(family: str, prepared: bool, tmp_path: Path) -> None:
+    """Also where the tokenizer was prepared, as for a processor, before the model was made."""
     tokenizer = plain_tokenizer()
     backbone = make_backbone(make_config(family, tokenizer))
     num_rows = len(tokenizer)
+    if prepared:
+        add_special_tokens(tokenizer)
     tables = [backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight]
     before = [table.detach().clone() for table in tables]
 
@@ -735,7 +754,7 @@ def test_tokens_new_to_the_directory_start_as_the_mean_with_a_prepared_tokenizer
     backbone.save_pretrained(tmp_path)
     plain_tokenizer().save_pretrained(tmp_path)
     prepared = plain_tokenizer()
-    prepared.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
+    add_special_tokens(prepared)
     model = PatchRecForCausalLM.from_backbone(tmp_path, prepared)
     rows = model.get_input_embeddings().weight[special_ids(prepared)]
     torch.testing.assert_close(rows, backbone.get_input_embeddings().weight.mean(dim=0).expand(4, -1))

@@ -7,6 +7,7 @@ from torch import nn
 
 from patchrec_hf import (
     BOOK_PROMPT,
+    PAPER_PRESETS,
     ItemPatchLayout,
     PatchDataCollator,
     PatchFinetuneConfig,
@@ -279,6 +280,13 @@ def test_paper_defaults(tmp_path):
     assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.05, 0.3)
     assert (args.num_train_epochs, args.learning_rate, args.bf16) == (1, 5e-5, False)
     assert args.get_warmup_steps(100) == 5
+
+
+def test_paper_presets():
+    assert (PAPER_PRESETS["ml-1m"].learning_rate, PAPER_PRESETS["ml-1m"].batch_size) == (8e-6, 64)
+    assert (PAPER_PRESETS["goodreads"].learning_rate, PAPER_PRESETS["goodreads"].batch_size) == (5e-5, 32)
+    assert (PAPER_PRESETS["ml-100k"].learning_rate, PAPER_PRESETS["ml-100k"].batch_size) == (1e-5, 64)
+    assert (PAPER_PRESETS["ml-100k"].session_group_size, PAPER_PRESETS["ml-100k"].session_learning_rate) == (20, 3e-6)
 
 
 @pytest.mark.parametrize("name", ["args", "processing_class", "train_dataset"])

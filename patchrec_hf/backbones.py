@@ -1,0 +1,142 @@
+"""What is asked of a backbone: how its head makes logits, where new tokens start, and whether it can read trees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from .attention import tree_attention_mask
+
+
+def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
+    """
+    What some families do to the head's output: Cohere multiplies it, Granite divides it, Gemma 2 caps it.
+
+    Args:
+        logits (`torch.Tensor` of shape `(..., V)`):
+            The head's output.
+        text_config ([`~transformers.PreTrainedConfig`]):
+            The backbone's configuration.
+    """
+    scale = getattr(text_config, "logit_scale", None)
+    if scale is not None:
+        logits = logits * scale
+    divisor = getattr(text_config, "logits_scaling", None)
+    if divisor is not None:
+        logits = logits / divisor
+    cap = getattr(text_config, "final_logit_softcapping", None)
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def mean_initialise(backbone: PreTrainedModel, new_ids: list[int], num_trained_rows: int) -> None:
+    """
+    Starts new tokens at the mean of the trained ones, in both embedding tables.
+
+    Args:
+        backbone ([`~transformers.PreTrainedModel`]):
+            The causal language model, changed in place.
+        new_ids (`list[int]`):
+            Ids of the new tokens, which follow those that are trained.
+        num_trained_rows (`int`):
+            Rows that the tables had before they were resized.
+    """
+    if not new_ids:
+        return
+    # Tables may have spare rows, which no token used until now.
+    num_trained_rows = min(num_trained_rows, *new_ids)
+    weights = (backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight)
+    for weight in {id(weight): weight for weight in weights}.values():  # one, if they are tied
+        with torch.no_grad(), _whole(weight):
+            weight[new_ids] = weight[:num_trained_rows].float().mean(dim=0).to(weight.dtype)
+
+
+def _whole(parameter: nn.Parameter) -> AbstractContextManager:
+    """A context in which a parameter that ZeRO-3 has sharded is whole, and changes to it are kept."""
+    if not is_deepspeed_zero3_enabled():
+        return nullcontext()
+    from deepspeed.zero import GatheredParameters
+
+    return GatheredParameters([parameter], modifier_rank=0)
+
+
+@torch.no_grad()
+def check_logits(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
+    """
+    Proves on a few tokens that the wrapper makes of hidden states what its backbone makes of them.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The wrapper.
+        backbone ([`~transformers.PreTrainedModel`]):
+            The causal language model whose modules it took over.
+
+    Raises:
+        ValueError: If their logits differ.
+    """
+    ids = torch.arange(1, 5, device=model.device)[None]
+    with _probing(model), _probing(backbone):
+        ours, theirs = model(input_ids=ids, use_cache=False).logits, backbone(input_ids=ids, use_cache=False).logits
+    if not _almost_equal(ours, theirs, tolerance=1e-2):
+        raise ValueError(
+            f"{type(backbone).__name__} makes its logits in a way that this library does not know (largest difference "
+            f"{(ours - theirs).abs().max().item():.3g} on four tokens), so it cannot serve as a backbone."
+        )
+
+
+@torch.no_grad()
+def reads_trees(model: PreTrainedModel) -> bool:
+    """
+    Tries whether a model reads two branches that share a trunk as one sequence as it reads them one by one.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model, with an attention implementation that takes masks.
+
+    Returns:
+        `bool`
+
+    Raises:
+        FloatingPointError: If its hidden states are not numbers.
+    """
+    config = model.config.text_config
+    known_layers = {"full_attention", "sliding_attention"}
+    if model.model.language_model._is_stateful or set(getattr(config, "layer_types", None) or ()) - known_layers:
+        return False
+    # The trunk 1 2 3 with the branches 4 5 and 6 7, each at the depths 3 and 4.
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7]], device=model.device)
+    depths = torch.tensor([[0, 1, 2, 3, 4, 3, 4]], device=model.device)
+    visible = torch.ones((7, 7), dtype=torch.bool, device=model.device).tril()
+    visible[5:, 3:5] = False
+    mask = tree_attention_mask(visible[None], depths, depths, config, model.dtype)
+    branches = (ids[:, :5], torch.cat([ids[:, :3], ids[:, 5:]], dim=1))
+    with _probing(model):
+        packed = model.model(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False)
+        alone = [model.model(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
+    if not torch.isfinite(packed.last_hidden_state).all():
+        raise FloatingPointError(
+            "The model's hidden states are not numbers (NaN or infinity). Check the training loss, and that the "
+            "weights were loaded whole."
+        )
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
+    return _almost_equal(packed.last_hidden_state[:, 3:], torch.cat(alone, dim=1), tolerance)
+
+
+@contextmanager
+def _probing(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode in the model's own precision."""
+    training = model.training
+    model.eval()
+    with torch.autocast(model.device.type, enabled=False):
+        yield
+    model.train(training)
+
+
+def _almost_equal(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    return bool((one - other).float().norm() <= tolerance * other.float().norm())
