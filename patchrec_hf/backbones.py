@@ -51,10 +51,13 @@ def mean_initialise(backbone: PreTrainedModel, new_ids: list[int], num_trained_r
         return
     # Tables may have spare rows, which no token used until now.
     num_trained_rows = min(num_trained_rows, *new_ids)
-    weights = (backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight)
-    for weight in {id(weight): weight for weight in weights}.values():  # one, if they are tied
-        with torch.no_grad(), _whole(weight):
-            weight[new_ids] = weight[:num_trained_rows].float().mean(dim=0).to(weight.dtype)
+    head = backbone.get_output_embeddings()
+    tables = [backbone.get_input_embeddings().weight, head.weight]
+    if head.bias is not None:
+        tables.append(head.bias)
+    for table in {id(table): table for table in tables}.values():  # the weights are one, if they are tied
+        with torch.no_grad(), _whole(table):
+            table[new_ids] = table[:num_trained_rows].float().mean(dim=0).to(table.dtype)
 
 
 def _whole(parameter: nn.Parameter) -> AbstractContextManager:
@@ -64,6 +67,29 @@ def _whole(parameter: nn.Parameter) -> AbstractContextManager:
     from deepspeed.zero import GatheredParameters
 
     return GatheredParameters([parameter], modifier_rank=0)
+
+
+@torch.no_grad()
+def check_outputs(backbone: PreTrainedModel) -> None:
+    """
+    Proves on a few tokens that a backbone gives hidden states and a key-value cache, as decoders with attention do.
+
+    Args:
+        backbone ([`~transformers.PreTrainedModel`]):
+            A causal language model.
+
+    Raises:
+        ValueError: If its base model gives one of them not.
+    """
+    ids = torch.arange(1, 5, device=backbone.device)[None]
+    with _probing(backbone):
+        outputs = backbone.base_model(input_ids=ids, use_cache=True)
+    missing = [name for name in ("last_hidden_state", "past_key_values") if name not in outputs]
+    if missing:
+        raise ValueError(
+            f"{type(backbone).__name__} cannot serve as a backbone: its base model gives no {' and no '.join(missing)}"
+            ". Use a decoder with attention and a key-value cache."
+        )
 
 
 @torch.no_grad()
@@ -85,8 +111,8 @@ def check_logits(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
         ours, theirs = model(input_ids=ids, use_cache=False).logits, backbone(input_ids=ids, use_cache=False).logits
     if not _almost_equal(ours, theirs, tolerance=1e-2):
         raise ValueError(
-            f"{type(backbone).__name__} makes its logits in a way that this library does not know (largest difference "
-            f"{(ours - theirs).abs().max().item():.3g} on four tokens), so it cannot serve as a backbone."
+            f"{type(backbone).__name__} makes its logits in a way that this library does not know (largest "
+            f"difference {(ours - theirs).abs().max().item():.3g} on four tokens), so it cannot serve as a backbone."
         )
 
 
@@ -105,9 +131,8 @@ def reads_trees(model: PreTrainedModel) -> bool:
     Raises:
         FloatingPointError: If its hidden states are not numbers.
     """
-    config = model.config.text_config
-    known_layers = {"full_attention", "sliding_attention"}
-    if model.model.language_model._is_stateful or set(getattr(config, "layer_types", None) or ()) - known_layers:
+    config = model.config.decoder_config
+    if model.model.language_model._is_stateful or _has_unknown_window(config):
         return False
     # The trunk 1 2 3 with the branches 4 5 and 6 7, each at the depths 3 and 4.
     ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7]], device=model.device)
@@ -117,7 +142,10 @@ def reads_trees(model: PreTrainedModel) -> bool:
     mask = tree_attention_mask(visible[None], depths, depths, config, model.dtype)
     branches = (ids[:, :5], torch.cat([ids[:, :3], ids[:, 5:]], dim=1))
     with _probing(model):
-        packed = model.model(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False)
+        try:
+            packed = model.model(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False)
+        except ValueError:  # ALiBi models take their positions from a mask of shape (B, T) and no other
+            return False
         alone = [model.model(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
     if not torch.isfinite(packed.last_hidden_state).all():
         raise FloatingPointError(
@@ -128,14 +156,24 @@ def reads_trees(model: PreTrainedModel) -> bool:
     return _almost_equal(packed.last_hidden_state[:, 3:], torch.cat(alone, dim=1), tolerance)
 
 
+def _has_unknown_window(config: PreTrainedConfig) -> bool:
+    """Whether some layers narrow what they see in a way that [`tree_attention_mask`] does not know of."""
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    known = ("sliding_window", "_sliding_window_pattern", "sliding_window_pattern", "max_window_layers")
+    windows = [name for name, value in config.to_dict().items() if "window" in name and type(value) is int]
+    return bool(layer_types - {"full_attention", "sliding_attention"} or set(windows) - set(known))
+
+
 @contextmanager
 def _probing(model: PreTrainedModel) -> Iterator[None]:
     """Evaluation mode in the model's own precision."""
     training = model.training
     model.eval()
-    with torch.autocast(model.device.type, enabled=False):
-        yield
-    model.train(training)
+    try:
+        with torch.autocast(model.device.type, enabled=False):
+            yield
+    finally:
+        model.train(training)
 
 
 def _almost_equal(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:

@@ -33,3 +33,9 @@ class PatchRecConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+
+    @property
+    def decoder_config(self) -> PreTrainedConfig:
+        """What describes the decoder's layers; in a multimodal backbone's configuration it lies one level deeper."""
+        text_config: Any = self.text_config
+        return text_config.get_text_config()

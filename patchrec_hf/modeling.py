@@ -21,7 +21,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .backbones import check_logits, mean_initialise, reads_trees, scale_logits
+from .backbones import check_logits, check_outputs, mean_initialise, reads_trees, scale_logits
 from .configuration import PatchRecConfig
 from .prompts import PATCH_TOKEN, SPECIAL_TOKENS, add_special_tokens
 
@@ -146,6 +146,8 @@ class PatchRecModel(PatchRecPreTrainedModel):
         if input_ids is not None:
             if patch_token_ids is not None and patch_positions is not None and patch_divisors is not None:
                 inputs_embeds = self.prepare_inputs_embeds(input_ids, patch_token_ids, patch_positions, patch_divisors)
+            elif any(tensor is not None for tensor in (patch_token_ids, patch_positions, patch_divisors)):
+                raise ValueError("`patch_token_ids`, `patch_positions`, `patch_divisors`: one is missing.")
             else:
                 if not _holds_prompt(past_key_values) and (input_ids == self.config.patch_token_id).any():
                     raise ValueError(
@@ -220,9 +222,9 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             [`PatchRecForCausalLM`]
 
         Raises:
-            ValueError: If the model is not a decoder-only causal language model, a model is given without its
-                tokenizer, or its logits are made in a way that this wrapper does not reproduce (checked on a few
-                tokens).
+            ValueError: If the model is not a decoder-only causal language model with a key-value cache, a model is
+                given without its tokenizer, or its logits are made in a way that this wrapper does not reproduce
+                (checked on a few tokens).
         """
         if isinstance(backbone, PreTrainedModel):
             if tokenizer is None:
@@ -234,11 +236,15 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             known_tokens = own_tokenizer.get_vocab()
             tokenizer = own_tokenizer if tokenizer is None else tokenizer
             backbone = AutoModelForCausalLM.from_pretrained(backbone, **kwargs)
+        if isinstance(backbone, PatchRecForCausalLM):
+            raise ValueError("This is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
         if backbone.config.is_encoder_decoder or backbone.get_output_embeddings() is None:
             raise ValueError(
                 f"{type(backbone).__name__} is not a decoder-only causal language model. Load the backbone "
                 "with `AutoModelForCausalLM`."
             )
+        if not is_deepspeed_zero3_enabled():  # its shards cannot be read before its engine exists
+            check_outputs(backbone)
         add_special_tokens(tokenizer)
         vocabulary = tokenizer.get_vocab()
         num_rows = backbone.get_input_embeddings().weight.shape[0]
@@ -249,17 +255,17 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         mean_initialise(backbone, new_ids, num_rows)
 
-        # A composite configuration resets the attention of the one it is given.
-        attention = backbone.config._attn_implementation
+        # A composite configuration resets the implementations of the one it is given.
+        attention, experts = backbone.config._attn_implementation, backbone.config._experts_implementation
         config = PatchRecConfig(
             text_config=backbone.config, patch_token_id=vocabulary[PATCH_TOKEN], dtype=backbone.dtype
         )
-        config._attn_implementation = attention
+        config._attn_implementation, backbone.config._experts_implementation = attention, experts
         with no_init_weights():
             model = cls(config, backbone)
         model.generation_config = backbone.generation_config
         model.train(backbone.training)
-        if not is_deepspeed_zero3_enabled():  # its shards cannot be read before its engine exists
+        if not is_deepspeed_zero3_enabled():
             check_logits(model, backbone)
         return model
 
@@ -323,6 +329,8 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             `supervised_positions`.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        if supervised_positions is not None and labels is not None and shift_labels is None:
+            raise ValueError("With `supervised_positions`, pass the labels of those positions as `shift_labels`.")
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

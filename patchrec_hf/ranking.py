@@ -117,11 +117,11 @@ def rank_catalog(
 @contextmanager
 def _maskable_attention(model: PatchRecForCausalLM) -> Iterator[None]:
     """Attention that takes a tree mask; flash attention does not."""
-    implementation = model.config.text_config._attn_implementation
+    implementation = model.config.decoder_config._attn_implementation
     if implementation in MASKABLE_ATTENTION:
         yield
         return
-    model.set_attn_implementation("sdpa")
+    model.set_attn_implementation("sdpa" if model.model.language_model._supports_sdpa else "eager")
     try:
         yield
     finally:
@@ -224,7 +224,9 @@ class _BeamSearch:
         cache: DynamicCache,
         **inputs: torch.Tensor,
     ) -> torch.Tensor:
-        mask = tree_attention_mask(visible, positions, key_positions, self.model.config.text_config, self.model.dtype)
+        mask = tree_attention_mask(
+            visible, positions, key_positions, self.model.config.decoder_config, self.model.dtype
+        )
         outputs = self.model.model(
             attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
         )

@@ -95,7 +95,7 @@ class PatchFinetuneTrainer(SFTTrainer):
         if data_collator is None:
             data_collator = self._collator_class(
                 processing_class,
-                max_length=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+                max_length=getattr(model.config.decoder_config, "max_position_embeddings", None),
                 seed=args.seed,
             )
         super().__init__(

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -63,6 +63,7 @@ def test_indices_of_names_the_unknown_id(catalog, unknown):
         catalog.indices_of([9, unknown, 8])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=30, unique=True), st.data())
 def test_indices_of_inverts_item_ids(item_ids, data):
     catalog = Catalog(np.array(item_ids), tuple(f"title {item_id}" for item_id in item_ids))
@@ -187,11 +188,12 @@ def test_special_token_that_is_also_a_word_is_refused():
         tokenize_titles(["Life", "Life </s> Death", "Death"], tokenizer)
 
 
-def test_added_token_in_a_title_is_refused(tokenizer):
+@pytest.mark.parametrize("title", ["I <think> therefore", "<think>", "<think> twice", "I am <think>"])
+def test_added_token_in_a_title_is_refused(tokenizer, title):
     tokenizer.add_tokens(["<think>"])
     assert tokenizer.convert_tokens_to_ids("<think>") not in tokenizer.all_special_ids
-    with pytest.raises(ValueError, match=r"The title 'I <think> therefore' holds the special token '<think>'"):
-        tokenize_titles(["Emma", "I <think> therefore", "Persuasion"], tokenizer)
+    with pytest.raises(ValueError, match=f"The title '{title}' holds the special token '<think>'"):
+        tokenize_titles(["Emma", title, "Persuasion"], tokenizer)
     assert len(tokenize_titles(["Emma", "I < think > therefore"], tokenizer)) == 2
 
 
@@ -225,6 +227,7 @@ def test_num_prefix_titles(titles, expected):
     assert titles_of(*titles).num_prefix_titles() == expected
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=15))
 def test_num_prefix_titles_equals_all_pairs(titles):
     expected = sum(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchrec_hf.catalog import TitleTokens
@@ -69,6 +69,7 @@ def test_titles_of_the_smallest_and_an_end_below_all_tokens():
     assert [trie.tokens[path].tolist() for path in trie.paths] == [[5, 0, 0], [5, 6, 0], [1, 0, 0]]
 
 
+@settings(deadline=None)
 @given(token_lists)
 def test_every_title_spells_its_leaf(titles):
     trie = trie_of(titles)
@@ -80,6 +81,7 @@ def test_every_title_spells_its_leaf(titles):
         assert trie.paths[item].tolist() == nodes + [leaf] * (trie.max_depth - len(nodes))
 
 
+@settings(deadline=None)
 @given(token_lists)
 def test_nodes_are_the_distinct_prefixes(titles):
     trie = trie_of(titles)
@@ -89,6 +91,7 @@ def test_nodes_are_the_distinct_prefixes(titles):
     assert {tuple(trie.tokens[walk(trie, prefix)].tolist()) for prefix in prefixes} == prefixes
 
 
+@settings(deadline=None)
 @given(token_lists)
 def test_items_share_a_leaf_exactly_if_they_share_a_title(titles):
     leaves = trie_of(titles).leaf_of_item
@@ -96,6 +99,7 @@ def test_items_share_a_leaf_exactly_if_they_share_a_title(titles):
     assert same_leaf.tolist() == [[one == two for two in titles] for one in titles]
 
 
+@settings(deadline=None)
 @given(token_lists)
 def test_children_are_consecutive_distinct_and_deeper(titles):
     trie = trie_of(titles)
