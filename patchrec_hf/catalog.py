@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -73,12 +73,17 @@ class Catalog:
         for column in ("item_id", "title"):
             if column not in items.columns:
                 raise ValueError(f"The items table has no column {column!r}; its columns are {items.columns}.")
+        if not items["item_id"].dtype.is_integer() or items["item_id"].null_count():
+            raise ValueError(
+                f"`item_id` must be whole numbers without nulls, got {items['item_id'].dtype} with "
+                f"{items['item_id'].null_count()} nulls. Number the items, and keep your own ids in another column."
+            )
         return cls(items["item_id"].cast(pl.Int64).to_numpy(), tuple(items["title"].to_list()))
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> Catalog:
         """Reads a catalog from a Parquet file with the columns `item_id` and `title`."""
-        return cls.from_frame(pl.read_parquet(path, columns=["item_id", "title"]))
+        return cls.from_frame(pl.read_parquet(path))
 
     def to_parquet(self, path: str | Path) -> None:
         """Writes the catalog as a Parquet file that [`Catalog.from_parquet`] reads."""
@@ -98,12 +103,12 @@ class Catalog:
             indices.setdefault(title, []).append(index)
         return indices
 
-    def indices_of(self, item_ids: Iterable[int] | np.ndarray) -> np.ndarray:
+    def indices_of(self, item_ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """
         Turns item ids into catalog indices.
 
         Args:
-            item_ids (`Iterable[int]`):
+            item_ids (`Sequence[int]`):
                 Ids of the data set.
 
         Returns:
@@ -111,8 +116,13 @@ class Catalog:
 
         Raises:
             KeyError: If an id is not in the catalog.
+            TypeError: If an id is not a whole number.
         """
-        wanted = np.asarray(item_ids, dtype=np.int64)
+        wanted = np.asarray(item_ids)
+        if wanted.size == 0:
+            return np.empty(0, dtype=np.int64)
+        if wanted.dtype.kind not in "iu":
+            raise TypeError(f"Item ids must be whole numbers, got {wanted.flat[0]!r} ({wanted.dtype}).")
         found = self._order[np.searchsorted(self.item_ids, wanted, sorter=self._order).clip(max=len(self) - 1)]
         unknown = self.item_ids[found] != wanted
         if unknown.any():
@@ -205,10 +215,12 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
         )
     ids = np.fromiter((token for title in encoded for token in title), dtype=np.int64, count=int(lengths.sum()))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-    # `split_special_tokens` leaves added tokens that are not marked special (`<think>`) whole. The unknown token is
-    # text that the vocabulary lacks, not markup.
-    markup = set(tokenizer.get_added_vocab().values()) | set(tokenizer.all_special_ids)
-    markup.discard(tokenizer.unk_token_id)
+    # `split_special_tokens` leaves added tokens that are not marked special (`<think>`) whole. Runs of spaces are
+    # text, and so is what the vocabulary lacks, unless one token stands for that and for the end of a text.
+    added = {token_id for token, token_id in tokenizer.get_added_vocab().items() if not token.isspace()}
+    markup = added | set(tokenizer.all_special_ids)
+    if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        markup.discard(tokenizer.unk_token_id)
     forbidden = np.isin(ids, np.fromiter(markup, dtype=np.int64, count=len(markup)))
     if forbidden.any():
         position = int(np.flatnonzero(forbidden)[0])

@@ -39,6 +39,8 @@ def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) 
     ```
     """
     values = _as_ranks(ranks)
+    if len(ks) == 0:
+        raise ValueError("`ks` must hold at least one cut-off.")
     gains = 1.0 / np.log2(values + 1.0)
     metrics = {}
     for k in ks:
@@ -89,12 +91,17 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     Returns:
         `numpy.ndarray` of shape `(B,)`, float64; 1 is first.
 
+    Raises:
+        ValueError: If a score is NaN.
+
     Example:
     ```python
     >>> ranks_from_scores(np.array([[3.0, 1.0, 1.0]]), np.array([1]))
     array([2.5])
     ```
     """
+    if np.isnan(scores).any():
+        raise ValueError("A score is NaN, so nothing can be ranked.")
     own = np.take_along_axis(scores, targets[:, None], axis=1)
     return 1.0 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
 
@@ -123,13 +130,22 @@ def bootstrap_interval(
 
     Returns:
         `tuple[float, float]`: lower and upper bound.
+
+    Raises:
+        ValueError: If there are no values.
     """
+    if len(values) == 0:
+        raise ValueError("No values to average; the evaluated split is empty.")
     _, user_of_example = np.unique(user_ids, return_inverse=True)
     sums = np.bincount(user_of_example, weights=values)
     sizes = np.bincount(user_of_example)
     num_users = len(sums)
-    draws = np.random.default_rng(seed).multinomial(num_users, np.full(num_users, 1 / num_users), size=num_resamples)
-    lower, upper = np.quantile((draws @ sums) / (draws @ sizes), [(1 - confidence) / 2, (1 + confidence) / 2])
+    generator = np.random.default_rng(seed)
+    means = []
+    for _ in range(num_resamples):
+        draws = generator.multinomial(num_users, np.full(num_users, 1 / num_users))
+        means.append((draws @ sums) / (draws @ sizes))
+    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(lower), float(upper)
 
 

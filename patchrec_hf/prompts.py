@@ -21,9 +21,9 @@ PATCH_TOKEN = "<|patch|>"
 SPECIAL_TOKENS = (START_TOKEN, END_TOKEN, SEPARATOR_TOKEN, PATCH_TOKEN)
 
 HISTORY_SLOT = "{history}"
-# Stands for the history or the response while a chat template is rendered. Private-use characters: no title, prompt or
+# Stand for the history and for a whole turn while a chat template is rendered. Private-use characters: no prompt or
 # template holds them.
-_MARK = "\ue000\ue001"
+_HISTORY_MARK, _TURN_MARK = "\ue000\ue001", "\ue002\ue003"
 # Llama 3's template writes today's date into the prompt unless it is given one.
 _PINNED_DATE = "26 Jul 2024"
 
@@ -41,7 +41,7 @@ class PromptTemplate:
             The system turn. Where a chat template has no system role, it opens the user's turn.
 
     Raises:
-        ValueError: If `{history}` does not stand in `instruction` exactly once.
+        ValueError: If `{history}` does not stand in `instruction` exactly once, or stands in `system`.
     """
 
     instruction: str
@@ -50,6 +50,8 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         if self.instruction.count(HISTORY_SLOT) != 1:
             raise ValueError(f"`instruction` must hold {HISTORY_SLOT} exactly once, got {self.instruction!r}.")
+        if self.system is not None and HISTORY_SLOT in self.system:
+            raise ValueError(f"{HISTORY_SLOT} belongs into `instruction`, got it in `system`: {self.system!r}.")
 
 
 BOOK_PROMPT = PromptTemplate(
@@ -171,7 +173,7 @@ def render_prompt(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) 
         raise ValueError(
             "The tokenizer has no end-of-sequence token, so a response could not end. Set `tokenizer.eos_token`."
         )
-    user_turn = template.instruction.replace(HISTORY_SLOT, _MARK)
+    user_turn = template.instruction.replace(HISTORY_SLOT, _HISTORY_MARK)
     if tokenizer.chat_template is None:
         text = "\n\n".join(filter(None, [template.system, user_turn])) + "\n"
         end_of_turn_id = tokenizer.eos_token_id
@@ -179,17 +181,21 @@ def render_prompt(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) 
         messages = _accepted_messages(template.system, user_turn, tokenizer)
         text = _apply_chat_template(messages, tokenizer, add_generation_prompt=True)
         end_of_turn_id = _end_of_turn_id(messages, tokenizer)
-    if text.count(_MARK) != 1:
-        raise ValueError(f"The chat template renders the history {text.count(_MARK)} times; it must appear once.")
-    prefix, suffix = text.split(_MARK)
-    prefix_ids = _encode(prefix, tokenizer)
+    if text.count(_HISTORY_MARK) != 1:
+        raise ValueError(
+            f"The chat template renders the history {text.count(_HISTORY_MARK)} times; it must appear once."
+        )
+    # Encoded in one piece: some tokenizers treat the beginning of a text in a way of their own.
+    ids = _encode(text.replace(_HISTORY_MARK, START_TOKEN + END_TOKEN), tokenizer)
+    start = ids.index(tokens[START_TOKEN])
+    prefix_ids, suffix_ids = ids[:start], ids[start + 2 :]
     # A tokenizer that opens every text with BOS expects the model to see one; most chat templates write it themselves.
     opening = tokenizer("", add_special_tokens=True)["input_ids"][:1]
     if opening == [tokenizer.bos_token_id] and prefix_ids[:1] != opening:
         prefix_ids = opening + prefix_ids
     return Prompt(
         prefix_ids=tuple(prefix_ids),
-        suffix_ids=tuple(_encode(suffix, tokenizer)),
+        suffix_ids=tuple(suffix_ids),
         end_of_turn_id=end_of_turn_id,
         start_id=tokens[START_TOKEN],
         end_id=tokens[END_TOKEN],
@@ -223,20 +229,23 @@ def _accepted_messages(system: str | None, user_turn: str, tokenizer: PreTrained
     user_only = [{"role": "user", "content": "\n\n".join(filter(None, [system, user_turn]))}]
     if system is None:
         return user_only
-    with_system = [{"role": "system", "content": system}, {"role": "user", "content": user_turn}]
+    user = {"role": "user", "content": user_turn}
     try:
-        text = _apply_chat_template(with_system, tokenizer, add_generation_prompt=True)
+        # The mark shows whether the turn was rendered; the system's own words might occur elsewhere.
+        text = _apply_chat_template(
+            [{"role": "system", "content": _TURN_MARK}, user], tokenizer, add_generation_prompt=True
+        )
     except TemplateError:
         return user_only
-    return with_system if system.strip() in text else user_only
+    return [{"role": "system", "content": system}, user] if _TURN_MARK in text else user_only
 
 
 def _end_of_turn_id(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> int:
     """The special token that the chat template puts after an answer, or the end-of-sequence token if it puts none."""
-    answer = _MARK[::-1]
     text = _apply_chat_template(
-        [*messages, {"role": "assistant", "content": answer}], tokenizer, add_generation_prompt=False
+        [*messages, {"role": "assistant", "content": _TURN_MARK}], tokenizer, add_generation_prompt=False
     )
-    after = _encode(text.rpartition(answer)[2], tokenizer)
-    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    after = _encode(text.partition(_TURN_MARK)[2], tokenizer)
+    added = {token_id for token, token_id in tokenizer.get_added_vocab().items() if not token.isspace()}
+    special = added | set(tokenizer.all_special_ids)
     return next((token for token in after if token in special), tokenizer.eos_token_id)

@@ -234,3 +234,40 @@ def test_num_prefix_titles_equals_all_pairs(titles):
         any(len(other) > len(title) and other[: len(title)] == title for other in titles) for title in titles
     )
     assert titles_of(*titles).num_prefix_titles() == expected
+
+
+def test_items_table_without_titles(tmp_path):
+    pl.DataFrame({"item_id": [1], "name": ["a"]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(ValueError, match="no column 'title'"):
+        Catalog.from_parquet(tmp_path / "items.parquet")
+
+
+@pytest.mark.parametrize("item_ids", [[1, None], [1.0, 2.0], ["a", "b"]])
+def test_item_ids_are_whole_numbers(item_ids):
+    with pytest.raises(ValueError, match="`item_id` must be whole numbers"):
+        Catalog.from_frame(pl.DataFrame({"item_id": item_ids, "title": ["a", "b"]}))
+
+
+def test_lookups_of_other_than_whole_numbers():
+    with pytest.raises(TypeError, match=r"whole numbers, got .*7\.9"):
+        Catalog.from_titles({7: "Emma"}).indices_of([7.9])
+
+
+def test_runs_of_spaces_are_text(tokenizer):
+    import copy
+
+    spaced = copy.deepcopy(tokenizer)
+    spaced.add_tokens(["  "])
+    assert len(tokenize_titles(["The  Hobbit"], spaced)) == 1
+
+
+def test_unknown_text_must_not_end_the_turn():
+    """Where one token is both unknown and end of text, a title that the vocabulary lacks is refused."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"</s>": 0, "Emma": 1}, unk_token="</s>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="</s>")
+    with pytest.raises(ValueError, match="書"):
+        tokenize_titles(["Emma", "書"], tokenizer)

@@ -353,3 +353,32 @@ def test_popularity_refuses_an_unknown_item():
     dataset = Dataset.from_list([{"item_ids": [1, 5], "target_positions": [1]}])
     with pytest.raises(KeyError, match="Item id 5"):
         Popularity(catalog_of(1, 2)).fit(dataset)
+
+
+def frame(**columns):
+    return pl.DataFrame({"user_id": [1] * 9, "item_id": list(range(9)), "position": list(range(9)), **columns})
+
+
+@pytest.mark.parametrize("timestamps", [[None, *range(8)], [float("nan"), *map(float, range(8))]])
+def test_timestamps_beside_positions_are_checked_too(timestamps):
+    with pytest.raises(ValueError, match="'timestamp'"):
+        order_interactions(frame(timestamp=timestamps))
+
+
+def test_user_ids_are_whole_numbers():
+    with pytest.raises(ValueError, match="'user_id' of the interactions must hold whole numbers"):
+        order_interactions(frame().with_columns(pl.col("user_id") + 0.5))
+
+
+@pytest.mark.parametrize("last", [None, "tset"])
+def test_unknown_splits_are_refused(last):
+    interactions = order_interactions(frame(split=["train"] * 5 + ["validation"] * 2 + ["test", last]))
+    with pytest.raises(ValueError, match="one of"):
+        make_examples(interactions, Catalog.from_titles({i: f"b{i}" for i in range(9)}), min_history=1)
+
+
+@pytest.mark.parametrize("max_history", [0, -1])
+def test_max_history_must_be_positive(max_history):
+    interactions = order_interactions(frame(split=["train"] * 5 + ["validation"] * 2 + ["test"] * 2))
+    with pytest.raises(ValueError, match="max_history"):
+        make_examples(interactions, Catalog.from_titles({i: f"b{i}" for i in range(9)}), max_history=max_history)

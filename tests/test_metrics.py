@@ -232,3 +232,15 @@ def test_agrees_with_ranx():
     names = {name: name.replace("hr@", "hit_rate@") for name in metrics}
     theirs = ranx.evaluate(qrels, run, list(names.values()))
     assert metrics == pytest.approx({ours: theirs[name] for ours, name in names.items()})
+
+
+def test_nan_scores_cannot_be_ranked():
+    with pytest.raises(ValueError, match="NaN"):
+        ranks_from_scores(np.array([[np.nan, 1.0, 2.0]]), np.array([0]))
+
+
+def test_nothing_to_average():
+    with pytest.raises(ValueError, match="empty"):
+        bootstrap_interval(np.array([]), np.array([]))
+    with pytest.raises(ValueError, match="at least one cut-off"):
+        ranking_metrics([1.0], [])

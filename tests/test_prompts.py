@@ -328,3 +328,32 @@ def test_prompt_dict_round_trip():
     assert again == prompt
     assert isinstance(again.prefix_ids, tuple)
     assert isinstance(again.suffix_ids, tuple)
+
+
+def test_system_words_that_the_instruction_holds_too():
+    """A template that ignores the system role must not look as if it had rendered it."""
+    template = PromptTemplate(system="What next?", instruction="I read {history}. What next?")
+    tokenizer = build_tokenizer(IGNORES_SYSTEM)
+    prompt = render_prompt(template, tokenizer)
+    assert tokenizer.decode(prompt.prefix_ids).count("What next?") == 1
+
+
+def test_template_that_drops_answers_ends_with_eos():
+    tokenizer = build_tokenizer(
+        "{{ bos_token }}{% for m in messages if m['role'] != 'assistant' %}"
+        "<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
+    )
+    assert render_prompt(TEMPLATE, tokenizer).end_of_turn_id == tokenizer.eos_token_id
+
+
+def test_added_whitespace_does_not_end_a_turn():
+    tokenizer = build_tokenizer(
+        "{% for m in messages %}{{ m['content'] }}\n<|im_end|>{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    tokenizer.add_tokens(["\n"])
+    assert tokenizer.convert_ids_to_tokens(render_prompt(TEMPLATE, tokenizer).end_of_turn_id) == "<|im_end|>"
+
+
+def test_history_does_not_belong_into_the_system_turn():
+    with pytest.raises(ValueError, match="got it in `system`"):
+        PromptTemplate(system="Read {history}.", instruction="I read {history}.")

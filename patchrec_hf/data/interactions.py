@@ -24,10 +24,10 @@ def order_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
         0 within each user.
 
     Raises:
-        ValueError: If a column is missing or holds nulls, or there is no row.
+        ValueError: If a column is missing, holds nulls or is not of whole numbers, or there is no row.
     """
     order = "position" if "position" in interactions.columns else "timestamp"
-    for column in ("user_id", "item_id", order):
+    for column in ("user_id", "item_id", order, *({"timestamp"} & set(interactions.columns))):
         if column not in interactions.columns:
             raise ValueError(
                 f"The interactions have no column {column!r}; their columns are {interactions.columns}. They need "
@@ -37,6 +37,11 @@ def order_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
             raise ValueError(
                 f"The column {column!r} of the interactions holds {interactions[column].null_count()} "
                 "nulls; drop or fill those rows."
+            )
+        if not interactions[column].dtype.is_integer():
+            raise ValueError(
+                f"The column {column!r} of the interactions must hold whole numbers, got {interactions[column].dtype}."
+                " Number users and items, and turn times into seconds."
             )
     if interactions.is_empty():
         raise ValueError("There are no interactions.")

@@ -76,11 +76,17 @@ def make_examples(
         - `target_positions` (`list[int]`): which of `item_ids` are to be predicted; here the last.
 
     Raises:
-        ValueError: If `split` is missing, or a split has no example.
+        ValueError: If `split` is missing or holds another value, a split has no example, or `max_history` is less
+            than 1.
         KeyError: If the catalog lacks an item.
     """
     if "split" not in interactions.columns:
         raise ValueError("The interactions have no column 'split'. Make one with `temporal_split`.")
+    if max_history < 1:
+        raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+    unknown = set(interactions["split"].cast(pl.String).unique()) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"The column 'split' holds {unknown.pop()!r}; it must hold one of {SPLITS} in every row.")
     user_ids = interactions["user_id"].to_numpy()
     item_ids = interactions["item_id"].to_numpy()
     positions = interactions["position"].to_numpy()
