@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from .attention import tree_attention_mask
+from .attention import MASKABLE_ATTENTION, tree_attention_mask
 
 
 def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
@@ -82,7 +82,7 @@ def check_outputs(backbone: PreTrainedModel) -> None:
         ValueError: If its base model gives one of them not.
     """
     ids = torch.arange(1, 5, device=backbone.device)[None]
-    with _probing(backbone):
+    with _probing(backbone), maskable_attention(backbone, backbone.base_model):
         outputs = backbone.base_model(input_ids=ids, use_cache=True)
     missing = [name for name in ("last_hidden_state", "past_key_values") if name not in outputs]
     if missing:
@@ -106,13 +106,13 @@ def check_logits(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     Raises:
         ValueError: If their logits differ.
     """
-    ids = torch.arange(1, 5, device=model.device)[None]
-    with _probing(model), _probing(backbone):
+    ids = torch.tensor([[i for i in range(1, 6) if i != model.config.patch_token_id]], device=model.device)
+    with _probing(model), _probing(backbone), maskable_attention(model, backbone.base_model):
         ours, theirs = model(input_ids=ids, use_cache=False).logits, backbone(input_ids=ids, use_cache=False).logits
     if not _almost_equal(ours, theirs, tolerance=1e-2):
         raise ValueError(
             f"{type(backbone).__name__} makes its logits in a way that this library does not know (largest "
-            f"difference {(ours - theirs).abs().max().item():.3g} on four tokens), so it cannot serve as a backbone."
+            f"difference {(ours - theirs).abs().max().item():.3g} on a few tokens), so it cannot serve as a backbone."
         )
 
 
@@ -131,8 +131,8 @@ def reads_trees(model: PreTrainedModel) -> bool:
     Raises:
         FloatingPointError: If its hidden states are not numbers.
     """
-    config = model.config.decoder_config
-    if model.model.language_model._is_stateful or _has_unknown_window(config):
+    config, decoder = model.config.decoder_config, model.model.language_model
+    if decoder._is_stateful or _has_unknown_window(config):
         return False
     # The trunk 1 2 3 with the branches 4 5 and 6 7, each at the depths 3 and 4.
     ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7]], device=model.device)
@@ -143,10 +143,10 @@ def reads_trees(model: PreTrainedModel) -> bool:
     branches = (ids[:, :5], torch.cat([ids[:, :3], ids[:, 5:]], dim=1))
     with _probing(model):
         try:
-            packed = model.model(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False)
+            packed = decoder(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False)
         except ValueError:  # ALiBi models take their positions from a mask of shape (B, T) and no other
             return False
-        alone = [model.model(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
+        alone = [decoder(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
     if not torch.isfinite(packed.last_hidden_state).all():
         raise FloatingPointError(
             "The model's hidden states are not numbers (NaN or infinity). Check the training loss, and that the "
@@ -162,6 +162,28 @@ def _has_unknown_window(config: PreTrainedConfig) -> bool:
     known = ("sliding_window", "_sliding_window_pattern", "sliding_window_pattern", "max_window_layers")
     windows = [name for name, value in config.to_dict().items() if "window" in name and type(value) is int]
     return bool(layer_types - {"full_attention", "sliding_attention"} or set(windows) - set(known))
+
+
+@contextmanager
+def maskable_attention(model: PreTrainedModel, decoder: PreTrainedModel) -> Iterator[None]:
+    """
+    Attention that takes masks of any shape and any precision, which flash attention does not.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model whose attention is switched meanwhile.
+        decoder ([`~transformers.PreTrainedModel`]):
+            Its part that attends.
+    """
+    implementation = decoder.config.get_text_config()._attn_implementation
+    if implementation in MASKABLE_ATTENTION:
+        yield
+        return
+    model.set_attn_implementation("sdpa" if decoder._supports_sdpa else "eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
 
 
 @contextmanager

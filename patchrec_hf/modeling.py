@@ -13,6 +13,7 @@ from transformers import (
     AutoTokenizer,
     Cache,
     GenerationMixin,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -23,6 +24,7 @@ from transformers.utils import can_return_tuple
 
 from .backbones import check_logits, check_outputs, mean_initialise, reads_trees, scale_logits
 from .configuration import PatchRecConfig
+from .processing import PatchRecProcessor
 from .prompts import PATCH_TOKEN, SPECIAL_TOKENS, add_special_tokens
 
 
@@ -96,18 +98,22 @@ class PatchRecModel(PatchRecPreTrainedModel):
         rows = self.get_input_embeddings()(ids)
         text_rows, patch_rows = inverse[: batch_size * length], inverse[batch_size * length :]
 
-        is_token = patch_divisors > 0
-        # In low precision three thirds are not one, so patches are summed in float32.
-        weights = torch.where(is_token, 1.0 / patch_divisors.clamp(min=1).float(), 0.0)
-        # Padding joins the row's last bag, with weight 0: the bags stay in ascending order.
-        bags = torch.where(is_token, patch_positions, length - 1)
-        bags = bags + length * torch.arange(batch_size, device=bags.device)[:, None]
-        bag_starts = torch.searchsorted(bags.flatten(), torch.arange(batch_size * length, device=bags.device))
-        patches = F.embedding_bag(
-            patch_rows, rows.float(), bag_starts, mode="sum", per_sample_weights=weights.flatten()
-        )
+        embeds = rows[text_rows]
         is_patch = (input_ids == self.config.patch_token_id).flatten()
-        embeds = torch.where(is_patch[:, None], patches.to(rows.dtype), rows[text_rows])
+        places = is_patch.nonzero().squeeze(1)
+        if len(places) > 0:
+            is_token = patch_divisors > 0
+            # In low precision three thirds are not one, so patches are summed in float32.
+            weights = torch.where(is_token, 1.0 / patch_divisors.clamp(min=1).float(), 0.0)
+            # One bag a placeholder. Padding goes to its row's end, with weight 0, so that the bags ascend.
+            row_starts = length * torch.arange(batch_size, device=input_ids.device)[:, None]
+            place_of_token = torch.where(is_token, patch_positions, length - 1) + row_starts
+            bags = (is_patch.cumsum(0) - 1).clamp(min=0)[place_of_token.flatten()]
+            bag_starts = torch.searchsorted(bags, torch.arange(len(places), device=bags.device))
+            patches = F.embedding_bag(
+                patch_rows, rows.float(), bag_starts, mode="sum", per_sample_weights=weights.flatten()
+            )
+            embeds = embeds.index_put((places,), patches.to(embeds.dtype))
         return embeds.view(batch_size, length, -1)
 
     @can_return_tuple
@@ -196,6 +202,26 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         self.post_init()
 
     @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *model_args: Any, **kwargs: Any
+    ) -> PatchRecForCausalLM:
+        """
+        Loads a PatchRec checkpoint; see [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: If the checkpoint is of another kind.
+        """
+        if kwargs.get("config") is None:
+            hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
+            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs)
+            if config.get("model_type") != PatchRecConfig.model_type:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is not a PatchRec checkpoint but one of type "
+                    f"{config.get('model_type')!r}. To start from it, use `PatchRecForCausalLM.from_backbone`."
+                )
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    @classmethod
     def from_backbone(
         cls,
         backbone: str | os.PathLike | PreTrainedModel,
@@ -243,7 +269,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
                 f"{type(backbone).__name__} is not a decoder-only causal language model. Load the backbone "
                 "with `AutoModelForCausalLM`."
             )
-        if not is_deepspeed_zero3_enabled():  # its shards cannot be read before its engine exists
+        if not is_deepspeed_zero3_enabled():  # shards cannot be read before their engine exists
             check_outputs(backbone)
         add_special_tokens(tokenizer)
         vocabulary = tokenizer.get_vocab()
@@ -361,6 +387,29 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence that the backbone reads, in tokens; `None` if its configuration names none."""
+        return getattr(self.config.decoder_config, "max_position_embeddings", None)
+
+    def check_processor(self, processor: PatchRecProcessor) -> None:
+        """
+        Checks that a processor marks patches as this model expects them.
+
+        Args:
+            processor ([`PatchRecProcessor`]):
+                The processor whose prompts the model shall read.
+
+        Raises:
+            ValueError: If their ids of `<|patch|>` differ.
+        """
+        if self.config.patch_token_id != processor.prompt.patch_id:
+            raise ValueError(
+                f"The model's {PATCH_TOKEN} is token {self.config.patch_token_id}, the processor's is "
+                f"{processor.prompt.patch_id}: they were not made for each other. Make the model with "
+                "`from_backbone(backbone, processor.tokenizer)`, or load both from one checkpoint."
+            )
 
     def supports_tree_attention(self) -> bool:
         """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,14 @@ import torch
 from tqdm.auto import tqdm
 from transformers import DynamicCache
 
-from .attention import MASKABLE_ATTENTION, tree_attention_mask
+from .attention import tree_attention_mask
+from .backbones import maskable_attention
 from .modeling import PatchRecForCausalLM
 from .processing import EncodedExample, pad_examples
 from .trie import TitleTrie
+
+
+_LOGITS_AT_ONCE = 2**25  # 128 MiB in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +72,7 @@ def rank_catalog(
             How many items to return.
         num_beams (`int`, *optional*):
             Prefixes that are kept at each depth, at least k; `2 * k` if not given. With as many as the catalog has
-            titles the result is exact.
+            items the result is exact.
         excluded (`Sequence[numpy.ndarray]`, *optional*):
             For each prompt, the catalog indices that may not be recommended.
         batch_size (`int`, *optional*, defaults to `8`):
@@ -81,7 +84,8 @@ def rank_catalog(
         [`CatalogRanking`]
 
     Raises:
-        ValueError: If k is less than 1 or above the catalog's size, or a user has no item left to recommend.
+        ValueError: If k is less than 1 or above the catalog's size, there are fewer beams than k, a prompt is longer
+            than the model's context, or a user has no item left to recommend.
         TypeError: If the backbone cannot attend to a tree (recurrent or ALiBi models).
         FloatingPointError: If the model's scores are not numbers.
     """
@@ -90,16 +94,18 @@ def rank_catalog(
         raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {k}.")
     if not prompts:
         raise ValueError("There is nothing to rank: no prompt was given.")
-    allowed = np.ones((len(prompts), num_items), dtype=bool)
-    for row, items in enumerate(excluded or ()):
-        allowed[row, items] = False
-    if not allowed.any(axis=1).all():
-        row = int(np.flatnonzero(~allowed.any(axis=1))[0])
+    if excluded is not None and len(excluded) != len(prompts):
+        raise ValueError(f"`excluded` needs one array for each of {len(prompts)} prompts, got {len(excluded)}.")
+    num_beams = 2 * k if num_beams is None else num_beams
+    if num_beams < k:
+        raise ValueError(f"`num_beams` must be at least k = {k}, got {num_beams}.")
+    longest = max(prompt.prompt_length for prompt in prompts) + trie.max_depth
+    if model.max_length is not None and longest > model.max_length:
         raise ValueError(
-            f"Row {row} has no item left to recommend: all {num_items} items of the catalog are excluded."
+            f"The longest prompt takes {longest} tokens with a title, but the model reads at most {model.max_length}. "
+            "Lower the processor's `max_history`, or choose a layout that compresses more."
         )
-    num_beams = max(k, 2 * k if num_beams is None else num_beams)
-    with _maskable_attention(model):
+    with maskable_attention(model, model.model.language_model):
         if not model.supports_tree_attention():
             raise TypeError(
                 f"{type(model.model.language_model).__name__} cannot attend to a tree of candidates: its state or its "
@@ -107,25 +113,18 @@ def rank_catalog(
             )
         search = _BeamSearch(model, trie, k, num_beams)
         starts = range(0, len(prompts), batch_size)
-        parts = [
-            search.run(prompts[start : start + batch_size], pad_id, allowed[start : start + batch_size])
-            for start in tqdm(starts, desc="Ranking", unit="batch", disable=not show_progress)
-        ]
+        parts = []
+        for start in tqdm(starts, desc="Ranking", unit="batch", disable=not show_progress):
+            rows = slice(start, start + batch_size)
+            allowed = np.ones((len(prompts[rows]), num_items), dtype=bool)
+            for row, items in enumerate(excluded[rows] if excluded is not None else ()):
+                allowed[row, items] = False
+                if not allowed[row].any():
+                    raise ValueError(
+                        f"Row {start + row} has no item left to recommend: all {num_items} items are excluded."
+                    )
+            parts.append(search.run(prompts[rows], pad_id, allowed))
     return CatalogRanking(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-
-
-@contextmanager
-def _maskable_attention(model: PatchRecForCausalLM) -> Iterator[None]:
-    """Attention that takes a tree mask; flash attention does not."""
-    implementation = model.config.decoder_config._attn_implementation
-    if implementation in MASKABLE_ATTENTION:
-        yield
-        return
-    model.set_attn_implementation("sdpa" if model.model.language_model._supports_sdpa else "eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(implementation)
 
 
 class _BeamSearch:
@@ -148,14 +147,14 @@ class _BeamSearch:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         device, num_users = self.model.device, len(prompts)
         live = self._live_nodes(allowed)
-        cache, log_probs, visible, key_positions, lengths = self._read_prompts(prompts, pad_id)
+        cache, hidden, visible, key_positions, lengths = self._read_prompts(prompts, pad_id)
         # What each open prefix is: its node, its score, and its slot among the level's queries.
         nodes = torch.zeros((num_users, 1), dtype=torch.long, device=device)
         scores = torch.zeros((num_users, 1), device=device)
         leaf_scores = torch.full((num_users, self.trie.num_nodes), -torch.inf, device=device)
         dropped = torch.full((num_users,), -torch.inf, device=device)
         for depth in range(self.trie.max_depth):
-            users, slots, children, child_scores = self._children(nodes, scores, log_probs, live)
+            users, slots, children, child_scores = self._children(nodes, scores, hidden, live)
             is_leaf = self.num_children[children] == 0
             leaf_scores[users[is_leaf], children[is_leaf]] = child_scores[is_leaf]
             is_open = ~is_leaf
@@ -174,13 +173,15 @@ class _BeamSearch:
             visible = torch.cat([visible, itself], dim=2)
             positions = (lengths + depth)[:, None].expand(-1, width)
             key_positions = torch.cat([key_positions, positions], dim=1)
-            log_probs = self._step(self.tokens[nodes].clamp(min=0), positions, visible, key_positions, cache)
+            tokens = self.tokens[nodes].clamp(min=0)  # a slot that no prefix fills holds the root, which has no token
+            hidden = self._forward(visible, positions, key_positions, cache, input_ids=tokens)
         # A prefix left open by an early stop scores below the k-th item, so it changes nothing.
         return self._collect(leaf_scores.cpu().numpy(), dropped.cpu().numpy(), allowed)
 
     def _read_prompts(
         self, prompts: Sequence[EncodedExample], pad_id: int
     ) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The prompts' cache, and of each: its last hidden state, visible keys, their positions and its length."""
         batch = {key: value.to(self.model.device) for key, value in pad_examples(prompts, pad_id).items()}
         lengths = torch.tensor([prompt.prompt_length for prompt in prompts], device=self.model.device)
         longest = int(max(prompt.prompt_length for prompt in prompts))
@@ -204,17 +205,7 @@ class _BeamSearch:
             patch_divisors=batch["patch_divisors"],
             supervised_positions=lengths[:, None] - 1,
         )
-        return cache, self._log_probs(hidden), is_prompt[:, None, :], key_positions, lengths
-
-    def _step(
-        self,
-        input_ids: torch.Tensor,
-        positions: torch.Tensor,
-        visible: torch.Tensor,
-        key_positions: torch.Tensor,
-        cache: DynamicCache,
-    ) -> torch.Tensor:
-        return self._log_probs(self._forward(visible, positions, key_positions, cache, input_ids=input_ids))
+        return cache, hidden, is_prompt[:, None, :], key_positions, lengths
 
     def _forward(
         self,
@@ -232,9 +223,22 @@ class _BeamSearch:
         )
         return outputs.last_hidden_state
 
-    def _log_probs(self, hidden: torch.Tensor) -> torch.Tensor:
-        log_probs = self.model.compute_logits(hidden).float().log_softmax(dim=-1)
-        if not torch.isfinite(log_probs[..., 0]).all():
+    def _child_log_probs(self, hidden: torch.Tensor, parents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """
+        Log-probability of each child's token after its parent, over the whole vocabulary. `parents` ascends and
+        indexes the flattened rows of `hidden`, of which only so many are projected at once that their logits stay
+        small.
+        """
+        rows = hidden.flatten(0, 1)
+        log_probs = torch.empty(len(parents), device=rows.device)
+        step = max(1, _LOGITS_AT_ONCE // self.model.lm_head.weight.shape[0])
+        starts = torch.arange(0, len(rows) + step, step, device=rows.device)
+        cuts = torch.searchsorted(parents, starts).tolist()
+        for start, first, last in zip(starts.tolist(), cuts, cuts[1:], strict=False):
+            logits = self.model.compute_logits(rows[start : start + step]).float()
+            here = parents[first:last] - start
+            log_probs[first:last] = logits[here, tokens[first:last]] - logits.logsumexp(dim=-1)[here]
+        if not torch.isfinite(log_probs).all():
             raise FloatingPointError(
                 "The model's scores are not numbers (NaN or infinity), so nothing can be ranked. Check the training "
                 "loss, and that the weights were loaded whole."
@@ -252,7 +256,7 @@ class _BeamSearch:
         return torch.from_numpy(live).to(self.model.device)
 
     def _children(
-        self, nodes: torch.Tensor, scores: torch.Tensor, log_probs: torch.Tensor, live: torch.Tensor
+        self, nodes: torch.Tensor, scores: torch.Tensor, hidden: torch.Tensor, live: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """All live children of all open prefixes, flat: user, parent's slot, node, score."""
         num_users, width = nodes.shape
@@ -261,10 +265,10 @@ class _BeamSearch:
         parents = torch.repeat_interleave(torch.arange(num_users * width, device=nodes.device), counts)
         offsets = torch.arange(len(parents), device=nodes.device) - (counts.cumsum(0) - counts)[parents]
         children = self.first_child[nodes].flatten()[parents] + offsets
-        users, slots = parents // width, parents % width
-        kept = live[users, children]
-        users, slots, children = users[kept], slots[kept], children[kept]
-        return users, slots, children, scores[users, slots] + log_probs[users, slots, self.tokens[children]]
+        kept = live[parents // width, children]
+        parents, children = parents[kept], children[kept]
+        log_probs = self._child_log_probs(hidden, parents, self.tokens[children])
+        return parents // width, parents % width, children, scores.flatten()[parents] + log_probs
 
     def _settled(self, leaf_scores: torch.Tensor, open_scores: torch.Tensor) -> bool:
         """Whether no open prefix of any user can still enter its top k: log-probabilities only lower a score."""

@@ -80,7 +80,7 @@ def test_random_tries(titles, k, num_beams, data):
     wide = rank_catalog(model, trie, [prompt], pad_id=10, k=k, num_beams=len(titles))
     assert wide.certified.all()
     np.testing.assert_allclose(wide.scores[0], expected, atol=1e-4)
-    narrow = rank_catalog(model, trie, [prompt], pad_id=10, k=k, num_beams=num_beams)
+    narrow = rank_catalog(model, trie, [prompt], pad_id=10, k=k, num_beams=max(k, num_beams))
     found = narrow.items[0][narrow.items[0] >= 0]
     assert len(set(found.tolist())) == len(found)
     assert len(found) == k
@@ -121,6 +121,29 @@ def test_result_does_not_depend_on_the_batch(model, processor, prompts, trie):
 def test_k_outside_the_catalog(model, processor, prompts, trie, k):
     with pytest.raises(ValueError, match=f"`k` must lie between 1 and the catalog's 12 items, got {k}"):
         rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=k)
+
+
+def test_fewer_beams_than_items(model, processor, prompts, trie):
+    with pytest.raises(ValueError, match="`num_beams` must be at least k = 5, got 4"):
+        rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=5, num_beams=4)
+
+
+def test_too_long_for_the_context(model, processor, prompts, trie):
+    model.config.text_config.max_position_embeddings = 40
+    with pytest.raises(
+        ValueError, match=r"takes \d+ tokens with a title, but the model reads at most 40.*max_history"
+    ):
+        rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=5)
+
+
+def test_small_chunks_of_logits_change_nothing(model, processor, prompts, trie, monkeypatch):
+    import patchrec_hf.ranking as ranking
+
+    expected = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=6)
+    monkeypatch.setattr(ranking, "_LOGITS_AT_ONCE", 3 * model.lm_head.weight.shape[0])
+    chunked = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=6)
+    assert (chunked.items == expected.items).all()
+    np.testing.assert_allclose(chunked.scores, expected.scores, rtol=1e-6)
 
 
 def test_nothing_left(model, processor, prompts, trie):
