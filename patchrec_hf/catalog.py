@@ -172,6 +172,12 @@ class TitleTokens:
         lengths = self.lengths[indices]
         return self.ids[np.repeat(self.offsets[indices], lengths) + ragged_arange(lengths)]
 
+    def extended(self, more: TitleTokens) -> TitleTokens:
+        """These titles, and then those of `more`."""
+        return TitleTokens(
+            np.concatenate([self.ids, more.ids]), np.concatenate([self.offsets, self.offsets[-1] + more.offsets[1:]])
+        )
+
     def num_prefix_titles(self) -> int:
         """Number of titles whose tokens begin another, longer title."""
         # In lexicographic order, a title that begins any other title begins the next different one.

@@ -26,8 +26,8 @@ class PatchDataCollator:
         max_length (`int`, *optional*):
             The model's context, in tokens. A longer example is an error, never cut.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of random layouts. Their draws depend on it, on the row's `step` and `row_index` (0 where it has none)
-            and on the target's position only, not on when or where the collator runs.
+            Seed of random layouts. Their draws depend on it, on the row's `step` (0 where it has none) and on its
+            history only, not on when or where the collator runs.
     """
 
     processor: PatchRecProcessor
@@ -68,13 +68,13 @@ class PatchDataCollator:
                 indices[:position],
                 indices[position],
                 layout=layout,
-                seed=(self.seed, row.get("step", 0), row.get("row_index", 0), position),
+                seed=(self.seed, row.get("step", 0)),
             )
             if self.max_length is not None and len(example.input_ids) > self.max_length:
                 raise ValueError(
                     f"An example of user {row.get('user_id')} takes {len(example.input_ids)} tokens, but the model "
                     f"reads at most {self.max_length}. Lower `max_history` (now {self.processor.max_history}) or "
-                    f"choose a layout that compresses more (now {layout or self.processor.layout})."
+                    f"choose a layout that compresses more than {layout or self.processor.layout}."
                 )
             yield example
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
@@ -82,8 +82,7 @@ class StampedSampler(Sampler[Stamp]):
         steps_per_epoch = max(-(-self.num_micro_batches // self.accumulation_steps), 1)
         # After resuming in the middle of an epoch, Trainer skips what the epoch has already given.
         epoch = state.global_step // steps_per_epoch
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        order = torch.randperm(self.num_rows, generator=generator).tolist()
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_rows).tolist()
         for place in range(self.num_stamps):
             step = epoch * steps_per_epoch + place // self.rows_per_micro_batch // self.accumulation_steps
             yield Stamp(order[place % self.num_rows], step, step / max(state.max_steps, 1))
@@ -91,7 +90,7 @@ class StampedSampler(Sampler[Stamp]):
 
 class StampedDataset(TorchDataset[dict[str, Any]]):
     """
-    A data set indexed by [`Stamp`]: its rows carry `row_index`, `step` and `progress`.
+    A data set indexed by [`Stamp`]: its rows carry `step` and `progress`.
 
     Args:
         dataset ([`~datasets.Dataset`]):
@@ -105,8 +104,10 @@ class StampedDataset(TorchDataset[dict[str, Any]]):
         return len(self.dataset)
 
     def __getitem__(self, stamp: Stamp) -> dict[str, Any]:
-        return {**self.dataset[stamp.row_index], **stamp._asdict()}
+        return {**self.dataset[stamp.row_index], "step": stamp.step, "progress": stamp.progress}
 
     def __getitems__(self, stamps: Sequence[Stamp]) -> list[dict[str, Any]]:
         rows = self.dataset.__getitems__([stamp.row_index for stamp in stamps])
-        return [{**row, **stamp._asdict()} for row, stamp in zip(rows, stamps, strict=True)]
+        return [
+            {**row, "step": stamp.step, "progress": stamp.progress} for row, stamp in zip(rows, stamps, strict=True)
+        ]

@@ -58,8 +58,8 @@ def _non_empty(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def _require_at_least(name: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}, got {value}.")
+    if not isinstance(value, int) or value < minimum:
+        raise ValueError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")
 
 
 def _require_probability(value: float) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME, cached_file
 
@@ -97,6 +99,7 @@ class PatchRecProcessor(ProcessorMixin):
     Raises:
         ValueError: If the tokenizer lacks the special tokens, a title holds markup or tokenizes to nothing, or
             `max_history` is less than 1.
+        TypeError: If an argument is of another kind.
     """
 
     def __init__(
@@ -110,6 +113,12 @@ class PatchRecProcessor(ProcessorMixin):
     ) -> None:
         if max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+        if not isinstance(catalog, Catalog):
+            raise TypeError(f"`catalog` must be a `Catalog`, got `{type(catalog).__name__}`.")
+        if not isinstance(prompt, (Prompt, PromptTemplate)):
+            raise TypeError(f"`prompt` must be a `PromptTemplate`, got `{type(prompt).__name__}`.")
+        if layout is not None and not callable(layout):
+            raise TypeError(f"`layout` must be a layout such as `ItemPatchLayout(5)`, got {layout!r}.")
         super().__init__(tokenizer)
         self.catalog = catalog
         self.prompt = prompt if isinstance(prompt, Prompt) else render_prompt(prompt, tokenizer)
@@ -148,6 +157,12 @@ class PatchRecProcessor(ProcessorMixin):
     def get_attributes(cls) -> list[str]:
         return ["tokenizer"]
 
+    def with_layout(self, layout: Layout) -> PatchRecProcessor:
+        """The same processor with another layout."""
+        other = copy.copy(self)
+        other.layout = layout
+        return other
+
     def encode(
         self,
         titles: TitleTokens,
@@ -169,7 +184,8 @@ class PatchRecProcessor(ProcessorMixin):
             layout ([`Layout`], *optional*):
                 Overrides the processor's.
             seed (`Sequence[int]`, *optional*):
-                What a random layout draws from.
+                What a random layout draws from, together with the history itself: equal seeds draw differently for
+                different histories.
 
         Returns:
             [`EncodedExample`]
@@ -182,6 +198,7 @@ class PatchRecProcessor(ProcessorMixin):
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
         prompt = self.prompt
         lengths = titles.lengths[history]
+        seed = (*seed, zlib.crc32(titles.gather(history).tobytes()))
         is_text, unit_of_item, items_in_unit = _units((layout or self.layout)(len(history), seed), len(history))
         kept = unit_of_item >= 0
         items, lengths_kept, units, is_text = history[kept], lengths[kept], unit_of_item[kept], is_text[kept]
@@ -231,7 +248,7 @@ class PatchRecProcessor(ProcessorMixin):
         histories: Sequence[Sequence[int]],
         layout: Layout | None = None,
         padding_side: Literal["left", "right"] = "left",
-    ) -> dict[str, torch.Tensor]:
+    ) -> BatchFeature:
         """
         Turns histories into the prompts that `model.generate` takes.
 
@@ -244,13 +261,20 @@ class PatchRecProcessor(ProcessorMixin):
                 Where short prompts are filled up; generation needs `"left"`.
 
         Returns:
-            `dict[str, torch.Tensor]`: see [`pad_examples`].
+            [`~transformers.BatchFeature`]: the prompt's tensors, as in [`pad_examples`].
+
+        Raises:
+            TypeError: If `histories` is not a list of lists.
+            ValueError: If a history is empty.
+            KeyError: If an item id is not in the catalog.
         """
+        if isinstance(histories, str) or any(isinstance(history, (int, str, np.integer)) for history in histories):
+            raise TypeError(f"`histories` must be a list of lists of item ids, such as [[3, 14]], got {histories!r}.")
         examples = [
             self.encode(self.title_tokens, self.catalog.indices_of(history), layout=layout) for history in histories
         ]
         batch = pad_examples(examples, self.prompt.pad_id, padding_side)
-        return {key: batch[key] for key in _PROMPT_KEYS}
+        return BatchFeature({key: batch[key] for key in _PROMPT_KEYS})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; the catalog and the tokenizer have files of their own."""
@@ -345,7 +369,12 @@ def pad_examples(
             - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(B, N)`; the divisor of padding is 0.
             - `supervised_positions`, `shift_labels` of shape `(B, S)`: the positions whose next token is a label, and
               those tokens; padding is 0 and -100.
+
+    Raises:
+        ValueError: If there are no examples.
     """
+    if not examples:
+        raise ValueError("There is nothing to pad: the rows hold no history, or no target position.")
     lengths = [len(example.input_ids) for example in examples]
     longest = max(lengths)
     shifts = [longest - length if padding_side == "left" else 0 for length in lengths]

@@ -55,6 +55,7 @@ class PatchRecommender:
     """
 
     def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
+        model.check_processor(processor)
         self.model = model.eval()
         self.processor = processor
 
@@ -68,7 +69,15 @@ class PatchRecommender:
                 A directory or a repository of the Hub.
             **kwargs:
                 Passed to [`PatchRecForCausalLM.from_pretrained`]: `device_map`, `dtype`, `revision` and so on.
+
+        Raises:
+            ValueError: If the checkpoint is a bare backbone or an adapter.
         """
+        if os.path.isfile(os.path.join(pretrained_model_name_or_path, "adapter_config.json")):
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds an adapter, not a model. Merge it first: "
+                "`trainer.model.merge_and_unload().save_pretrained(...)`."
+            )
         model = PatchRecForCausalLM.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return cls(model, PatchRecProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs))
 
@@ -110,24 +119,31 @@ class PatchRecommender:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
 
         Raises:
-            ValueError: If a history is empty, a title holds markup, or k is out of range.
+            ValueError: If a history is empty or longer than the model's context, a title holds markup, or k is out of
+                range.
+            TypeError: If an item is neither an id nor a title.
             KeyError: If an item id is not in the catalog.
         """
-        if len(histories) == 0:
-            raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
-        is_single = isinstance(histories[0], (int, np.integer, str))
-        batch: list[Sequence[int | str]] = [histories] if is_single else list(histories)  # type: ignore[list-item, arg-type]
-        catalog = self.processor.catalog
-        prompts, seen = [], []
-        for history in batch:
-            known = [self._indices(item) for item in history]
-            titles = [
-                item if isinstance(item, str) else catalog.titles[indices[0]]
-                for item, indices in zip(history, known, strict=True)
-            ]
-            tokens = tokenize_titles(titles, self.processor.tokenizer)
-            prompts.append(self.processor.encode(tokens, np.arange(len(titles)), layout=layout))
-            seen.append(np.array([index for indices in known for index in indices], dtype=np.int64))
+        is_single, batch = _as_batch(histories)
+        catalog, titles = self.processor.catalog, self.processor.title_tokens
+        known = [[self._indices(item) for item in history] for history in batch]
+        # Titles that the catalog lacks follow those that it has.
+        new = [item for history in batch for item in history if isinstance(item, str)]
+        new = [title for title in dict.fromkeys(new) if not catalog.indices_of_title(title)]
+        places = {title: len(catalog) + place for place, title in enumerate(new)}
+        if new:
+            titles = titles.extended(tokenize_titles(new, self.processor.tokenizer))
+        prompts = [
+            self.processor.encode(
+                titles,
+                np.array(
+                    [found[0] if found else places[str(item)] for item, found in zip(history, items, strict=True)]
+                ),
+                layout=layout,
+            )
+            for history, items in zip(batch, known, strict=True)
+        ]
+        seen = [np.array([index for found in items for index in found], dtype=np.int64) for items in known]
         ranking = rank_catalog(
             self.model,
             self._trie,
@@ -152,3 +168,19 @@ class PatchRecommender:
     def _indices(self, item: int | str) -> list[int]:
         catalog = self.processor.catalog
         return catalog.indices_of_title(item) if isinstance(item, str) else catalog.indices_of([item]).tolist()
+
+
+def _as_batch(histories: Any) -> tuple[bool, list[list[int | str]]]:
+    """Whether one history was given, and the batch that it or they make."""
+    if isinstance(histories, (str, int)):
+        raise TypeError(f"A history is a list of item ids and titles, such as [3, 14], got {histories!r}.")
+    values = list(histories)
+    is_single = not values or isinstance(values[0], (int, np.integer, str))
+    batch = [list(history) for history in ([values] if is_single else values)]
+    for row, history in enumerate(batch):
+        if not history:
+            raise ValueError(f"The history is empty (row {row}); a recommendation needs at least one earlier item.")
+        for item in history:
+            if not isinstance(item, (int, np.integer, str)):
+                raise TypeError(f"An item is an id (a whole number) or a title, got {item!r} in row {row}.")
+    return is_single, batch

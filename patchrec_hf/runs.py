@@ -44,6 +44,19 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
         )
 
 
+def last_checkpoint(output_dir: str | Path) -> str | None:
+    """
+    The newest whole checkpoint of a trainer, or `None`. A checkpoint whose writing was interrupted lacks the trainer's
+    state, which is written last.
+
+    Args:
+        output_dir (`str` or `pathlib.Path`):
+            The trainer's output directory.
+    """
+    whole = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
 def finish_run(output_dir: str | Path, results: Any) -> None:
     """
     Writes `results.json`, which marks the run as finished. Only the main process writes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from .processing import PatchRecProcessor
 from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
 
-_ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "row_index", "step", "progress"]
+_ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress"]
 
 
 class PatchFinetuneTrainer(SFTTrainer):
@@ -31,7 +32,7 @@ class PatchFinetuneTrainer(SFTTrainer):
     Trainer for the paper's patch fine-tuning, in any layout; `TextLayout` gives the vanilla baseline.
 
     Args:
-        model (`str`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
+        model (`str`, `os.PathLike`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
             A model, or the name of one: of a PatchRec checkpoint or, to start from, of any backbone.
         args ([`PatchFinetuneConfig`]):
             Training arguments.
@@ -43,14 +44,16 @@ class PatchFinetuneTrainer(SFTTrainer):
             Example rows. `evaluate` adds the metrics of a ranking over the whole catalog to the loss, as
             `eval_hr@20` and so on.
         data_collator ([`PatchDataCollator`], *optional*):
-            Overrides the default, which uses the processor's layout.
+            Overrides the default. Its layout must be the processor's.
         peft_config ([`~peft.PeftConfig`], *optional*):
             Trains an adapter instead of the model.
         callbacks, optimizers:
             As for [`~transformers.Trainer`].
 
     Raises:
-        TypeError: If `args`, `processing_class` or `train_dataset` is of another kind.
+        TypeError: If an argument is of another kind.
+        ValueError: If model and processor were not made for each other, a data set lacks a column, or the collator's
+            layout is not the processor's.
         FloatingPointError: If the loss becomes NaN or infinite during training.
 
     Example:
@@ -73,7 +76,7 @@ class PatchFinetuneTrainer(SFTTrainer):
 
     def __init__(
         self,
-        model: str | PatchRecForCausalLM | PeftModel,
+        model: str | os.PathLike | PatchRecForCausalLM | PeftModel,
         args: PatchFinetuneConfig,
         train_dataset: Dataset,
         processing_class: PatchRecProcessor,
@@ -90,14 +93,34 @@ class PatchFinetuneTrainer(SFTTrainer):
         ):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
-        if isinstance(model, str):
+        if isinstance(model, (str, os.PathLike)):
             model = _load_model(model, processing_class, args)
-        if data_collator is None:
-            data_collator = self._collator_class(
-                processing_class,
-                max_length=getattr(model.config.decoder_config, "max_position_embeddings", None),
-                seed=args.seed,
+        patchrec_model = model.get_base_model() if isinstance(model, PeftModel) else model
+        if not isinstance(patchrec_model, PatchRecForCausalLM):
+            raise TypeError(
+                f"`model` must be a `PatchRecForCausalLM`, got `{type(patchrec_model).__name__}`. Make one with "
+                "`PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
             )
+        patchrec_model.check_processor(processing_class)
+        for dataset in (train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
+            if dataset is not None:
+                _check_rows(dataset)
+        if data_collator is None:
+            data_collator = self._collator_class(processing_class, seed=args.seed)
+        if not isinstance(data_collator, self._collator_class):
+            raise TypeError(
+                f"`data_collator` must be a `{self._collator_class.__name__}`, got `{type(data_collator).__name__}`."
+            )
+        if data_collator.processor is not processing_class or data_collator.layout not in (
+            None,
+            processing_class.layout,
+        ):
+            raise ValueError(
+                "The collator's layout must be the processor's, which is saved with the checkpoint. Pass "
+                "`processing_class=processor.with_layout(layout)` and no layout of the collator's own."
+            )
+        if data_collator.max_length is None:
+            data_collator = replace(data_collator, max_length=patchrec_model.max_length)
         super().__init__(
             model=model,
             args=args,
@@ -109,6 +132,7 @@ class PatchFinetuneTrainer(SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self._prompt_lengths: list[torch.Tensor] = []
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = _ROW_COLUMNS
@@ -152,15 +176,24 @@ class PatchFinetuneTrainer(SFTTrainer):
                     f"{self.args.learning_rate}), keep gradient clipping on, or train in bf16 or float32 instead of "
                     "fp16. Resume from the last checkpoint; it was written before this step."
                 )
-            self._record(prompt_lengths)
+            self._prompt_lengths.append(prompt_lengths)
         return result
 
-    def _record(self, prompt_lengths: torch.Tensor) -> None:
-        """Adds what this step fed to the next log entry."""
-        self._metrics["train"]["prompt_tokens"].append(self._mean_over_processes(prompt_lengths.float().mean()))
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.model.training and self._prompt_lengths:
+            logs.update(self._prompt_metrics(torch.cat(self._prompt_lengths)))
+            self._prompt_lengths.clear()
+        super().log(logs, start_time)
 
-    def _mean_over_processes(self, value: torch.Tensor) -> float:
-        return self.accelerator.reduce(value, reduction="mean").item()
+    def _prompt_metrics(self, prompt_lengths: torch.Tensor) -> dict[str, float]:
+        """What was fed since the last log entry, over all processes, from the length of each prompt."""
+        num_tokens, num_prompts = self._sum_over_processes(
+            prompt_lengths.sum(), prompt_lengths.new_tensor(len(prompt_lengths))
+        )
+        return {"prompt_tokens": num_tokens / num_prompts}
+
+    def _sum_over_processes(self, *values: torch.Tensor) -> list[float]:
+        return self.accelerator.reduce(torch.stack(values).float(), reduction="sum").tolist()
 
     def evaluation_loop(
         self,
@@ -258,18 +291,36 @@ class PatchPretrainTrainer(PatchFinetuneTrainer):
     _collator_class = PatchPretrainDataCollator
     _config_class = PatchPretrainConfig
 
-    def _record(self, prompt_lengths: torch.Tensor) -> None:
-        super()._record(prompt_lengths)
-        text, compressed = prompt_lengths[0::2].sum(), prompt_lengths[1::2].sum()
-        recorded = self._metrics["train"]
-        recorded["compression_probability"].append(self.state.global_step / self.state.max_steps)
-        recorded["compression_prompt"].append(self._mean_over_processes(compressed / text))
+    def _prompt_metrics(self, prompt_lengths: torch.Tensor) -> dict[str, float]:
+        text, compressed = self._sum_over_processes(prompt_lengths[0::2].sum(), prompt_lengths[1::2].sum())
+        # The optimizer step that was taken last is the one before `global_step`.
+        probability = max(self.state.global_step - 1, 0) / max(self.state.max_steps, 1)
+        return {
+            **super()._prompt_metrics(prompt_lengths),
+            "compression_probability": probability,
+            "compression_prompt": compressed / text,
+        }
 
 
-def _load_model(name_or_path: str, processor: PatchRecProcessor, args: PatchFinetuneConfig) -> PatchRecForCausalLM:
+def _check_rows(dataset: Dataset) -> None:
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"Data sets must be `datasets.Dataset`s of example rows, got `{type(dataset).__name__}`.")
+    missing = [column for column in ("user_id", "item_ids", "target_positions") if column not in dataset.column_names]
+    if missing or len(dataset) == 0:
+        raise ValueError(
+            f"A data set of example rows needs `user_id`, `item_ids` and `target_positions`, got {len(dataset)} rows "
+            f"with {dataset.column_names}. See `load_recommendation_data`."
+        )
+
+
+def _load_model(
+    name_or_path: str | os.PathLike, processor: PatchRecProcessor, args: PatchFinetuneConfig
+) -> PatchRecForCausalLM:
     """SFTTrainer loads names through transformers' own mapping only, which knows neither PatchRec nor its splice."""
     kwargs = dict(args.model_init_kwargs or {})
     kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+    # As TRL does: mixed precision needs weights in float32, whatever the checkpoint was saved in.
+    kwargs.setdefault("dtype", "float32")
     config = AutoConfig.from_pretrained(
         name_or_path, **{key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
     )

@@ -63,7 +63,7 @@ class PatchFinetuneConfig(SFTConfig):
             ranks all. The loss is always of all rows, and so is the ranking when `evaluate` is called outside
             training.
         eval_num_beams (`int`, *optional*):
-            Beams of the ranking; twice the largest cut-off if not given.
+            Beams of the ranking, at least the largest cut-off; twice as many if not given.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -105,6 +105,8 @@ class PatchFinetuneConfig(SFTConfig):
             self.bf16: bool | None = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
         super().__post_init__()
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is no device to pin for
         # Rows differ in length, so only the process that reads a batch can collate it.
         if self.accelerator_config.dispatch_batches:
             raise ValueError("`dispatch_batches=True` would corrupt batches of unequal length; leave it unset.")
@@ -127,6 +129,11 @@ class PatchFinetuneConfig(SFTConfig):
             )
         if any(k < 1 for k in self.eval_ks):
             raise ValueError(f"`eval_ks` must be at least 1, got {self.eval_ks}.")
+        if self.eval_num_beams is not None and self.eval_num_beams < max(self.eval_ks, default=1):
+            raise ValueError(
+                f"`eval_num_beams` must be at least the largest of `eval_ks`, {max(self.eval_ks)}, got "
+                f"{self.eval_num_beams}."
+            )
         if self.eval_max_rows is not None and self.eval_max_rows < 1:
             raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
 

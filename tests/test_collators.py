@@ -5,7 +5,7 @@ from patchrec_hf import DropLayout, ItemPatchLayout, PatchDataCollator, PatchPre
 
 
 def stamped(rows, step=3, progress=0.5):
-    return [{**row, "row_index": i, "step": step, "progress": progress} for i, row in enumerate(rows)]
+    return [{**row, "step": step, "progress": progress} for row in rows]
 
 
 def test_one_example_for_each_target(processor):
@@ -59,6 +59,22 @@ def test_evaluation_rows_are_laid_out_once(processor, rows):
     batch = PatchPretrainDataCollator(processor)(list(rows))
     expected = PatchDataCollator(processor, ItemPatchLayout(2))(list(rows))
     assert all(torch.equal(batch[key], expected[key]) for key in expected)
+
+
+def test_rows_of_one_step_draw_on_their_own(processor):
+    """Histories of one length are not thinned out at the same places."""
+    orders = [[10, 11, 12, 13, 14, 16], [16, 14, 13, 12, 11, 10], [11, 10, 13, 12, 16, 14], [17, 18, 19, 20, 21, 10]]
+    masks = []
+
+    def spy(num_items, seed):
+        segments = DropLayout(0.5)(num_items, seed)
+        masks.append(segments)
+        return segments
+
+    rows = [{"user_id": 0, "item_ids": [*items, 15], "target_positions": [6]} for items in (*orders, orders[0])]
+    PatchDataCollator(processor, spy).encode_rows(rows)
+    assert masks[0] == masks[4]
+    assert len({tuple(mask) for mask in masks}) > 1
 
 
 def test_draws_depend_on_seed_step_and_row_only(processor, rows):

@@ -50,4 +50,4 @@ def test_rows_carry_their_stamp(fetch):
     dataset = StampedDataset(Dataset.from_list([{"item_ids": [i, i + 1]} for i in range(3)]))
     stamp = Stamp(2, 7, 0.25)
     row = dataset[stamp] if fetch == "one" else dataset.__getitems__([stamp])[0]
-    assert row == {"item_ids": [2, 3], "row_index": 2, "step": 7, "progress": 0.25}
+    assert row == {"item_ids": [2, 3], "step": 7, "progress": 0.25}

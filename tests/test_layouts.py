@@ -209,8 +209,8 @@ def test_fixed_layouts_ignore_the_seed(layout):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SessionPatchLayout(group_size=0), "`group_size` must be at least 1, got 0"),
-        (lambda: ItemPatchLayout(num_text_items=-1), "`num_text_items` must be at least 0, got -1"),
+        (lambda: SessionPatchLayout(group_size=0), "`group_size` must be a whole number of at least 1, got 0"),
+        (lambda: ItemPatchLayout(num_text_items=-1), "`num_text_items` must be a whole number of at least 0, got -1"),
         (lambda: SessionPatchLayout(align="newest"), "`align` must be 'latest' or 'oldest', got 'newest'"),
         (lambda: RandomPatchLayout(1.01), "`probability` must lie between 0 and 1, got 1.01"),
         (lambda: RandomPatchLayout(float("nan")), "`probability` must lie between 0 and 1, got nan"),

@@ -67,9 +67,14 @@ def test_encoding_equals_the_naive_one(processor, history, layout, separate_patc
     processor = PatchRecProcessor(
         processor.tokenizer, processor.catalog, processor.prompt, max_history=8, separate_patches=separate_patches
     )
-    example = processor.encode(processor.title_tokens, np.array(history), 3, layout, seed=(seed,))
-    latest = history[-8:]
-    ids, patches = naive_history(processor, latest, layout(len(latest), (seed,)))
+    laid_out = []
+
+    def spy(num_items, seed):
+        laid_out.extend(layout(num_items, seed))
+        return laid_out
+
+    example = processor.encode(processor.title_tokens, np.array(history), 3, spy, seed=(seed,))
+    ids, patches = naive_history(processor, history[-8:], laid_out)
     response = [*processor.title_tokens[3].tolist(), processor.prompt.end_of_turn_id]
     assert example.input_ids.tolist() == ids + response
     assert example.prompt_length == len(ids)
@@ -166,6 +171,24 @@ def test_save_and_load(processor, tmp_path):
         assert loaded.catalog.titles == processor.catalog.titles
         history = [[10, 11, 12, 13]]
         assert torch.equal(loaded(history)["input_ids"], processor(history)["input_ids"])
+
+
+def test_a_flat_list_is_not_a_batch(processor):
+    with pytest.raises(TypeError, match="list of lists"):
+        processor([10, 11])
+
+
+def test_with_layout_leaves_the_original_alone(processor):
+    other = processor.with_layout(TextLayout())
+    assert (other.layout, processor.layout) == (TextLayout(), ItemPatchLayout(2))
+    assert other.title_tokens is processor.title_tokens
+
+
+@pytest.mark.parametrize(("name", "value"), [("catalog", {1: "a"}), ("prompt", "Read this"), ("layout", "session")])
+def test_arguments_of_another_kind(processor, name, value):
+    kwargs = {"catalog": processor.catalog, "prompt": processor.prompt} | {name: value}
+    with pytest.raises(TypeError, match=f"`{name}` must be a"):
+        PatchRecProcessor(processor.tokenizer, **kwargs)
 
 
 def test_import_leaves_training_libraries_alone():

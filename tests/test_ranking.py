@@ -160,21 +160,24 @@ def test_nan_scores(model, processor, prompts, trie):
 
 
 def test_ranks_of_targets(model, processor, rows):
-    """Credit by title: both items called "Poems" are hits for either, at the better one's place."""
+    """Both items called "Poems" share their two places; by title, either is a hit at the better one."""
     collator = PatchDataCollator(processor)
+    rows = rows.add_item({"user_id": 99, "item_ids": [10, 11, 12, 15], "target_positions": [3]})
     ranked = rank_targets(model, collator, rows, k=12, num_beams=12, batch_size=4, show_progress=False)
-    for row, rank, prompt in zip(rows, ranked.ranks, collator.encode_rows(list(rows)), strict=True):
+    ranks = zip(ranked.title_ranks, ranked.item_ranks, strict=True)
+    for row, (title_rank, item_rank), prompt in zip(rows, ranks, collator.encode_rows(list(rows)), strict=True):
         scores = brute_force(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt)
         target = processor.catalog.indices_of([row["item_ids"][-1]])[0]
-        assert rank == 1 + (scores > scores[target] + 1e-4).sum()
+        assert title_rank == 1 + (scores > scores[target] + 1e-4).sum()
+        assert item_rank == title_rank + (0.5 if row["item_ids"][-1] in (14, 15) else 0)
     assert ranked.user_ids.tolist() == rows["user_id"]
     assert ranked.metrics([12])["hr@12"] == 1.0
 
 
 def test_unranked_targets_are_infinitely_far(model, processor, rows):
     ranked = rank_targets(model, PatchDataCollator(processor), rows, k=1, num_beams=12, show_progress=False)
-    assert set(ranked.ranks) <= {1.0, np.inf}
-    assert np.isinf(ranked.ranks).any()
+    assert set(ranked.title_ranks) <= {1.0, np.inf}
+    assert np.isinf(ranked.item_ranks).any()
 
 
 def test_excluding_seen_never_excludes_the_target(model, processor, rows):
@@ -182,7 +185,32 @@ def test_excluding_seen_never_excludes_the_target(model, processor, rows):
     ranked = rank_targets(
         model, PatchDataCollator(processor), again, k=12, num_beams=12, exclude_seen=True, show_progress=False
     )
-    assert np.isfinite(ranked.ranks).all()
+    assert np.isfinite(ranked.item_ranks).all()
+
+
+def test_excluding_the_other_item_of_a_title_breaks_the_tie(model, processor, rows):
+    from datasets import Dataset
+
+    row = {"user_id": 2**60 + 1, "item_ids": [14, 10, 11, 15], "target_positions": [3]}
+    kwargs = {"k": 12, "num_beams": 12, "show_progress": False}
+    tied = rank_targets(model, PatchDataCollator(processor), Dataset.from_list([row]), **kwargs)
+    alone = rank_targets(model, PatchDataCollator(processor), Dataset.from_list([row]), exclude_seen=True, **kwargs)
+    assert tied.item_ranks[0] == tied.title_ranks[0] + 0.5
+    assert alone.item_ranks[0] == alone.title_ranks[0]
+    assert tied.user_ids.tolist() == [2**60 + 1]
+
+
+def test_model_and_processor_that_do_not_match(model, processor, rows):
+    model.config.patch_token_id = 5
+    with pytest.raises(ValueError, match="not made for each other"):
+        rank_targets(model, PatchDataCollator(processor), rows)
+
+
+def test_training_mode_is_kept_also_after_an_error(model, processor, rows):
+    model.train()
+    with pytest.raises(ValueError, match="num_beams"):
+        rank_targets(model, PatchDataCollator(processor), rows, k=5, num_beams=2, show_progress=False)
+    assert model.training
 
 
 def test_max_rows_are_evenly_spaced(model, processor, rows):
@@ -196,7 +224,7 @@ def test_several_targets_in_a_row(model, processor):
     rows = Dataset.from_list([{"user_id": 5, "item_ids": [10, 11, 12, 13, 16], "target_positions": [3, 4]}])
     ranked = rank_targets(model, PatchDataCollator(processor, ItemPatchLayout(1)), rows, k=12, show_progress=False)
     assert ranked.user_ids.tolist() == [5, 5]
-    assert len(ranked.ranks) == 2
+    assert len(ranked.item_ranks) == 2
 
 
 def test_empty_data_set(model, processor, rows):

@@ -53,6 +53,35 @@ def test_empty_history(recommender, history):
         recommender.recommend(history)
 
 
+@pytest.mark.parametrize("history", ["Emma", 10])
+def test_a_history_is_a_list(recommender, history):
+    with pytest.raises(TypeError, match="A history is a list"):
+        recommender.recommend(history)
+
+
+def test_items_are_ids_or_titles(recommender):
+    with pytest.raises(TypeError, match=r"got 10\.0 in row 0"):
+        recommender.recommend([[10.0, 11]])
+
+
+def test_longer_than_the_models_context(recommender):
+    recommender.model.config.text_config.max_position_embeddings = 40
+    with pytest.raises(ValueError, match="reads at most 40"):
+        recommender.recommend([10, 11])
+
+
+def test_bare_backbones_and_adapters_are_refused(catalog, tmp_path):
+    from patchrec_hf.tiny import build_tiny_backbone
+
+    for part in build_tiny_backbone(catalog):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="from_backbone"):
+        PatchRecommender.from_pretrained(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        PatchRecommender.from_pretrained(tmp_path)
+
+
 def test_unknown_item_id(recommender):
     with pytest.raises(KeyError, match="Item id 404 is not in the catalog"):
         recommender.recommend([10, 404])
@@ -76,7 +105,7 @@ def test_round_trip_through_a_new_process(recommender, processor, tmp_path):
     recommender.model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     prompts = processor([[10, 11, 12, 13, 14], [20, 21]])
-    torch.save(prompts, tmp_path / "prompts.pt")
+    torch.save(dict(prompts), tmp_path / "prompts.pt")
     code = (
         "import sys, torch\n"
         "import patchrec_hf\n"

@@ -144,7 +144,8 @@ def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
     metrics = trainer.evaluate()
     assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_titles"}
     ranked = rank_targets(trainer.model, trainer.data_collator, rows, k=10, show_progress=False)
-    assert metrics["eval_hr@10"] == np.mean(ranked.ranks <= 10)
+    assert metrics["eval_hr@10"] == np.mean(ranked.item_ranks <= 10)
+    assert metrics["eval_title_hr@10"] == np.mean(ranked.title_ranks <= 10)
 
 
 def test_evaluation_in_pretraining_uses_the_fixed_layout(make_trainer, rows):
@@ -263,6 +264,7 @@ def test_model_card(make_trainer, rows, tmp_path):
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
         ({"eval_ks": [0]}, "eval_ks"),
         ({"eval_max_rows": 0}, "eval_max_rows"),
+        ({"eval_num_beams": 5}, "eval_num_beams"),
     ],
 )
 def test_contradicting_settings(tmp_path, kwargs, message):
@@ -280,6 +282,55 @@ def test_paper_defaults(tmp_path):
     assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.05, 0.3)
     assert (args.num_train_epochs, args.learning_rate, args.bf16) == (1, 5e-5, False)
     assert args.get_warmup_steps(100) == 5
+
+
+def test_collators_that_contradict_the_checkpoint(make_trainer, processor):
+    with pytest.raises(ValueError, match="with_layout"):
+        make_trainer("finetune", collator=PatchDataCollator(processor, TextLayout()))
+    with pytest.raises(TypeError, match="must be a `PatchPretrainDataCollator`"):
+        make_trainer("pretrain", collator=PatchDataCollator(processor))
+
+
+def test_collators_learn_the_models_context(make_trainer, model, processor, rows):
+    model.config.text_config.max_position_embeddings = 40
+    for collator in (None, PatchDataCollator(processor)):
+        trainer = make_trainer("finetune", model=model, collator=collator)
+        with pytest.raises(ValueError, match="reads at most 40"):
+            trainer.train()
+
+
+def test_names_are_loaded_in_float32(make_trainer, catalog, tmp_path):
+    backbone, tokenizer = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
+    backbone.to(torch.bfloat16).save_pretrained(tmp_path / "backbone")
+    tokenizer.save_pretrained(tmp_path / "backbone")
+    trainer = make_trainer("finetune", model=tmp_path / "backbone")
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+
+
+def test_bare_backbones_are_refused(make_trainer, catalog):
+    with pytest.raises(TypeError, match="from_backbone"):
+        make_trainer("finetune", model=build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)[0])
+
+
+def test_model_of_another_tokenizer(make_trainer, model):
+    model.config.patch_token_id = 5
+    with pytest.raises(ValueError, match="not made for each other"):
+        make_trainer("finetune", model=model)
+
+
+def test_data_sets_are_checked(make_trainer, rows):
+    with pytest.raises(ValueError, match="needs `user_id`, `item_ids` and `target_positions`"):
+        make_trainer("finetune", train_dataset=rows.remove_columns("target_positions"))
+    with pytest.raises(ValueError, match="got 0 rows"):
+        make_trainer("finetune", eval_dataset=rows.select([]))
+    with pytest.raises(TypeError, match="got `list`"):
+        make_trainer("finetune", eval_dataset=[1, 2])
+
+
+def test_loss_outside_training(make_trainer, rows):
+    trainer = make_trainer("pretrain")
+    batch = trainer.data_collator([{**row, "step": 0, "progress": 0.5} for row in rows])
+    assert torch.isfinite(trainer.compute_loss(trainer.model.train(), batch))
 
 
 def test_paper_presets():
