@@ -20,10 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from patchrec_hf import (
@@ -44,7 +42,7 @@ from patchrec_hf import (
 from patchrec_hf.baselines import Popularity
 from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.metrics import bootstrap_interval, per_example_metrics, ranking_metrics, ranks_from_scores
-from patchrec_hf.runs import claim_run, finish_run
+from patchrec_hf.runs import claim_run, finish_run, last_checkpoint
 
 
 LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}
@@ -59,23 +57,25 @@ class ScriptArguments:
     layout: str = field(default="item", metadata={"help": "Layout of fine-tuning.", "choices": list(LAYOUTS)})
     max_history: int | None = field(default=None, metadata={"help": "Items per history; 100, or 20 on the sample."})
     max_train_rows: int | None = field(
-        default=None, metadata={"help": "Rows to train on; all, or 6400 on the sample."}
+        default=None, metadata={"help": "Rows to train on; all, or 8000 on the sample."}
     )
     max_test_rows: int = field(default=600, metadata={"help": "Test rows to rank, evenly spaced."})
-    tiny_learning_rate: float = field(default=1e-2, metadata={"help": "--learning_rate of the tiny backbone."})
 
 
 def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     state, output_dir, is_sample = PartialState(), Path(args.output_dir), script.data_dir is None
-    if script.model_name_or_path is None:
-        args.learning_rate = script.tiny_learning_rate
+    if args.learning_rate is None:  # a tiny, new backbone learns at a rate that would ruin a pretrained one
+        args.learning_rate = 1e-2 if script.model_name_or_path is None else 5e-5
     names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
-    claim_run(output_dir, asdict(script) | {name: getattr(args, name) for name in names.split()})
+    try:
+        claim_run(output_dir, asdict(script) | {name: getattr(args, name) for name in names.split()})
+    except FileExistsError as error:
+        raise SystemExit(str(error)) from None
     state.print(SAMPLE_NOTICE if is_sample else f"Data: {script.data_dir}")
 
     max_history = script.max_history or (20 if is_sample else 100)
     examples, catalog = load_recommendation_data(script.data_dir or "sample", max_history=max_history)
-    max_train_rows = script.max_train_rows or (6400 if is_sample else len(examples["train"]))
+    max_train_rows = script.max_train_rows or (8000 if is_sample else len(examples["train"]))
     train = examples["train"].shuffle(seed=args.seed).select(range(min(max_train_rows, len(examples["train"]))))
     num_test_rows = min(script.max_test_rows, len(examples["test"]))
     test = examples["test"].select(np.linspace(0, len(examples["test"]) - 1, num_test_rows, dtype=int))
@@ -86,18 +86,17 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
             part.save_pretrained(backbone)
     state.wait_for_everyone()
     processor = PatchRecProcessor.from_backbone(backbone, catalog, BOOK_PROMPT, LAYOUTS[script.layout], max_history)
-    as_text = PatchDataCollator(processor, TextLayout())
+    as_text = processor.with_layout(TextLayout())
 
-    def train_stage(name: str, trainer_class: type, model: str, collator: PatchDataCollator | None = None) -> str:
+    def train_stage(name: str, trainer_class: type, model: str, processor: PatchRecProcessor = processor) -> str:
         """Trains `model` unless that is done already, and returns the directory of the result."""
         final = output_dir / name / "final"
         if not final.is_dir():
             state.print(f"\n== {name} ==")
             stage_args = copy.copy(args)
             stage_args.output_dir = str(output_dir / name)
-            os.makedirs(stage_args.output_dir, exist_ok=True)
-            trainer = trainer_class(model, stage_args, train, processor, data_collator=collator)
-            trainer.train(resume_from_checkpoint=get_last_checkpoint(stage_args.output_dir))
+            trainer = trainer_class(model, stage_args, train, processor)
+            trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
             trainer.save_model(f"{final}.part")
             state.wait_for_everyone()
             if state.is_main_process:
@@ -111,16 +110,17 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
 
     targets = catalog.indices_of([row["item_ids"][-1] for row in test])
     scores = Popularity(catalog).fit(examples["train"]).score([row["item_ids"][:-1] for row in test])
-    results = [summarise("popularity", ranks_from_scores(scores, targets), np.array(test["user_id"]))]
-    patched = PatchDataCollator(processor)
-    for name, checkpoint, collator in (("vanilla", vanilla, as_text), ("PatchRec", finetuned, patched)):
+    ranks = ranks_from_scores(scores, targets)
+    results = [summarise("popularity", ranks, np.array(test["user_id"]))]
+    for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):
+        collator = PatchDataCollator(PatchRecProcessor.from_pretrained(checkpoint))
         model = AutoModelForCausalLM.from_pretrained(checkpoint).to(state.device)
         ranked = rank_targets(model, collator, test, batch_size=args.per_device_eval_batch_size)
-        tokens = dict(zip(("titles", "history", "prompt"), ranked.counts.mean(axis=0).tolist(), strict=True))
-        results.append(summarise(name, ranked.ranks, ranked.user_ids) | {"history tokens": tokens["history"]})
+        results.append(summarise(name, ranked.item_ranks, ranked.user_ids, ranked.counts[:, 1].mean()))
     with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=3,
                    tbl_hide_dataframe_shape=True, tbl_cols=-1, tbl_width_chars=200):  # fmt: skip
         state.print(f"\n{len(test)} test rows, {len(catalog)} items to rank:\n{pl.DataFrame(results)}")
+    state.print("PatchRec learned from each row three times (as text, compressed, and in its layout), vanilla once.")
 
     *history, target = test[len(test) // 2]["item_ids"]
     read = [catalog.titles[index] for index in catalog.indices_of([*history[-5:], target])]
@@ -131,14 +131,20 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     finish_run(output_dir, results)
 
 
-def summarise(name: str, ranks: np.ndarray, user_ids: np.ndarray) -> dict:
+def summarise(name: str, ranks: np.ndarray, user_ids: np.ndarray, history_tokens: float | None = None) -> dict:
+    metrics = ranking_metrics(ranks, [10, 20])
     lower, upper = bootstrap_interval(per_example_metrics(ranks, [20])["hr@20"], user_ids)
-    return {"method": name, **ranking_metrics(ranks, [10, 20]), "hr@20, 95% interval": f"{lower:.3f}–{upper:.3f}"}
+    return {
+        "method": name,
+        **{metric: metrics[metric] for metric in ("hr@10", "ndcg@10", "hr@20", "ndcg@20")},
+        "hr@20, 95% interval": f"{lower:.3f}–{upper:.3f}",
+        "history tokens": "–" if history_tokens is None else f"{history_tokens:.0f}",
+    }
 
 
 if __name__ == "__main__":
     parser = TrlParser((ScriptArguments, PatchPretrainConfig))
-    parser.set_defaults(output_dir="outputs/goodreads", per_device_train_batch_size=32, per_device_eval_batch_size=16,
-                        dataloader_pin_memory=torch.cuda.is_available(), logging_steps=25, save_steps=0.25,
-                        save_total_limit=1, report_to="none")  # fmt: skip
+    parser.set_defaults(learning_rate=None, output_dir="outputs/goodreads", per_device_train_batch_size=32,
+                        per_device_eval_batch_size=16, logging_steps=25, save_steps=0.25, save_total_limit=1,
+                        report_to="none")  # fmt: skip
     main(*parser.parse_args_and_config())
