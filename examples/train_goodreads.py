@@ -2,7 +2,6 @@
 Trains PatchRec in both stages, and compares it with popularity and with the same backbone fed with plain text.
 
 Without arguments: the embedded sample (synthetic readers of real books) and a tiny backbone; some minutes on a CPU.
-
     accelerate launch examples/train_goodreads.py
 
 On a directory with interactions.parquet and items.parquet, with a pretrained backbone:
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
 from trl import TrlParser
@@ -64,6 +64,8 @@ class ScriptArguments:
 
 def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     state, output_dir, is_sample = PartialState(), Path(args.output_dir), script.data_dir is None
+    if state.num_processes == 1:  # without a GPU, `accelerate launch` grants a process one thread only
+        torch.set_num_threads(os.cpu_count())
     if args.learning_rate is None:  # a tiny, new backbone learns at a rate that would ruin a pretrained one
         args.learning_rate = 1e-2 if script.model_name_or_path is None else 5e-5
     names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
@@ -110,8 +112,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
 
     targets = catalog.indices_of([row["item_ids"][-1] for row in test])
     scores = Popularity(catalog).fit(examples["train"]).score([row["item_ids"][:-1] for row in test])
-    ranks = ranks_from_scores(scores, targets)
-    results = [summarise("popularity", ranks, np.array(test["user_id"]))]
+    results = [summarise("popularity", ranks_from_scores(scores, targets), np.array(test["user_id"]))]
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):
         collator = PatchDataCollator(PatchRecProcessor.from_pretrained(checkpoint))
         model = AutoModelForCausalLM.from_pretrained(checkpoint).to(state.device)
@@ -124,8 +125,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
 
     *history, target = test[len(test) // 2]["item_ids"]
     read = [catalog.titles[index] for index in catalog.indices_of([*history[-5:], target])]
-    state.print("\nA reader lately read", *read[:-1], sep="\n  ")
-    state.print("then read", read[-1], "and was recommended", sep="\n  ")
+    state.print("\nA reader lately read", *read[:-1], "\nthen read", read[-1], "\nand was recommended", sep="\n  ")
     for item in PatchRecommender.from_pretrained(finetuned).recommend(history, k=3):
         state.print(f"  {item.title} (log-probability {item.score:.2f})")
     finish_run(output_dir, results)
