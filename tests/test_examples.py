@@ -1,6 +1,7 @@
 """The example runs as its users run it: from the command line, interrupted and repeated."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,10 @@ def test_train_goodreads(tmp_path):
     assert "== finetune ==" in resumed.stdout
     assert "== vanilla ==" not in resumed.stdout
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+
+
+def test_readme_is_filled_in():
+    text = (SCRIPT.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert "@@" not in text
+    for name in re.findall(r"\]\(([^)#]+)\)", text):
+        assert name.startswith("http") or (SCRIPT.parent.parent / name).exists(), name
