@@ -25,6 +25,7 @@ from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
 
 _ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress"]
+_CARD_METRICS = ("eval_loss", "eval_hr@", "eval_ndcg@", "eval_mrr@", "eval_title_", "eval_compression_")
 
 
 class PatchFinetuneTrainer(SFTTrainer):
@@ -107,18 +108,7 @@ class PatchFinetuneTrainer(SFTTrainer):
                 _check_rows(dataset)
         if data_collator is None:
             data_collator = self._collator_class(processing_class, seed=args.seed)
-        if not isinstance(data_collator, self._collator_class):
-            raise TypeError(
-                f"`data_collator` must be a `{self._collator_class.__name__}`, got `{type(data_collator).__name__}`."
-            )
-        if data_collator.processor is not processing_class or data_collator.layout not in (
-            None,
-            processing_class.layout,
-        ):
-            raise ValueError(
-                "The collator's layout must be the processor's, which is saved with the checkpoint. Pass "
-                "`processing_class=processor.with_layout(layout)` and no layout of the collator's own."
-            )
+        _check_collator(data_collator, self._collator_class, processing_class)
         if data_collator.max_length is None:
             data_collator = replace(data_collator, max_length=patchrec_model.max_length)
         super().__init__(
@@ -265,7 +255,7 @@ class PatchFinetuneTrainer(SFTTrainer):
             metrics={
                 key.removeprefix("eval_"): value
                 for key, value in (evaluations[-1] if evaluations else {}).items()
-                if key.startswith("eval_") and isinstance(value, float)
+                if key.startswith(_CARD_METRICS)
             },
             example_history=processor.catalog.item_ids[:3].tolist(),
             base_model=base_model if base_model and not os.path.isdir(base_model) else None,
@@ -300,6 +290,18 @@ class PatchPretrainTrainer(PatchFinetuneTrainer):
             "compression_probability": probability,
             "compression_prompt": compressed / text,
         }
+
+
+def _check_collator(
+    collator: PatchDataCollator, expected: type[PatchDataCollator], processor: PatchRecProcessor
+) -> None:
+    if not isinstance(collator, expected):
+        raise TypeError(f"`data_collator` must be a `{expected.__name__}`, got `{type(collator).__name__}`.")
+    if collator.processor is not processor or collator.layout not in (None, processor.layout):
+        raise ValueError(
+            "The collator's layout must be the processor's, which is saved with the checkpoint. Pass "
+            "`processing_class=processor.with_layout(layout)` and no layout of the collator's own."
+        )
 
 
 def _check_rows(dataset: Dataset) -> None:
