@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from .encoding import EncodedExample, pad_examples
 from .layouts import Layout, RandomPatchLayout, TextLayout
-from .processing import EncodedExample, PatchRecProcessor, pad_examples
+from .processing import PatchRecProcessor
 
 
 @dataclass(frozen=True)

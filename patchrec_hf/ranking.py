@@ -12,8 +12,8 @@ from transformers import DynamicCache
 
 from .attention import tree_attention_mask
 from .backbones import maskable_attention
+from .encoding import EncodedExample, pad_examples
 from .modeling import PatchRecForCausalLM
-from .processing import EncodedExample, pad_examples
 from .trie import TitleTrie
 
 

@@ -54,7 +54,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     rank_catalog,
 )
-from patchrec_hf.processing import EncodedExample, pad_examples
+from patchrec_hf.encoding import EncodedExample, pad_examples
 from patchrec_hf.prompts import SPECIAL_TOKENS
 from patchrec_hf.ranking import CatalogRanking
 from patchrec_hf.trie import build_trie

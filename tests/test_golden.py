@@ -19,7 +19,7 @@ from patchrec_hf import (
     TextLayout,
     rank_catalog,
 )
-from patchrec_hf.processing import pad_examples
+from patchrec_hf.encoding import pad_examples
 from patchrec_hf.prompts import SPECIAL_TOKENS, Prompt
 from patchrec_hf.trie import build_trie
 

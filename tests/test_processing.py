@@ -19,7 +19,7 @@ from patchrec_hf import (
     SessionPatchLayout,
     TextLayout,
 )
-from patchrec_hf.processing import pad_examples
+from patchrec_hf.encoding import pad_examples
 
 
 def naive_history(processor, history, segments):

@@ -59,7 +59,7 @@ def test_random_tries(titles, k, num_beams, data):
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from patchrec_hf import PatchRecConfig
-    from patchrec_hf.processing import EncodedExample, TokenCounts
+    from patchrec_hf.encoding import EncodedExample, TokenCounts
 
     torch.manual_seed(0)
     config = LlamaConfig(
