@@ -146,50 +146,44 @@ class PatchRecProcessor(ProcessorMixin):
         if len(history) == 0:
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
         prompt = self.prompt
-        lengths = titles.lengths[history]
         seed = (*seed, zlib.crc32(titles.gather(history).tobytes()))
-        is_text, unit_of_item, items_in_unit = _units((layout or self.layout)(len(history), seed), len(history))
+        segments = (layout or self.layout)(len(history), seed)
+        is_text, unit_of_item, items_in_unit = _units(segments, len(history))
         kept = unit_of_item >= 0
-        items, lengths_kept, units, is_text = history[kept], lengths[kept], unit_of_item[kept], is_text[kept]
+        items, units, is_text = history[kept], unit_of_item[kept], is_text[kept]
+        lengths = titles.lengths[items]
 
         # A unit is what separators stand between: an item as text, an item patch or a session patch.
-        unit_is_text = np.zeros(len(items_in_unit), dtype=bool)
-        unit_is_text[units] = is_text
         widths = np.ones(len(items_in_unit), dtype=np.int64)
-        widths[units[is_text]] = lengths_kept[is_text]
-        separators = (unit_is_text | self.separate_patches).astype(np.int64)
-        separators[-1:] = 0
-        starts = len(prompt.prefix_ids) + 1 + np.cumsum(widths + separators) - (widths + separators)
-        history_length = int((widths + separators).sum())
+        widths[units[is_text]] = lengths[is_text]
+        unit_is_text = np.zeros(len(items_in_unit), dtype=bool)
+        unit_is_text[units[is_text]] = True
+        is_separated = unit_is_text | self.separate_patches
+        is_separated[-1:] = False
+        starts = np.cumsum(widths + is_separated) - (widths + is_separated)
 
-        prompt_length = len(prompt.prefix_ids) + 1 + history_length + 1 + len(prompt.suffix_ids)
-        response = np.empty(0, dtype=np.int64)
-        if target is not None:
-            response = np.append(titles[target], prompt.end_of_turn_id)
-        input_ids = np.full(prompt_length + len(response), prompt.patch_id, dtype=np.int64)
-        input_ids[: len(prompt.prefix_ids)] = prompt.prefix_ids
-        input_ids[len(prompt.prefix_ids)] = prompt.start_id
-        input_ids[(starts + widths)[separators == 1]] = prompt.separator_id
-        text_lengths = lengths_kept[is_text]
-        text_positions = np.repeat(starts[units[is_text]], text_lengths) + ragged_arange(text_lengths)
-        input_ids[text_positions] = titles.gather(items[is_text])
-        input_ids[prompt_length - len(prompt.suffix_ids) - 1] = prompt.end_id
-        input_ids[prompt_length - len(prompt.suffix_ids) : prompt_length] = prompt.suffix_ids
-        input_ids[prompt_length:] = response
+        history_ids = np.full(int((widths + is_separated).sum()), prompt.patch_id, dtype=np.int64)
+        history_ids[(starts + widths)[is_separated]] = prompt.separator_id
+        places = np.repeat(starts[units[is_text]], lengths[is_text]) + ragged_arange(lengths[is_text])
+        history_ids[places] = titles.gather(items[is_text])
+        prompt_ids = np.concatenate(
+            [prompt.prefix_ids, [prompt.start_id], history_ids, [prompt.end_id], prompt.suffix_ids]
+        ).astype(np.int64)
+        response_ids = np.empty(0) if target is None else np.append(titles[target], prompt.end_of_turn_id)
 
-        folded_lengths = lengths_kept[~is_text]
-        folded_units = units[~is_text]
-        text_history_length = int(lengths.sum()) + len(history) - 1
+        is_folded = ~is_text
+        folded_starts = len(prompt.prefix_ids) + 1 + starts[units[is_folded]]
+        divisors = items_in_unit[units[is_folded]] * lengths[is_folded]
+        num_title_tokens = int(titles.lengths[history].sum())
+        text_length = num_title_tokens + len(history) - 1
         return EncodedExample(
-            input_ids=input_ids,
-            prompt_length=prompt_length,
-            patch_token_ids=titles.gather(items[~is_text]),
-            patch_positions=np.repeat(starts[folded_units], folded_lengths),
-            patch_divisors=np.repeat(items_in_unit[folded_units] * folded_lengths, folded_lengths),
-            counts=TokenCounts(int(widths.sum()), history_length, prompt_length),
-            text_counts=TokenCounts(
-                int(lengths.sum()), text_history_length, prompt_length - history_length + text_history_length
-            ),
+            input_ids=np.concatenate([prompt_ids, response_ids]).astype(np.int64),
+            prompt_length=len(prompt_ids),
+            patch_token_ids=titles.gather(items[is_folded]),
+            patch_positions=np.repeat(folded_starts, lengths[is_folded]),
+            patch_divisors=np.repeat(divisors, lengths[is_folded]),
+            counts=TokenCounts(int(widths.sum()), len(history_ids), len(prompt_ids)),
+            text_counts=TokenCounts(num_title_tokens, text_length, len(prompt_ids) - len(history_ids) + text_length),
         )
 
     def __call__(
