@@ -24,7 +24,7 @@ from transformers.utils import can_return_tuple
 
 from .backbones import check_logits, check_outputs, mean_initialise, reads_trees, scale_logits
 from .configuration import PatchRecConfig
-from .processing import PatchRecProcessor
+from .processing import PatchRecProcessor, hub_kwargs
 from .prompts import PATCH_TOKEN, SPECIAL_TOKENS, add_special_tokens
 
 
@@ -212,8 +212,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             ValueError: If the checkpoint is of another kind.
         """
         if kwargs.get("config") is None:
-            hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "cache_dir") if key in kwargs}
-            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs)
+            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))
             if config.get("model_type") != PatchRecConfig.model_type:
                 raise ValueError(
                     f"{pretrained_model_name_or_path} is not a PatchRec checkpoint but one of type "
@@ -257,8 +256,9 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
                 raise ValueError("A backbone given as a model needs its tokenizer: `from_backbone(model, tokenizer)`.")
             known_tokens = tokenizer.get_vocab()
         else:
-            hub_kwargs = {key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
-            own_tokenizer = AutoTokenizer.from_pretrained(backbone, **hub_kwargs)
+            own_tokenizer = AutoTokenizer.from_pretrained(
+                backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
+            )
             known_tokens = own_tokenizer.get_vocab()
             tokenizer = own_tokenizer if tokenizer is None else tokenizer
             backbone = AutoModelForCausalLM.from_pretrained(backbone, **kwargs)

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -256,17 +256,22 @@ class PatchRecProcessor(ProcessorMixin):
         Raises:
             OSError: If the checkpoint has no `processor_config.json` or `catalog.parquet`.
         """
-        hub_kwargs = {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
-        with open(cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **hub_kwargs), encoding="utf-8") as file:
+        where = hub_kwargs(kwargs)
+        with open(cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **where), encoding="utf-8") as file:
             values = json.load(file)
         return cls(
-            tokenizer=AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub_kwargs),
-            catalog=Catalog.from_parquet(cached_file(pretrained_model_name_or_path, CATALOG_NAME, **hub_kwargs)),
+            tokenizer=AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **where),
+            catalog=Catalog.from_parquet(cached_file(pretrained_model_name_or_path, CATALOG_NAME, **where)),
             prompt=Prompt.from_dict(values["prompt"]),
             layout=layout_from_dict(values["layout"]),
             max_history=values["max_history"],
             separate_patches=values["separate_patches"],
         )
+
+
+def hub_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the keyword arguments of a `from_pretrained` that say which files of the Hub are meant."""
+    return {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
 
 
 def _units(segments: Sequence[Any], num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

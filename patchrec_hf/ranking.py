@@ -231,7 +231,7 @@ class _BeamSearch:
         """
         rows = hidden.flatten(0, 1)
         log_probs = torch.empty(len(parents), device=rows.device)
-        step = max(1, _LOGITS_AT_ONCE // self.model.lm_head.weight.shape[0])
+        step = max(1, _LOGITS_AT_ONCE // self.model.config.decoder_config.vocab_size)
         starts = torch.arange(0, len(rows) + step, step, device=rows.device)
         cuts = torch.searchsorted(parents, starts).tolist()
         for start, first, last in zip(starts.tolist(), cuts, cuts[1:], strict=False):

@@ -20,7 +20,7 @@ from .curriculum import StampedDataset, StampedSampler
 from .evaluation import rank_targets
 from .hub import make_model_card
 from .modeling import PatchRecForCausalLM
-from .processing import PatchRecProcessor
+from .processing import PatchRecProcessor, hub_kwargs
 from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
 
@@ -324,7 +324,7 @@ def _load_model(
     # As TRL does: mixed precision needs weights in float32, whatever the checkpoint was saved in.
     kwargs.setdefault("dtype", "float32")
     config = AutoConfig.from_pretrained(
-        name_or_path, **{key: kwargs[key] for key in ("revision", "token", "trust_remote_code") if key in kwargs}
+        name_or_path, trust_remote_code=kwargs["trust_remote_code"], **hub_kwargs(kwargs)
     )
     if isinstance(config, PatchRecConfig):
         return PatchRecForCausalLM.from_pretrained(name_or_path, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import polars as pl
 from datasets import Dataset
 
 from ..catalog import Catalog
@@ -31,12 +32,11 @@ class Popularity:
             dataset ([`~datasets.Dataset`]):
                 Example rows to learn from.
         """
-        targets = [
-            row["item_ids"][position]
-            for row in dataset.select_columns(["item_ids", "target_positions"])
-            for position in row["target_positions"]
-        ]
-        self.counts = np.bincount(self.catalog.indices_of(targets), minlength=len(self.catalog)).astype(np.float64)
+        rows = dataset.select_columns(["item_ids", "target_positions"]).to_polars()
+        targets = rows.select(pl.col("item_ids").list.gather(pl.col("target_positions")).explode())["item_ids"]
+        self.counts = np.bincount(self.catalog.indices_of(targets.to_numpy()), minlength=len(self.catalog)).astype(
+            np.float64
+        )
         return self
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
