@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .collators import PatchDataCollator, PatchPretrainDataCollator
     from .data.loading import load_recommendation_data
     from .evaluation import rank_targets
-    from .ranking import rank_catalog
+    from .ranking import rank_catalog, score_catalog
     from .recommender import PatchRecommender, Recommendation
     from .tiny import build_tiny_backbone
     from .trainers import PatchFinetuneTrainer, PatchPretrainTrainer
@@ -41,6 +41,7 @@ _LAZY = {
     "load_recommendation_data": "data.loading",
     "rank_catalog": "ranking",
     "rank_targets": "evaluation",
+    "score_catalog": "ranking",
 }
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "load_recommendation_data",
     "rank_catalog",
     "rank_targets",
+    "score_catalog",
 ]
 
 AutoConfig.register(PatchRecConfig.model_type, PatchRecConfig)

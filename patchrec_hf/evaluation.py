@@ -2,75 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from typing import Protocol as TypingProtocol
 
 import numpy as np
+import polars as pl
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather
+from accelerate.utils import broadcast_object_list, gather
 from datasets import Dataset
+from tqdm.auto import tqdm
 
+from .catalog import Catalog
 from .collators import PatchDataCollator, token_counts
-from .metrics import compression_ratios, ranking_metrics
+from .metrics import ranks_from_scores
 from .modeling import PatchRecForCausalLM
-from .ranking import rank_catalog
-from .trie import build_trie
+from .protocol import STRICT, Protocol
+from .ranking import Method, rank_catalog
+from .report import COUNT_COLUMNS, EvaluationReport
+from .trie import TitleTrie, build_trie
 
 
-@dataclass(frozen=True, eq=False)
-class RankedTargets:
-    """
-    What an evaluation found for each of n targets.
+_BATCHES_AT_ONCE = 8
+"""Batches of a process that are ranked, gathered and written before the next rows are encoded."""
 
-    Args:
-        item_ranks (`numpy.ndarray` of shape `(n,)`, float64):
-            The target's place: 1 is first, infinity is beyond the ranking's end. Items that share a title share its
-            score, and so the mean of their places.
-        title_ranks (`numpy.ndarray` of shape `(n,)`, float64):
-            The place of the best item that has the target's title.
-        user_ids (`numpy.ndarray` of shape `(n,)`, int64):
-            Whose target it is.
-        certified (`numpy.ndarray` of shape `(n,)`, bool):
-            Whether the ranking is proven to be the exact top k.
-        counts (`numpy.ndarray` of shape `(n, 3)`, int64):
-            [`TokenCounts`] of the prompt as fed.
-        text_counts (`numpy.ndarray` of shape `(n, 3)`, int64):
-            [`TokenCounts`] with every item as text.
-    """
 
-    item_ranks: np.ndarray
-    title_ranks: np.ndarray
-    user_ids: np.ndarray
-    certified: np.ndarray
-    counts: np.ndarray
-    text_counts: np.ndarray
+class Scorer(TypingProtocol):
+    """Any recommender that scores the whole catalog, such as the baselines."""
 
-    def metrics(self, ks: Sequence[int]) -> dict[str, float]:
-        """
-        HR, NDCG and MRR with credit by item (`hr@k`) and by title (`title_hr@k`), the three compression ratios, and
-        the share of certified rankings.
-        """
-        by_title = {f"title_{name}": value for name, value in ranking_metrics(self.title_ranks, ks).items()}
-        return {
-            **ranking_metrics(self.item_ranks, ks),
-            **by_title,
-            **compression_ratios(self.counts, self.text_counts),
-            "certified_share": float(self.certified.mean()),
-        }
+    def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """Scores of shape `(B, num_items)`, in catalog order, for lists of item ids."""
+        ...
 
 
 def rank_targets(
     model: PatchRecForCausalLM,
     collator: PatchDataCollator,
     dataset: Dataset,
-    k: int = 20,
-    max_rows: int | None = None,
+    k: int | None = 20,
+    method: Method = "exact",
     num_beams: int | None = None,
+    max_expansions: int | None = None,
+    protocol: Protocol = STRICT,
     exclude_seen: bool = False,
+    max_rows: int | None = None,
+    train_dataset: Dataset | None = None,
     batch_size: int = 8,
+    resume_dir: str | Path | None = None,
     show_progress: bool = True,
-) -> RankedTargets:
+) -> EvaluationReport:
     """
     Ranks the catalog for each row of a data set and looks up its targets. Under a launcher, every process ranks a
     share of the rows and returns all results.
@@ -83,86 +68,292 @@ def rank_targets(
         dataset ([`~datasets.Dataset`]):
             Example rows.
         k (`int`, *optional*, defaults to `20`):
-            How deep to rank; the whole catalog if it has fewer items.
-        max_rows (`int`, *optional*):
-            Rank only so many rows, evenly spaced over the data set.
-        num_beams (`int`, *optional*):
+            How deep to rank; the whole catalog if `None` or above its size.
+        method, num_beams, max_expansions:
             See [`rank_catalog`].
+        protocol ([`Protocol`], *optional*, defaults to `STRICT`):
+            When a ranked title counts as the target.
         exclude_seen (`bool`, *optional*, defaults to `False`):
             Whether items of the history cannot be recommended. The target itself always can.
+        max_rows (`int`, *optional*):
+            Rank only so many rows, evenly spaced over the data set.
+        train_dataset ([`~datasets.Dataset`], *optional*):
+            The rows that the model learned from; if given, the report tells warm targets from cold ones.
         batch_size (`int`, *optional*, defaults to `8`):
-            Users per forward.
+            Users per forward; bounds the memory.
+        resume_dir (`str` or `pathlib.Path`, *optional*):
+            Where finished rows are kept, so that an interrupted evaluation goes on with the same directory. It is for
+            one model, data set and set of arguments; delete it when the report is saved.
         show_progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar, on the main process.
 
     Returns:
-        [`RankedTargets`]
+        [`EvaluationReport`]
 
     Raises:
         ValueError: If the data set is empty, model and processor were not made for each other, or as [`rank_catalog`]
             does.
     """
-    if len(dataset) == 0:
-        raise ValueError("The data set to rank is empty.")
-    model.check_processor(collator.processor)
-    state, catalog, prompt = PartialState(), collator.processor.catalog, collator.processor.prompt
-    if max_rows is not None and max_rows < len(dataset):
-        dataset = dataset.select(np.linspace(0, len(dataset) - 1, max_rows).astype(np.int64))
-    # One target a row, so that all processes can hold equal shares; the last row fills up the last share.
-    rows = [{**row, "target_positions": [position]} for row in dataset for position in row["target_positions"]]
-    share = -(-len(rows) // state.num_processes)
-    first = state.process_index * share
-    mine = [rows[min(place, len(rows) - 1)] for place in range(first, first + share)]
-    examples = collator.encode_rows(mine)
-    histories = [catalog.indices_of(row["item_ids"][: row["target_positions"][0]]) for row in mine]
-    targets = catalog.indices_of([row["item_ids"][row["target_positions"][0]] for row in mine])
-    excluded = None
-    if exclude_seen:
-        excluded = [history[history != target] for history, target in zip(histories, targets, strict=True)]
+    processor = collator.processor
+    catalog, prompt = processor.catalog, processor.prompt
+    model.check_processor(processor)
+    targets = _targets(dataset, catalog, max_rows, train_dataset)
+    trie = build_trie(processor.title_tokens, prompt.end_of_turn_id, protocol.complete_prefixes)
+    stand_ins = np.arange(len(catalog)) if protocol.credit_items else _first_of_title(catalog)
+    rankable = np.intersect1d(stand_ins, trie.items)
+    k = min(k or len(rankable), len(rankable))
+    settings = {
+        "ranker": "PatchRec",
+        "k": k,
+        "method": method,
+        "num_beams": num_beams,
+        "max_expansions": max_expansions,
+        "protocol": asdict(protocol),
+        "exclude_seen": exclude_seen,
+        "layout": str(collator.layout or processor.layout),
+        "max_history": processor.max_history,
+        "seed": collator.seed,
+    }
 
-    trie = build_trie(collator.processor.title_tokens, prompt.end_of_turn_id)
-    was_training = model.training
-    model.eval()
-    try:
+    def rank(places: np.ndarray) -> np.ndarray:
+        rows, wanted = _rows(dataset, targets, places), targets["target"].to_numpy()[places]
+        examples = collator.encode_rows(rows)
+        seen = _seen(rows, wanted, catalog, stand_ins) if exclude_seen else None
         ranking = rank_catalog(
             model,
             trie,
             examples,
             prompt.pad_id,
-            k=min(k, len(catalog)),
+            k=k,
+            method=method,
             num_beams=num_beams,
-            excluded=excluded,
+            max_expansions=max_expansions,
+            candidates=None if protocol.credit_items else [rankable] * len(rows),
+            excluded=seen,
             batch_size=batch_size,
-            show_progress=show_progress and state.is_main_process,
+            synchronize=PartialState().num_processes > 1,
         )
+        places_found = protocol.places(catalog.titles, ranking.items, wanted)
+        num_ties = _num_ties(trie, wanted, seen) if protocol.credit_items else np.ones(len(rows))
+        return np.column_stack([places_found, num_ties, ranking.certified, ranking.num_read, *token_counts(examples)])
+
+    was_training = model.training
+    model.eval()
+    try:
+        found = _in_parts(rank, len(targets), _BATCHES_AT_ONCE * batch_size, model.device, resume_dir, show_progress)
     finally:
         model.train(was_training)
-
-    title_ranks, num_ties = _title_ranks(ranking.items, targets, trie.leaf_of_item, excluded)
-    columns = np.column_stack([title_ranks, num_ties, ranking.certified, *token_counts(examples)])
-    everywhere = gather(torch.from_numpy(columns).to(model.device if state.num_processes > 1 else "cpu"))
-    columns = everywhere.cpu().numpy()[: len(rows)]
-    return RankedTargets(
-        item_ranks=columns[:, 0] + (columns[:, 1] - 1) / 2,
-        title_ranks=columns[:, 0],
-        user_ids=np.array([row["user_id"] for row in rows]),
-        certified=columns[:, 2].astype(bool),
-        counts=columns[:, 3:6].astype(np.int64),
-        text_counts=columns[:, 6:9].astype(np.int64),
+    counts = [*COUNT_COLUMNS, *(f"text_{name}" for name in COUNT_COLUMNS)]
+    return _report(
+        targets,
+        settings,
+        title_rank=found[:, 0],
+        item_rank=found[:, 0] + (found[:, 1] - 1) / 2,
+        num_ties=found[:, 1],
+        certified=found[:, 2],
+        num_read=found[:, 3],
+        **{name: found[:, 4 + place] for place, name in enumerate(counts)},
     )
 
 
-def _title_ranks(
-    items: np.ndarray, targets: np.ndarray, leaf_of_item: np.ndarray, excluded: Sequence[np.ndarray] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of each target: the place of the first item with its title, and how many rankable items have that title."""
-    leaves = leaf_of_item[targets]
-    is_target = np.append(leaf_of_item, -1)[items] == leaves[:, None]
-    ranks = np.where(is_target.any(axis=1), is_target.argmax(axis=1) + 1.0, np.inf)
-    num_ties = np.bincount(leaf_of_item)[leaves]
-    if excluded is not None:
+def score_targets(
+    scorer: Scorer,
+    catalog: Catalog,
+    dataset: Dataset,
+    exclude_seen: bool = False,
+    max_rows: int | None = None,
+    train_dataset: Dataset | None = None,
+    batch_size: int = 256,
+    show_progress: bool = True,
+) -> EvaluationReport:
+    """
+    Evaluates a recommender that scores the whole catalog, by the strict protocol. Every process does all of it.
+
+    Args:
+        scorer ([`Scorer`]):
+            A fitted baseline, or any object with its `score`.
+        catalog ([`Catalog`]):
+            The items that it scores.
+        dataset, exclude_seen, max_rows, train_dataset, show_progress:
+            See [`rank_targets`].
+        batch_size (`int`, *optional*, defaults to `256`):
+            Histories that are scored at once.
+
+    Returns:
+        [`EvaluationReport`]
+
+    Raises:
+        ValueError: If the data set is empty, the scores have another shape than `(B, num_items)`, or one is NaN.
+    """
+    targets = _targets(dataset, catalog, max_rows, train_dataset)
+    title_of_item = _first_of_title(catalog)
+    parts = []
+    with tqdm(total=len(targets), desc="Scoring", unit="user", disable=not show_progress) as progress:
+        for start in range(0, len(targets), batch_size):
+            places = np.arange(start, min(start + batch_size, len(targets)))
+            rows, wanted = _rows(dataset, targets, places), targets["target"].to_numpy()[places]
+            scores = np.array(scorer.score([_history(row) for row in rows]), dtype=np.float64)
+            if scores.shape != (len(rows), len(catalog)):
+                raise ValueError(
+                    f"{type(scorer).__name__}.score gave an array of shape {scores.shape}, expected one score for each "
+                    f"of {len(rows)} histories and {len(catalog)} items."
+                )
+            if exclude_seen:
+                for row, items in enumerate(_seen(rows, wanted, catalog, np.arange(len(catalog)))):
+                    scores[row, items] = -np.inf
+            own = np.take_along_axis(scores, wanted[:, None], axis=1)
+            num_ties = (scores == own).sum(axis=1)
+            item_ranks = ranks_from_scores(scores, wanted)
+            # The best item of the target's title stands in for all of them.
+            is_same = title_of_item == title_of_item[wanted][:, None]
+            best = np.where(is_same, scores, -np.inf).max(axis=1, keepdims=True)
+            title_ranks = 1 + ((scores > best) & ~is_same).sum(axis=1) + ((scores == best) & ~is_same).sum(axis=1) / 2
+            parts.append(np.column_stack([item_ranks, title_ranks, num_ties]))
+            progress.update(len(places))
+    found = np.concatenate(parts)
+    return _report(
+        targets,
+        {"ranker": type(scorer).__name__, "k": len(catalog), "protocol": asdict(STRICT), "exclude_seen": exclude_seen},
+        item_rank=found[:, 0],
+        title_rank=found[:, 1],
+        num_ties=found[:, 2],
+        certified=np.ones(len(found)),
+    )
+
+
+def _targets(
+    dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dataset: Dataset | None
+) -> pl.DataFrame:
+    """One row a target: where it stands in `dataset`, and what the report says of it before it is ranked."""
+    if len(dataset) == 0:
+        raise ValueError("The data set to rank is empty.")
+    rows = np.arange(len(dataset))
+    if max_rows is not None and max_rows < len(rows):
+        rows = np.linspace(0, len(rows) - 1, max_rows).astype(np.int64)
+    frame = dataset.select(rows).select_columns(["user_id", "item_ids", "target_positions"]).to_polars()
+    targets = frame.select(
+        pl.Series("row", rows),
+        pl.col("user_id").cast(pl.Int64),
+        history_length=pl.col("target_positions").cast(pl.List(pl.Int64)),
+        target_id=pl.col("item_ids").list.gather(pl.col("target_positions")).cast(pl.List(pl.Int64)),
+    ).explode("history_length", "target_id")
+    is_cold = pl.lit(None, dtype=pl.Boolean)
+    if train_dataset is not None:
+        known = train_dataset.select_columns(["item_ids"]).to_polars()["item_ids"].explode().unique()
+        is_cold = ~pl.col("target_id").is_in(known.implode())
+    indices = pl.Series("target", catalog.indices_of(targets["target_id"].to_numpy()))
+    return targets.with_columns(indices, is_cold=is_cold)
+
+
+def _rows(dataset: Dataset, targets: pl.DataFrame, places: np.ndarray) -> list[dict[str, Any]]:
+    """The example rows of some targets, each with that target only."""
+    chosen = targets[places]
+    return [
+        {**row, "target_positions": [position]}
+        for row, position in zip(dataset.select(chosen["row"].to_numpy()), chosen["history_length"], strict=True)
+    ]
+
+
+def _history(row: dict[str, Any]) -> list[int]:
+    return row["item_ids"][: row["target_positions"][0]]
+
+
+def _seen(
+    rows: Sequence[dict[str, Any]], wanted: np.ndarray, catalog: Catalog, stand_ins: np.ndarray
+) -> list[np.ndarray]:
+    """What may not be recommended for each row: the stand-ins of its history, but for the target's."""
+    return [
+        np.setdiff1d(stand_ins[catalog.indices_of(_history(row))], stand_ins[target])
+        for row, target in zip(rows, wanted, strict=True)
+    ]
+
+
+def _first_of_title(catalog: Catalog) -> np.ndarray:
+    """Of each item: the first item of the catalog that has its title."""
+    return np.array([catalog.indices_of_title(title)[0] for title in catalog.titles])
+
+
+def _num_ties(trie: TitleTrie, wanted: np.ndarray, seen: Sequence[np.ndarray] | None) -> np.ndarray:
+    """How many rankable items have the title of each target."""
+    leaf_of_item = np.full(trie.num_items, -1)
+    leaf_of_item[trie.items] = np.repeat(np.arange(trie.num_nodes), np.diff(trie.item_offsets))
+    leaves = leaf_of_item[wanted]
+    num_ties = np.bincount(leaf_of_item + 1)[leaves + 1]
+    if seen is not None:
         num_ties = num_ties - [
-            int((leaf_of_item[seen] == leaf).sum())
-            for seen, leaf in zip(map(np.unique, excluded), leaves, strict=True)
+            int((leaf_of_item[items] == leaf).sum()) for items, leaf in zip(seen, leaves, strict=True)
         ]
-    return ranks, num_ties
+    return num_ties
+
+
+def _in_parts(
+    rank: Callable[[np.ndarray], np.ndarray],
+    num_targets: int,
+    rows_at_once: int,
+    device: torch.device,
+    resume_dir: str | Path | None,
+    show_progress: bool,
+) -> np.ndarray:
+    """
+    What `rank` makes of the places of all targets, in order: so many rows of each process at once, written when all
+    processes have them.
+    """
+    state = PartialState()
+    parts = _read_parts(resume_dir) if state.is_main_process and resume_dir is not None else []
+    if state.num_processes > 1:
+        (parts,) = broadcast_object_list([parts])
+    num_done = sum(map(len, parts))
+    is_shown = show_progress and state.is_main_process
+    with tqdm(total=num_targets, initial=num_done, desc="Ranking", unit="user", disable=not is_shown) as progress:
+        for start in range(num_done, num_targets, rows_at_once * state.num_processes):
+            stop = min(start + rows_at_once * state.num_processes, num_targets)
+            # Equal shares, so that all processes run alike; the last place fills up the last shares.
+            share = -(-(stop - start) // state.num_processes)
+            first = start + state.process_index * share
+            found = torch.from_numpy(rank(np.minimum(np.arange(first, first + share), stop - 1)))
+            if state.num_processes > 1:
+                found = gather(found.to(device))
+            parts.append(found.cpu().numpy()[: stop - start])
+            if resume_dir is not None and state.is_main_process:
+                _write_part(Path(resume_dir), start, parts[-1])
+            progress.update(stop - start)
+    return np.concatenate(parts)
+
+
+def _read_parts(directory: str | Path) -> list[np.ndarray]:
+    """The parts that follow each other from the first target on."""
+    parts: list[np.ndarray] = []
+    for path in sorted(Path(directory).glob("part-*.npy")):
+        if int(path.stem.removeprefix("part-")) == sum(map(len, parts)):
+            parts.append(np.load(path, allow_pickle=False))
+    return parts
+
+
+def _write_part(directory: Path, start: int, part: np.ndarray) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"part-{start:010d}.npy"
+    with open(path.with_suffix(".tmp"), "wb") as file:
+        np.save(file, part, allow_pickle=False)
+    path.with_suffix(".tmp").replace(path)
+
+
+def _report(targets: pl.DataFrame, settings: dict[str, Any], **columns: np.ndarray) -> EvaluationReport:
+    versions = {name: version(name) for name in ("patchrec-hf", "torch", "transformers")}
+    whole = ("num_ties", "num_read", *COUNT_COLUMNS, *(f"text_{name}" for name in COUNT_COLUMNS))
+    examples = targets.select("user_id", "target_id", "history_length", "is_cold").with_columns(
+        *(pl.Series(name, columns[name], dtype=pl.Float64) for name in ("item_rank", "title_rank")),
+        certified=pl.Series(columns["certified"]).cast(pl.Boolean),
+        **{
+            name: pl.Series(columns[name]).cast(pl.Int64) if name in columns else pl.lit(None, dtype=pl.Int64)
+            for name in whole
+        },
+    )
+    return EvaluationReport(
+        examples,
+        {
+            **settings,
+            "ties": "items of one score share the mean of their places",
+            "num_targets": len(examples),
+            "versions": {"python": platform.python_version(), **versions},
+        },
+    )

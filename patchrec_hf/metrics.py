@@ -18,7 +18,7 @@ def _as_ranks(ranks: np.ndarray | Sequence[float]) -> np.ndarray:
 
 def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, np.ndarray]:
     """
-    HR@k and NDCG@k of each example. With one target an example, its ideal DCG is 1.
+    HR@k, NDCG@k and MRR@k of each example. With one target an example, its ideal DCG is 1.
 
     Args:
         ranks (`numpy.ndarray` of shape `(num_examples,)`):
@@ -27,7 +27,7 @@ def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) 
             Cut-offs.
 
     Returns:
-        `dict[str, numpy.ndarray]`: `hr@k` and `ndcg@k` for each cut-off, float64, one value an example.
+        `dict[str, numpy.ndarray]`: `hr@k`, `ndcg@k` and `mrr@k` for each cut-off, float64, one value an example.
 
     Raises:
         ValueError: If there are no ranks, or a rank or cut-off is less than 1.
@@ -35,7 +35,7 @@ def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) 
     Example:
     ```python
     >>> per_example_metrics([1, 3], ks=[2])
-    {'hr@2': array([1., 0.]), 'ndcg@2': array([1., 0.])}
+    {'hr@2': array([1., 0.]), 'ndcg@2': array([1., 0.]), 'mrr@2': array([1., 0.])}
     ```
     """
     values = _as_ranks(ranks)
@@ -49,12 +49,13 @@ def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) 
         hits = values <= k
         metrics[f"hr@{k}"] = hits.astype(np.float64)
         metrics[f"ndcg@{k}"] = np.where(hits, gains, 0.0)
+        metrics[f"mrr@{k}"] = np.where(hits, 1.0 / values, 0.0)
     return metrics
 
 
 def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, float]:
     """
-    Means of [`per_example_metrics`], and MRR cut at the largest k.
+    Means of [`per_example_metrics`].
 
     Args:
         ranks (`numpy.ndarray` of shape `(num_examples,)`):
@@ -63,7 +64,7 @@ def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> d
             Cut-offs.
 
     Returns:
-        `dict[str, float]`: `hr@k` and `ndcg@k` for each cut-off, and `mrr@K` for the largest.
+        `dict[str, float]`: `hr@k`, `ndcg@k` and `mrr@k` for each cut-off.
 
     Example:
     ```python
@@ -71,10 +72,7 @@ def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> d
     {'hr@2': 0.5, 'ndcg@2': 0.5, 'mrr@2': 0.5}
     ```
     """
-    metrics = {name: float(values.mean()) for name, values in per_example_metrics(ranks, ks).items()}
-    values = _as_ranks(ranks)
-    metrics[f"mrr@{max(ks)}"] = float(np.where(values <= max(ks), 1.0 / values, 0.0).mean())
-    return metrics
+    return {name: float(values.mean()) for name, values in per_example_metrics(ranks, ks).items()}
 
 
 def ranks_from_scores(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -112,13 +110,16 @@ def bootstrap_interval(
     confidence: float = 0.95,
     num_resamples: int = 1000,
     seed: int = 0,
-) -> tuple[float, float]:
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Confidence interval of a mean, by resampling users: the examples of one user are not independent.
 
+    The interval of a difference between two runs on the same examples is that of the examples' differences (a paired
+    bootstrap): `bootstrap_interval(values_of_one - values_of_other, user_ids)`.
+
     Args:
-        values (`numpy.ndarray` of shape `(num_examples,)`):
-            One value an example, such as a row of [`per_example_metrics`].
+        values (`numpy.ndarray` of shape `(num_examples,)` or `(num_examples, num_metrics)`):
+            One value an example, such as an entry of [`per_example_metrics`], or several.
         user_ids (`numpy.ndarray` of shape `(num_examples,)`):
             Whose example each is.
         confidence (`float`, *optional*, defaults to `0.95`):
@@ -129,24 +130,28 @@ def bootstrap_interval(
             Seed of the draws.
 
     Returns:
-        `tuple[float, float]`: lower and upper bound.
+        `tuple[numpy.ndarray, numpy.ndarray]`: lower and upper bound, each of shape `()` or `(num_metrics,)`. With one
+        user there is nothing to resample, and both are NaN.
 
     Raises:
         ValueError: If there are no values.
     """
+    values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
         raise ValueError("No values to average; the evaluated split is empty.")
-    _, user_of_example = np.unique(user_ids, return_inverse=True)
-    sums = np.bincount(user_of_example, weights=values)
-    sizes = np.bincount(user_of_example)
-    num_users = len(sums)
+    _, user_of_example, sizes = np.unique(user_ids, return_inverse=True, return_counts=True)
+    num_users = len(sizes)
+    if num_users == 1:
+        unknown = np.full(values.shape[1:], np.nan)
+        return unknown, unknown
+    sums = np.zeros((num_users, *values.shape[1:]))
+    np.add.at(sums, user_of_example, values)
     generator = np.random.default_rng(seed)
-    means = []
-    for _ in range(num_resamples):
-        draws = generator.multinomial(num_users, np.full(num_users, 1 / num_users))
-        means.append((draws @ sums) / (draws @ sizes))
-    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(lower), float(upper)
+    draws = generator.multinomial(num_users, np.full(num_users, 1 / num_users), size=num_resamples)
+    totals = draws @ sums
+    means = totals / (draws @ sizes).reshape(-1, *[1] * (totals.ndim - 1))
+    lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return lower, upper
 
 
 def compression_ratios(fed: np.ndarray, as_text: np.ndarray) -> dict[str, float]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import DynamicCache
 
-from .attention import tree_attention_mask
 from .backbones import maskable_attention
-from .encoding import EncodedExample, pad_examples
+from .encoding import EncodedExample
 from .modeling import PatchRecForCausalLM
+from .search import AllowedItems, Prefixes, places_in_groups, score_all_titles, search_titles
+from .tree_reader import TreeReader
 from .trie import TitleTrie
 
 
-_LOGITS_AT_ONCE = 2**25  # 128 MiB in float32
+Method = Literal["exact", "beam", "all"]
+METHODS = ("exact", "beam", "all")
+
+_TOKENS_AT_ONCE = {"exact": 64, "all": 512}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,35 +33,49 @@ class CatalogRanking:
         items (`numpy.ndarray` of shape `(B, k)`, int64):
             Catalog indices, best first; each item at most once. Items that share a title share its score and stand in
             catalog order. -1 where fewer than k items may be recommended.
-        scores (`numpy.ndarray` of shape `(B, k)`, float32):
+        scores (`numpy.ndarray` of shape `(B, k)`, float64):
             Σ log p(title tokens + end of turn | prompt), over the whole vocabulary; -infinity where `items` is -1.
         certified (`numpy.ndarray` of shape `(B,)`, bool):
-            Whether the list is proven to be the exact top k: no prefix that the beam dropped scored above the k-th
-            item.
+            Whether the list is proven to be the exact top k by these scores.
+        num_read (`numpy.ndarray` of shape `(B,)`, int64):
+            Title tokens that the model read to find it.
+        num_columns (`numpy.ndarray` of shape `(B,)`, int64):
+            Keys and values that were held at once for the prompt and the titles, for each layer and head.
     """
 
     items: np.ndarray
     scores: np.ndarray
     certified: np.ndarray
+    num_read: np.ndarray
+    num_columns: np.ndarray
 
 
-@torch.no_grad()
 def rank_catalog(
     model: PatchRecForCausalLM,
     trie: TitleTrie,
     prompts: Sequence[EncodedExample],
     pad_id: int,
     k: int = 20,
+    method: Method = "exact",
     num_beams: int | None = None,
+    length_penalty: float = 0.0,
+    max_expansions: int | None = None,
+    candidates: Sequence[np.ndarray] | None = None,
     excluded: Sequence[np.ndarray] | None = None,
     batch_size: int = 8,
+    synchronize: bool = False,
     show_progress: bool = False,
 ) -> CatalogRanking:
     """
-    Ranks the catalog for each prompt with a beam search that only spells titles.
+    Ranks the catalog for each prompt by score(item) = Σ log p(title tokens + end of turn | prompt).
 
-    A prompt is read once and its keys and values are kept once, however many beams there are: all beams of a user are
-    branches of one tree, and a mask lets each see the prompt and its own ancestors.
+    A prompt is read once, and its keys and values are kept once. The titles are branches of one tree behind it, of
+    which each method reads as much as it needs:
+
+    - `"exact"`: best-first. A prefix's score is an upper bound of every title that it begins, so the search stops when
+      no open prefix scores above the k-th best title, and the result is proven to be the top k.
+    - `"beam"`: the best `num_beams` prefixes at each depth. The result may miss items, and says whether it can have.
+    - `"all"`: every title. The costliest; for the rank of every item, and to check the others.
 
     Args:
         model ([`PatchRecForCausalLM`]):
@@ -70,13 +88,26 @@ def rank_catalog(
             Fills up short prompts.
         k (`int`, *optional*, defaults to `20`):
             How many items to return.
+        method (`"exact"`, `"beam"` or `"all"`, *optional*, defaults to `"exact"`):
+            See above.
         num_beams (`int`, *optional*):
-            Prefixes that are kept at each depth, at least k; `2 * k` if not given. With as many as the catalog has
-            items the result is exact.
+            For `"beam"`: prefixes that are kept at each depth, at least k; `2 * k` if not given.
+        length_penalty (`float`, *optional*, defaults to `0.0`):
+            For `"beam"`: the titles that it finds are ranked by score / (number of tokens with the end of turn) **
+            length_penalty, and nothing is certified. 1 is the default of transformers' `generate`.
+        max_expansions (`int`, *optional*):
+            For `"exact"`: title tokens that are read for a user before the search goes on as a beam search for as many
+            items as are missing; its result is then rarely certified. A model that finds most titles about equally
+            likely needs very many. Without it the search always ends with a certified result.
+        candidates (`Sequence[numpy.ndarray]`, *optional*):
+            For each prompt, the catalog indices that may be recommended; all if not given.
         excluded (`Sequence[numpy.ndarray]`, *optional*):
             For each prompt, the catalog indices that may not be recommended.
         batch_size (`int`, *optional*, defaults to `8`):
-            Users per forward.
+            Users per forward; bounds the memory.
+        synchronize (`bool`, *optional*, defaults to `False`):
+            Whether every process of a distributed run calls this with as many prompts at the same time. All of them
+            then run the same number of forwards, which sharded weights (ZeRO-3, FSDP2) need.
         show_progress (`bool`, *optional*, defaults to `False`):
             Whether to show a progress bar.
 
@@ -84,229 +115,184 @@ def rank_catalog(
         [`CatalogRanking`]
 
     Raises:
-        ValueError: If k is less than 1 or above the catalog's size, there are fewer beams than k, a prompt is longer
-            than the model's context, or a user has no item left to recommend.
+        ValueError: If k is less than 1 or above the catalog's size, an argument does not fit the method, a prompt is
+            longer than the model's context, the titles were made by another tokenizer, or a user has no item that may
+            be recommended.
         TypeError: If the backbone cannot attend to a tree (recurrent or ALiBi models).
         FloatingPointError: If the model's scores are not numbers.
     """
-    num_items = len(trie.leaf_of_item)
+    num_items = len(trie.items)
     if not 1 <= k <= num_items:
         raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {k}.")
+    if method not in METHODS:
+        raise ValueError(f"`method` must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
+    if method != "beam" and (num_beams is not None or length_penalty != 0):
+        raise ValueError(f"`num_beams` and `length_penalty` belong to `method='beam'`, got `method={method!r}`.")
+    if method != "exact" and max_expansions is not None:
+        raise ValueError(f"`max_expansions` belongs to `method='exact'`, got `method={method!r}`.")
+    if max_expansions is not None and max_expansions < 0:
+        raise ValueError(f"`max_expansions` must be at least 0, got {max_expansions}.")
+    if method == "beam":
+        num_beams = 2 * k if num_beams is None else num_beams
+        if num_beams < k:
+            raise ValueError(f"`num_beams` must be at least k = {k}, got {num_beams}.")
+    allowed = _allowed(trie, len(prompts), candidates, excluded)
+
+    def rank(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        allowed_items = AllowedItems(trie, allowed[rows])
+        if method == "all":
+            found = score_all_titles(reader, allowed_items, _TOKENS_AT_ONCE["all"])
+        else:
+            found = search_titles(
+                reader,
+                allowed_items,
+                k,
+                num_beams=num_beams,
+                max_expansions=max_expansions,
+                tokens_per_wave=_TOKENS_AT_ONCE["exact"],
+                prune=length_penalty == 0,
+            )
+        items, scores = _top_k(trie, found.titles, allowed_items, k, length_penalty)
+        certified = (found.dropped <= scores[:, -1]) & (length_penalty == 0)
+        return items, scores, certified, found.num_read, np.full(len(rows), reader.num_columns)
+
+    return CatalogRanking(*_in_batches(rank, model, trie, prompts, pad_id, batch_size, synchronize, show_progress))
+
+
+def score_catalog(
+    model: PatchRecForCausalLM,
+    trie: TitleTrie,
+    prompts: Sequence[EncodedExample],
+    pad_id: int,
+    batch_size: int = 8,
+    synchronize: bool = False,
+    show_progress: bool = False,
+) -> np.ndarray:
+    """
+    Scores every item of the catalog for each prompt.
+
+    Args:
+        model, trie, prompts, pad_id, batch_size, synchronize, show_progress:
+            See [`rank_catalog`].
+
+    Returns:
+        `numpy.ndarray` of shape `(B, num_items)`, float32, by catalog index: Σ log p(title tokens + end of turn |
+        prompt); -infinity for titles that the trie cannot spell.
+
+    Raises:
+        ValueError, TypeError, FloatingPointError: As [`rank_catalog`] does.
+    """
+    allowed = _allowed(trie, len(prompts), None, None)
+
+    def score(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = score_all_titles(reader, AllowedItems(trie, allowed[rows]), _TOKENS_AT_ONCE["all"]).titles
+        leaves, items = trie.items_at(found.nodes)
+        scores = np.full((len(rows), trie.num_items), -np.inf, dtype=np.float32)
+        scores[found.users[leaves], items] = found.scores[leaves]
+        return (scores,)
+
+    (scores,) = _in_batches(score, model, trie, prompts, pad_id, batch_size, synchronize, show_progress)
+    return scores
+
+
+def _allowed(
+    trie: TitleTrie,
+    num_prompts: int,
+    candidates: Sequence[np.ndarray] | None,
+    excluded: Sequence[np.ndarray] | None,
+) -> np.ndarray:
+    """Whether each item may be recommended for each prompt, shape `(num_prompts, num_items)`."""
+    for name, rows in (("candidates", candidates), ("excluded", excluded)):
+        if rows is not None and len(rows) != num_prompts:
+            raise ValueError(f"`{name}` needs one array for each of {num_prompts} prompts, got {len(rows)}.")
+    everything = np.zeros(trie.num_items, dtype=bool)
+    everything[trie.items] = True
+    allowed = np.broadcast_to(everything, (num_prompts, trie.num_items))
+    if candidates is not None:
+        allowed = np.zeros_like(allowed)
+        for row, items in enumerate(candidates):
+            allowed[row, items] = everything[items]
+            if not allowed[row].any():
+                raise ValueError(
+                    f"Row {row} has no candidates: its array holds {len(items)} items, none of which can be ranked."
+                )
+    if excluded is not None:
+        allowed = allowed.copy()
+        for row, items in enumerate(excluded):
+            num_candidates = int(allowed[row].sum())
+            allowed[row, items] = False
+            if not allowed[row].any():
+                raise ValueError(
+                    f"Row {row} has no item left to recommend: all {num_candidates} candidates are excluded."
+                )
+    return allowed
+
+
+@torch.no_grad()
+def _in_batches(
+    answer: Callable[[TreeReader, np.ndarray], tuple[np.ndarray, ...]],
+    model: PatchRecForCausalLM,
+    trie: TitleTrie,
+    prompts: Sequence[EncodedExample],
+    pad_id: int,
+    batch_size: int,
+    synchronize: bool,
+    show_progress: bool,
+) -> list[np.ndarray]:
+    """What `answer` makes of a reader and the rows of its prompts, over all batches and in the order of `prompts`."""
     if not prompts:
         raise ValueError("There is nothing to rank: no prompt was given.")
-    if excluded is not None and len(excluded) != len(prompts):
-        raise ValueError(f"`excluded` needs one array for each of {len(prompts)} prompts, got {len(excluded)}.")
-    num_beams = 2 * k if num_beams is None else num_beams
-    if num_beams < k:
-        raise ValueError(f"`num_beams` must be at least k = {k}, got {num_beams}.")
-    longest = max(prompt.prompt_length for prompt in prompts) + trie.max_depth
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    lengths = np.array([prompt.prompt_length for prompt in prompts])
+    longest = int(lengths.max()) + trie.max_depth
     if model.max_length is not None and longest > model.max_length:
         raise ValueError(
             f"The longest prompt takes {longest} tokens with a title, but the model reads at most {model.max_length}. "
             "Lower the processor's `max_history`, or choose a layout that compresses more."
         )
-    with maskable_attention(model, model.model.language_model):
+    vocab_size = model.config.decoder_config.vocab_size
+    if trie.tokens.max() >= vocab_size:
+        raise ValueError(
+            f"The titles hold token {trie.tokens.max()}, but the model's vocabulary has {vocab_size} tokens: they were "
+            "tokenized for another model."
+        )
+    order = np.argsort(-lengths, kind="stable")  # prompts of like lengths need little padding
+    parts = []
+    with (
+        maskable_attention(model, model.model.language_model),
+        tqdm(total=len(prompts), desc="Ranking", unit="user", disable=not show_progress) as progress,
+    ):
         if not model.supports_tree_attention():
             raise TypeError(
                 f"{type(model.model.language_model).__name__} cannot attend to a tree of candidates: its state or its "
                 "positions do not follow the attention mask. Use a backbone with attention and position ids."
             )
-        search = _BeamSearch(model, trie, k, num_beams)
-        starts = range(0, len(prompts), batch_size)
-        parts = []
-        for start in tqdm(starts, desc="Ranking", unit="batch", disable=not show_progress):
-            rows = slice(start, start + batch_size)
-            allowed = np.ones((len(prompts[rows]), num_items), dtype=bool)
-            for row, items in enumerate(excluded[rows] if excluded is not None else ()):
-                allowed[row, items] = False
-                if not allowed[row].any():
-                    raise ValueError(
-                        f"Row {start + row} has no item left to recommend: all {num_items} items are excluded."
-                    )
-            parts.append(search.run(prompts[rows], pad_id, allowed))
-    return CatalogRanking(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        for start in range(0, len(prompts), batch_size):
+            rows = order[start : start + batch_size]
+            reader = TreeReader(model, trie, [prompts[row] for row in rows], pad_id, synchronize)
+            parts.append(answer(reader, rows))
+            progress.update(len(rows))
+    back = np.argsort(order)
+    return [np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)]
 
 
-class _BeamSearch:
-    """Level by level over the trie, one forward a level, for a batch of users at once."""
-
-    def __init__(self, model: PatchRecForCausalLM, trie: TitleTrie, k: int, num_beams: int) -> None:
-        self.model = model
-        self.trie = trie
-        self.k = k
-        self.num_beams = num_beams
-        device = model.device
-        self.tokens = torch.from_numpy(trie.tokens).to(device)
-        self.first_child = torch.from_numpy(trie.child_offsets[:-1]).to(device)
-        self.num_children = torch.from_numpy(np.diff(trie.child_offsets)).to(device)
-        # Under ZeRO-3 and FSDP2 every process must run the same number of forwards.
-        self.may_stop_early = not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
-
-    def run(
-        self, prompts: Sequence[EncodedExample], pad_id: int, allowed: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        device, num_users = self.model.device, len(prompts)
-        live = self._live_nodes(allowed)
-        cache, hidden, visible, key_positions, lengths = self._read_prompts(prompts, pad_id)
-        # What each open prefix is: its node, its score, and its slot among the level's queries.
-        nodes = torch.zeros((num_users, 1), dtype=torch.long, device=device)
-        scores = torch.zeros((num_users, 1), device=device)
-        leaf_scores = torch.full((num_users, self.trie.num_nodes), -torch.inf, device=device)
-        dropped = torch.full((num_users,), -torch.inf, device=device)
-        for depth in range(self.trie.max_depth):
-            users, slots, children, child_scores = self._children(nodes, scores, hidden, live)
-            is_leaf = self.num_children[children] == 0
-            leaf_scores[users[is_leaf], children[is_leaf]] = child_scores[is_leaf]
-            is_open = ~is_leaf
-            nodes, scores, slots, cut = _best_per_user(
-                users[is_open], slots[is_open], children[is_open], child_scores[is_open], num_users, self.num_beams
-            )
-            dropped = torch.maximum(dropped, cut)
-            if depth + 1 == self.trie.max_depth:
-                break
-            if self.may_stop_early and self._settled(leaf_scores, scores):
-                break
-            # A branch sees what its parent saw, and itself.
-            width = nodes.shape[1]
-            visible = visible.gather(1, slots[..., None].expand(-1, -1, visible.shape[2]))
-            itself = torch.eye(width, dtype=torch.bool, device=device).expand(num_users, -1, -1)
-            visible = torch.cat([visible, itself], dim=2)
-            positions = (lengths + depth)[:, None].expand(-1, width)
-            key_positions = torch.cat([key_positions, positions], dim=1)
-            tokens = self.tokens[nodes].clamp(min=0)  # a slot that no prefix fills holds the root, which has no token
-            hidden = self._forward(visible, positions, key_positions, cache, input_ids=tokens)
-        # A prefix left open by an early stop scores below the k-th item, so it changes nothing.
-        return self._collect(leaf_scores.cpu().numpy(), dropped.cpu().numpy(), allowed)
-
-    def _read_prompts(
-        self, prompts: Sequence[EncodedExample], pad_id: int
-    ) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The prompts' cache, and of each: its last hidden state, visible keys, their positions and its length."""
-        batch = {key: value.to(self.model.device) for key, value in pad_examples(prompts, pad_id).items()}
-        lengths = torch.tensor([prompt.prompt_length for prompt in prompts], device=self.model.device)
-        longest = int(max(prompt.prompt_length for prompt in prompts))
-        input_ids = batch["input_ids"][:, :longest]
-        positions = torch.arange(longest, device=input_ids.device)
-        is_prompt = positions < lengths[:, None]
-        key_positions = positions.expand(len(prompts), -1)
-        causal = (positions[:, None] >= positions) & (
-            is_prompt[:, None, :] | torch.eye(longest, dtype=torch.bool, device=input_ids.device)
-        )
-        # Without a configuration the cache keeps every position, also in sliding-window layers: the mask narrows it.
-        cache = DynamicCache()
-        hidden = self._forward(
-            causal,
-            key_positions,
-            key_positions,
-            cache,
-            input_ids=input_ids,
-            patch_token_ids=batch["patch_token_ids"],
-            patch_positions=batch["patch_positions"],
-            patch_divisors=batch["patch_divisors"],
-            supervised_positions=lengths[:, None] - 1,
-        )
-        return cache, hidden, is_prompt[:, None, :], key_positions, lengths
-
-    def _forward(
-        self,
-        visible: torch.Tensor,
-        positions: torch.Tensor,
-        key_positions: torch.Tensor,
-        cache: DynamicCache,
-        **inputs: torch.Tensor,
-    ) -> torch.Tensor:
-        mask = tree_attention_mask(
-            visible, positions, key_positions, self.model.config.decoder_config, self.model.dtype
-        )
-        outputs = self.model.model(
-            attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, **inputs
-        )
-        return outputs.last_hidden_state
-
-    def _child_log_probs(self, hidden: torch.Tensor, parents: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """
-        Log-probability of each child's token after its parent, over the whole vocabulary. `parents` ascends and
-        indexes the flattened rows of `hidden`, of which only so many are projected at once that their logits stay
-        small.
-        """
-        rows = hidden.flatten(0, 1)
-        log_probs = torch.empty(len(parents), device=rows.device)
-        step = max(1, _LOGITS_AT_ONCE // self.model.config.decoder_config.vocab_size)
-        starts = torch.arange(0, len(rows) + step, step, device=rows.device)
-        cuts = torch.searchsorted(parents, starts).tolist()
-        for start, first, last in zip(starts.tolist(), cuts, cuts[1:], strict=False):
-            logits = self.model.compute_logits(rows[start : start + step]).float()
-            here = parents[first:last] - start
-            log_probs[first:last] = logits[here, tokens[first:last]] - logits.logsumexp(dim=-1)[here]
-        if not torch.isfinite(log_probs).all():
-            raise FloatingPointError(
-                "The model's scores are not numbers (NaN or infinity), so nothing can be ranked. Check the training "
-                "loss, and that the weights were loaded whole."
-            )
-        return log_probs
-
-    def _live_nodes(self, allowed: np.ndarray) -> torch.Tensor:
-        """Whether an allowed item stands below each node, shape `(num_users, num_nodes)`."""
-        live = np.zeros((len(allowed), self.trie.num_nodes), dtype=bool)
-        if allowed.all():
-            live[:] = True
-        else:
-            for row, items in enumerate(allowed):
-                live[row, self.trie.paths[items]] = True
-        return torch.from_numpy(live).to(self.model.device)
-
-    def _children(
-        self, nodes: torch.Tensor, scores: torch.Tensor, hidden: torch.Tensor, live: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """All live children of all open prefixes, flat: user, parent's slot, node, score."""
-        num_users, width = nodes.shape
-        # A slot that no prefix fills has the score -infinity and no children.
-        counts = torch.where(scores > -torch.inf, self.num_children[nodes], 0).flatten()
-        parents = torch.repeat_interleave(torch.arange(num_users * width, device=nodes.device), counts)
-        offsets = torch.arange(len(parents), device=nodes.device) - (counts.cumsum(0) - counts)[parents]
-        children = self.first_child[nodes].flatten()[parents] + offsets
-        kept = live[parents // width, children]
-        parents, children = parents[kept], children[kept]
-        log_probs = self._child_log_probs(hidden, parents, self.tokens[children])
-        return parents // width, parents % width, children, scores.flatten()[parents] + log_probs
-
-    def _settled(self, leaf_scores: torch.Tensor, open_scores: torch.Tensor) -> bool:
-        """Whether no open prefix of any user can still enter its top k: log-probabilities only lower a score."""
-        best_leaves = leaf_scores.topk(min(self.k, leaf_scores.shape[1]), dim=1).values[:, -1]
-        return bool((best_leaves >= open_scores.amax(dim=1)).all())
-
-    def _collect(
-        self, leaf_scores: np.ndarray, dropped: np.ndarray, allowed: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        item_scores = np.where(allowed, leaf_scores[:, self.trie.leaf_of_item], -np.inf)
-        items = np.argsort(-item_scores, axis=1, kind="stable")[:, : self.k]
-        scores = np.take_along_axis(item_scores, items, axis=1)
-        # Of a user with fewer than k allowed items, every allowed item must be there.
-        last = scores[np.arange(len(items)), np.minimum(allowed.sum(axis=1), self.k) - 1]
-        return np.where(np.isfinite(scores), items, -1), scores, np.isfinite(last) & (last >= dropped)
-
-
-def _best_per_user(
-    users: torch.Tensor, slots: torch.Tensor, nodes: torch.Tensor, scores: torch.Tensor, num_users: int, width: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """
-    The `width` best candidates of each user as rows, and the best score among those that were cut. `users` ascends.
-    Rows of users with fewer candidates are filled up with the root at -infinity.
-    """
-    counts = torch.bincount(users, minlength=num_users)
-    longest = max(int(counts.max()), 1)
-    column = torch.arange(len(users), device=users.device) - (counts.cumsum(0) - counts)[users]
-    table = torch.full((num_users, longest), -torch.inf, device=scores.device)
-    table[users, column] = scores
-    best = table.topk(min(width + 1, longest), dim=1)
-    cut = torch.full((num_users,), -torch.inf, device=scores.device)
-    if longest > width:
-        cut = best.values[:, width]
-    chosen = best.indices[:, :width]
-
-    def take(values: torch.Tensor) -> torch.Tensor:
-        rows = torch.zeros((num_users, longest), dtype=torch.long, device=values.device)
-        rows[users, column] = values
-        return rows.gather(1, chosen)
-
-    return take(nodes), best.values[:, :width], take(slots), cut
+def _top_k(
+    trie: TitleTrie, titles: Prefixes, allowed: AllowedItems, k: int, length_penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best allowed items of each user and their scores, as rows."""
+    leaves, items = trie.items_at(titles.nodes)
+    users, scores = titles.users[leaves], titles.scores[leaves]
+    if length_penalty != 0:
+        scores = scores / trie.depths[titles.nodes[leaves]] ** length_penalty
+    is_allowed = allowed.mask[users, items]
+    users, items, scores = users[is_allowed], items[is_allowed], scores[is_allowed]
+    order = np.lexsort((items, -scores, users))
+    places = places_in_groups(users[order])
+    order, places = order[places < k], places[places < k]
+    num_users = len(allowed.mask)
+    best_items = np.full((num_users, k), -1)
+    best_scores = np.full((num_users, k), -np.inf)
+    best_items[users[order], places] = items[order]
+    best_scores[users[order], places] = scores[order]
+    return best_items, best_scores

@@ -14,7 +14,7 @@ from .catalog import tokenize_titles
 from .layouts import Layout
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
-from .ranking import rank_catalog
+from .ranking import Method, rank_catalog
 from .trie import TitleTrie, build_trie
 
 
@@ -90,7 +90,10 @@ class PatchRecommender:
         histories: Sequence[int | str] | Sequence[Sequence[int | str]],
         k: int = 10,
         exclude_seen: bool = True,
+        candidates: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        method: Method = "exact",
         num_beams: int | None = None,
+        max_expansions: int | None = None,
         layout: Layout | None = None,
         batch_size: int = 8,
         show_progress: bool = False,
@@ -106,7 +109,10 @@ class PatchRecommender:
                 How many items to return; fewer where fewer are left.
             exclude_seen (`bool`, *optional*, defaults to `True`):
                 Whether items of the history are left out.
-            num_beams (`int`, *optional*):
+            candidates (`Sequence[int]`, or a sequence of them, *optional*):
+                Ids of the items that may be recommended, for all histories alike or for each; the whole catalog if not
+                given.
+            method, num_beams, max_expansions:
                 See [`rank_catalog`].
             layout ([`Layout`], *optional*):
                 Overrides the processor's.
@@ -119,8 +125,8 @@ class PatchRecommender:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
 
         Raises:
-            ValueError: If a history is empty or longer than the model's context, a title holds markup, or k is out of
-                range.
+            ValueError: If a history is empty or longer than the model's context, a title holds markup, k is out of range,
+                or a history has nothing left to recommend.
             TypeError: If an item is neither an id nor a title.
             KeyError: If an item id is not in the catalog.
         """
@@ -150,7 +156,10 @@ class PatchRecommender:
             prompts,
             self.processor.prompt.pad_id,
             k=k,
+            method=method,
             num_beams=num_beams,
+            max_expansions=max_expansions,
+            candidates=self._candidates(candidates, len(batch)),
             excluded=seen if exclude_seen else None,
             batch_size=batch_size,
             show_progress=show_progress,
@@ -164,6 +173,14 @@ class PatchRecommender:
             for items, scores in zip(ranking.items, ranking.scores, strict=True)
         ]
         return results[0] if is_single else results
+
+    def _candidates(
+        self, candidates: Sequence[int] | Sequence[Sequence[int]] | None, num_histories: int
+    ) -> list[np.ndarray] | None:
+        if candidates is None:
+            return None
+        of_each = [candidates] * num_histories if np.ndim(candidates[:1]) == 1 else candidates
+        return [self.processor.catalog.indices_of(item_ids) for item_ids in of_each]
 
     def _indices(self, item: int | str) -> list[int]:
         catalog = self.processor.catalog

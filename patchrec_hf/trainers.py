@@ -199,17 +199,17 @@ class PatchFinetuneTrainer(SFTTrainer):
         # Ranked here, so that logging, early stopping and the choice of the best checkpoint see the metrics.
         if self.args.eval_ks:
             with self.compute_loss_context_manager():
-                ranked = rank_targets(
+                report = rank_targets(
                     self._patchrec_model(),
                     self.data_collator,
                     dataloader.dataset,
                     k=max(self.args.eval_ks),
                     max_rows=self.args.eval_max_rows if self.is_in_train else None,
-                    num_beams=self.args.eval_num_beams,
+                    max_expansions=self.args.eval_max_expansions,
                     batch_size=self.args.per_device_eval_batch_size,
                     show_progress=not self.args.disable_tqdm,
                 )
-            for name, value in ranked.metrics(self.args.eval_ks).items():
+            for name, value in report.metrics(self.args.eval_ks).items():
                 output.metrics[f"{metric_key_prefix}_{name}"] = value
         return output
 

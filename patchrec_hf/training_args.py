@@ -62,8 +62,10 @@ class PatchFinetuneConfig(SFTConfig):
             How many rows, evenly spaced over the evaluation set, are ranked by an evaluation during training. `None`
             ranks all. The loss is always of all rows, and so is the ranking when `evaluate` is called outside
             training.
-        eval_num_beams (`int`, *optional*):
-            Beams of the ranking, at least the largest cut-off; twice as many if not given.
+        eval_max_expansions (`int`, *optional*, defaults to `1000`):
+            Title tokens that are read for a row before the ranking gives up on being exact (see [`rank_catalog`]), as
+            a model that has learned little would need very many; `eval_certified_share` tells how often it was exact.
+            `None` always goes on.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -98,7 +100,9 @@ class PatchFinetuneConfig(SFTConfig):
     eval_max_rows: int | None = field(
         default=500, metadata={"help": "Rows that are ranked by an evaluation during training; None: all."}
     )
-    eval_num_beams: int | None = field(default=None, metadata={"help": "Beams of the ranking."})
+    eval_max_expansions: int | None = field(
+        default=1000, metadata={"help": "Title tokens that are read for a row while the ranking is exact."}
+    )
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
@@ -129,11 +133,8 @@ class PatchFinetuneConfig(SFTConfig):
             )
         if any(k < 1 for k in self.eval_ks):
             raise ValueError(f"`eval_ks` must be at least 1, got {self.eval_ks}.")
-        if self.eval_num_beams is not None and self.eval_num_beams < max(self.eval_ks, default=1):
-            raise ValueError(
-                f"`eval_num_beams` must be at least the largest of `eval_ks`, {max(self.eval_ks)}, got "
-                f"{self.eval_num_beams}."
-            )
+        if self.eval_max_expansions is not None and self.eval_max_expansions < 0:
+            raise ValueError(f"`eval_max_expansions` must be at least 0 or None, got {self.eval_max_expansions}.")
         if self.eval_max_rows is not None and self.eval_max_rows < 1:
             raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
 

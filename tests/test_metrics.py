@@ -22,12 +22,13 @@ rank_lists = st.lists(st.one_of(st.integers(1, 40), st.just(INF)), min_size=1, m
 
 def test_per_example_by_hand():
     metrics = per_example_metrics([1, 2, 1.5, 3, 4, INF], ks=[1, 3])
-    assert list(metrics) == ["hr@1", "ndcg@1", "hr@3", "ndcg@3"]
+    assert list(metrics) == ["hr@1", "ndcg@1", "mrr@1", "hr@3", "ndcg@3", "mrr@3"]
     assert metrics["hr@1"].tolist() == [1, 0, 0, 0, 0, 0]
     assert metrics["ndcg@1"].tolist() == [1, 0, 0, 0, 0, 0]
     assert metrics["hr@3"].tolist() == [1, 1, 1, 1, 0, 0]
     # 1 / log2(rank + 1)
     assert metrics["ndcg@3"] == pytest.approx([1, 0.6309297536, 1 / math.log2(2.5), 0.5, 0, 0])
+    assert metrics["mrr@3"] == pytest.approx([1, 0.5, 1 / 1.5, 1 / 3, 0, 0])
 
 
 def test_means_by_hand():
@@ -40,14 +41,12 @@ def test_means_by_hand():
             "ndcg@1": 0.25,
             "hr@5": 0.75,
             "ndcg@5": (1 + 0.6309297536 + 0.4306765581) / 4,
+            "mrr@3": (1 + 1 / 2) / 4,
+            "mrr@1": 0.25,
             "mrr@5": (1 + 1 / 2 + 1 / 4) / 4,
         }
     )
     assert all(type(value) is float for value in metrics.values())
-
-
-def test_mrr_is_cut_at_the_largest_k():
-    assert ranking_metrics([1, 2, 4, INF], ks=[1, 3])["mrr@3"] == pytest.approx((1 + 1 / 2) / 4)
 
 
 def test_nothing_ranked_is_zero():
@@ -142,8 +141,23 @@ def test_interval_of_constant_values_is_a_point():
     assert bootstrap_interval(np.full(40, 0.3), users) == pytest.approx((0.3, 0.3))
 
 
-def test_interval_of_one_user_is_its_mean():
-    assert bootstrap_interval(np.array([0.0, 1.0, 1.0]), np.zeros(3)) == pytest.approx((2 / 3, 2 / 3))
+def test_interval_of_one_user_is_unknown():
+    assert np.isnan(bootstrap_interval(np.array([0.0, 1.0, 1.0]), np.zeros(3))).all()
+
+
+def test_intervals_of_several_metrics_are_those_of_each():
+    rng = np.random.default_rng(7)
+    values, users = rng.random((30, 3)), rng.integers(0, 9, 30)
+    lower, upper = bootstrap_interval(values, users)
+    for column in range(3):
+        assert (lower[column], upper[column]) == pytest.approx(bootstrap_interval(values[:, column], users))
+
+
+def test_paired_interval_is_narrow_where_two_runs_err_alike():
+    """One run is the other but for a constant: their difference has no spread, whatever theirs is."""
+    values, users = np.random.default_rng(8).random(60), np.arange(60) // 3
+    lower, upper = bootstrap_interval((values + 0.25) - values, users)
+    assert (lower, upper) == pytest.approx((0.25, 0.25))
 
 
 def test_interval_by_users_is_wider_than_by_rows_if_their_examples_agree():
@@ -181,6 +195,10 @@ def test_interval_grows_with_the_confidence():
 def test_interval_contains_the_mean(rows, seed):
     values, users = (np.array(column) for column in zip(*rows, strict=True))
     lower, upper = bootstrap_interval(values, users, num_resamples=200, seed=seed)
+    if len(set(users)) == 1:
+        assert np.isnan(lower)
+        assert np.isnan(upper)
+        return
     assert lower - 1e-9 <= values.mean() <= upper + 1e-9
 
 

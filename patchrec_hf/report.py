@@ -1,0 +1,214 @@
+"""Evaluation reports: where each target was ranked, what that amounts to, and under which rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from .metrics import bootstrap_interval, compression_ratios, per_example_metrics
+
+
+COUNT_COLUMNS = ("title_tokens", "history_tokens", "prompt_tokens")
+"""[`TokenCounts`] of a prompt as fed; with `text_` before, those with every item as text. Null for other rankers."""
+
+_EXAMPLES_NAME, _REPORT_NAME, _TABLE_NAME = "examples.parquet", "report.json", "report.md"
+_HISTORY_BUCKETS = (0, 10, 20, 50, 100)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationReport:
+    """
+    What an evaluation found for each of n targets, and the settings that it depends on.
+
+    Args:
+        examples (`polars.DataFrame` with n rows):
+            - `user_id`, `target_id` (int64): whose target, and which item of the data set.
+            - `history_length` (int64): items before the target that the row holds.
+            - `is_cold` (bool): whether the training rows lack the target; null if that was not asked.
+            - `item_rank` (float64): the target's place, 1 is first, infinity is beyond the ranking's end. Items of one
+              score share the mean of their places.
+            - `title_rank` (float64): the place of the best item that has the target's title.
+            - `num_ties` (int64): items of the target's score, itself among them.
+            - `certified` (bool): whether the ranking is proven to be the exact one.
+            - `num_read` (int64): title tokens that the model read for it; null for other rankers.
+            - [`COUNT_COLUMNS`] (int64), and the same with `text_` before.
+        settings (`dict[str, Any]`):
+            JSON-ready: data set, protocol, seeds, versions and whatever else the numbers depend on.
+        ks (`tuple[int, ...]`, *optional*, defaults to `(10, 20)`):
+            Cut-offs of the tables.
+    """
+
+    examples: pl.DataFrame
+    settings: Mapping[str, Any]
+    ks: tuple[int, ...] = (10, 20)
+
+    def with_settings(self, **settings: Any) -> EvaluationReport:
+        """The same report with further settings."""
+        return replace(self, settings={**self.settings, **settings})
+
+    def metrics(self, ks: Sequence[int] | None = None) -> dict[str, float]:
+        """
+        Means over all targets.
+
+        Args:
+            ks (`Sequence[int]`, *optional*):
+                Cut-offs; the report's own if not given.
+
+        Returns:
+            `dict[str, float]`: `hr@k`, `ndcg@k` and `mrr@k` with credit by item, the same with `title_` before and
+            credit by title, `certified_share`, `tied_share` (targets whose score another item has too) and, for models
+            that read prompts, `compression_titles`, `compression_history` and `compression_prompt`.
+        """
+        values = self._values(self.examples, ks or self.ks)
+        metrics = {name: float(column.mean()) for name, column in values.items()}
+        metrics["certified_share"] = float(self.examples["certified"].to_numpy().mean())
+        metrics["tied_share"] = float((self.examples["num_ties"] > 1).to_numpy().mean())
+        if self.examples[COUNT_COLUMNS[0]].null_count() == 0:
+            fed = self.examples.select(COUNT_COLUMNS).to_numpy()
+            as_text = self.examples.select(f"text_{name}" for name in COUNT_COLUMNS).to_numpy()
+            metrics |= compression_ratios(fed, as_text)
+        return metrics
+
+    def intervals(self) -> pl.DataFrame:
+        """
+        Every metric for all targets and for slices of them: warm and cold targets, and the history's length.
+
+        Returns:
+            `polars.DataFrame` with the columns `slice`, `num_examples`, `num_users`, `metric`, `value`, and the bounds
+            `low` and `high` of its 95% interval by users (see [`bootstrap_interval`]).
+        """
+        rows = []
+        for name, examples in self._slices():
+            values = self._values(examples, self.ks)
+            low, high = bootstrap_interval(np.column_stack(list(values.values())), examples["user_id"].to_numpy())
+            sizes = {"slice": name, "num_examples": len(examples), "num_users": examples["user_id"].n_unique()}
+            for place, (metric, column) in enumerate(values.items()):
+                rows.append(
+                    {**sizes, "metric": metric, "value": column.mean(), "low": low[place], "high": high[place]}
+                )
+        return pl.DataFrame(rows)
+
+    def compare(self, other: EvaluationReport) -> pl.DataFrame:
+        """
+        Compares with another run on the same targets.
+
+        Args:
+            other ([`EvaluationReport`]):
+                The other run.
+
+        Returns:
+            `polars.DataFrame` with the columns `metric`, `this`, `other`, `difference` (this less other), and the
+            bounds `low` and `high` of the difference's 95% interval by paired bootstrap over users: if it holds 0, the
+            runs may be equally good.
+
+        Raises:
+            ValueError: If the two did not rank the same targets in the same order.
+        """
+        keys = ["user_id", "target_id", "history_length"]
+        if not self.examples.select(keys).equals(other.examples.select(keys)):
+            raise ValueError(
+                f"Only runs on the same targets can be compared, got {len(self.examples)} and {len(other.examples)} "
+                "targets that differ. Evaluate both on the same split with the same `max_rows`."
+            )
+        ours, theirs = self._values(self.examples, self.ks), self._values(other.examples, self.ks)
+        one, two = np.column_stack(list(ours.values())), np.column_stack(list(theirs.values()))
+        low, high = bootstrap_interval(one - two, self.examples["user_id"].to_numpy())
+        return pl.DataFrame(
+            {
+                "metric": list(ours),
+                "this": one.mean(axis=0),
+                "other": two.mean(axis=0),
+                "difference": (one - two).mean(axis=0),
+                "low": low,
+                "high": high,
+            }
+        )
+
+    def to_markdown(self) -> str:
+        """The settings, and a table with a row for each slice."""
+        lines = ["# Evaluation", "", "| setting | value |", "|---|---|"]
+        lines += [f"| {name} | {_cell(value)} |" for name, value in self.settings.items()]
+        summary = [f"{name} {value:.3f}" for name, value in self.metrics().items() if "@" not in name]
+        table = self.intervals()
+        metrics = [name for name in table["metric"].unique(maintain_order=True) if not name.startswith("title_mrr")]
+        lines += ["", f"Over all targets: {', '.join(summary)}.", ""]
+        lines += ["Means with their 95% intervals, by resampling users.", ""]
+        lines += [f"| slice | targets | users | {' | '.join(metrics)} |", "|---" * (3 + len(metrics)) + "|"]
+        for (name, num_examples, num_users), part in table.group_by(
+            "slice", "num_examples", "num_users", maintain_order=True
+        ):
+            by_metric = {row["metric"]: row for row in part.iter_rows(named=True)}
+            cells = [_interval_cell(by_metric[metric]) for metric in metrics]
+            lines.append(f"| {name} | {num_examples} | {num_users} | {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
+
+    def save(self, directory: str | Path) -> None:
+        """
+        Writes `report.json` (settings and metrics), `report.md` (tables) and `examples.parquet` (one row a target).
+
+        Args:
+            directory (`str` or `pathlib.Path`):
+                Made if it does not exist. Files of the same names are replaced.
+        """
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        values = {
+            "settings": dict(self.settings),
+            "ks": self.ks,
+            "metrics": self.metrics(),
+            "intervals": [
+                {key: None if value != value else value for key, value in row.items()}  # JSON knows no NaN
+                for row in self.intervals().iter_rows(named=True)
+            ],
+        }
+        _write(directory / _EXAMPLES_NAME, lambda part: self.examples.write_parquet(part))
+        _write(directory / _TABLE_NAME, lambda part: part.write_text(self.to_markdown(), encoding="utf-8"))
+        text = json.dumps(values, indent=2, ensure_ascii=False)
+        _write(directory / _REPORT_NAME, lambda part: part.write_text(text, encoding="utf-8"))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> EvaluationReport:
+        """Reads what [`EvaluationReport.save`] wrote."""
+        directory = Path(directory)
+        values = json.loads((directory / _REPORT_NAME).read_text(encoding="utf-8"))
+        return cls(pl.read_parquet(directory / _EXAMPLES_NAME), values["settings"], tuple(values["ks"]))
+
+    @staticmethod
+    def _values(examples: pl.DataFrame, ks: Sequence[int]) -> dict[str, np.ndarray]:
+        by_title = per_example_metrics(examples["title_rank"].to_numpy(), ks)
+        return {
+            **per_example_metrics(examples["item_rank"].to_numpy(), ks),
+            **{f"title_{name}": values for name, values in by_title.items()},
+        }
+
+    def _slices(self) -> list[tuple[str, pl.DataFrame]]:
+        length, stops = pl.col("history_length"), [*_HISTORY_BUCKETS[1:], None]
+        slices = [("all", pl.lit(True)), ("warm", ~pl.col("is_cold")), ("cold", pl.col("is_cold"))]
+        for start, stop in zip(_HISTORY_BUCKETS, stops, strict=True):
+            name = f"history ≥ {start}" if stop is None else f"history {start}–{stop - 1}"
+            slices.append((name, (length >= start) & (length < stop if stop else True)))
+        parts = [(name, self.examples.filter(condition)) for name, condition in slices]
+        return [(name, part) for name, part in parts if len(part) > 0]
+
+
+def _write(path: Path, write: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    write(part)
+    part.replace(path)
+
+
+def _cell(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False) if isinstance(value, (dict, list)) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _interval_cell(row: Mapping[str, Any]) -> str:
+    if row["low"] != row["low"]:  # NaN: of one user
+        return f"{row['value']:.3f}"
+    return f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"
