@@ -26,6 +26,7 @@ from trl import TrlParser
 
 from patchrec_hf import (
     BOOK_PROMPT,
+    EvaluationReport,
     ItemPatchLayout,
     PatchDataCollator,
     PatchFinetuneTrainer,
@@ -38,10 +39,10 @@ from patchrec_hf import (
     build_tiny_backbone,
     load_recommendation_data,
     rank_targets,
+    score_targets,
 )
 from patchrec_hf.baselines import Popularity
 from patchrec_hf.data.sample import SAMPLE_NOTICE
-from patchrec_hf.metrics import bootstrap_interval, per_example_metrics, ranking_metrics, ranks_from_scores
 from patchrec_hf.runs import claim_run, finish_run, last_checkpoint
 
 
@@ -110,14 +111,13 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     pretrained = train_stage("pretrain", PatchPretrainTrainer, backbone)
     finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained)
 
-    targets = catalog.indices_of([row["item_ids"][-1] for row in test])
-    scores = Popularity(catalog).fit(examples["train"]).score([row["item_ids"][:-1] for row in test])
-    results = [summarise("popularity", ranks_from_scores(scores, targets), np.array(test["user_id"]))]
+    report = score_targets(Popularity(catalog).fit(examples["train"]), catalog, test, show_progress=False)
+    results = [summarise("popularity", report)]
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):
         collator = PatchDataCollator(PatchRecProcessor.from_pretrained(checkpoint))
         model = AutoModelForCausalLM.from_pretrained(checkpoint).to(state.device)
-        ranked = rank_targets(model, collator, test, batch_size=args.per_device_eval_batch_size)
-        results.append(summarise(name, ranked.item_ranks, ranked.user_ids, ranked.counts[:, 1].mean()))
+        report = rank_targets(model, collator, test, batch_size=args.per_device_eval_batch_size)
+        results.append(summarise(name, report))
     with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=3,
                    tbl_hide_dataframe_shape=True, tbl_cols=-1, tbl_width_chars=200):  # fmt: skip
         state.print(f"\n{len(test)} test rows, {len(catalog)} items to rank:\n{pl.DataFrame(results)}")
@@ -131,14 +131,14 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     finish_run(output_dir, results)
 
 
-def summarise(name: str, ranks: np.ndarray, user_ids: np.ndarray, history_tokens: float | None = None) -> dict:
-    metrics = ranking_metrics(ranks, [10, 20])
-    lower, upper = bootstrap_interval(per_example_metrics(ranks, [20])["hr@20"], user_ids)
+def summarise(name: str, report: EvaluationReport) -> dict:
+    metrics, tokens = report.metrics(), report.examples["history_tokens"].mean()
+    hr = report.intervals().row(by_predicate=(pl.col("slice") == "all") & (pl.col("metric") == "hr@20"), named=True)
     return {
         "method": name,
         **{metric: metrics[metric] for metric in ("hr@10", "ndcg@10", "hr@20", "ndcg@20")},
-        "hr@20, 95% interval": f"{lower:.3f}–{upper:.3f}",
-        "history tokens": "–" if history_tokens is None else f"{history_tokens:.0f}",
+        "hr@20, 95% interval": f"{hr['low']:.3f}–{hr['high']:.3f}",
+        "history tokens": "–" if tokens is None else f"{tokens:.0f}",
     }
 
 

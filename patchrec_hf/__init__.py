@@ -17,9 +17,11 @@ from .prompts import BOOK_PROMPT, MOVIE_PROMPT, PromptTemplate, add_special_toke
 if TYPE_CHECKING:
     from .collators import PatchDataCollator, PatchPretrainDataCollator
     from .data.loading import load_recommendation_data
-    from .evaluation import rank_targets
+    from .evaluation import rank_targets, score_targets
+    from .protocol import AUTHORS, STRICT, EvaluationProtocol
     from .ranking import rank_catalog, score_catalog
     from .recommender import PatchRecommender, Recommendation
+    from .report import EvaluationReport
     from .tiny import build_tiny_backbone
     from .trainers import PatchFinetuneTrainer, PatchPretrainTrainer
     from .training_args import PAPER_PRESETS, PatchFinetuneConfig, PatchPretrainConfig
@@ -28,6 +30,9 @@ __version__ = version("patchrec-hf")
 
 # Imported on first use: these bring in TRL, PEFT and datasets.
 _LAZY = {
+    "AUTHORS": "protocol",
+    "EvaluationProtocol": "protocol",
+    "EvaluationReport": "report",
     "PAPER_PRESETS": "training_args",
     "PatchDataCollator": "collators",
     "PatchFinetuneConfig": "training_args",
@@ -37,19 +42,25 @@ _LAZY = {
     "PatchPretrainTrainer": "trainers",
     "PatchRecommender": "recommender",
     "Recommendation": "recommender",
+    "STRICT": "protocol",
     "build_tiny_backbone": "tiny",
     "load_recommendation_data": "data.loading",
     "rank_catalog": "ranking",
     "rank_targets": "evaluation",
     "score_catalog": "ranking",
+    "score_targets": "evaluation",
 }
 
 __all__ = [
+    "AUTHORS",
     "BOOK_PROMPT",
     "MOVIE_PROMPT",
     "PAPER_PRESETS",
+    "STRICT",
     "Catalog",
     "DropLayout",
+    "EvaluationProtocol",
+    "EvaluationReport",
     "ItemPatchLayout",
     "PatchDataCollator",
     "PatchFinetuneConfig",
@@ -73,6 +84,7 @@ __all__ = [
     "rank_catalog",
     "rank_targets",
     "score_catalog",
+    "score_targets",
 ]
 
 AutoConfig.register(PatchRecConfig.model_type, PatchRecConfig)

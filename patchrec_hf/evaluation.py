@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-from typing import Protocol as TypingProtocol
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -22,7 +21,7 @@ from .catalog import Catalog
 from .collators import PatchDataCollator, token_counts
 from .metrics import ranks_from_scores
 from .modeling import PatchRecForCausalLM
-from .protocol import STRICT, Protocol
+from .protocol import STRICT, EvaluationProtocol
 from .ranking import Method, rank_catalog
 from .report import COUNT_COLUMNS, EvaluationReport
 from .trie import TitleTrie, build_trie
@@ -32,7 +31,7 @@ _BATCHES_AT_ONCE = 8
 """Batches of a process that are ranked, gathered and written before the next rows are encoded."""
 
 
-class Scorer(TypingProtocol):
+class Scorer(Protocol):
     """Any recommender that scores the whole catalog, such as the baselines."""
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
@@ -48,7 +47,7 @@ def rank_targets(
     method: Method = "exact",
     num_beams: int | None = None,
     max_expansions: int | None = None,
-    protocol: Protocol = STRICT,
+    protocol: EvaluationProtocol = STRICT,
     exclude_seen: bool = False,
     max_rows: int | None = None,
     train_dataset: Dataset | None = None,
@@ -71,7 +70,7 @@ def rank_targets(
             How deep to rank; the whole catalog if `None` or above its size.
         method, num_beams, max_expansions:
             See [`rank_catalog`].
-        protocol ([`Protocol`], *optional*, defaults to `STRICT`):
+        protocol ([`EvaluationProtocol`], *optional*, defaults to `STRICT`):
             When a ranked title counts as the target.
         exclude_seen (`bool`, *optional*, defaults to `False`):
             Whether items of the history cannot be recommended. The target itself always can.
@@ -195,8 +194,8 @@ def score_targets(
             scores = np.array(scorer.score([_history(row) for row in rows]), dtype=np.float64)
             if scores.shape != (len(rows), len(catalog)):
                 raise ValueError(
-                    f"{type(scorer).__name__}.score gave an array of shape {scores.shape}, expected one score for each "
-                    f"of {len(rows)} histories and {len(catalog)} items."
+                    f"{type(scorer).__name__}.score gave an array of shape {scores.shape}, expected "
+                    f"{(len(rows), len(catalog))}: one score for each history and item."
                 )
             if exclude_seen:
                 for row, items in enumerate(_seen(rows, wanted, catalog, np.arange(len(catalog)))):
@@ -221,9 +220,7 @@ def score_targets(
     )
 
 
-def _targets(
-    dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dataset: Dataset | None
-) -> pl.DataFrame:
+def _targets(dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dataset: Dataset | None) -> pl.DataFrame:
     """One row a target: where it stands in `dataset`, and what the report says of it before it is ranked."""
     if len(dataset) == 0:
         raise ValueError("The data set to rank is empty.")

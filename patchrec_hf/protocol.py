@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Protocol:
+class EvaluationProtocol:
     """
     How a ranked list is matched with its target. The defaults are the strict protocol; with all of them turned round
     it is that of the authors' release (`eval.py` and `fti_eval.py`).
@@ -59,5 +59,5 @@ class Protocol:
         return np.where(is_match.any(axis=1), places, np.inf)
 
 
-STRICT = Protocol()
-AUTHORS = Protocol(complete_prefixes=False, credit_prefixes=True, take_last_match=True, credit_items=False)
+STRICT = EvaluationProtocol()
+AUTHORS = EvaluationProtocol(complete_prefixes=False, credit_prefixes=True, take_last_match=True, credit_items=False)

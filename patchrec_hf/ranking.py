@@ -254,8 +254,8 @@ def _in_batches(
     vocab_size = model.config.decoder_config.vocab_size
     if trie.tokens.max() >= vocab_size:
         raise ValueError(
-            f"The titles hold token {trie.tokens.max()}, but the model's vocabulary has {vocab_size} tokens: they were "
-            "tokenized for another model."
+            f"The titles hold token {trie.tokens.max()}, but the model's vocabulary has {vocab_size} tokens: they "
+            "were tokenized for another model."
         )
     order = np.argsort(-lengths, kind="stable")  # prompts of like lengths need little padding
     parts = []

@@ -125,8 +125,8 @@ class PatchRecommender:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
 
         Raises:
-            ValueError: If a history is empty or longer than the model's context, a title holds markup, k is out of range,
-                or a history has nothing left to recommend.
+            ValueError: If a history is empty or longer than the model's context, a title holds markup, k is out of
+                range, or a history has nothing left to recommend.
             TypeError: If an item is neither an id nor a title.
             KeyError: If an item id is not in the catalog.
         """
@@ -179,8 +179,10 @@ class PatchRecommender:
     ) -> list[np.ndarray] | None:
         if candidates is None:
             return None
-        of_each = [candidates] * num_histories if np.ndim(candidates[:1]) == 1 else candidates
-        return [self.processor.catalog.indices_of(item_ids) for item_ids in of_each]
+        # One list for all histories, or one for each.
+        is_shared = len(candidates) == 0 or isinstance(candidates[0], (int, np.integer))
+        lists: Sequence[Any] = [candidates] * num_histories if is_shared else candidates
+        return [self.processor.catalog.indices_of(item_ids) for item_ids in lists]
 
     def _indices(self, item: int | str) -> list[int]:
         catalog = self.processor.catalog

@@ -81,7 +81,8 @@ class Found:
         titles ([`Prefixes`]):
             The titles that were read to their end.
         dropped (`numpy.ndarray` of shape `(B,)`, float64):
-            The best score of a prefix that was given up though it might have led into the top k; -infinity if none was.
+            The best score of a prefix that was given up though it might have led into the top k; -infinity if none
+            was.
         num_read (`numpy.ndarray` of shape `(B,)`, int64):
             Title tokens that were read for each user.
     """
@@ -104,8 +105,9 @@ def search_titles(
     Finds the best titles, wave by wave.
 
     Without `num_beams` the search is best-first: each wave reads the best open prefixes of each user and, as far as it
-    has room, the tokens that follow them without a choice, until no open prefix scores above the k-th best title found. With `num_beams` it is a
-    beam search: each wave reads one token of each of so many prefixes, and the others are given up.
+    has room, the tokens that follow them without a choice, until no open prefix scores above the k-th best title
+    found. With `num_beams` it is a beam search: each wave reads one token of each of so many prefixes, and the others
+    are given up.
 
     Args:
         reader ([`TreeReader`]):
@@ -260,9 +262,7 @@ def _sums_before(values: np.ndarray, places: np.ndarray) -> np.ndarray:
     return before - before[starts]
 
 
-def _last_of_top_k(
-    titles: Prefixes, allowed: AllowedItems, num_users: int, k: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _last_of_top_k(titles: Prefixes, allowed: AllowedItems, num_users: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Of each user: the k-th best item's score, -infinity where fewer were found; and how many were found."""
     titles = titles.best_first()
     counts = allowed.count(titles.users, titles.nodes)

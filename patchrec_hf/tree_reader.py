@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -178,7 +179,7 @@ class TreeReader:
         num_chunks = self.largest(-(-len(rows) // step))
         cuts = np.searchsorted(row_of_pair[order], step * np.arange(num_chunks + 1))
         parts = [torch.empty(0, device=device)]
-        for chunk, (first, last) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for chunk, (first, last) in enumerate(pairwise(cuts)):
             logits = self.model.compute_logits(hidden[chunk * step : (chunk + 1) * step]).float()
             here = pair_rows[first:last] - chunk * step
             parts.append(logits[here, tokens[first:last]] - logits.logsumexp(dim=-1)[here])

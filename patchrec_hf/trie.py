@@ -16,8 +16,8 @@ class TitleTrie:
     A trie over titles, each followed by the end-of-turn token, so that a title which begins another can be completed.
 
     Nodes are numbered in preorder: the root is 0, a node's first child is the next node, and the nodes below node `n`
-    are `n + 1` to `subtree_ends[n]`. So `m` stands on the way to `n` exactly if `m <= n < subtree_ends[m]`, and a chain
-    of nodes with one child each is a run of consecutive numbers. All arrays are int64.
+    are `n + 1` to `subtree_ends[n]`. So `m` stands on the way to `n` exactly if `m <= n < subtree_ends[m]`, and a
+    chain of nodes with one child each is a run of consecutive numbers, which needs no pointers. All arrays are int64.
 
     Args:
         tokens (`numpy.ndarray` of shape `(num_nodes,)`):
@@ -119,7 +119,7 @@ def build_trie(titles: TitleTokens, end_of_turn_id: int, complete_prefixes: bool
         rows, lengths, items = rows[kept], lengths[kept], items[kept]
     rows[np.arange(len(rows)), lengths] = end_of_turn_id
 
-    # A row opens a node for each token after those that it shares with the row before it: row by row, that is preorder.
+    # A row opens a node for each token after those that it shares with the row before: row by row, in preorder.
     columns = np.arange(rows.shape[1])
     shared = np.concatenate([[0], _shared_lengths(rows)])
     is_new = (columns >= shared[:, None]) & (columns <= lengths[:, None])

@@ -431,7 +431,7 @@ def rank_all(
 ) -> CatalogRanking:
     trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
     num_titles = len(processor.catalog)
-    return rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=num_titles, num_beams=num_titles)
+    return rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=num_titles)
 
 
 @torch.no_grad()

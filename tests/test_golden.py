@@ -107,7 +107,7 @@ def test_pretraining_twins_at_full_compression(golden_model, golden_processor):
 def test_exact_top_20(golden_model, golden_processor):
     prompts = [encode(golden_processor, case, TextLayout()) for case in CASES["cases"]]
     trie = build_trie(golden_processor.title_tokens, golden_processor.prompt.end_of_turn_id)
-    ranking = rank_catalog(golden_model, trie, prompts, pad_id=0, k=20, num_beams=128)
+    ranking = rank_catalog(golden_model, trie, prompts, pad_id=0, k=20)
     assert ranking.certified.all()
     for case, items, scores in zip(CASES["cases"], ranking.items, ranking.scores, strict=True):
         assert items.tolist() == case["text_top20"]

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from brute_force import brute_force
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -10,33 +11,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import patchrec_hf.ranking as ranking_module
 from patchrec_hf import (
     Catalog,
-    ItemPatchLayout,
     PatchDataCollator,
     PatchRecConfig,
     PatchRecForCausalLM,
     rank_catalog,
-    rank_targets,
     score_catalog,
 )
 from patchrec_hf.catalog import TitleTokens
 from patchrec_hf.encoding import EncodedExample, TokenCounts
 from patchrec_hf.trie import build_trie
-
-
-@torch.no_grad()
-def brute_force(model, titles, end_of_turn_id, prompt):
-    """The score of every title, each by a forward of its own over prompt and title."""
-    scores = []
-    for index in range(len(titles)):
-        ids = torch.tensor([[*prompt.input_ids[: prompt.prompt_length], *titles[index], end_of_turn_id]])
-        patches = {
-            name: torch.from_numpy(getattr(prompt, name))[None]
-            for name in ("patch_token_ids", "patch_positions", "patch_divisors")
-        }
-        log_probs = model(input_ids=ids, **patches).logits[0].log_softmax(dim=-1)
-        places = torch.arange(prompt.prompt_length, ids.shape[1])
-        scores.append(log_probs[places - 1, ids[0, places]].sum().item())
-    return np.array(scores)
 
 
 @pytest.fixture
@@ -143,9 +126,7 @@ def test_excluded_items_are_left_out(model, processor, prompts, trie):
 
 
 def test_one_of_two_items_with_a_title_can_be_excluded(model, processor, prompts, trie):
-    ranking = rank_catalog(
-        model, trie, prompts, processor.prompt.pad_id, k=11, excluded=[np.array([4])] * 5
-    )
+    ranking = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=11, excluded=[np.array([4])] * 5)
     assert (ranking.items == 5).any(axis=1).all()
     assert not (ranking.items == 4).any()
 
@@ -241,7 +222,7 @@ def test_exact_reads_less_than_all(model, processor, prompts, trie):
     assert (exact.num_read < everything.num_read).all()
     longest = max(prompt.prompt_length for prompt in prompts)
     assert (exact.num_columns >= longest + exact.num_read).all()
-    assert (exact.scores == pytest.approx(everything.scores, abs=1e-4))
+    assert exact.scores == pytest.approx(everything.scores, abs=1e-4)
 
 
 def test_too_long_for_the_context(model, processor, prompts, trie):
@@ -273,79 +254,6 @@ def test_nan_scores(model, processor, prompts, trie):
         model.lm_head.weight[:] = math.nan
     with pytest.raises(FloatingPointError, match="not numbers"):
         rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=3)
-
-
-def test_ranks_of_targets(model, processor, rows):
-    """Both items called "Poems" share their two places; by title, either is a hit at the better one."""
-    collator = PatchDataCollator(processor)
-    rows = rows.add_item({"user_id": 99, "item_ids": [10, 11, 12, 15], "target_positions": [3]})
-    ranked = rank_targets(model, collator, rows, k=12, num_beams=12, batch_size=4, show_progress=False)
-    ranks = zip(ranked.title_ranks, ranked.item_ranks, strict=True)
-    for row, (title_rank, item_rank), prompt in zip(rows, ranks, collator.encode_rows(list(rows)), strict=True):
-        scores = brute_force(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt)
-        target = processor.catalog.indices_of([row["item_ids"][-1]])[0]
-        assert title_rank == 1 + (scores > scores[target] + 1e-4).sum()
-        assert item_rank == title_rank + (0.5 if row["item_ids"][-1] in (14, 15) else 0)
-    assert ranked.user_ids.tolist() == rows["user_id"]
-    assert ranked.metrics([12])["hr@12"] == 1.0
-
-
-def test_unranked_targets_are_infinitely_far(model, processor, rows):
-    ranked = rank_targets(model, PatchDataCollator(processor), rows, k=1, num_beams=12, show_progress=False)
-    assert set(ranked.title_ranks) <= {1.0, np.inf}
-    assert np.isinf(ranked.item_ranks).any()
-
-
-def test_excluding_seen_never_excludes_the_target(model, processor, rows):
-    again = rows.map(lambda row: {"item_ids": [*row["item_ids"][:-1], row["item_ids"][0]]})
-    ranked = rank_targets(
-        model, PatchDataCollator(processor), again, k=12, num_beams=12, exclude_seen=True, show_progress=False
-    )
-    assert np.isfinite(ranked.item_ranks).all()
-
-
-def test_excluding_the_other_item_of_a_title_breaks_the_tie(model, processor, rows):
-    from datasets import Dataset
-
-    row = {"user_id": 2**60 + 1, "item_ids": [14, 10, 11, 15], "target_positions": [3]}
-    kwargs = {"k": 12, "num_beams": 12, "show_progress": False}
-    tied = rank_targets(model, PatchDataCollator(processor), Dataset.from_list([row]), **kwargs)
-    alone = rank_targets(model, PatchDataCollator(processor), Dataset.from_list([row]), exclude_seen=True, **kwargs)
-    assert tied.item_ranks[0] == tied.title_ranks[0] + 0.5
-    assert alone.item_ranks[0] == alone.title_ranks[0]
-    assert tied.user_ids.tolist() == [2**60 + 1]
-
-
-def test_model_and_processor_that_do_not_match(model, processor, rows):
-    model.config.patch_token_id = 5
-    with pytest.raises(ValueError, match="not made for each other"):
-        rank_targets(model, PatchDataCollator(processor), rows)
-
-
-def test_training_mode_is_kept_also_after_an_error(model, processor, rows):
-    model.train()
-    with pytest.raises(ValueError, match="num_beams"):
-        rank_targets(model, PatchDataCollator(processor), rows, k=5, num_beams=2, show_progress=False)
-    assert model.training
-
-
-def test_max_rows_are_evenly_spaced(model, processor, rows):
-    ranked = rank_targets(model, PatchDataCollator(processor), rows, k=3, max_rows=3, show_progress=False)
-    assert ranked.user_ids.tolist() == [0, 6, 13]
-
-
-def test_several_targets_in_a_row(model, processor):
-    from datasets import Dataset
-
-    rows = Dataset.from_list([{"user_id": 5, "item_ids": [10, 11, 12, 13, 16], "target_positions": [3, 4]}])
-    ranked = rank_targets(model, PatchDataCollator(processor, ItemPatchLayout(1)), rows, k=12, show_progress=False)
-    assert ranked.user_ids.tolist() == [5, 5]
-    assert len(ranked.item_ranks) == 2
-
-
-def test_empty_data_set(model, processor, rows):
-    with pytest.raises(ValueError, match="empty"):
-        rank_targets(model, PatchDataCollator(processor), rows.select([]))
 
 
 def test_single_item_catalog(model, tokenizer, processor):

@@ -117,5 +117,5 @@ def test_smollm2_learns_from_a_hundred_items(smollm2, long_row, tmp_path, traine
 def test_smollm2_recommends(smollm2, long_row):
     model, processor = smollm2
     history = long_row[0][0]["item_ids"][:-1]
-    items = PatchRecommender(model, processor).recommend(history, k=3, num_beams=5)
+    items = PatchRecommender(model, processor).recommend(history, k=3, max_expansions=50)
     assert len({item.item_id for item in items} - set(history)) == 3

@@ -35,7 +35,7 @@ def test_titles_that_the_catalog_does_not_know(recommender):
 def test_seen_items_are_excluded_unless_asked(recommender):
     history = [10, 11, 14, 16]
     assert not {item.item_id for item in recommender.recommend(history, k=8)} & set(history)
-    everything = recommender.recommend(history, k=12, exclude_seen=False, num_beams=12)
+    everything = recommender.recommend(history, k=12, exclude_seen=False)
     assert {item.item_id for item in everything} == set(range(10, 22))
 
 
@@ -44,7 +44,7 @@ def test_a_title_excludes_every_item_that_has_it(recommender):
 
 
 def test_fewer_items_left_than_asked_for(recommender):
-    assert len(recommender.recommend(list(range(10, 20)), k=5, num_beams=12)) == 2
+    assert len(recommender.recommend(list(range(10, 20)), k=5)) == 2
 
 
 @pytest.mark.parametrize("history", [[], [[]], [[10], []]])

@@ -144,8 +144,8 @@ def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
     metrics = trainer.evaluate()
     assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_titles"}
     ranked = rank_targets(trainer.model, trainer.data_collator, rows, k=10, show_progress=False)
-    assert metrics["eval_hr@10"] == np.mean(ranked.item_ranks <= 10)
-    assert metrics["eval_title_hr@10"] == np.mean(ranked.title_ranks <= 10)
+    assert metrics["eval_hr@10"] == np.mean(ranked.examples["item_rank"].to_numpy() <= 10)
+    assert metrics["eval_title_hr@10"] == np.mean(ranked.examples["title_rank"].to_numpy() <= 10)
 
 
 def test_evaluation_in_pretraining_uses_the_fixed_layout(make_trainer, rows):
@@ -264,7 +264,7 @@ def test_model_card(make_trainer, rows, tmp_path):
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
         ({"eval_ks": [0]}, "eval_ks"),
         ({"eval_max_rows": 0}, "eval_max_rows"),
-        ({"eval_num_beams": 5}, "eval_num_beams"),
+        ({"eval_max_expansions": -1}, "eval_max_expansions"),
     ],
 )
 def test_contradicting_settings(tmp_path, kwargs, message):
