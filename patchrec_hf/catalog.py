@@ -89,6 +89,11 @@ class Catalog:
         """Writes the catalog as a Parquet file that [`Catalog.from_parquet`] reads."""
         pl.DataFrame({"item_id": self.item_ids, "title": list(self.titles)}).write_parquet(path)
 
+    def with_items(self, titles: dict[int, str]) -> Catalog:
+        """This catalog with further items at its end, as a mapping of item id to title."""
+        more = Catalog.from_titles(titles)
+        return Catalog(np.concatenate([self.item_ids, more.item_ids]), (*self.titles, *more.titles))
+
     def __len__(self) -> int:
         return len(self.titles)
 
@@ -207,7 +212,7 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
 
     Raises:
         ValueError: If a title tokenizes to nothing, or holds a special or added token such as `<|im_end|>`, which
-            could end the turn or close the history.
+            could end the turn or close the history, or if the tokenizer knows no token of any title.
     """
     titles = list(titles)
     encoded = tokenizer(titles, add_special_tokens=False, split_special_tokens=True)["input_ids"] if titles else []
@@ -235,5 +240,11 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
         raise ValueError(
             f"The title {title!r} holds the special token {token!r}, which would act as markup of the "
             "prompt. Rename the item."
+        )
+    if len(ids) > 0 and (ids == tokenizer.unk_token_id).all():
+        raise ValueError(
+            f"None of the {len(titles)} titles (such as {titles[0]!r}) shares a token with "
+            f"{type(tokenizer).__name__}: to it they are all {tokenizer.unk_token}. Choose a backbone whose tokenizer "
+            "knows the titles' script."
         )
     return TitleTokens(ids, offsets)

@@ -112,6 +112,21 @@ class PatchRecProcessor(ProcessorMixin):
         other.layout = layout
         return other
 
+    def with_catalog(self, catalog: Catalog) -> PatchRecProcessor:
+        """
+        The same processor with other items to recommend: an item is its title, so new ones need no training.
+
+        Example:
+        ```python
+        >>> processor = processor.with_catalog(processor.catalog.with_items({9001: "A New Book"}))
+        >>> PatchRecommender(model, processor).recommend([3, 14, 9001])
+        ```
+        """
+        other = copy.copy(self)
+        other.catalog = catalog
+        other.title_tokens = tokenize_titles(catalog.titles, self.tokenizer)
+        return other
+
     def encode(
         self,
         titles: TitleTokens,

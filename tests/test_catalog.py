@@ -271,3 +271,20 @@ def test_unknown_text_must_not_end_the_turn():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="</s>")
     with pytest.raises(ValueError, match="書"):
         tokenize_titles(["Emma", "書"], tokenizer)
+
+
+def test_titles_in_a_script_that_the_tokenizer_does_not_know():
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "Emma": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="</s>")
+    assert tokenize_titles(["Эмма", "Emma"], tokenizer).ids.tolist() == [0, 2]
+    with pytest.raises(ValueError, match=r"None of the 2 titles \(such as 'Эмма'\) shares a token with"):
+        tokenize_titles(["Эмма", "Доводы рассудка"], tokenizer)
+
+
+def test_further_items(catalog):
+    longer = catalog.with_items({900: "A New Book", 901: "Another"})
+    assert longer.titles[-2:] == ("A New Book", "Another")
+    assert longer.indices_of([901, *catalog.item_ids]).tolist() == [len(catalog) + 1, *range(len(catalog))]
+    with pytest.raises(ValueError, match="appears 2 times"):
+        catalog.with_items({int(catalog.item_ids[0]): "Taken"})

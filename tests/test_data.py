@@ -13,7 +13,8 @@ from patchrec_hf.baselines.popularity import Popularity
 from patchrec_hf.catalog import Catalog
 from patchrec_hf.data.interactions import order_interactions, read_directory
 from patchrec_hf.data.loading import load_recommendation_data
-from patchrec_hf.data.splits import SPLITS, make_examples, temporal_split
+from patchrec_hf.data.splits import SPLITS, examples_to_interactions, make_examples, temporal_split
+from patchrec_hf.evaluation import score_targets
 
 
 GOODREADS_DIR = os.environ.get("PATCHREC_GOODREADS_DIR")
@@ -327,30 +328,64 @@ def test_goodreads_has_the_papers_test_examples():
     assert datasets["test"].num_rows == 3248
 
 
+@pytest.mark.skipif(not GOODREADS_DIR, reason="set PATCHREC_GOODREADS_DIR to a directory with the paper's Goodreads")
+@pytest.mark.parametrize(("exclude_seen", "expected"), [(True, 0.010), (False, 0.008)])
+def test_popularity_on_goodreads(exclude_seen, expected):
+    datasets, catalog = load_recommendation_data(GOODREADS_DIR)
+    popularity = Popularity(catalog).fit(datasets["train"])
+    report = score_targets(popularity, catalog, datasets["test"], exclude_seen=exclude_seen, show_progress=False)
+    assert len(report.examples) == 3248
+    assert report.metrics()["hr@20"] == pytest.approx(expected, abs=0.0005)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(4, 20), st.randoms())
+def test_interactions_of_examples_are_those_they_were_made_of(lengths, max_history, random):
+    """Whatever the order of the rows; users with too few interactions have no rows."""
+    users = [user for user, length in enumerate(lengths) for _ in range(length)]
+    items = [random.randrange(1, 9) for _ in users]
+    positions = [place for length in lengths for place in range(length)]
+    train = pl.DataFrame({"user_id": users, "item_id": items, "position": positions, "split": ["train"] * len(users)})
+    rest = pl.DataFrame(
+        {
+            "user_id": [99] * 8,
+            "item_id": [1] * 8,
+            "position": range(8),
+            "split": ["train"] * 4 + ["validation", "test"] * 2,
+        }
+    )
+    examples = make_examples(order_interactions(pl.concat([train, rest])), catalog_of(*range(1, 9)), max_history)
+    found = examples_to_interactions(examples["train"].shuffle(seed=random.randrange(99)))
+    expected = [(user, item) for user, item in zip(users, items, strict=True) if lengths[user] > 3]
+    assert sorted(found.rows()) == sorted([*expected, *[(99, 1)] * 4])
+
+
 def test_popularity_by_hand():
     catalog = catalog_of(30, 10, 20, 40)
     rows = [
-        {"item_ids": [30, 30, 10], "target_positions": [2]},
-        {"item_ids": [10, 20, 20, 10], "target_positions": [1, 3]},
-        {"item_ids": [40, 10], "target_positions": [1]},
+        {"user_id": 1, "item_ids": [30, 20, 30, 10], "target_positions": [3]},
+        {"user_id": 1, "item_ids": [30, 20, 30], "target_positions": [2]},
+        {"user_id": 2, "item_ids": [10, 20, 20, 10], "target_positions": [1, 3]},
     ]
     popularity = Popularity(catalog)
     assert popularity.fit(Dataset.from_list(rows)) is popularity
-    # Only targets count: 10 three times, 20 once; in catalog order.
+    # Of the first user, both targets and what stands before the first of them; of the second, 10, 20 and 10.
     scores = popularity.score([[30, 40], [10]])
-    assert scores.tolist() == [[0, 3, 1, 0], [0, 3, 1, 0]]
+    assert scores.tolist() == [[2, 3, 2, 0], [2, 3, 2, 0]]
     assert scores.dtype == np.float64
     assert popularity.score([]).shape == (0, 4)
 
 
 def test_popularity_is_fitted_anew():
     popularity = Popularity(catalog_of(1, 2))
-    first, second = (Dataset.from_list([{"item_ids": [1, item], "target_positions": [1]}]) for item in (1, 2))
-    assert popularity.fit(first).fit(second).score([[1]]).tolist() == [[0, 1]]
+    first, second = (
+        Dataset.from_list([{"user_id": 1, "item_ids": [1, item], "target_positions": [1]}]) for item in (1, 2)
+    )
+    assert popularity.fit(first).fit(second).score([[1]]).tolist() == [[1, 1]]
 
 
 def test_popularity_refuses_an_unknown_item():
-    dataset = Dataset.from_list([{"item_ids": [1, 5], "target_positions": [1]}])
+    dataset = Dataset.from_list([{"user_id": 1, "item_ids": [1, 5], "target_positions": [1]}])
     with pytest.raises(KeyError, match="Item id 5"):
         Popularity(catalog_of(1, 2)).fit(dataset)
 

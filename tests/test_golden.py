@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from brute_force import brute_force
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -112,3 +113,15 @@ def test_exact_top_20(golden_model, golden_processor):
     for case, items, scores in zip(CASES["cases"], ranking.items, ranking.scores, strict=True):
         assert items.tolist() == case["text_top20"]
         np.testing.assert_allclose(scores, case["text_top20_logprob"], atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_exact_equals_brute_force(golden_model, golden_processor, layout):
+    prompts = [encode(golden_processor, case, LAYOUTS[layout]) for case in CASES["cases"]]
+    titles, end_of_turn_id = golden_processor.title_tokens, golden_processor.prompt.end_of_turn_id
+    ranking = rank_catalog(golden_model, build_trie(titles, end_of_turn_id), prompts, pad_id=0, k=20)
+    assert ranking.certified.all()
+    for prompt, items, scores in zip(prompts, ranking.items, ranking.scores, strict=True):
+        expected = brute_force(golden_model, titles, end_of_turn_id, prompt)
+        np.testing.assert_allclose(scores, np.sort(expected)[::-1][:20], atol=1e-4)
+        np.testing.assert_allclose(scores, expected[items], atol=1e-4)

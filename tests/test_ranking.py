@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import patchrec_hf.ranking as ranking_module
+import patchrec_hf.tree_reader as tree_reader_module
 from patchrec_hf import (
     Catalog,
     PatchDataCollator,
@@ -78,9 +79,10 @@ random_prompts = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=5), 
     k=st.integers(1, 14),
     prompts=random_prompts,
     tokens_at_once=st.integers(1, 20),
+    crowded=st.sampled_from([0, 100]),
     data=st.data(),
 )
-def test_random_tries(titles, k, prompts, tokens_at_once, data):
+def test_random_tries(titles, k, prompts, tokens_at_once, crowded, data):
     """Prefixes, duplicates, single-token titles, excluded items: exact and all equal brute force; what a beam or a
     bounded search certifies is exact, and what they do not certify are still k different items with right scores."""
     model, tokens, k = tiny_model(), title_tokens(titles), min(k, len(titles))
@@ -105,6 +107,7 @@ def test_random_tries(titles, k, prompts, tokens_at_once, data):
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(ranking_module, "_TOKENS_AT_ONCE", {"exact": tokens_at_once, "all": tokens_at_once})
+        monkeypatch.setattr(tree_reader_module, "_CROWDED", crowded)
         assert rank(method="exact").certified.all()
         assert rank(method="all").certified.all()
         assert rank(method="beam", num_beams=len(titles)).certified.all()
@@ -234,10 +237,8 @@ def test_too_long_for_the_context(model, processor, prompts, trie):
 
 
 def test_small_chunks_of_logits_change_nothing(model, processor, prompts, trie, monkeypatch):
-    import patchrec_hf.tree_reader as tree_reader
-
     expected = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=6)
-    monkeypatch.setattr(tree_reader, "_LOGITS_AT_ONCE", 3 * model.lm_head.weight.shape[0])
+    monkeypatch.setattr(tree_reader_module, "_LOGITS_AT_ONCE", 3 * model.lm_head.weight.shape[0])
     chunked = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=6)
     assert (chunked.items == expected.items).all()
     np.testing.assert_allclose(chunked.scores, expected.scores, rtol=1e-6)

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from brute_force import brute_force
 
 from patchrec_hf import PatchRecommender
 
@@ -120,3 +121,40 @@ def test_round_trip_through_a_new_process(recommender, processor, tmp_path):
     assert result.returncode == 0, result.stderr
     assert torch.equal(torch.load(tmp_path / "logits.pt"), recommender.model(**prompts).logits)
     assert result.stdout.strip() == str(recommender.recommend([10, 11, 12], k=5))
+
+
+def test_new_items_need_no_training(model, processor, recommender):
+    """The scores of the old ones stay, and the new one is ranked by its title as if it had always been there."""
+    catalog = processor.catalog.with_items({99: "Emma and Persuasion"})
+    newer = PatchRecommender(model, processor.with_catalog(catalog))
+    before = {item.item_id: item.score for item in recommender.recommend([10, 16, 18], k=9)}
+    after = {item.item_id: item.score for item in newer.recommend([10, 16, 18], k=10)}
+    assert set(after) == {*before, 99}
+    assert {item_id: after[item_id] for item_id in before} == pytest.approx(before, abs=1e-4)
+    prompt = processor.encode(processor.title_tokens, processor.catalog.indices_of([10, 16, 18]))
+    titles = newer.processor.title_tokens
+    expected = brute_force(model, titles, processor.prompt.end_of_turn_id, prompt)
+    assert after[99] == pytest.approx(expected[-1], abs=1e-4)
+    assert newer.recommend([10, 99], k=3)
+
+
+def test_candidates(recommender):
+    assert {item.item_id for item in recommender.recommend([10, 11], k=5, candidates=[11, 13, 16])} == {13, 16}
+    found = recommender.recommend([[10], [11]], k=5, candidates=[[12, 13], [14]])
+    assert [{item.item_id for item in items} for items in found] == [{12, 13}, {14}]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [([], "Row 0 has no candidates"), ([10], "Row 0 has no item left to recommend: all 1 candidates are excluded")],
+)
+def test_no_candidates(recommender, candidates, message):
+    with pytest.raises(ValueError, match=message):
+        recommender.recommend([10, 11], k=1, candidates=candidates)
+
+
+def test_methods_agree(recommender):
+    exact = recommender.recommend([10, 16], k=5)
+    for arguments in ({"method": "all"}, {"method": "beam", "num_beams": 12}):
+        found = recommender.recommend([10, 16], k=5, **arguments)
+        assert [item.item_id for item in found] == [item.item_id for item in exact]

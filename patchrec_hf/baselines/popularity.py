@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import polars as pl
 from datasets import Dataset
 
 from ..catalog import Catalog
+from ..data.splits import examples_to_interactions
 
 
 class Popularity:
     """
-    Scores each item by how often it is a target of the training rows.
+    Scores each item by the number of its training interactions.
 
     Args:
         catalog ([`Catalog`]):
@@ -26,17 +26,14 @@ class Popularity:
 
     def fit(self, dataset: Dataset) -> Popularity:
         """
-        Counts the targets.
+        Counts the interactions.
 
         Args:
             dataset ([`~datasets.Dataset`]):
                 Example rows to learn from.
         """
-        rows = dataset.select_columns(["item_ids", "target_positions"]).to_polars()
-        targets = rows.select(pl.col("item_ids").list.gather(pl.col("target_positions")).explode())["item_ids"]
-        self.counts = np.bincount(self.catalog.indices_of(targets.to_numpy()), minlength=len(self.catalog)).astype(
-            np.float64
-        )
+        items = self.catalog.indices_of(examples_to_interactions(dataset)["item_id"].to_numpy())
+        self.counts = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
         return self
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:

@@ -112,6 +112,30 @@ def make_examples(
     return DatasetDict(datasets)
 
 
+def examples_to_interactions(examples: Dataset) -> pl.DataFrame:
+    """
+    The interactions that example rows were made of: every target, and what each user's first row holds before its
+    first target.
+
+    Args:
+        examples ([`~datasets.Dataset`]):
+            Example rows of one split, in any order if their `max_history` is above their `min_history`: the row with
+            the fewest earlier items is then a user's first.
+
+    Returns:
+        `polars.DataFrame` with the columns `user_id` and `item_id`.
+    """
+    rows = examples.select_columns(["user_id", "item_ids", "target_positions"]).to_polars()
+    targets = rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions")))
+    num_earlier = pl.col("target_positions").list.min()
+    earlier = (
+        rows.sort(num_earlier, maintain_order=True)
+        .unique("user_id", keep="first", maintain_order=True)
+        .select("user_id", item_id=pl.col("item_ids").list.head(num_earlier))
+    )
+    return pl.concat([earlier, targets]).explode("item_id").drop_nulls("item_id")
+
+
 def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
     # Arrow refuses what its 32-bit offsets cannot count, where NumPy's cast would wrap around.
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), type=pa.int32())

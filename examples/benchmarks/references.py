@@ -1,0 +1,62 @@
+"""What the benchmark of rankings compares with: transformers' `generate`, and every title read in turn."""
+
+import copy
+
+import numpy as np
+import torch
+from transformers import DynamicCache
+
+
+K = 20
+
+
+class Generate:
+    """transformers' beam search with 20 beams that may only spell titles, as one would write it by hand."""
+
+    def __init__(self, model, processor, max_new_tokens):
+        self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
+        self.trie = {}
+        for index in range(len(processor.catalog)):
+            level = self.trie
+            for token in [*processor.title_tokens[index].tolist(), processor.prompt.end_of_turn_id]:
+                level = level.setdefault(token, {})
+
+    def __call__(self, histories, use_cache):
+        """The titles for each history, and how many key-value positions were kept for all of them."""
+        prompt = self.processor.prompt
+        inputs = self.processor(histories).to(self.model.device)
+        start = inputs["input_ids"].shape[1]
+
+        def allowed(_, ids):
+            level = self.trie
+            for token in ids[start:].tolist():
+                level = level.get(token, {})
+            return list(level) or [prompt.pad_id]
+
+        output = self.model.generate(
+            **inputs, num_beams=K, num_return_sequences=K, do_sample=False, length_penalty=0.0, use_cache=use_cache,
+            max_new_tokens=self.max_new_tokens, prefix_allowed_tokens_fn=allowed, pad_token_id=prompt.pad_id,
+            eos_token_id=prompt.end_of_turn_id, return_dict_in_generate=True,
+        )  # fmt: skip
+        titles = self.processor.tokenizer.batch_decode(output.sequences[:, start:], skip_special_tokens=True)
+        keys = output.past_key_values.layers[0].keys if use_cache else torch.empty(0, 0, 0)
+        return [titles[row : row + K] for row in range(0, len(titles), K)], keys.shape[0] * keys.shape[2]
+
+
+@torch.no_grad()
+def brute_force(model, processor, history):
+    """The score of every item: each title in a row of its own, read with plain causal attention."""
+    titles, prompt = processor.title_tokens, processor.prompt
+    inputs = processor([history]).to(model.device)
+    first = model(**inputs, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
+    scores = np.empty(len(titles))
+    for indices in np.array_split(np.argsort(titles.lengths), -(-len(titles) // 128)):
+        rows = [torch.tensor([*titles[index], prompt.end_of_turn_id]) for index in indices]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100).to(model.device)
+        cache = copy.deepcopy(first.past_key_values)
+        cache.batch_repeat_interleave(len(ids))
+        logits = model(input_ids=ids[:, :-1].clamp(min=0), past_key_values=cache, use_cache=True).logits
+        log_probs = torch.cat([first.logits.expand(len(ids), -1, -1), logits], dim=1).log_softmax(dim=-1)
+        of_ids = log_probs.gather(2, ids.clamp(min=0)[..., None]).squeeze(2)
+        scores[indices] = of_ids.masked_fill(ids == -100, 0).sum(dim=1).cpu().numpy()
+    return scores

@@ -1,0 +1,128 @@
+"""
+Evaluates a checkpoint or a baseline on the whole catalog, and writes a report (JSON, Markdown, and a row a target).
+
+    python examples/evaluate.py --model outputs/goodreads/finetune/final --output_dir outputs/evaluation
+    python examples/evaluate.py --baseline popularity --data_dir data/goodreads --output_dir outputs/popularity
+
+Several processes share the rows: `torchrun --nproc_per_node 2 examples/evaluate.py ...`. What was interrupted goes on
+with the same command. `--compare DIR` sets the report beside that of another run on the same targets.
+`--protocol effects` prints what each of the rules of the authors' release does to the numbers.
+"""
+
+import shutil
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import polars as pl
+from accelerate import PartialState
+from transformers import HfArgumentParser
+
+from patchrec_hf import (
+    AUTHORS,
+    STRICT,
+    EvaluationReport,
+    PatchDataCollator,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+    load_recommendation_data,
+    rank_targets,
+    score_targets,
+)
+from patchrec_hf.baselines import Popularity
+from patchrec_hf.runs import claim_run, finish_run
+
+
+EFFECTS = {  # from the strict protocol to the authors', one rule after the other
+    "strict": STRICT,
+    "and titles that begin others cannot end": replace(STRICT, complete_prefixes=False),
+    "and a title is listed once": replace(STRICT, complete_prefixes=False, credit_items=False),
+    "and titles that begin with the target's count": replace(AUTHORS, take_last_match=False),
+    "and the last match counts (authors)": AUTHORS,
+}
+PROTOCOLS = {"strict": {"strict": STRICT}, "authors": {"authors": AUTHORS}, "effects": EFFECTS}
+
+
+@dataclass
+class Arguments:
+    """What is evaluated, on what, and how."""
+
+    output_dir: str = field(metadata={"help": "Where the report goes."})
+    model: str | None = field(default=None, metadata={"help": "A checkpoint of this library."})
+    baseline: str | None = field(default=None, metadata={"help": "Instead of a model.", "choices": ["popularity"]})
+    data_dir: str | None = field(default=None, metadata={"help": "A prepared data set; else the embedded sample."})
+    split: str = field(default="test", metadata={"help": "Which rows.", "choices": ["train", "validation", "test"]})
+    max_history: int = field(default=100, metadata={"help": "Items per history that rows hold."})
+    ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs."})
+    method: str = field(default="exact", metadata={"help": "How to rank.", "choices": ["exact", "beam", "all"]})
+    num_beams: int | None = field(default=None, metadata={"help": "For beam."})
+    max_expansions: int | None = field(default=None, metadata={"help": "For exact: title tokens read for a row."})
+    protocol: str = field(default="strict", metadata={"help": "What counts as a hit.", "choices": list(PROTOCOLS)})
+    exclude_seen: bool = field(default=False, metadata={"help": "Whether items of the history are left out."})
+    max_rows: int | None = field(default=None, metadata={"help": "Only so many rows, evenly spaced."})
+    batch_size: int = field(default=8, metadata={"help": "Users at once."})
+    seed: int = field(default=0, metadata={"help": "Seed of random layouts."})
+    compare: str | None = field(default=None, metadata={"help": "Directory of another report."})
+
+
+def main(args: Arguments) -> None:
+    if (args.model is None) == (args.baseline is None):
+        raise SystemExit("Give exactly one of --model and --baseline.")
+    if args.baseline is not None and args.protocol != "strict":
+        raise SystemExit("The authors' rules are about generated titles; --baseline takes --protocol strict.")
+    state = PartialState()
+    try:
+        claim_run(args.output_dir, {name: value for name, value in asdict(args).items() if name != "compare"})
+    except FileExistsError as error:
+        raise SystemExit(str(error)) from None
+    examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=args.max_history)
+    rows, train = examples[args.split], examples["train"]
+    data = {
+        "data set": args.data_dir or "sample",
+        "split": args.split,
+        "rows": {name: len(part) for name, part in examples.items()},
+        "items": len(catalog),
+        "items with a shared title": catalog.num_shared_titles(),
+    }
+
+    reports: dict[str, EvaluationReport] = {}
+    if args.baseline == "popularity":
+        scorer = Popularity(catalog).fit(train)
+        reports["strict"] = score_targets(
+            scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
+        )
+    else:
+        processor = PatchRecProcessor.from_pretrained(args.model)
+        model = PatchRecForCausalLM.from_pretrained(args.model).eval().to(state.device)
+        for place, (name, protocol) in enumerate(PROTOCOLS[args.protocol].items()):
+            state.print(f"Protocol: {name}")
+            reports[name] = rank_targets(
+                model, PatchDataCollator(processor, seed=args.seed), rows, k=max(args.ks), method=args.method,
+                num_beams=args.num_beams, max_expansions=args.max_expansions, protocol=protocol,
+                exclude_seen=args.exclude_seen, max_rows=args.max_rows, train_dataset=train,
+                batch_size=args.batch_size, resume_dir=Path(args.output_dir, "parts", str(place)),
+            ).with_settings(model=args.model)  # fmt: skip
+    if not state.is_main_process:
+        return
+
+    reports = {name: replace(report.with_settings(**data), ks=tuple(args.ks)) for name, report in reports.items()}
+    last = reports[list(reports)[-1]]
+    last.save(args.output_dir)
+    print(last.to_markdown())
+    if len(reports) > 1:
+        print_table(pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()]).select(
+            "protocol", f"hr@{max(args.ks)}", f"ndcg@{max(args.ks)}", f"title_hr@{max(args.ks)}"))  # fmt: skip
+    if args.compare:
+        print(f"\nThis report beside that in {args.compare}:")
+        print_table(last.compare(EvaluationReport.load(args.compare)))
+    finish_run(args.output_dir, last.metrics())
+    shutil.rmtree(Path(args.output_dir, "parts"), ignore_errors=True)
+
+
+def print_table(frame: pl.DataFrame) -> None:
+    with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=4,
+                   tbl_hide_dataframe_shape=True, tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200):  # fmt: skip
+        print(frame)
+
+
+if __name__ == "__main__":
+    main(HfArgumentParser(Arguments).parse_args_into_dataclasses()[0])

@@ -1,0 +1,102 @@
+"""Evaluations that every process of a launcher takes part in; `test_evaluation.py` starts and checks them."""
+
+import sys
+from pathlib import Path
+
+import polars as pl
+from accelerate import PartialState
+from conftest import ITEM_IDS, TITLES
+from datasets import Dataset
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    Catalog,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+    build_tiny_backbone,
+    evaluation,
+    rank_targets,
+    tree_reader,
+)
+
+
+RUNS = {
+    "exact": {"k": 3},
+    "budget": {"k": 3, "max_expansions": 4},
+    "beam": {"k": 3, "method": "beam"},
+    "all": {"k": None, "method": "all"},
+}
+
+
+def build_model():
+    return PatchRecForCausalLM.from_backbone(*_backbone()).eval()
+
+
+def _backbone():
+    return build_tiny_backbone(Catalog.from_titles(TITLES), vocab_size=400, hidden_size=32)
+
+
+def evaluate(model=None, **kwargs):
+    """Thirty-three rows with histories of 3 to 9 items, one by one."""
+    processor = PatchRecProcessor(_backbone()[1], Catalog.from_titles(TITLES), BOOK_PROMPT, layout=ItemPatchLayout(2))
+    rows = []
+    for user in range(33):
+        items = [ITEM_IDS[(user + 5 * place) % 12] for place in range(4 + user % 7)]
+        rows.append({"user_id": user, "item_ids": items, "target_positions": [len(items) - 1]})
+    collator, rows = PatchDataCollator(processor), Dataset.from_list(rows)
+    return rank_targets(model or build_model(), collator, rows, batch_size=1, show_progress=False, **kwargs)
+
+
+class Counter:
+    """Counts the forwards of the model and of its head, and the rows of each call of `rank_catalog`."""
+
+    def __init__(self, model):
+        self.counts = {"model": 0, "lm_head": 0, "rows_of_calls": []}
+        self.fail_after = None
+        model.model.register_forward_hook(lambda *_: self._count("model"))
+        model.lm_head.register_forward_hook(lambda *_: self._count("lm_head"))
+        self._rank = evaluation.rank_catalog
+        evaluation.rank_catalog = self
+
+    def _count(self, name):
+        self.counts[name] += 1
+
+    def __call__(self, model, trie, prompts, *args, **kwargs):
+        if len(self.counts["rows_of_calls"]) == self.fail_after:
+            raise KeyboardInterrupt
+        self.counts["rows_of_calls"].append(len(prompts))
+        return self._rank(model, trie, prompts, *args, **kwargs)
+
+    def take(self):
+        taken, self.counts = self.counts, {"model": 0, "lm_head": 0, "rows_of_calls": []}
+        return taken
+
+
+def main(directory):
+    state = PartialState(cpu=True)  # without it, processes on the CPU do not join
+    assert state.num_processes == 2
+    model = build_model()
+    # Heads that take four rows at once are called as often as the process with the most rows needs.
+    tree_reader._LOGITS_AT_ONCE = 4 * model.config.decoder_config.vocab_size
+    counter = Counter(model)
+    for name, kwargs in RUNS.items():
+        whole = evaluate(model, **kwargs)
+        counts = [counter.take()]
+        counter.fail_after = 1
+        try:
+            evaluate(model, resume_dir=directory / name, **kwargs)
+        except KeyboardInterrupt:
+            counter.fail_after = None
+            counter.take()
+        state.wait_for_everyone()
+        resumed = evaluate(model, resume_dir=directory / name, **kwargs)
+        counts.append(counter.take())
+        for kind, frame in (("", whole.examples), ("-resumed", resumed.examples), ("-counts", pl.DataFrame(counts))):
+            frame.write_parquet(directory / f"{name}{kind}-{state.process_index}.parquet")
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
