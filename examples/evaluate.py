@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import polars as pl
+import torch
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
@@ -69,7 +70,7 @@ def main(args: Arguments) -> None:
         raise SystemExit("Give exactly one of --model and --baseline.")
     if args.baseline is not None and args.protocol != "strict":
         raise SystemExit("The authors' rules are about generated titles; --baseline takes --protocol strict.")
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     try:
         claim_run(args.output_dir, {name: value for name, value in asdict(args).items() if name != "compare"})
     except FileExistsError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -90,8 +91,9 @@ def rank_targets(
         [`EvaluationReport`]
 
     Raises:
-        ValueError: If the data set is empty, model and processor were not made for each other, or as [`rank_catalog`]
-            does.
+        ValueError: If the data set is empty, a number is out of range, model and processor were not made for each
+            other, or as [`rank_catalog`] does.
+        RuntimeError: If several processes were launched but do not know of each other.
     """
     processor = collator.processor
     catalog, prompt = processor.catalog, processor.prompt
@@ -100,7 +102,7 @@ def rank_targets(
     trie = build_trie(processor.title_tokens, prompt.end_of_turn_id, protocol.complete_prefixes)
     stand_ins = np.arange(len(catalog)) if protocol.credit_items else _first_of_title(catalog)
     rankable = np.intersect1d(stand_ins, trie.items)
-    k = min(k or len(rankable), len(rankable))
+    k = len(rankable) if k is None else min(k, len(rankable))
     settings = {
         "ranker": "PatchRec",
         "k": k,
@@ -182,8 +184,11 @@ def score_targets(
         [`EvaluationReport`]
 
     Raises:
-        ValueError: If the data set is empty, the scores have another shape than `(B, num_items)`, or one is NaN.
+        ValueError: If the data set is empty, a number is out of range, the scores have another shape than
+            `(B, num_items)`, or one is NaN.
     """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     targets = _targets(dataset, catalog, max_rows, train_dataset)
     title_of_item = _first_of_title(catalog)
     parts = []
@@ -197,17 +202,19 @@ def score_targets(
                     f"{type(scorer).__name__}.score gave an array of shape {scores.shape}, expected "
                     f"{(len(rows), len(catalog))}: one score for each history and item."
                 )
+            allowed = np.ones(scores.shape, dtype=bool)
             if exclude_seen:
                 for row, items in enumerate(_seen(rows, wanted, catalog, np.arange(len(catalog)))):
-                    scores[row, items] = -np.inf
-            own = np.take_along_axis(scores, wanted[:, None], axis=1)
-            num_ties = (scores == own).sum(axis=1)
-            item_ranks = ranks_from_scores(scores, wanted)
-            # The best item of the target's title stands in for all of them.
-            is_same = title_of_item == title_of_item[wanted][:, None]
-            best = np.where(is_same, scores, -np.inf).max(axis=1, keepdims=True)
-            title_ranks = 1 + ((scores > best) & ~is_same).sum(axis=1) + ((scores == best) & ~is_same).sum(axis=1) / 2
-            parts.append(np.column_stack([item_ranks, title_ranks, num_ties]))
+                    allowed[row, items] = False
+            item_ranks = ranks_from_scores(scores, wanted, allowed)
+            num_ties = ((scores == scores[np.arange(len(rows)), wanted][:, None]) & allowed).sum(axis=1)
+            # The best item of the target's title competes for all of them.
+            is_same = (title_of_item == title_of_item[wanted][:, None]) & allowed
+            best = np.where(is_same, scores, -np.inf).argmax(axis=1)
+            best = np.where(is_same[np.arange(len(rows)), best], best, wanted)
+            allowed &= ~is_same
+            allowed[np.arange(len(rows)), best] = True
+            parts.append(np.column_stack([item_ranks, ranks_from_scores(scores, best, allowed), num_ties]))
             progress.update(len(places))
     found = np.concatenate(parts)
     return _report(
@@ -224,6 +231,8 @@ def _targets(dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dat
     """One row a target: where it stands in `dataset`, and what the report says of it before it is ranked."""
     if len(dataset) == 0:
         raise ValueError("The data set to rank is empty.")
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"`max_rows` must be at least 1 or None, got {max_rows}.")
     rows = np.arange(len(dataset))
     if max_rows is not None and max_rows < len(rows):
         rows = np.linspace(0, len(rows) - 1, max_rows).astype(np.int64)
@@ -275,10 +284,11 @@ def _num_ties(trie: TitleTrie, wanted: np.ndarray, seen: Sequence[np.ndarray] | 
     leaf_of_item = np.full(trie.num_items, -1)
     leaf_of_item[trie.items] = np.repeat(np.arange(trie.num_nodes), np.diff(trie.item_offsets))
     leaves = leaf_of_item[wanted]
-    num_ties = np.bincount(leaf_of_item + 1)[leaves + 1]
+    num_ties = np.where(leaves >= 0, np.bincount(leaf_of_item + 1)[leaves + 1], 1)  # -1: it cannot be spelled
     if seen is not None:
         num_ties = num_ties - [
-            int((leaf_of_item[items] == leaf).sum()) for items, leaf in zip(seen, leaves, strict=True)
+            int((leaf_of_item[items] == leaf).sum()) if leaf >= 0 else 0
+            for items, leaf in zip(seen, leaves, strict=True)
         ]
     return num_ties
 
@@ -295,7 +305,14 @@ def _in_parts(
     What `rank` makes of the places of all targets, in order: so many rows of each process at once, written when all
     processes have them.
     """
+    if rows_at_once < 1:
+        raise ValueError("`batch_size` must be at least 1.")
     state = PartialState()
+    if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RuntimeError(
+            f"A launcher started {os.environ['WORLD_SIZE']} processes, but each believes to be alone, as accelerate "
+            "does on a CPU. Call `accelerate.PartialState(cpu=True)` before anything else."
+        )
     parts = _read_parts(resume_dir) if state.is_main_process and resume_dir is not None else []
     if state.num_processes > 1:
         (parts,) = broadcast_object_list([parts])

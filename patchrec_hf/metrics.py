@@ -75,7 +75,7 @@ def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> d
     return {name: float(values.mean()) for name, values in per_example_metrics(ranks, ks).items()}
 
 
-def ranks_from_scores(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
     """
     Ranks of the targets among all scored items. Equal scores share the mean of their places, so that a scorer gains
     nothing from the order of the catalog.
@@ -85,6 +85,8 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
             The higher, the better.
         targets (`numpy.ndarray` of shape `(B,)`, int64):
             Catalog index of each target.
+        allowed (`numpy.ndarray` of shape `(B, num_items)`, bool, *optional*):
+            Which items compete, the target among them; all if not given.
 
     Returns:
         `numpy.ndarray` of shape `(B,)`, float64; 1 is first.
@@ -101,7 +103,10 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     if np.isnan(scores).any():
         raise ValueError("A score is NaN, so nothing can be ranked.")
     own = np.take_along_axis(scores, targets[:, None], axis=1)
-    return 1.0 + (scores > own).sum(axis=1) + ((scores == own).sum(axis=1) - 1) / 2
+    above, equal = scores > own, scores == own
+    if allowed is not None:
+        above, equal = above & allowed, equal & allowed
+    return 1.0 + above.sum(axis=1) + (equal.sum(axis=1) - 1) / 2
 
 
 def bootstrap_interval(

@@ -23,13 +23,22 @@ class EvaluationProtocol:
             Whether the last of several matches gives the rank, not the first.
         credit_items (`bool`, *optional*, defaults to `True`):
             Whether items of one title are ranked one by one, and share the mean of their places. Otherwise a title
-            stands in the list once, and is credited to all of its items.
+            stands in the list once, and is credited to all of its items; the two rules above need that.
+
+    Raises:
+        ValueError: If `credit_prefixes` or `take_last_match` is set, but titles are not listed once.
     """
 
     complete_prefixes: bool = True
     credit_prefixes: bool = False
     take_last_match: bool = False
     credit_items: bool = True
+
+    def __post_init__(self) -> None:
+        if self.credit_items and (self.credit_prefixes or self.take_last_match):
+            raise ValueError(
+                "`credit_prefixes` and `take_last_match` match lists of titles; they need `credit_items=False`."
+            )
 
     def places(self, titles: Sequence[str], items: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """

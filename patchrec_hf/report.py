@@ -133,7 +133,7 @@ class EvaluationReport:
     def to_markdown(self) -> str:
         """The settings, and a table with a row for each slice."""
         lines = ["# Evaluation", "", "| setting | value |", "|---|---|"]
-        lines += [f"| {name} | {_cell(value)} |" for name, value in self.settings.items()]
+        lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.settings.items()]
         summary = [f"{name} {value:.3f}" for name, value in self.metrics().items() if "@" not in name]
         table = self.intervals()
         metrics = [name for name in table["metric"].unique(maintain_order=True) if not name.startswith("title_mrr")]
@@ -167,10 +167,13 @@ class EvaluationReport:
                 for row in self.intervals().iter_rows(named=True)
             ],
         }
-        _write(directory / _EXAMPLES_NAME, lambda part: self.examples.write_parquet(part))
-        _write(directory / _TABLE_NAME, lambda part: part.write_text(self.to_markdown(), encoding="utf-8"))
-        text = json.dumps(values, indent=2, ensure_ascii=False)
-        _write(directory / _REPORT_NAME, lambda part: part.write_text(text, encoding="utf-8"))
+        # What is there already stays until all three are whole.
+        part = {name: directory / f"{name}.part" for name in (_EXAMPLES_NAME, _TABLE_NAME, _REPORT_NAME)}
+        self.examples.write_parquet(part[_EXAMPLES_NAME])
+        part[_TABLE_NAME].write_text(self.to_markdown(), encoding="utf-8")
+        part[_REPORT_NAME].write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
+        for name, path in part.items():
+            path.replace(directory / name)
 
     @classmethod
     def load(cls, directory: str | Path) -> EvaluationReport:
@@ -195,12 +198,6 @@ class EvaluationReport:
             slices.append((name, (length >= start) & (length < stop if stop else True)))
         parts = [(name, self.examples.filter(condition)) for name, condition in slices]
         return [(name, part) for name, part in parts if len(part) > 0]
-
-
-def _write(path: Path, write: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    part.replace(path)
 
 
 def _cell(value: Any) -> str:

@@ -6,7 +6,7 @@ import torch
 
 @torch.no_grad()
 def brute_force(model, titles, end_of_turn_id, prompt):
-    """The score of every title: prompt and title as one row of text and patches, without a cache and without a tree."""
+    """The score of every title: prompt and title as one row of text and patches, without a cache or a tree."""
     start = prompt.prompt_length
     rows = [torch.tensor([*prompt.input_ids[:start], *title, end_of_turn_id]) for title in titles]
     # Filled up on the right, where causal attention never looks back from.

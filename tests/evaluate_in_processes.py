@@ -28,19 +28,20 @@ RUNS = {
     "beam": {"k": 3, "method": "beam"},
     "all": {"k": None, "method": "all"},
 }
+CATALOG = Catalog.from_titles(TITLES)
 
 
 def build_model():
-    return PatchRecForCausalLM.from_backbone(*_backbone()).eval()
+    return PatchRecForCausalLM.from_backbone(*_build_backbone()).eval()
 
 
-def _backbone():
-    return build_tiny_backbone(Catalog.from_titles(TITLES), vocab_size=400, hidden_size=32)
+def _build_backbone():
+    return build_tiny_backbone(CATALOG, vocab_size=400, hidden_size=32)
 
 
 def evaluate(model=None, **kwargs):
     """Thirty-three rows with histories of 3 to 9 items, one by one."""
-    processor = PatchRecProcessor(_backbone()[1], Catalog.from_titles(TITLES), BOOK_PROMPT, layout=ItemPatchLayout(2))
+    processor = PatchRecProcessor(_build_backbone()[1], CATALOG, BOOK_PROMPT, layout=ItemPatchLayout(2))
     rows = []
     for user in range(33):
         items = [ITEM_IDS[(user + 5 * place) % 12] for place in range(4 + user % 7)]
@@ -90,7 +91,6 @@ def main(directory):
         except KeyboardInterrupt:
             counter.fail_after = None
             counter.take()
-        state.wait_for_everyone()
         resumed = evaluate(model, resume_dir=directory / name, **kwargs)
         counts.append(counter.take())
         for kind, frame in (("", whole.examples), ("-resumed", resumed.examples), ("-counts", pl.DataFrame(counts))):

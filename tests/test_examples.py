@@ -1,4 +1,4 @@
-"""The example runs as its users run it: from the command line, interrupted and repeated."""
+"""The examples run as their users run them: from the command line, interrupted and repeated."""
 
 import json
 import re
@@ -8,12 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from patchrec_hf import EvaluationReport
 
-SCRIPT = Path(__file__).parent.parent / "examples" / "train_goodreads.py"
+
+ROOT = Path(__file__).parent.parent
+TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / "evaluate.py"
+BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
 
 
-def run(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+def run(script, *arguments):
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -22,7 +27,7 @@ def test_train_goodreads(tmp_path):
         "--output_dir", str(tmp_path / "run"), "--max_steps", "4", "--per_device_train_batch_size", "4",
         "--max_history", "8", "--max_test_rows", "12", "--save_steps", "2",
     ]  # fmt: skip
-    first = run(*settings)
+    first = run(TRAIN, *settings)
     assert first.returncode == 0, first.stderr
     assert "synthetic" in first.stdout
     assert "| PatchRec " in first.stdout
@@ -32,7 +37,7 @@ def test_train_goodreads(tmp_path):
     # As if it had been stopped during the last stage: the finished stages are not trained again.
     (tmp_path / "run" / "results.json").unlink()
     (tmp_path / "run" / "finetune" / "final").rename(tmp_path / "moved")
-    resumed = run(*settings)
+    resumed = run(TRAIN, *settings)
     assert resumed.returncode == 0, resumed.stderr
     assert "== finetune ==" in resumed.stdout
     assert "== vanilla ==" not in resumed.stdout
@@ -40,7 +45,55 @@ def test_train_goodreads(tmp_path):
 
 
 def test_readme_is_filled_in():
-    text = (SCRIPT.parent.parent / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "@@" not in text
     for name in re.findall(r"\]\(([^)#]+)\)", text):
-        assert name.startswith("http") or (SCRIPT.parent.parent / name).exists(), name
+        assert name.startswith("http") or (ROOT / name).exists(), name
+
+
+@pytest.mark.slow
+def test_evaluate(tmp_path):
+    """A report, its comparison with another one, and a refusal to overwrite it."""
+    settings = ["--baseline", "popularity", "--max_rows", "40", "--max_history", "10"]
+    first = run(EVALUATE, *settings, "--output_dir", tmp_path / "first")
+    assert first.returncode == 0, first.stderr
+    assert "| history 10–19 | 40 |" in first.stdout
+    report = EvaluationReport.load(tmp_path / "first")
+    assert len(report.examples) == 40
+    assert report.settings["rows"]["test"] > 40
+    second = run(
+        EVALUATE, *settings, "--exclude_seen", "--output_dir", tmp_path / "second", "--compare", tmp_path / "first"
+    )
+    assert second.returncode == 0, second.stderr
+    assert re.search(r"\| hr@20 +\| 0\.\d+ +\| 0\.\d+ ", second.stdout)
+    again = run(EVALUATE, *settings, "--output_dir", tmp_path / "first")
+    assert again.returncode == 1
+    assert "holds a finished run" in again.stderr
+
+
+@pytest.mark.slow
+def test_benchmark_of_rankings(tmp_path):
+    """Few steps and users: what is fast is not asserted, what is right is. Its checkpoint is then evaluated."""
+    done = run(
+        BENCHMARK, "--train_steps", "5", "--num_users", "2", "--num_brute_force", "1", "--max_history", "10",
+        "--output_dir", tmp_path, "--json", tmp_path / "ranking.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "ranking.json").read_text())
+    assert results["exact_equals_brute_force"] is True
+    assert results["exact_equals_all"] is True
+    assert results["certified_share"] == 1.0
+    assert results["kv_ratio"] > 0
+    assert set(results["ratios"]) >= {"exact_vs_generate", "exact_vs_generate_uncached"}
+    assert 0 <= results["beam_missed_share"] <= 1
+
+    done = run(
+        EVALUATE, "--model", tmp_path / "final", "--max_rows", "12", "--max_history", "10", "--protocol", "effects",
+        "--output_dir", tmp_path / "report",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "and the last match counts (authors)" in done.stdout
+    settings = EvaluationReport.load(tmp_path / "report").settings
+    assert settings["protocol"]["take_last_match"] is True
+    assert settings["model"] == str(tmp_path / "final")
+    assert not (tmp_path / "report" / "parts").exists()
