@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
-import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather
 from datasets import Dataset
 from tqdm.auto import tqdm
 
@@ -25,11 +22,8 @@ from .modeling import PatchRecForCausalLM
 from .protocol import STRICT, EvaluationProtocol
 from .ranking import Method, rank_catalog
 from .report import COUNT_COLUMNS, EvaluationReport
+from .sharding import run_in_parts
 from .trie import TitleTrie, build_trie
-
-
-_BATCHES_AT_ONCE = 8
-"""Batches of a process that are ranked, gathered and written before the next rows are encoded."""
 
 
 class Scorer(Protocol):
@@ -141,7 +135,7 @@ def rank_targets(
     was_training = model.training
     model.eval()
     try:
-        found = _in_parts(rank, len(targets), _BATCHES_AT_ONCE * batch_size, model.device, resume_dir, show_progress)
+        found = run_in_parts(rank, len(targets), batch_size, model.device, resume_dir, show_progress)
     finally:
         model.train(was_training)
     counts = [*COUNT_COLUMNS, *(f"text_{name}" for name in COUNT_COLUMNS)]
@@ -291,64 +285,6 @@ def _num_ties(trie: TitleTrie, wanted: np.ndarray, seen: Sequence[np.ndarray] | 
             for items, leaf in zip(seen, leaves, strict=True)
         ]
     return num_ties
-
-
-def _in_parts(
-    rank: Callable[[np.ndarray], np.ndarray],
-    num_targets: int,
-    rows_at_once: int,
-    device: torch.device,
-    resume_dir: str | Path | None,
-    show_progress: bool,
-) -> np.ndarray:
-    """
-    What `rank` makes of the places of all targets, in order: so many rows of each process at once, written when all
-    processes have them.
-    """
-    if rows_at_once < 1:
-        raise ValueError("`batch_size` must be at least 1.")
-    state = PartialState()
-    if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RuntimeError(
-            f"A launcher started {os.environ['WORLD_SIZE']} processes, but each believes to be alone, as accelerate "
-            "does on a CPU. Call `accelerate.PartialState(cpu=True)` before anything else."
-        )
-    parts = _read_parts(resume_dir) if state.is_main_process and resume_dir is not None else []
-    if state.num_processes > 1:
-        (parts,) = broadcast_object_list([parts])
-    num_done = sum(map(len, parts))
-    is_shown = show_progress and state.is_main_process
-    with tqdm(total=num_targets, initial=num_done, desc="Ranking", unit="user", disable=not is_shown) as progress:
-        for start in range(num_done, num_targets, rows_at_once * state.num_processes):
-            stop = min(start + rows_at_once * state.num_processes, num_targets)
-            # Equal shares, so that all processes run alike; the last place fills up the last shares.
-            share = -(-(stop - start) // state.num_processes)
-            first = start + state.process_index * share
-            found = torch.from_numpy(rank(np.minimum(np.arange(first, first + share), stop - 1)))
-            if state.num_processes > 1:
-                found = gather(found.to(device))
-            parts.append(found.cpu().numpy()[: stop - start])
-            if resume_dir is not None and state.is_main_process:
-                _write_part(Path(resume_dir), start, parts[-1])
-            progress.update(stop - start)
-    return np.concatenate(parts)
-
-
-def _read_parts(directory: str | Path) -> list[np.ndarray]:
-    """The parts that follow each other from the first target on."""
-    parts: list[np.ndarray] = []
-    for path in sorted(Path(directory).glob("part-*.npy")):
-        if int(path.stem.removeprefix("part-")) == sum(map(len, parts)):
-            parts.append(np.load(path, allow_pickle=False))
-    return parts
-
-
-def _write_part(directory: Path, start: int, part: np.ndarray) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"part-{start:010d}.npy"
-    with open(path.with_suffix(".tmp"), "wb") as file:
-        np.save(file, part, allow_pickle=False)
-    path.with_suffix(".tmp").replace(path)
 
 
 def _report(targets: pl.DataFrame, settings: dict[str, Any], **columns: np.ndarray) -> EvaluationReport:

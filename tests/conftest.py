@@ -17,6 +17,8 @@ from patchrec_hf.tiny import build_tiny_backbone
 
 
 datasets.disable_progress_bars()
+# Tiny models gain nothing from a second thread, and lose much where other processes are at work.
+torch.set_num_threads(1)
 
 TITLES = {
     10: "Emma",
