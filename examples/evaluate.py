@@ -68,11 +68,15 @@ class Arguments:
 def main(args: Arguments) -> None:
     if (args.model is None) == (args.baseline is None):
         raise SystemExit("Give exactly one of --model and --baseline.")
-    if args.baseline is not None and args.protocol != "strict":
-        raise SystemExit("The authors' rules are about generated titles; --baseline takes --protocol strict.")
+    if args.baseline is not None and (args.protocol, args.method) != ("strict", "exact"):
+        raise SystemExit("A baseline scores every item: leave out --protocol and --method.")
+    other = EvaluationReport.load(args.compare) if args.compare else None
     state = PartialState(cpu=not torch.accelerator.is_available())
     try:
-        claim_run(args.output_dir, {name: value for name, value in asdict(args).items() if name != "compare"})
+        claim_run(
+            args.output_dir,
+            {name: value for name, value in asdict(args).items() if name not in ("compare", "batch_size")},
+        )
     except FileExistsError as error:
         raise SystemExit(str(error)) from None
     examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=args.max_history)
@@ -93,6 +97,7 @@ def main(args: Arguments) -> None:
         )
     else:
         processor = PatchRecProcessor.from_pretrained(args.model)
+        catalog.check_same_titles(processor.catalog)
         model = PatchRecForCausalLM.from_pretrained(args.model).eval().to(state.device)
         for place, (name, protocol) in enumerate(PROTOCOLS[args.protocol].items()):
             state.print(f"Protocol: {name}")
@@ -112,9 +117,9 @@ def main(args: Arguments) -> None:
     if len(reports) > 1:
         print_table(pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()]).select(
             "protocol", f"hr@{max(args.ks)}", f"ndcg@{max(args.ks)}", f"title_hr@{max(args.ks)}"))  # fmt: skip
-    if args.compare:
+    if other is not None:
         print(f"\nThis report beside that in {args.compare}:")
-        print_table(last.compare(EvaluationReport.load(args.compare)))
+        print_table(last.compare(other))
     finish_run(args.output_dir, last.metrics())
     shutil.rmtree(Path(args.output_dir, "parts"), ignore_errors=True)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .tiny import build_tiny_backbone
     from .trainers import PatchFinetuneTrainer, PatchPretrainTrainer
     from .training_args import PAPER_PRESETS, PatchFinetuneConfig, PatchPretrainConfig
+    from .trie import build_trie
 
 __version__ = version("patchrec-hf")
 
@@ -44,6 +45,7 @@ _LAZY = {
     "Recommendation": "recommender",
     "STRICT": "protocol",
     "build_tiny_backbone": "tiny",
+    "build_trie": "trie",
     "load_recommendation_data": "data.loading",
     "rank_catalog": "ranking",
     "rank_targets": "evaluation",
@@ -80,6 +82,7 @@ __all__ = [
     "TextLayout",
     "add_special_tokens",
     "build_tiny_backbone",
+    "build_trie",
     "load_recommendation_data",
     "rank_catalog",
     "rank_targets",

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -154,6 +155,11 @@ def reads_trees(model: PreTrainedModel) -> bool:
         )
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     return _almost_equal(packed.last_hidden_state[:, 3:], torch.cat(alone, dim=1), tolerance)
+
+
+def is_sharded(model: PreTrainedModel) -> bool:
+    """Whether each process holds only a part of the weights (ZeRO-3, FSDP2), so that all must run alike."""
+    return is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def _has_unknown_window(config: PreTrainedConfig) -> bool:

@@ -90,7 +90,16 @@ class Catalog:
         pl.DataFrame({"item_id": self.item_ids, "title": list(self.titles)}).write_parquet(path)
 
     def with_items(self, titles: dict[int, str]) -> Catalog:
-        """This catalog with further items at its end, as a mapping of item id to title."""
+        """
+        This catalog with further items at its end.
+
+        Args:
+            titles (`dict[int, str]`):
+                Item id to title.
+
+        Raises:
+            ValueError: If an id is taken, a title is empty, or there is no item.
+        """
         more = Catalog.from_titles(titles)
         return Catalog(np.concatenate([self.item_ids, more.item_ids]), (*self.titles, *more.titles))
 
@@ -136,6 +145,21 @@ class Catalog:
                 "items table, or drop the interactions that name it."
             )
         return found
+
+    def check_same_titles(self, other: Catalog) -> None:
+        """
+        Checks that another catalog calls no item of this one by another title.
+
+        Raises:
+            ValueError: If it does: the ids of the two mean different items.
+        """
+        titles = dict(zip(other.item_ids.tolist(), other.titles, strict=True))
+        for item_id, title in zip(self.item_ids.tolist(), self.titles, strict=True):
+            if titles.get(item_id, title) != title:
+                raise ValueError(
+                    f"Item {item_id} is {title!r} in one catalog and {titles[item_id]!r} in the other: they are of "
+                    "different data sets."
+                )
 
     def indices_of_title(self, title: str) -> list[int]:
         """Catalog indices of every item with exactly this title; empty if there is none."""
@@ -212,7 +236,7 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
 
     Raises:
         ValueError: If a title tokenizes to nothing, or holds a special or added token such as `<|im_end|>`, which
-            could end the turn or close the history, or if the tokenizer knows no token of any title.
+            could end the turn or close the history.
     """
     titles = list(titles)
     encoded = tokenizer(titles, add_special_tokens=False, split_special_tokens=True)["input_ids"] if titles else []
@@ -240,11 +264,5 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
         raise ValueError(
             f"The title {title!r} holds the special token {token!r}, which would act as markup of the "
             "prompt. Rename the item."
-        )
-    if len(ids) > 0 and (ids == tokenizer.unk_token_id).all():
-        raise ValueError(
-            f"None of the {len(titles)} titles (such as {titles[0]!r}) shares a token with "
-            f"{type(tokenizer).__name__}: to it they are all {tokenizer.unk_token}. Choose a backbone whose tokenizer "
-            "knows the titles' script."
         )
     return TitleTokens(ids, offsets)

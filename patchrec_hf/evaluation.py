@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
@@ -15,11 +17,12 @@ from accelerate import PartialState
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from .backbones import is_sharded
 from .catalog import Catalog
 from .collators import PatchDataCollator, token_counts
 from .metrics import ranks_from_scores
 from .modeling import PatchRecForCausalLM
-from .protocol import STRICT, EvaluationProtocol
+from .protocol import PROTOCOLS, STRICT, EvaluationProtocol
 from .ranking import Method, rank_catalog
 from .report import COUNT_COLUMNS, EvaluationReport
 from .sharding import run_in_parts
@@ -41,8 +44,9 @@ def rank_targets(
     k: int | None = 20,
     method: Method = "exact",
     num_beams: int | None = None,
+    length_penalty: float = 0.0,
     max_expansions: int | None = None,
-    protocol: EvaluationProtocol = STRICT,
+    protocol: EvaluationProtocol | Literal["strict", "authors"] = "strict",
     exclude_seen: bool = False,
     max_rows: int | None = None,
     train_dataset: Dataset | None = None,
@@ -63,9 +67,9 @@ def rank_targets(
             Example rows.
         k (`int`, *optional*, defaults to `20`):
             How deep to rank; the whole catalog if `None` or above its size.
-        method, num_beams, max_expansions:
+        method, num_beams, length_penalty, max_expansions:
             See [`rank_catalog`].
-        protocol ([`EvaluationProtocol`], *optional*, defaults to `STRICT`):
+        protocol ([`EvaluationProtocol`], `"strict"` or `"authors"`, *optional*, defaults to `"strict"`):
             When a ranked title counts as the target.
         exclude_seen (`bool`, *optional*, defaults to `False`):
             Whether items of the history cannot be recommended. The target itself always can.
@@ -77,7 +81,7 @@ def rank_targets(
             Users per forward; bounds the memory.
         resume_dir (`str` or `pathlib.Path`, *optional*):
             Where finished rows are kept, so that an interrupted evaluation goes on with the same directory. It is for
-            one model, data set and set of arguments; delete it when the report is saved.
+            one model; delete it when the report is saved.
         show_progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar, on the main process.
 
@@ -87,11 +91,19 @@ def rank_targets(
     Raises:
         ValueError: If the data set is empty, a number is out of range, model and processor were not made for each
             other, or as [`rank_catalog`] does.
+        FileExistsError: If `resume_dir` holds parts of an evaluation of other targets, or with other arguments.
+        KeyError: If the catalog lacks an item.
+        TypeError: If the backbone cannot attend to a tree.
+        FloatingPointError: If the model's scores are not numbers.
         RuntimeError: If several processes were launched but do not know of each other.
     """
     processor = collator.processor
     catalog, prompt = processor.catalog, processor.prompt
     model.check_processor(processor)
+    if isinstance(protocol, str):
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"`protocol` must be one of {', '.join(map(repr, PROTOCOLS))}, got {protocol!r}.")
+        protocol = PROTOCOLS[protocol]
     targets = _targets(dataset, catalog, max_rows, train_dataset)
     trie = build_trie(processor.title_tokens, prompt.end_of_turn_id, protocol.complete_prefixes)
     stand_ins = np.arange(len(catalog)) if protocol.credit_items else _first_of_title(catalog)
@@ -101,12 +113,14 @@ def rank_targets(
         "ranker": "PatchRec",
         "k": k,
         "method": method,
-        "num_beams": num_beams,
+        "num_beams": 2 * k if method == "beam" and num_beams is None else num_beams,
+        "length_penalty": length_penalty,
         "max_expansions": max_expansions,
         "protocol": asdict(protocol),
         "exclude_seen": exclude_seen,
         "layout": str(collator.layout or processor.layout),
         "max_history": processor.max_history,
+        "max_rows": max_rows,
         "seed": collator.seed,
     }
 
@@ -122,32 +136,37 @@ def rank_targets(
             k=k,
             method=method,
             num_beams=num_beams,
+            length_penalty=length_penalty,
             max_expansions=max_expansions,
             candidates=None if protocol.credit_items else [rankable] * len(rows),
             excluded=seen,
             batch_size=batch_size,
-            synchronize=PartialState().num_processes > 1,
+            synchronize=synchronize,
         )
-        places_found = protocol.places(catalog.titles, ranking.items, wanted)
-        num_ties = _num_ties(trie, wanted, seen) if protocol.credit_items else np.ones(len(rows))
-        return np.column_stack([places_found, num_ties, ranking.certified, ranking.num_read, *token_counts(examples)])
+        title_ranks = protocol.places(catalog.titles, ranking.items, wanted)
+        item_ranks, num_ties = title_ranks, np.ones(len(rows))
+        if protocol.credit_items:
+            item_ranks, num_ties = _item_ranks(trie, ranking.items, wanted, seen)
+        return np.column_stack(
+            [item_ranks, title_ranks, num_ties, ranking.certified, ranking.num_read, *token_counts(examples)]
+        )
 
+    synchronize = PartialState().num_processes > 1 and is_sharded(model)
     was_training = model.training
     model.eval()
     try:
-        found = run_in_parts(rank, len(targets), batch_size, model.device, resume_dir, show_progress)
+        found = run_in_parts(
+            rank, len(targets), batch_size, resume_dir, {**settings, **_identity(targets)}, show_progress
+        )
     finally:
         model.train(was_training)
-    counts = [*COUNT_COLUMNS, *(f"text_{name}" for name in COUNT_COLUMNS)]
+    columns = ["item_rank", "title_rank", "num_ties", "certified", "num_read", *COUNT_COLUMNS]
+    columns += [f"text_{name}" for name in COUNT_COLUMNS]
     return _report(
         targets,
         settings,
-        title_rank=found[:, 0],
-        item_rank=found[:, 0] + (found[:, 1] - 1) / 2,
-        num_ties=found[:, 1],
-        certified=found[:, 2],
-        num_read=found[:, 3],
-        **{name: found[:, 4 + place] for place, name in enumerate(counts)},
+        k if k < len(rankable) else math.inf,
+        **{name: found[:, place] for place, name in enumerate(columns)},
     )
 
 
@@ -213,11 +232,17 @@ def score_targets(
     found = np.concatenate(parts)
     return _report(
         targets,
-        {"ranker": type(scorer).__name__, "k": len(catalog), "protocol": asdict(STRICT), "exclude_seen": exclude_seen},
+        {
+            "ranker": type(scorer).__name__,
+            "k": len(catalog),
+            "protocol": asdict(STRICT),
+            "exclude_seen": exclude_seen,
+            "max_rows": max_rows,
+        },
+        math.inf,
         item_rank=found[:, 0],
         title_rank=found[:, 1],
         num_ties=found[:, 2],
-        certified=np.ones(len(found)),
     )
 
 
@@ -231,12 +256,25 @@ def _targets(dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dat
     if max_rows is not None and max_rows < len(rows):
         rows = np.linspace(0, len(rows) - 1, max_rows).astype(np.int64)
     frame = dataset.select(rows).select_columns(["user_id", "item_ids", "target_positions"]).to_polars()
+    bad = frame.filter(
+        (pl.col("target_positions").list.min() < 1)
+        | (pl.col("target_positions").list.max() >= pl.col("item_ids").list.len())
+    )
+    if len(bad) > 0:
+        raise ValueError(
+            f"Row of user {bad['user_id'][0]}: target positions {bad['target_positions'][0].to_list()} must lie "
+            f"between 1 and {len(bad['item_ids'][0]) - 1}; a target is one of the row's items, after at least one "
+            "other."
+        )
     targets = frame.select(
         pl.Series("row", rows),
         pl.col("user_id").cast(pl.Int64),
         history_length=pl.col("target_positions").cast(pl.List(pl.Int64)),
         target_id=pl.col("item_ids").list.gather(pl.col("target_positions")).cast(pl.List(pl.Int64)),
-    ).explode("history_length", "target_id")
+    )
+    targets = targets.explode("history_length", "target_id").drop_nulls("target_id")
+    if len(targets) == 0:
+        raise ValueError("The data set to rank has rows, but no target positions.")
     is_cold = pl.lit(None, dtype=pl.Boolean)
     if train_dataset is not None:
         known = train_dataset.select_columns(["item_ids"]).to_polars()["item_ids"].explode().unique()
@@ -248,9 +286,10 @@ def _targets(dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dat
 def _rows(dataset: Dataset, targets: pl.DataFrame, places: np.ndarray) -> list[dict[str, Any]]:
     """The example rows of some targets, each with that target only."""
     chosen = targets[places]
+    rows = dataset.select(chosen["row"].to_numpy())["item_ids"]
     return [
-        {**row, "target_positions": [position]}
-        for row, position in zip(dataset.select(chosen["row"].to_numpy()), chosen["history_length"], strict=True)
+        {"user_id": user_id, "item_ids": item_ids, "target_positions": [position]}
+        for user_id, item_ids, position in zip(chosen["user_id"], rows, chosen["history_length"], strict=True)
     ]
 
 
@@ -273,26 +312,36 @@ def _first_of_title(catalog: Catalog) -> np.ndarray:
     return np.array([catalog.indices_of_title(title)[0] for title in catalog.titles])
 
 
-def _num_ties(trie: TitleTrie, wanted: np.ndarray, seen: Sequence[np.ndarray] | None) -> np.ndarray:
-    """How many rankable items have the title of each target."""
-    leaf_of_item = np.full(trie.num_items, -1)
-    leaf_of_item[trie.items] = np.repeat(np.arange(trie.num_nodes), np.diff(trie.item_offsets))
-    leaves = leaf_of_item[wanted]
-    num_ties = np.where(leaves >= 0, np.bincount(leaf_of_item + 1)[leaves + 1], 1)  # -1: it cannot be spelled
+def _item_ranks(
+    trie: TitleTrie, items: np.ndarray, wanted: np.ndarray, seen: Sequence[np.ndarray] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rank of each target among `items`, which it shares with all that are spelled like it, and how many are."""
+    leaves = trie.leaf_of_item[wanted]  # -1: it cannot be spelled
+    is_alike = (np.append(trie.leaf_of_item, -1)[items] == leaves[:, None]) & (leaves >= 0)[:, None]
+    ranks = np.where(is_alike.any(axis=1), is_alike.argmax(axis=1) + 1.0, np.inf)
+    num_ties = np.where(leaves >= 0, np.bincount(trie.leaf_of_item + 1)[leaves + 1], 1)
     if seen is not None:
         num_ties = num_ties - [
-            int((leaf_of_item[items] == leaf).sum()) if leaf >= 0 else 0
-            for items, leaf in zip(seen, leaves, strict=True)
+            int((trie.leaf_of_item[row] == leaf).sum()) if leaf >= 0 else 0
+            for row, leaf in zip(seen, leaves, strict=True)
         ]
-    return num_ties
+    return ranks + (num_ties - 1) / 2, num_ties
 
 
-def _report(targets: pl.DataFrame, settings: dict[str, Any], **columns: np.ndarray) -> EvaluationReport:
+def _identity(targets: pl.DataFrame) -> dict[str, int]:
+    """What tells these targets from others, in a few JSON-ready values."""
+    columns = targets.select("user_id", "target_id", "history_length").to_numpy()
+    return {"num_targets": len(targets), "targets_crc32": zlib.crc32(np.ascontiguousarray(columns).tobytes())}
+
+
+def _report(targets: pl.DataFrame, settings: dict[str, Any], depth: float, **columns: np.ndarray) -> EvaluationReport:
     versions = {name: version(name) for name in ("patchrec-hf", "torch", "transformers")}
     whole = ("num_ties", "num_read", *COUNT_COLUMNS, *(f"text_{name}" for name in COUNT_COLUMNS))
     examples = targets.select("user_id", "target_id", "history_length", "is_cold").with_columns(
         *(pl.Series(name, columns[name], dtype=pl.Float64) for name in ("item_rank", "title_rank")),
-        certified=pl.Series(columns["certified"]).cast(pl.Boolean),
+        certified=pl.Series(columns["certified"]).cast(pl.Boolean)
+        if "certified" in columns
+        else pl.lit(None, pl.Boolean),
         **{
             name: pl.Series(columns[name]).cast(pl.Int64) if name in columns else pl.lit(None, dtype=pl.Int64)
             for name in whole
@@ -302,8 +351,10 @@ def _report(targets: pl.DataFrame, settings: dict[str, Any], **columns: np.ndarr
         examples,
         {
             **settings,
-            "ties": "items of one score share the mean of their places",
+            "ties": "share the mean of their places",
             "num_targets": len(examples),
             "versions": {"python": platform.python_version(), **versions},
         },
+        ks=tuple(cutoff for cutoff in (10, 20) if cutoff <= depth) or (int(depth),),
+        depth=depth,
     )

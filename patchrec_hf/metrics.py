@@ -151,10 +151,11 @@ def bootstrap_interval(
         return unknown, unknown
     sums = np.zeros((num_users, *values.shape[1:]))
     np.add.at(sums, user_of_example, values)
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(num_users, np.full(num_users, 1 / num_users), size=num_resamples)
-    totals = draws @ sums
-    means = totals / (draws @ sizes).reshape(-1, *[1] * (totals.ndim - 1))
+    generator, chances = np.random.default_rng(seed), np.full(num_users, 1 / num_users)
+    means = np.empty((num_resamples, *values.shape[1:]))
+    for resample in range(num_resamples):
+        draws = generator.multinomial(num_users, chances)
+        means[resample] = (draws @ sums) / (draws @ sizes)
     lower, upper = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return lower, upper
 

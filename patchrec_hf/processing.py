@@ -46,8 +46,8 @@ class PatchRecProcessor(ProcessorMixin):
             Whether a separator follows each patch, as in the paper.
 
     Raises:
-        ValueError: If the tokenizer lacks the special tokens, a title holds markup or tokenizes to nothing, or
-            `max_history` is less than 1.
+        ValueError: If the tokenizer lacks the special tokens or knows no token of any title, a title holds markup or
+            tokenizes to nothing, or `max_history` is less than 1.
         TypeError: If an argument is of another kind.
     """
 
@@ -74,7 +74,7 @@ class PatchRecProcessor(ProcessorMixin):
         self.layout = ItemPatchLayout() if layout is None else layout
         self.max_history = max_history
         self.separate_patches = separate_patches
-        self.title_tokens = tokenize_titles(catalog.titles, tokenizer)
+        self.title_tokens = _tokenize_catalog(catalog, tokenizer)
 
     @classmethod
     def from_backbone(
@@ -116,6 +116,9 @@ class PatchRecProcessor(ProcessorMixin):
         """
         The same processor with other items to recommend: an item is its title, so new ones need no training.
 
+        Raises:
+            ValueError: If a title holds markup or tokenizes to nothing.
+
         Example:
         ```python
         >>> processor = processor.with_catalog(processor.catalog.with_items({9001: "A New Book"}))
@@ -124,7 +127,7 @@ class PatchRecProcessor(ProcessorMixin):
         """
         other = copy.copy(self)
         other.catalog = catalog
-        other.title_tokens = tokenize_titles(catalog.titles, self.tokenizer)
+        other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
         return other
 
     def encode(
@@ -287,6 +290,17 @@ class PatchRecProcessor(ProcessorMixin):
 def hub_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the keyword arguments of a `from_pretrained` that say which files of the Hub are meant."""
     return {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}
+
+
+def _tokenize_catalog(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> TitleTokens:
+    titles = tokenize_titles(catalog.titles, tokenizer)
+    if (titles.ids == tokenizer.unk_token_id).all():
+        raise ValueError(
+            f"None of the {len(titles)} titles (such as {catalog.titles[0]!r}) shares a token with "
+            f"{type(tokenizer).__name__}: to it they are all {tokenizer.unk_token}. Choose a backbone whose tokenizer "
+            "knows the titles' script."
+        )
+    return titles
 
 
 def _units(segments: Sequence[Any], num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -69,4 +69,9 @@ class EvaluationProtocol:
 
 
 STRICT = EvaluationProtocol()
+"""Every title can be spelled, and only the target's own is the target."""
+
 AUTHORS = EvaluationProtocol(complete_prefixes=False, credit_prefixes=True, take_last_match=True, credit_items=False)
+"""The matching rules of the authors' release."""
+
+PROTOCOLS = {"strict": STRICT, "authors": AUTHORS}

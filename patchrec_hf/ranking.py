@@ -34,7 +34,8 @@ class CatalogRanking:
             Catalog indices, best first; each item at most once. Items that share a title share its score and stand in
             catalog order. -1 where fewer than k items may be recommended.
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
-            Σ log p(title tokens + end of turn | prompt), over the whole vocabulary; -infinity where `items` is -1.
+            Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided as `length_penalty` says
+            if there is one; -infinity where `items` is -1.
         certified (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
         num_read (`numpy.ndarray` of shape `(B,)`, int64):
@@ -116,8 +117,8 @@ def rank_catalog(
 
     Raises:
         ValueError: If k is less than 1 or above the catalog's size, an argument does not fit the method, a prompt is
-            longer than the model's context, the titles were made by another tokenizer, or a user has no item that may
-            be recommended.
+            longer than the model's context, the titles were made by another tokenizer, an index lies outside the
+            catalog, or a user has no item that may be recommended.
         TypeError: If the backbone cannot attend to a tree (recurrent or ALiBi models).
         FloatingPointError: If the model's scores are not numbers.
     """
@@ -136,10 +137,20 @@ def rank_catalog(
         num_beams = 2 * k if num_beams is None else num_beams
         if num_beams < k:
             raise ValueError(f"`num_beams` must be at least k = {k}, got {num_beams}.")
-    allowed = _allowed(trie, len(prompts), candidates, excluded)
+    for name, arrays in (("candidates", candidates), ("excluded", excluded)):
+        if arrays is not None and len(arrays) != len(prompts):
+            raise ValueError(f"`{name}` needs one array for each of {len(prompts)} prompts, got {len(arrays)}.")
+
+    def allowed(row: int) -> np.ndarray:
+        return _allowed(
+            trie, row, None if candidates is None else candidates[row], None if excluded is None else excluded[row]
+        )
+
+    for row in range(len(prompts)):  # before hours are spent on those before it
+        allowed(row)
 
     def rank(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        allowed_items = AllowedItems(trie, allowed[rows])
+        allowed_items = AllowedItems(trie, np.stack([allowed(row) for row in rows]))
         if method == "all":
             found = score_all_titles(reader, allowed_items, _TOKENS_AT_ONCE["all"])
         else:
@@ -182,10 +193,10 @@ def score_catalog(
     Raises:
         ValueError, TypeError, FloatingPointError: As [`rank_catalog`] does.
     """
-    allowed = _allowed(trie, len(prompts), None, None)
 
     def score(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        found = score_all_titles(reader, AllowedItems(trie, allowed[rows]), _TOKENS_AT_ONCE["all"]).titles
+        everything = AllowedItems(trie, np.ones((len(rows), trie.num_items), dtype=bool))
+        found = score_all_titles(reader, everything, _TOKENS_AT_ONCE["all"]).titles
         leaves, items = trie.items_at(found.nodes)
         scores = np.full((len(rows), trie.num_items), -np.inf, dtype=np.float32)
         scores[found.users[leaves], items] = found.scores[leaves]
@@ -195,37 +206,34 @@ def score_catalog(
     return scores
 
 
-def _allowed(
-    trie: TitleTrie,
-    num_prompts: int,
-    candidates: Sequence[np.ndarray] | None,
-    excluded: Sequence[np.ndarray] | None,
-) -> np.ndarray:
-    """Whether each item may be recommended for each prompt, shape `(num_prompts, num_items)`."""
-    for name, rows in (("candidates", candidates), ("excluded", excluded)):
-        if rows is not None and len(rows) != num_prompts:
-            raise ValueError(f"`{name}` needs one array for each of {num_prompts} prompts, got {len(rows)}.")
-    everything = np.zeros(trie.num_items, dtype=bool)
-    everything[trie.items] = True
-    allowed = np.broadcast_to(everything, (num_prompts, trie.num_items))
+def _allowed(trie: TitleTrie, row: int, candidates: np.ndarray | None, excluded: np.ndarray | None) -> np.ndarray:
+    """Whether each item may be recommended for the prompt in `row`, shape `(num_items,)`."""
+    allowed = np.zeros(trie.num_items, dtype=bool)
+    allowed[trie.items] = True
     if candidates is not None:
-        allowed = np.zeros_like(allowed)
-        for row, items in enumerate(candidates):
-            allowed[row, items] = everything[items]
-            if not allowed[row].any():
-                raise ValueError(
-                    f"Row {row} has no candidates: its array holds {len(items)} items, none of which can be ranked."
-                )
+        is_candidate = np.zeros(trie.num_items, dtype=bool)
+        is_candidate[_indices(trie, row, candidates)] = True
+        allowed &= is_candidate
+        if not allowed.any():
+            raise ValueError(
+                f"Row {row} has no candidates: its array holds {len(candidates)} items, none of which can be ranked."
+            )
     if excluded is not None:
-        allowed = allowed.copy()
-        for row, items in enumerate(excluded):
-            num_candidates = int(allowed[row].sum())
-            allowed[row, items] = False
-            if not allowed[row].any():
-                raise ValueError(
-                    f"Row {row} has no item left to recommend: all {num_candidates} candidates are excluded."
-                )
+        num_candidates = int(allowed.sum())
+        allowed[_indices(trie, row, excluded)] = False
+        if not allowed.any():
+            raise ValueError(f"Row {row} has no item left to recommend: all {num_candidates} candidates are excluded.")
     return allowed
+
+
+def _indices(trie: TitleTrie, row: int, indices: np.ndarray) -> np.ndarray:
+    indices = np.asarray(indices, dtype=np.int64)
+    outside = (indices < 0) | (indices >= trie.num_items)
+    if outside.any():
+        raise ValueError(
+            f"Row {row} names item {indices[outside][0]}; catalog indices lie between 0 and {trie.num_items - 1}."
+        )
+    return indices
 
 
 @torch.no_grad()
@@ -268,9 +276,10 @@ def _in_batches(
                 f"{type(model.model.language_model).__name__} cannot attend to a tree of candidates: its state or its "
                 "positions do not follow the attention mask. Use a backbone with attention and position ids."
             )
+        reader = TreeReader(model, trie, pad_id, synchronize)
         for start in range(0, len(prompts), batch_size):
             rows = order[start : start + batch_size]
-            reader = TreeReader(model, trie, [prompts[row] for row in rows], pad_id, synchronize)
+            reader.start([prompts[row] for row in rows])
             parts.append(answer(reader, rows))
             progress.update(len(rows))
     back = np.argsort(order)
@@ -284,7 +293,7 @@ def _top_k(
     leaves, items = trie.items_at(titles.nodes)
     users, scores = titles.users[leaves], titles.scores[leaves]
     if length_penalty != 0:
-        scores = scores / trie.depths[titles.nodes[leaves]] ** length_penalty
+        scores = scores / trie.depths[titles.nodes[leaves]] ** float(length_penalty)
     is_allowed = allowed.mask[users, items]
     users, items, scores = users[is_allowed], items[is_allowed], scores[is_allowed]
     order = np.lexsort((items, -scores, users))

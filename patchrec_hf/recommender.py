@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -90,7 +90,7 @@ class PatchRecommender:
         histories: Sequence[int | str] | Sequence[Sequence[int | str]],
         k: int = 10,
         exclude_seen: bool = True,
-        candidates: Sequence[int] | Sequence[Sequence[int]] | None = None,
+        candidates: Collection[int] | Sequence[Collection[int]] | None = None,
         method: Method = "exact",
         num_beams: int | None = None,
         max_expansions: int | None = None,
@@ -109,7 +109,7 @@ class PatchRecommender:
                 How many items to return; fewer where fewer are left.
             exclude_seen (`bool`, *optional*, defaults to `True`):
                 Whether items of the history are left out.
-            candidates (`Sequence[int]`, or a sequence of them, *optional*):
+            candidates (`Collection[int]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended, for all histories alike or for each; the whole catalog if not
                 given.
             method, num_beams, max_expansions:
@@ -127,8 +127,9 @@ class PatchRecommender:
         Raises:
             ValueError: If a history is empty or longer than the model's context, a title holds markup, k is out of
                 range, or a history has nothing left to recommend.
-            TypeError: If an item is neither an id nor a title.
+            TypeError: If an item is neither an id nor a title, or the backbone cannot attend to a tree.
             KeyError: If an item id is not in the catalog.
+            FloatingPointError: If the model's scores are not numbers.
         """
         is_single, batch = _as_batch(histories)
         catalog, titles = self.processor.catalog, self.processor.title_tokens
@@ -175,14 +176,14 @@ class PatchRecommender:
         return results[0] if is_single else results
 
     def _candidates(
-        self, candidates: Sequence[int] | Sequence[Sequence[int]] | None, num_histories: int
+        self, candidates: Collection[int] | Sequence[Collection[int]] | None, num_histories: int
     ) -> list[np.ndarray] | None:
         if candidates is None:
             return None
+        values: list[Any] = list(candidates)
         # One list for all histories, or one for each.
-        is_shared = len(candidates) == 0 or isinstance(candidates[0], (int, np.integer))
-        lists: Sequence[Any] = [candidates] * num_histories if is_shared else candidates
-        return [self.processor.catalog.indices_of(item_ids) for item_ids in lists]
+        lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer)) else values
+        return [self.processor.catalog.indices_of(list(item_ids)) for item_ids in lists]
 
     def _indices(self, item: int | str) -> list[int]:
         catalog = self.processor.catalog

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +33,32 @@ class EvaluationReport:
             - `user_id`, `target_id` (int64): whose target, and which item of the data set.
             - `history_length` (int64): items before the target that the row holds.
             - `is_cold` (bool): whether the training rows lack the target; null if that was not asked.
-            - `item_rank` (float64): the target's place, 1 is first, infinity is beyond the ranking's end. Items of one
-              score share the mean of their places.
+            - `item_rank` (float64): the target's place, 1 is first, infinity is beyond the ranking's end. Items that
+              are spelled alike (of other rankers: that score alike) share the mean of their places.
             - `title_rank` (float64): the place of the best item that has the target's title.
-            - `num_ties` (int64): items of the target's score, itself among them.
-            - `certified` (bool): whether the ranking is proven to be the exact one.
+            - `num_ties` (int64): items that share their places with the target, itself among them.
+            - `certified` (bool): whether the ranking is proven to be the exact one; null for other rankers.
             - `num_read` (int64): title tokens that the model read for it; null for other rankers.
             - [`COUNT_COLUMNS`] (int64), and the same with `text_` before.
         settings (`dict[str, Any]`):
             JSON-ready: data set, protocol, seeds, versions and whatever else the numbers depend on.
         ks (`tuple[int, ...]`, *optional*, defaults to `(10, 20)`):
             Cut-offs of the tables.
+        depth (`float`, *optional*, defaults to infinity):
+            How many places the rankings have; a target further down has the rank infinity, so no cut-off can be
+            larger. Infinity: whole catalogs were ranked.
+
+    Raises:
+        ValueError: If a cut-off is larger than `depth`.
     """
 
     examples: pl.DataFrame
     settings: Mapping[str, Any]
     ks: tuple[int, ...] = (10, 20)
+    depth: float = math.inf
+
+    def __post_init__(self) -> None:
+        self._check_depth(self.ks)
 
     def with_settings(self, **settings: Any) -> EvaluationReport:
         """The same report with further settings."""
@@ -62,12 +74,17 @@ class EvaluationReport:
 
         Returns:
             `dict[str, float]`: `hr@k`, `ndcg@k` and `mrr@k` with credit by item, the same with `title_` before and
-            credit by title, `certified_share`, `tied_share` (targets whose score another item has too) and, for models
-            that read prompts, `compression_titles`, `compression_history` and `compression_prompt`.
+            credit by title, `tied_share` (targets that share their places with other items) and, for models that read
+            prompts, `certified_share`, `compression_titles`, `compression_history` and `compression_prompt`.
+
+        Raises:
+            ValueError: If a cut-off is larger than the rankings are deep.
         """
+        self._check_depth(ks or self.ks)
         values = self._values(self.examples, ks or self.ks)
         metrics = {name: float(column.mean()) for name, column in values.items()}
-        metrics["certified_share"] = float(self.examples["certified"].to_numpy().mean())
+        if self.examples["certified"].null_count() == 0:
+            metrics["certified_share"] = float(self.examples["certified"].to_numpy().mean())
         metrics["tied_share"] = float((self.examples["num_ties"] > 1).to_numpy().mean())
         if self.examples[COUNT_COLUMNS[0]].null_count() == 0:
             fed = self.examples.select(COUNT_COLUMNS).to_numpy()
@@ -83,6 +100,10 @@ class EvaluationReport:
             `polars.DataFrame` with the columns `slice`, `num_examples`, `num_users`, `metric`, `value`, and the bounds
             `low` and `high` of its 95% interval by users (see [`bootstrap_interval`]).
         """
+        return self._intervals
+
+    @cached_property
+    def _intervals(self) -> pl.DataFrame:
         rows = []
         for name, examples in self._slices():
             values = self._values(examples, self.ks)
@@ -108,8 +129,10 @@ class EvaluationReport:
             runs may be equally good.
 
         Raises:
-            ValueError: If the two did not rank the same targets in the same order.
+            ValueError: If the two did not rank the same targets in the same order, or the other less deep than this
+                one's cut-offs.
         """
+        other._check_depth(self.ks)
         keys = ["user_id", "target_id", "history_length"]
         if not self.examples.select(keys).equals(other.examples.select(keys)):
             raise ValueError(
@@ -161,6 +184,7 @@ class EvaluationReport:
         values = {
             "settings": dict(self.settings),
             "ks": self.ks,
+            "depth": None if math.isinf(self.depth) else self.depth,
             "metrics": self.metrics(),
             "intervals": [
                 {key: None if value != value else value for key, value in row.items()}  # JSON knows no NaN
@@ -177,10 +201,23 @@ class EvaluationReport:
 
     @classmethod
     def load(cls, directory: str | Path) -> EvaluationReport:
-        """Reads what [`EvaluationReport.save`] wrote."""
+        """
+        Reads what [`EvaluationReport.save`] wrote.
+
+        Raises:
+            OSError: If the directory holds no report.
+        """
         directory = Path(directory)
         values = json.loads((directory / _REPORT_NAME).read_text(encoding="utf-8"))
-        return cls(pl.read_parquet(directory / _EXAMPLES_NAME), values["settings"], tuple(values["ks"]))
+        depth = math.inf if values["depth"] is None else values["depth"]
+        return cls(pl.read_parquet(directory / _EXAMPLES_NAME), values["settings"], tuple(values["ks"]), depth)
+
+    def _check_depth(self, ks: Sequence[int]) -> None:
+        if max(ks) > self.depth:
+            raise ValueError(
+                f"The rankings have {self.depth} places, so nothing can be said of a cut-off of {max(ks)}. Rank "
+                "deeper (`k`), or choose smaller cut-offs."
+            )
 
     @staticmethod
     def _values(examples: pl.DataFrame, ks: Sequence[int]) -> dict[str, np.ndarray]:

@@ -11,6 +11,10 @@ from .tree_reader import TreeReader
 from .trie import TitleTrie
 
 
+_MOST_COLUMNS = 512
+"""Title tokens of a user that one forward reads at most, but for the end of a chain."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prefixes:
     """
@@ -63,7 +67,7 @@ class AllowedItems:
     def __init__(self, trie: TitleTrie, allowed: np.ndarray) -> None:
         self.trie = trie
         self.mask = allowed
-        self._before = np.zeros((len(allowed), len(trie.items) + 1), dtype=np.int64)
+        self._before = np.zeros((len(allowed), len(trie.items) + 1), dtype=np.int32)
         np.cumsum(allowed[:, trie.items], axis=1, out=self._before[:, 1:])
 
     def count(self, users: np.ndarray, nodes: np.ndarray) -> np.ndarray:
@@ -160,10 +164,16 @@ def search_titles(
             more = trie.chain_lengths[opened.nodes] - 1
             lengths += np.clip(room - _sums_before(more, place), 0, more)
         num_read += np.bincount(opened.users[is_chosen], weights=lengths[is_chosen], minlength=num_users).astype(int)
-        chosen, opened = opened.select(is_chosen), opened.select(~is_chosen)
-        _read(reader, chosen, lengths[is_chosen])
-        titles, prefixes = _follow(reader, allowed, chosen, lengths[is_chosen])
-        found, opened = found.joined(titles), opened.joined(prefixes)
+        chosen, lengths, opened = opened.select(is_chosen), lengths[is_chosen], opened.select(~is_chosen)
+        if prune:
+            found = found.select(found.scores >= last[found.users])
+        # Many beams are read in several forwards.
+        block = _sums_before(lengths, places_in_groups(chosen.users)) // _MOST_COLUMNS
+        for number in range(reader.largest(int(block.max(initial=0)) + 1)):
+            part, part_lengths = chosen.select(block == number), lengths[block == number]
+            _read(reader, part, part_lengths)
+            titles, prefixes = _follow(reader, allowed, part, part_lengths)
+            found, opened = found.joined(titles), opened.joined(prefixes)
 
 
 def score_all_titles(reader: TreeReader, allowed: AllowedItems, tokens_at_once: int) -> Found:

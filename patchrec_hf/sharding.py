@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather
 from tqdm.auto import tqdm
+
+from .runs import claim_run
 
 
 _BATCHES_IN_A_PART = 8
@@ -20,8 +23,8 @@ def run_in_parts(
     rank: Callable[[np.ndarray], np.ndarray],
     num_targets: int,
     batch_size: int,
-    device: torch.device,
     resume_dir: str | Path | None,
+    settings: Mapping[str, Any],
     show_progress: bool,
 ) -> np.ndarray:
     """
@@ -35,10 +38,10 @@ def run_in_parts(
             How many there are.
         batch_size (`int`):
             Rows that a process runs through the model at once; a part holds a few batches of each process.
-        device (`torch.device`):
-            Where the processes exchange what they found.
         resume_dir (`str` or `pathlib.Path`, *optional*):
             Where parts are kept; those that are there already are not ranked again.
+        settings (`Mapping[str, Any]`):
+            JSON-ready values on which the results depend, kept beside the parts.
         show_progress (`bool`):
             Whether to show a progress bar, on the main process.
 
@@ -47,6 +50,7 @@ def run_in_parts(
 
     Raises:
         ValueError: If `batch_size` is less than 1.
+        FileExistsError: If `resume_dir` holds parts that were made with other settings.
         RuntimeError: If several processes were launched but do not know of each other.
     """
     if batch_size < 1:
@@ -57,6 +61,8 @@ def run_in_parts(
             f"A launcher started {os.environ['WORLD_SIZE']} processes, but each believes to be alone, as accelerate "
             "does on a CPU. Call `accelerate.PartialState(cpu=True)` before anything else."
         )
+    if resume_dir is not None:
+        claim_run(resume_dir, settings)
     parts = _read_parts(resume_dir) if state.is_main_process and resume_dir is not None else []
     if state.num_processes > 1:
         (parts,) = broadcast_object_list([parts])
@@ -70,7 +76,7 @@ def run_in_parts(
             first = start + state.process_index * share
             found = torch.from_numpy(rank(np.minimum(np.arange(first, first + share), stop - 1)))
             if state.num_processes > 1:
-                found = gather(found.to(device))
+                found = gather(found.to(state.device))
             parts.append(found.cpu().numpy()[: stop - start])
             if resume_dir is not None and state.is_main_process:
                 _write_part(Path(resume_dir), start, parts[-1])
@@ -88,7 +94,6 @@ def _read_parts(directory: str | Path) -> list[np.ndarray]:
 
 
 def _write_part(directory: Path, start: int, part: np.ndarray) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"part-{start:010d}.npy"
     with open(path.with_suffix(".tmp"), "wb") as file:
         np.save(file, part, allow_pickle=False)

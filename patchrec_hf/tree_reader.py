@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from transformers import DynamicCache
 
 from .attention import tree_attention_mask
@@ -33,49 +34,51 @@ class TreeReader:
             The model, in evaluation mode, with attention that takes masks.
         trie ([`TitleTrie`]):
             The titles.
-        prompts (`Sequence[EncodedExample]`):
-            B histories; responses, if any, are ignored.
         pad_id (`int`):
             Fills up short prompts.
         synchronize (`bool`):
             Whether all processes read together, with as many calls of the model and of its head on each.
     """
 
-    def __init__(
-        self,
-        model: PatchRecForCausalLM,
-        trie: TitleTrie,
-        prompts: Sequence[EncodedExample],
-        pad_id: int,
-        synchronize: bool,
-    ) -> None:
+    def __init__(self, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, synchronize: bool) -> None:
         self.model = model
         self.trie = trie
-        self.synchronize = synchronize
-        self.num_users = len(prompts)
         self.padding = trie.num_nodes
         """Number of a node that is none: it fills up rows, and sees only what fills up rows."""
-        device = model.device
-        unseen = trie.num_nodes + 1
-        self._tokens = torch.from_numpy(np.append(trie.tokens, pad_id)).to(device)
-        self._depths = torch.from_numpy(np.append(trie.depths, 1)).to(device)
-        self._ends_on_host = np.append(trie.subtree_ends, [unseen, unseen])
-        self._ends = torch.from_numpy(self._ends_on_host).to(device)
+        self._unseen = trie.num_nodes + 1
+        self._pad_id = pad_id
+        self._synchronize = synchronize
+        self._ends = np.append(trie.subtree_ends, [self._unseen, self._unseen])
+        self._ends_on_device = torch.from_numpy(self._ends).to(model.device)
+        self._tokens = torch.from_numpy(np.append(trie.tokens, pad_id)).to(model.device)
+        self._depths = torch.from_numpy(np.append(trie.depths, 1)).to(model.device)
+        self._cache = DynamicCache()
 
-        batch = {key: value.to(device) for key, value in pad_examples(prompts, pad_id).items()}
-        self._lengths = torch.tensor([[prompt.prompt_length] for prompt in prompts], device=device)
+    def start(self, prompts: Sequence[EncodedExample]) -> None:
+        """
+        Reads the prompts of B users, and forgets those of others.
+
+        Args:
+            prompts (`Sequence[EncodedExample]`):
+                B histories; responses, if any, are ignored.
+        """
+        device, self.num_users = self.model.device, len(prompts)
+        # Without a configuration the cache keeps every position, also in sliding-window layers: the mask narrows it.
+        self._cache = DynamicCache()
+        batch = {key: value.to(device) for key, value in pad_examples(prompts, self._pad_id).items()}
         longest = max(prompt.prompt_length for prompt in prompts)
+        self._lengths = torch.tensor([[prompt.prompt_length] for prompt in prompts], device=device)
         positions = torch.arange(longest, device=device).expand(self.num_users, -1)
         is_prompt = positions < self._lengths
         # Short prompts are filled up at their end, where the mask hides it from all but itself.
         visible = (positions[:, :, None] >= positions[:, None, :]) & (
             is_prompt[:, None, :] | torch.eye(longest, dtype=torch.bool, device=device)
         )
-        # Without a configuration the cache keeps every position, also in sliding-window layers: the mask narrows it.
-        self._cache = DynamicCache()
         # The root, which stands on the way to every node, is the whole prompt.
-        self._key_nodes = torch.where(is_prompt, 0, unseen)
+        self._key_nodes = torch.where(is_prompt, 0, self._unseen)
         self._key_positions = positions
+        self._held_nodes = np.empty((self.num_users, 0), dtype=np.int64)
+        self._prompt_columns = self.num_columns = longest
         self._hidden = self._forward(
             visible,
             positions,
@@ -85,10 +88,6 @@ class TreeReader:
             patch_divisors=batch["patch_divisors"],
             supervised_positions=self._lengths - 1,
         )
-        self._held_nodes = np.empty((self.num_users, 0), dtype=np.int64)
-        self._prompt_columns = longest
-        self.num_columns = longest
-        """Keys and values that the cache held at its fullest, for each user and layer."""
 
     def read(self, nodes: np.ndarray) -> None:
         """
@@ -104,15 +103,14 @@ class TreeReader:
         self._key_nodes = torch.cat([self._key_nodes, queries], dim=1)
         self._key_positions = torch.cat([self._key_positions, positions], dim=1)
         keys, query = self._key_nodes[:, None, :], queries[:, :, None]
-        visible = (keys <= query) & (query < self._ends[keys])
+        visible = (keys <= query) & (query < self._ends_on_device[keys])
         self._hidden = self._forward(visible, positions, input_ids=self._tokens[queries])
         self.num_columns = max(self.num_columns, self._key_nodes.shape[1])
 
     def forget(self) -> None:
         """Drops every node from the cache, which then holds the prompts only."""
-        num_nodes = self._key_nodes.shape[1] - self._prompt_columns
-        if num_nodes > 0:
-            self._cache.crop(-num_nodes)
+        if self._held_nodes.shape[1] > 0:
+            self._cache.crop(-self._held_nodes.shape[1])
         self._held_nodes = self._held_nodes[:, :0]
         self._key_nodes = self._key_nodes[:, : self._prompt_columns]
         self._key_positions = self._key_positions[:, : self._prompt_columns]
@@ -123,34 +121,31 @@ class TreeReader:
 
         Args:
             users, nodes (`numpy.ndarray` of shape `(n,)`, int64):
-                The open prefixes, sorted by user.
+                The open prefixes.
         """
         held = self._held_nodes
         if held.shape[1] < _CROWDED:
             return
-        # All open nodes on one line, user after user.
-        stride = self.padding + 2
-        line = np.sort(users * stride + nodes)
-        starts = np.arange(self.num_users)[:, None] * stride + held
-        ends = np.arange(self.num_users)[:, None] * stride + self._ends_on_host[held]
-        is_way = np.searchsorted(line, starts) < np.searchsorted(line, ends)
+        # All nodes on one line, user after user.
+        starts = np.arange(self.num_users)[:, None] * (self._unseen + 1)
+        line = np.sort(starts[users, 0] + nodes)
+        is_way = np.searchsorted(line, starts + held) < np.searchsorted(line, starts + self._ends[held])
         num_kept = int(is_way.sum(axis=1).max())
         if num_kept > held.shape[1] // 2:
             return
         # The ways first, in order; what follows them in short rows is dead, and hidden as such.
         columns = np.argsort(~is_way, axis=1, kind="stable")[:, :num_kept]
         is_dead = np.arange(num_kept) >= is_way.sum(axis=1, keepdims=True)
-        self._held_nodes = np.where(is_dead, self.padding + 1, np.take_along_axis(held, columns, axis=1))
-        kept = torch.from_numpy(columns).to(self.model.device) + self._prompt_columns
-        prompt = torch.arange(self._prompt_columns, device=kept.device).expand(self.num_users, -1)
-        kept = torch.cat([prompt, kept], dim=1)
-        nodes_held = torch.from_numpy(self._held_nodes).to(kept.device)
+        self._held_nodes = np.where(is_dead, self._unseen, np.take_along_axis(held, columns, axis=1))
+        prompt = np.tile(np.arange(self._prompt_columns), (self.num_users, 1))
+        kept = torch.from_numpy(np.concatenate([prompt, self._prompt_columns + columns], axis=1))
+        kept = kept.to(self.model.device)
+        nodes_held = torch.from_numpy(self._held_nodes).to(self.model.device)
         self._key_nodes = torch.cat([self._key_nodes[:, : self._prompt_columns], nodes_held], dim=1)
         self._key_positions = self._key_positions.gather(1, kept)
         for layer in self._cache.layers:
-            places = kept[:, None, :, None].expand(-1, layer.keys.shape[1], -1, layer.keys.shape[3])
-            layer.keys = layer.keys.gather(2, places)
-            layer.values = layer.values.gather(2, places[..., : layer.values.shape[3]])
+            layer.keys = layer.keys.take_along_dim(kept[:, None, :, None].to(layer.keys.device), dim=2)
+            layer.values = layer.values.take_along_dim(kept[:, None, :, None].to(layer.values.device), dim=2)
 
     def log_probs(self, users: np.ndarray, columns: np.ndarray, children: np.ndarray) -> np.ndarray:
         """
@@ -168,12 +163,12 @@ class TreeReader:
         Raises:
             FloatingPointError: If a score is not a number.
         """
-        device = self.model.device
+        device = self._hidden.device
         # Only what is asked for is projected, and so much at once that the logits stay small.
         rows, row_of_pair = np.unique(users * self._hidden.shape[1] + columns, return_inverse=True)
         order = np.argsort(row_of_pair, kind="stable")
         pair_rows = torch.from_numpy(row_of_pair[order]).to(device)
-        tokens = self._tokens[torch.from_numpy(children[order]).to(device)]
+        tokens = torch.from_numpy(self.trie.tokens[children[order]]).to(device)
         hidden = self._hidden.flatten(0, 1)[torch.from_numpy(rows).to(device)]
         step = max(1, _LOGITS_AT_ONCE // self.model.config.decoder_config.vocab_size)
         num_chunks = self.largest(-(-len(rows) // step))
@@ -182,7 +177,7 @@ class TreeReader:
         for chunk, (first, last) in enumerate(pairwise(cuts)):
             logits = self.model.compute_logits(hidden[chunk * step : (chunk + 1) * step]).float()
             here = pair_rows[first:last] - chunk * step
-            parts.append(logits[here, tokens[first:last]] - logits.logsumexp(dim=-1)[here])
+            parts.append((logits[here, tokens[first:last]] - logits.logsumexp(dim=-1)[here]).to(device))
         found = np.empty(len(children), dtype=np.float32)
         found[order] = torch.cat(parts).cpu().numpy()
         if not np.isfinite(found).all():
@@ -194,9 +189,9 @@ class TreeReader:
 
     def largest(self, value: int) -> int:
         """The largest `value` of all processes that read together."""
-        if not self.synchronize:
+        if not self._synchronize:
             return value
-        values = torch.tensor(value, device=self.model.device)
+        values = torch.tensor(value, device=PartialState().device)
         torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
         return int(values)
 

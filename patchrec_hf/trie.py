@@ -69,6 +69,13 @@ class TitleTrie:
         return parents
 
     @cached_property
+    def leaf_of_item(self) -> np.ndarray:
+        """Shape `(num_items,)`, by catalog index; -1 for items whose titles cannot be spelled."""
+        leaves = np.full(self.num_items, -1)
+        leaves[self.items] = np.repeat(np.arange(self.num_nodes), np.diff(self.item_offsets))
+        return leaves
+
+    @cached_property
     def chain_lengths(self) -> np.ndarray:
         """
         How many nodes, from each node on, can be read without a choice: up to the next node from which several titles,

@@ -273,13 +273,12 @@ def test_unknown_text_must_not_end_the_turn():
         tokenize_titles(["Emma", "書"], tokenizer)
 
 
-def test_titles_in_a_script_that_the_tokenizer_does_not_know():
-    words = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "Emma": 2}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="</s>")
-    assert tokenize_titles(["Эмма", "Emma"], tokenizer).ids.tolist() == [0, 2]
-    with pytest.raises(ValueError, match=r"None of the 2 titles \(such as 'Эмма'\) shares a token with"):
-        tokenize_titles(["Эмма", "Доводы рассудка"], tokenizer)
+def test_catalogs_of_one_data_set(catalog):
+    catalog.check_same_titles(catalog.with_items({900: "A New Book"}))
+    catalog.with_items({901: "Another"}).check_same_titles(catalog)
+    other = Catalog(catalog.item_ids, ("Something Else", *catalog.titles[1:]))
+    with pytest.raises(ValueError, match=f"Item {catalog.item_ids[0]} is .* and 'Something Else' in the other"):
+        catalog.check_same_titles(other)
 
 
 def test_further_items(catalog):

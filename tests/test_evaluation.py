@@ -10,9 +10,12 @@ import evaluate_in_processes
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from brute_force import brute_force
 from conftest import ITEM_IDS, TITLES
 from datasets import Dataset, concatenate_datasets
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from patchrec_hf import (
     AUTHORS,
@@ -21,6 +24,7 @@ from patchrec_hf import (
     EvaluationProtocol,
     ItemPatchLayout,
     PatchDataCollator,
+    PatchPretrainDataCollator,
     PatchRecForCausalLM,
     PatchRecProcessor,
     build_tiny_backbone,
@@ -242,7 +246,7 @@ def score_books(scorer, *rows, **kwargs):
 def test_score_targets_by_hand(scores, target, item_rank, title_rank, num_ties):
     (row,) = score_books(FixedScorer(scores), ([1, target], [1])).examples.rows(named=True)
     assert (row["item_rank"], row["title_rank"], row["num_ties"]) == (item_rank, title_rank, num_ties)
-    assert row["certified"]
+    assert row["certified"] is None
     assert (row["user_id"], row["target_id"], row["history_length"], row["is_cold"]) == (0, target, 1, None)
     assert row["num_read"] is None
     assert row["prompt_tokens"] is None
@@ -359,11 +363,66 @@ def test_resume_ignores_parts_that_do_not_follow(model, processor, rows, tmp_pat
     """Without the part before it, a part says nothing of what was ranked."""
     kwargs = {"k": 5, "batch_size": 1, "resume_dir": tmp_path, "show_progress": False}
     expected = rank_targets(model, PatchDataCollator(processor), rows, **kwargs)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["part-0000000000.npy", "part-0000000008.npy"]
+    assert sorted(path.name for path in tmp_path.glob("part-*")) == ["part-0000000000.npy", "part-0000000008.npy"]
     (tmp_path / "part-0000000000.npy").unlink()
     calls = Calls(monkeypatch)
     assert rank_targets(model, PatchDataCollator(processor), rows, **kwargs).examples.equals(expected.examples)
     assert calls.num_prompts == [8, 6]
+
+
+@pytest.mark.parametrize("change", [{"k": 1}, {"max_rows": 3}, {"protocol": "authors"}])
+def test_resume_refuses_parts_of_another_evaluation(model, processor, rows, tmp_path, change):
+    kwargs = {"k": 6, "resume_dir": tmp_path, "show_progress": False}
+    rank_targets(model, PatchDataCollator(processor), rows, **kwargs)
+    with pytest.raises(FileExistsError, match="other settings"):
+        rank_targets(model, PatchDataCollator(processor), rows, **{**kwargs, **change})
+
+
+def test_cut_offs_deeper_than_the_ranking(model, processor, rows):
+    """A rank of infinity at depth 4 may be a hit at 10."""
+    report = rank_targets(model, PatchDataCollator(processor), rows, k=4, show_progress=False)
+    assert (report.depth, report.ks) == (4, (4,))
+    assert "hr@4" in report.metrics()
+    with pytest.raises(ValueError, match="have 4 places, so nothing can be said of a cut-off of 10"):
+        report.metrics([4, 10])
+    whole = rank_targets(model, PatchDataCollator(processor), rows, k=12, show_progress=False)
+    assert (whole.depth, whole.ks) == (np.inf, (10, 20))
+    with pytest.raises(ValueError, match="cut-off of 20"):
+        whole.compare(report)
+
+
+def test_titles_that_differ_in_letters_but_not_in_tokens(rows):
+    """To a tokenizer that lowers all letters they are one title: its items share their places."""
+    core = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "emma": 2, "poems": 3}, unk_token="[UNK]"))
+    core.pre_tokenizer, core.normalizer = pre_tokenizers.WhitespaceSplit(), normalizers.Lowercase()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", eos_token="</s>", pad_token="[UNK]")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=7, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, eos_token_id=1
+    )
+    model = PatchRecForCausalLM.from_backbone(LlamaForCausalLM(config), tokenizer).eval()
+    catalog = Catalog.from_titles({1: "Emma", 2: "Poems", 3: "emma"})
+    collator = PatchDataCollator(PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT))
+    targets = [{"user_id": 0, "item_ids": [2, target], "target_positions": [1]} for target in (1, 3)]
+    both = rank_targets(model, collator, Dataset.from_list(targets), show_progress=False).examples
+    assert both["item_rank"].n_unique() == 1
+    assert both["num_ties"].to_list() == [2, 2]
+    assert sorted(both["title_rank"]) == [both["item_rank"][0] - 0.5, both["item_rank"][0] + 0.5]
+
+
+@pytest.mark.parametrize("positions", [[0], [-1], [3], [1, 3]])
+def test_target_positions_outside_the_row(model, processor, positions):
+    rows = Dataset.from_list([{"user_id": 7, "item_ids": [10, 11, 12], "target_positions": positions}])
+    with pytest.raises(ValueError, match=r"Row of user 7: target positions .* must lie between 1 and 2"):
+        rank_targets(model, PatchDataCollator(processor), rows, show_progress=False)
+
+
+def test_other_columns_of_the_rows_change_nothing(model, processor, rows):
+    expected = rank_targets(model, PatchDataCollator(processor), rows, show_progress=False)
+    more = rows.add_column("step", [5] * len(rows)).add_column("progress", [0.5] * len(rows))
+    report = rank_targets(model, PatchPretrainDataCollator(processor), more, show_progress=False)
+    assert report.examples.equals(expected.examples)
 
 
 @pytest.mark.slow

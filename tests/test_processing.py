@@ -7,7 +7,8 @@ import torch
 from conftest import ITEM_IDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoProcessor
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoProcessor, PreTrainedTokenizerFast
 
 from patchrec_hf import (
     BOOK_PROMPT,
@@ -18,7 +19,9 @@ from patchrec_hf import (
     RandomPatchLayout,
     SessionPatchLayout,
     TextLayout,
+    add_special_tokens,
 )
+from patchrec_hf.catalog import tokenize_titles
 from patchrec_hf.encoding import pad_examples
 
 
@@ -194,3 +197,16 @@ def test_arguments_of_another_kind(processor, name, value):
 def test_import_leaves_training_libraries_alone():
     code = "import sys, patchrec_hf; print([name for name in ('trl', 'peft', 'datasets') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_titles_in_a_script_that_the_tokenizer_does_not_know():
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "Emma": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="</s>")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    add_special_tokens(tokenizer)
+    known = PatchRecProcessor(tokenizer, Catalog.from_titles({1: "Эмма", 2: "Emma"}), BOOK_PROMPT)
+    with pytest.raises(ValueError, match=r"None of the 1 titles \(such as 'Эмма'\) shares a token with"):
+        known.with_catalog(Catalog.from_titles({1: "Эмма"}))
+    # A free title in a history is another matter: the others may still say enough.
+    assert tokenize_titles(["Эмма"], tokenizer).ids.tolist() == [0]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import patchrec_hf.ranking as ranking_module
+import patchrec_hf.search as search_module
 import patchrec_hf.tree_reader as tree_reader_module
 from patchrec_hf import (
     Catalog,
@@ -165,6 +166,33 @@ def test_k_outside_the_catalog(model, processor, prompts, trie, k):
 def test_arguments_that_do_not_fit(model, processor, prompts, trie, arguments, message):
     with pytest.raises(ValueError, match=message):
         rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=5, **arguments)
+
+
+@pytest.mark.parametrize("name", ["candidates", "excluded"])
+@pytest.mark.parametrize("item", [-1, 12])
+def test_indices_outside_the_catalog(model, processor, prompts, trie, name, item):
+    arrays = [np.array([0, item]), *[np.array([0])] * 4]
+    with pytest.raises(ValueError, match=f"Row 0 names item {item}; catalog indices lie between 0 and 11"):
+        rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=1, **{name: arrays})
+
+
+def test_no_exclusions_as_an_empty_list(model, processor, prompts, trie):
+    expected = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=3)
+    ranking = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=3, excluded=[[]] * 5)
+    assert (ranking.items == expected.items).all()
+
+
+def test_many_beams_are_read_in_several_forwards(model, processor, prompts, trie, monkeypatch):
+    expected = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=12, method="beam")
+    monkeypatch.setattr(search_module, "_MOST_COLUMNS", 2)
+    widths = []
+    forward = model.model.forward
+    monkeypatch.setattr(
+        model.model, "forward", lambda **inputs: widths.append(inputs["input_ids"].shape[1]) or forward(**inputs)
+    )
+    ranking = rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=12, method="beam")
+    assert (ranking.items == expected.items).all()
+    assert max(widths[1:]) == 2  # after the prompts
 
 
 def test_titles_of_another_tokenizer(model, processor, prompts):

@@ -28,10 +28,10 @@ from patchrec_hf import (
     PatchRecForCausalLM,
     PatchRecProcessor,
     build_tiny_backbone,
+    build_trie,
     load_recommendation_data,
     rank_catalog,
 )
-from patchrec_hf.trie import build_trie
 
 
 ONCE = ("all", "generate without cache")  # slow: the first batch only
@@ -81,8 +81,8 @@ def main(args: argparse.Namespace) -> None:
         return sum(seconds[name]) / sum(seconds["exact"][: len(seconds[name])])
 
     items = np.concatenate([ranking.items for ranking in found["exact"]])
-    wanted = [{catalog.titles[item] for item in row} for row in items]
-    generated = [set(titles) for batch in found["generate"] for titles in batch[0]]
+    wanted = [{tuple(processor.title_tokens[item].tolist()) for item in row} for row in items]
+    generated = [titles for batch in found["generate"] for titles in batch[0]]
     columns = sum(ranking.num_columns.sum() for ranking in found["exact"]) / len(histories)
     scores = np.concatenate([ranking.scores for ranking in found["exact"]])
     differences = []
@@ -105,10 +105,7 @@ def main(args: argparse.Namespace) -> None:
             name: float(np.concatenate([ranking.num_read for ranking in found[name]]).mean())
             for name in ("exact", "beam", "all")
         },
-        "users": len(histories),
-        "history": most,
-        "catalog": len(catalog),
-        "brute_force_users": args.num_brute_force,
+        "measured_on": {"users": len(histories), "history": most, "items": len(catalog)},
     }
     print("| method | users per second | exact is so many times as fast |\n|---|---|---|")
     for name in methods:

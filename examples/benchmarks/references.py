@@ -22,7 +22,7 @@ class Generate:
                 level = level.setdefault(token, {})
 
     def __call__(self, histories, use_cache):
-        """The titles for each history, and how many key-value positions were kept for all of them."""
+        """The titles for each history, as tokens, and how many key-value positions were kept for all of them."""
         prompt = self.processor.prompt
         inputs = self.processor(histories).to(self.model.device)
         start = inputs["input_ids"].shape[1]
@@ -38,9 +38,10 @@ class Generate:
             max_new_tokens=self.max_new_tokens, prefix_allowed_tokens_fn=allowed, pad_token_id=prompt.pad_id,
             eos_token_id=prompt.end_of_turn_id, return_dict_in_generate=True,
         )  # fmt: skip
-        titles = self.processor.tokenizer.batch_decode(output.sequences[:, start:], skip_special_tokens=True)
+        rows = [ids[: ids.index(prompt.end_of_turn_id)] for ids in output.sequences[:, start:].tolist()]
         keys = output.past_key_values.layers[0].keys if use_cache else torch.empty(0, 0, 0)
-        return [titles[row : row + K] for row in range(0, len(titles), K)], keys.shape[0] * keys.shape[2]
+        titles = [set(map(tuple, rows[first : first + K])) for first in range(0, len(rows), K)]
+        return titles, keys.shape[0] * keys.shape[2]
 
 
 @torch.no_grad()

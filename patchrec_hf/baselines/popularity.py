@@ -31,6 +31,9 @@ class Popularity:
         Args:
             dataset ([`~datasets.Dataset`]):
                 Example rows to learn from.
+
+        Raises:
+            KeyError: If the catalog lacks an item.
         """
         items = self.catalog.indices_of(examples_to_interactions(dataset)["item_id"].to_numpy())
         self.counts = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
