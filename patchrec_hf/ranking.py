@@ -146,8 +146,9 @@ def rank_catalog(
             trie, row, None if candidates is None else candidates[row], None if excluded is None else excluded[row]
         )
 
-    for row in range(len(prompts)):  # before hours are spent on those before it
-        allowed(row)
+    if candidates is not None or excluded is not None:
+        for row in range(len(prompts)):  # before hours are spent on those before it
+            allowed(row)
 
     def rank(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         allowed_items = AllowedItems(trie, np.stack([allowed(row) for row in rows]))
