@@ -66,7 +66,8 @@ def rank_targets(
         dataset ([`~datasets.Dataset`]):
             Example rows.
         k (`int`, *optional*, defaults to `20`):
-            How deep to rank; the whole catalog if `None` or above its size.
+            How many titles to rank, and so at least as many items. `None` ranks the whole catalog, by reading all of
+            it (method `"all"`).
         method, num_beams, length_penalty, max_expansions:
             See [`rank_catalog`].
         protocol ([`EvaluationProtocol`], `"strict"` or `"authors"`, *optional*, defaults to `"strict"`):
@@ -106,9 +107,10 @@ def rank_targets(
         protocol = PROTOCOLS[protocol]
     targets = _targets(dataset, catalog, max_rows, train_dataset)
     trie = build_trie(processor.title_tokens, prompt.end_of_turn_id, protocol.complete_prefixes)
-    stand_ins = np.arange(len(catalog)) if protocol.credit_items else _first_of_title(catalog)
-    rankable = np.intersect1d(stand_ins, trie.items)
-    k = len(rankable) if k is None else min(k, len(rankable))
+    num_titles = len(np.unique(trie.leaf_of_item[trie.items]))
+    if k is None and method == "exact":
+        method = "all"
+    k = num_titles if k is None else min(k, num_titles)
     settings = {
         "ranker": "PatchRec",
         "k": k,
@@ -127,7 +129,10 @@ def rank_targets(
     def rank(places: np.ndarray) -> np.ndarray:
         rows, wanted = _rows(dataset, targets, places), targets["target"].to_numpy()[places]
         examples = collator.encode_rows(rows)
-        seen = _seen(rows, wanted, catalog, stand_ins) if exclude_seen else None
+        seen = _seen(rows, wanted, catalog) if exclude_seen else [np.empty(0, dtype=np.int64)] * len(rows)
+        if not protocol.credit_items:
+            seen = [_alike(trie, items, target) for items, target in zip(seen, wanted, strict=True)]
+        titles = [_Titles(trie, items) for items in seen]
         ranking = rank_catalog(
             model,
             trie,
@@ -138,18 +143,16 @@ def rank_targets(
             num_beams=num_beams,
             length_penalty=length_penalty,
             max_expansions=max_expansions,
-            candidates=None if protocol.credit_items else [rankable] * len(rows),
-            excluded=seen,
+            candidates=[row.items for row in titles],
             batch_size=batch_size,
             synchronize=synchronize,
         )
-        title_ranks = protocol.places(catalog.titles, ranking.items, wanted)
-        item_ranks, num_ties = title_ranks, np.ones(len(rows))
         if protocol.credit_items:
-            item_ranks, num_ties = _item_ranks(trie, ranking.items, wanted, seen)
-        return np.column_stack(
-            [item_ranks, title_ranks, num_ties, ranking.certified, ranking.num_read, *token_counts(examples)]
-        )
+            ranks = np.array([row.ranks(*pair) for row, *pair in zip(titles, ranking.items, wanted, strict=True)])
+        else:
+            title_ranks = protocol.places(catalog.titles, ranking.items, wanted)
+            ranks = np.column_stack([title_ranks, title_ranks, np.ones(len(rows))])
+        return np.column_stack([ranks, ranking.certified, ranking.num_read, *token_counts(examples)])
 
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
     was_training = model.training
@@ -165,7 +168,7 @@ def rank_targets(
     return _report(
         targets,
         settings,
-        k if k < len(rankable) else math.inf,
+        k if k < num_titles else math.inf,
         **{name: found[:, place] for place, name in enumerate(columns)},
     )
 
@@ -203,7 +206,9 @@ def score_targets(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     targets = _targets(dataset, catalog, max_rows, train_dataset)
-    title_of_item = _first_of_title(catalog)
+    _, title_of_item = np.unique(np.array(catalog.titles), return_inverse=True)
+    by_title = np.argsort(title_of_item, kind="stable")
+    title_starts = np.flatnonzero(np.diff(title_of_item[by_title], prepend=-1))
     parts = []
     with tqdm(total=len(targets), desc="Scoring", unit="user", disable=not show_progress) as progress:
         for start in range(0, len(targets), batch_size):
@@ -217,17 +222,18 @@ def score_targets(
                 )
             allowed = np.ones(scores.shape, dtype=bool)
             if exclude_seen:
-                for row, items in enumerate(_seen(rows, wanted, catalog, np.arange(len(catalog)))):
+                for row, items in enumerate(_seen(rows, wanted, catalog)):
                     allowed[row, items] = False
             item_ranks = ranks_from_scores(scores, wanted, allowed)
             num_ties = ((scores == scores[np.arange(len(rows)), wanted][:, None]) & allowed).sum(axis=1)
-            # The best item of the target's title competes for all of them.
-            is_same = (title_of_item == title_of_item[wanted][:, None]) & allowed
-            best = np.where(is_same, scores, -np.inf).argmax(axis=1)
-            best = np.where(is_same[np.arange(len(rows)), best], best, wanted)
-            allowed &= ~is_same
-            allowed[np.arange(len(rows)), best] = True
-            parts.append(np.column_stack([item_ranks, ranks_from_scores(scores, best, allowed), num_ties]))
+            # A title scores what its best item does.
+            allowed_scores = np.where(allowed, scores, -np.inf)[:, by_title]
+            title_ranks = ranks_from_scores(
+                np.maximum.reduceat(allowed_scores, title_starts, axis=1),
+                title_of_item[wanted],
+                np.logical_or.reduceat(allowed[:, by_title], title_starts, axis=1),
+            )
+            parts.append(np.column_stack([item_ranks, title_ranks, num_ties]))
             progress.update(len(places))
     found = np.concatenate(parts)
     return _report(
@@ -297,35 +303,43 @@ def _history(row: dict[str, Any]) -> list[int]:
     return row["item_ids"][: row["target_positions"][0]]
 
 
-def _seen(
-    rows: Sequence[dict[str, Any]], wanted: np.ndarray, catalog: Catalog, stand_ins: np.ndarray
-) -> list[np.ndarray]:
-    """What may not be recommended for each row: the stand-ins of its history, but for the target's."""
-    return [
-        np.setdiff1d(stand_ins[catalog.indices_of(_history(row))], stand_ins[target])
-        for row, target in zip(rows, wanted, strict=True)
-    ]
+def _seen(rows: Sequence[dict[str, Any]], wanted: np.ndarray, catalog: Catalog) -> list[np.ndarray]:
+    """Of each row: the items of its history, but for the target."""
+    return [np.setdiff1d(catalog.indices_of(_history(row)), target) for row, target in zip(rows, wanted, strict=True)]
 
 
-def _first_of_title(catalog: Catalog) -> np.ndarray:
-    """Of each item: the first item of the catalog that has its title."""
-    return np.array([catalog.indices_of_title(title)[0] for title in catalog.titles])
+def _alike(trie: TitleTrie, items: np.ndarray, target: int) -> np.ndarray:
+    """All items that are spelled like any of `items`, but for those that are spelled like the target."""
+    leaves = np.setdiff1d(trie.leaf_of_item[items], trie.leaf_of_item[target])
+    return np.flatnonzero(np.isin(trie.leaf_of_item, leaves))
 
 
-def _item_ranks(
-    trie: TitleTrie, items: np.ndarray, wanted: np.ndarray, seen: Sequence[np.ndarray] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The rank of each target among `items`, which it shares with all that are spelled like it, and how many are."""
-    leaves = trie.leaf_of_item[wanted]  # -1: it cannot be spelled
-    is_alike = (np.append(trie.leaf_of_item, -1)[items] == leaves[:, None]) & (leaves >= 0)[:, None]
-    ranks = np.where(is_alike.any(axis=1), is_alike.argmax(axis=1) + 1.0, np.inf)
-    num_ties = np.where(leaves >= 0, np.bincount(trie.leaf_of_item + 1)[leaves + 1], 1)
-    if seen is not None:
-        num_ties = num_ties - [
-            int((trie.leaf_of_item[row] == leaf).sum()) if leaf >= 0 else 0
-            for row, leaf in zip(seen, leaves, strict=True)
-        ]
-    return ranks + (num_ties - 1) / 2, num_ties
+class _Titles:
+    """
+    The titles that may be recommended for one row, each by its first item; items that are spelled alike are one title.
+    """
+
+    def __init__(self, trie: TitleTrie, excluded: np.ndarray) -> None:
+        items = np.setdiff1d(trie.items, excluded)
+        self._leaf_of_item = trie.leaf_of_item
+        self._leaves, first, self._num_items = np.unique(
+            trie.leaf_of_item[items], return_index=True, return_counts=True
+        )
+        self.items = items[first]
+
+    def ranks(self, ranked: np.ndarray, target: int) -> tuple[float, float, int]:
+        """
+        The target's rank among all items and among titles, and how many items share the former, by a list of titles.
+        """
+        leaf, leaves = self._leaf_of_item[target], self._leaf_of_item[ranked[ranked >= 0]]
+        if leaf < 0:  # it cannot be spelled
+            return np.inf, np.inf, 1
+        num_items = self._num_items[np.searchsorted(self._leaves, [leaf, *leaves])]
+        places = np.flatnonzero(leaves == leaf)
+        if len(places) == 0:
+            return np.inf, np.inf, int(num_items[0])
+        item_rank = 1 + num_items[1 : 1 + places[0]].sum() + (num_items[0] - 1) / 2
+        return item_rank, 1.0 + places[0], int(num_items[0])
 
 
 def _identity(targets: pl.DataFrame) -> dict[str, int]:

@@ -35,7 +35,8 @@ class EvaluationReport:
             - `is_cold` (bool): whether the training rows lack the target; null if that was not asked.
             - `item_rank` (float64): the target's place, 1 is first, infinity is beyond the ranking's end. Items that
               are spelled alike (of other rankers: that score alike) share the mean of their places.
-            - `title_rank` (float64): the place of the best item that has the target's title.
+            - `title_rank` (float64): the place of the target's title in the list of titles, each of which stands in it
+              once.
             - `num_ties` (int64): items that share their places with the target, itself among them.
             - `certified` (bool): whether the ranking is proven to be the exact one; null for other rankers.
             - `num_read` (int64): title tokens that the model read for it; null for other rankers.
