@@ -5,8 +5,8 @@ Evaluates a checkpoint or a baseline on the whole catalog, and writes a report (
     python examples/evaluate.py --baseline popularity --data_dir data/goodreads --output_dir outputs/popularity
 
 Several processes share the rows: `torchrun --nproc_per_node 2 examples/evaluate.py ...`. What was interrupted goes on
-with the same command. `--compare DIR` sets the report beside that of another run on the same targets.
-`--protocol effects` prints what each of the rules of the authors' release does to the numbers.
+with the same command. `--compare DIR` sets the report beside that of another run on the same targets; a finished one
+is not made again for that. `--protocol effects` prints what each rule of the authors' release does to the numbers.
 """
 
 import shutil
@@ -70,24 +70,20 @@ def main(args: Arguments) -> None:
         raise SystemExit("Give exactly one of --model and --baseline.")
     if args.baseline is not None and (args.protocol, args.method) != ("strict", "exact"):
         raise SystemExit("A baseline scores every item: leave out --protocol and --method.")
-    other = EvaluationReport.load(args.compare) if args.compare else None
     state = PartialState(cpu=not torch.accelerator.is_available())
-    try:
-        claim_run(
-            args.output_dir,
-            {name: value for name, value in asdict(args).items() if name not in ("compare", "batch_size")},
-        )
-    except FileExistsError as error:
-        raise SystemExit(str(error)) from None
     examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=args.max_history)
     rows, train = examples[args.split], examples["train"]
-    data = {
-        "data set": args.data_dir or "sample",
-        "split": args.split,
-        "rows": {name: len(part) for name, part in examples.items()},
-        "items": len(catalog),
-        "items with a shared title": catalog.num_shared_titles(),
-    }
+    if args.model is not None:
+        processor = PatchRecProcessor.from_pretrained(args.model)
+        catalog.check_same_titles(processor.catalog)
+        model = PatchRecForCausalLM.from_pretrained(args.model).eval().to(state.device)
+    other = EvaluationReport.load(args.compare) if args.compare else None
+    try:  # last, so that a mistake in the arguments leaves nothing behind
+        claim_run(args.output_dir, {k: v for k, v in asdict(args).items() if k not in ("compare", "batch_size")})
+    except FileExistsError as error:
+        if other is None or not Path(args.output_dir, "results.json").exists():
+            raise SystemExit(str(error)) from None
+        return compare(args, EvaluationReport.load(args.output_dir), other)
 
     reports: dict[str, EvaluationReport] = {}
     if args.baseline == "popularity":
@@ -96,38 +92,49 @@ def main(args: Arguments) -> None:
             scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
         )
     else:
-        processor = PatchRecProcessor.from_pretrained(args.model)
-        catalog.check_same_titles(processor.catalog)
-        model = PatchRecForCausalLM.from_pretrained(args.model).eval().to(state.device)
-        for place, (name, protocol) in enumerate(PROTOCOLS[args.protocol].items()):
-            state.print(f"Protocol: {name}")
+        for place, (name, protocol) in enumerate(PROTOCOLS[args.protocol].items(), 1):
+            state.print(f"Protocol {place} of {len(PROTOCOLS[args.protocol])}: {name}")
             reports[name] = rank_targets(
-                model, PatchDataCollator(processor, seed=args.seed), rows, k=max(args.ks), method=args.method,
-                num_beams=args.num_beams, max_expansions=args.max_expansions, protocol=protocol,
-                exclude_seen=args.exclude_seen, max_rows=args.max_rows, train_dataset=train,
-                batch_size=args.batch_size, resume_dir=Path(args.output_dir, "parts", str(place)),
+                model, PatchDataCollator(processor, seed=args.seed), rows, method=args.method,
+                k=None if args.method == "all" else max(args.ks), num_beams=args.num_beams,
+                max_expansions=args.max_expansions, protocol=protocol, exclude_seen=args.exclude_seen,
+                max_rows=args.max_rows, train_dataset=train, batch_size=args.batch_size,
+                resume_dir=Path(args.output_dir, "parts", str(place)),
             ).with_settings(model=args.model)  # fmt: skip
     if not state.is_main_process:
-        return
+        return None
 
+    data = {
+        "data set": args.data_dir or "sample",
+        "split": args.split,
+        "rows": {name: len(part) for name, part in examples.items()},
+        "items": len(catalog),
+        "items with a shared title": catalog.num_shared_titles(),
+    }
     reports = {name: replace(report.with_settings(**data), ks=tuple(args.ks)) for name, report in reports.items()}
     last = reports[list(reports)[-1]]
     last.save(args.output_dir)
-    print(last.to_markdown())
-    if len(reports) > 1:
-        print_table(pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()]).select(
-            "protocol", f"hr@{max(args.ks)}", f"ndcg@{max(args.ks)}", f"title_hr@{max(args.ks)}"))  # fmt: skip
-    if other is not None:
-        print(f"\nThis report beside that in {args.compare}:")
-        print_table(last.compare(other))
     finish_run(args.output_dir, last.metrics())
     shutil.rmtree(Path(args.output_dir, "parts"), ignore_errors=True)
+    print(last.to_markdown())
+    if len(reports) > 1:
+        k = max(args.ks)
+        table = pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()])
+        show(table.select("protocol", f"hr@{k}", f"ndcg@{k}", f"title_hr@{k}"), Path(args.output_dir, "effects.md"))
+    return compare(args, last, other) if other is not None else None
 
 
-def print_table(frame: pl.DataFrame) -> None:
+def compare(args: Arguments, report: EvaluationReport, other: EvaluationReport) -> None:
+    print(f"{args.output_dir} (this), {args.compare} (other), and this less other with its 95% interval by users:\n")
+    show(report.compare(other), Path(args.output_dir, "comparison.md"))
+
+
+def show(table: pl.DataFrame, path: Path) -> None:
     with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=4,
-                   tbl_hide_dataframe_shape=True, tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200):  # fmt: skip
-        print(frame)
+                   tbl_hide_dataframe_shape=True, tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200,
+                   fmt_str_lengths=100):  # fmt: skip
+        print(table)
+        path.write_text(f"{table}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

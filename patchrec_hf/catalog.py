@@ -101,6 +101,12 @@ class Catalog:
             ValueError: If an id is taken, a title is empty, or there is no item.
         """
         more = Catalog.from_titles(titles)
+        taken = np.intersect1d(self.item_ids, more.item_ids)
+        if len(taken) > 0:
+            raise ValueError(
+                f"Item id {taken[0]} is taken by {self.titles[int(self.indices_of(taken[:1])[0])]!r}. Number new "
+                f"items from {self.item_ids.max() + 1} on."
+            )
         return Catalog(np.concatenate([self.item_ids, more.item_ids]), (*self.titles, *more.titles))
 
     def __len__(self) -> int:
@@ -142,7 +148,7 @@ class Catalog:
         if unknown.any():
             raise KeyError(
                 f"Item id {wanted[unknown][0]} is not in the catalog of {len(self)} items. Add it to the "
-                "items table, or drop the interactions that name it."
+                "items table (`Catalog.with_items`), or drop the interactions that name it."
             )
         return found
 

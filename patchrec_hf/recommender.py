@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,11 +30,14 @@ class Recommendation:
             The item's title.
         score (`float`):
             Log-probability of the title after the history; at most 0.
+        certified (`bool`):
+            Whether the list that it stands in is proven to be the best one.
     """
 
     item_id: int
     title: str
     score: float
+    certified: bool
 
 
 class PatchRecommender:
@@ -90,6 +93,7 @@ class PatchRecommender:
         histories: Sequence[int | str] | Sequence[Sequence[int | str]],
         k: int = 10,
         exclude_seen: bool = True,
+        unique_titles: bool = True,
         candidates: Collection[int] | Sequence[Collection[int]] | None = None,
         method: Method = "exact",
         num_beams: int | None = None,
@@ -108,7 +112,9 @@ class PatchRecommender:
             k (`int`, *optional*, defaults to `10`):
                 How many items to return; fewer where fewer are left.
             exclude_seen (`bool`, *optional*, defaults to `True`):
-                Whether items of the history are left out.
+                Whether items of the history are left out, and so are others of their titles.
+            unique_titles (`bool`, *optional*, defaults to `True`):
+                Whether a title is recommended once, by the first of its items. The model cannot tell them apart.
             candidates (`Collection[int]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended, for all histories alike or for each; the whole catalog if not
                 given.
@@ -150,7 +156,7 @@ class PatchRecommender:
             )
             for history, items in zip(batch, known, strict=True)
         ]
-        seen = [np.array([index for found in items for index in found], dtype=np.int64) for items in known]
+        seen = [self._spelled_like([index for found in items for index in found]) for items in known]
         ranking = rank_catalog(
             self.model,
             self._trie,
@@ -160,30 +166,44 @@ class PatchRecommender:
             method=method,
             num_beams=num_beams,
             max_expansions=max_expansions,
-            candidates=self._candidates(candidates, len(batch)),
+            candidates=self._candidates(candidates, len(batch), unique_titles),
             excluded=seen if exclude_seen else None,
             batch_size=batch_size,
             show_progress=show_progress,
         )
         results = [
             [
-                Recommendation(int(catalog.item_ids[item]), catalog.titles[item], float(score))
+                Recommendation(int(catalog.item_ids[item]), catalog.titles[item], float(score), bool(certified))
                 for item, score in zip(items, scores, strict=True)
                 if item >= 0
             ]
-            for items, scores in zip(ranking.items, ranking.scores, strict=True)
+            for items, scores, certified in zip(ranking.items, ranking.scores, ranking.certified, strict=True)
         ]
         return results[0] if is_single else results
 
     def _candidates(
-        self, candidates: Collection[int] | Sequence[Collection[int]] | None, num_histories: int
+        self, candidates: Collection[int] | Sequence[Collection[int]] | None, num_histories: int, unique_titles: bool
     ) -> list[np.ndarray] | None:
+        catalog = self.processor.catalog
         if candidates is None:
-            return None
+            if not unique_titles:
+                return None
+            return [self._first_of_titles(np.arange(len(catalog)))] * num_histories
         values: list[Any] = list(candidates)
         # One list for all histories, or one for each.
         lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer)) else values
-        return [self.processor.catalog.indices_of(list(item_ids)) for item_ids in lists]
+        arrays = [catalog.indices_of(list(item_ids)) for item_ids in lists]
+        return [self._first_of_titles(indices) for indices in arrays] if unique_titles else arrays
+
+    def _first_of_titles(self, indices: np.ndarray) -> np.ndarray:
+        """Of each title among some items: the first of them."""
+        indices = np.sort(indices)
+        return indices[np.unique(self._trie.leaf_of_item[indices], return_index=True)[1]]
+
+    def _spelled_like(self, indices: list[int]) -> np.ndarray:
+        """All items whose titles are those of some items."""
+        leaves = np.unique(self._trie.leaf_of_item[np.array(indices, dtype=np.int64)])
+        return self._trie.items_at(leaves)[1]
 
     def _indices(self, item: int | str) -> list[int]:
         catalog = self.processor.catalog
@@ -196,6 +216,11 @@ def _as_batch(histories: Any) -> tuple[bool, list[list[int | str]]]:
         raise TypeError(f"A history is a list of item ids and titles, such as [3, 14], got {histories!r}.")
     values = list(histories)
     is_single = not values or isinstance(values[0], (int, np.integer, str))
+    for row, history in enumerate(() if is_single else values):
+        if not isinstance(history, Iterable) or isinstance(history, str):
+            raise TypeError(
+                f"A history is a list of item ids and titles, such as [3, 14], got {history!r} in row {row}."
+            )
     batch = [list(history) for history in ([values] if is_single else values)]
     for row, history in enumerate(batch):
         if not history:

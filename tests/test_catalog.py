@@ -285,5 +285,5 @@ def test_further_items(catalog):
     longer = catalog.with_items({900: "A New Book", 901: "Another"})
     assert longer.titles[-2:] == ("A New Book", "Another")
     assert longer.indices_of([901, *catalog.item_ids]).tolist() == [len(catalog) + 1, *range(len(catalog))]
-    with pytest.raises(ValueError, match="appears 2 times"):
+    with pytest.raises(ValueError, match="is taken by"):
         catalog.with_items({int(catalog.item_ids[0]): "Taken"})

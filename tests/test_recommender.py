@@ -36,8 +36,21 @@ def test_titles_that_the_catalog_does_not_know(recommender):
 def test_seen_items_are_excluded_unless_asked(recommender):
     history = [10, 11, 14, 16]
     assert not {item.item_id for item in recommender.recommend(history, k=8)} & set(history)
-    everything = recommender.recommend(history, k=12, exclude_seen=False)
+    everything = recommender.recommend(history, k=12, exclude_seen=False, unique_titles=False)
     assert {item.item_id for item in everything} == set(range(10, 22))
+    # Of the two items called "Poems", the first stands for both.
+    titles = recommender.recommend(history, k=12, exclude_seen=False)
+    assert {item.item_id for item in titles} == set(range(10, 22)) - {15}
+
+
+def test_seen_ids_exclude_other_items_of_their_titles(recommender):
+    found = recommender.recommend([14, 10], k=10, unique_titles=False)
+    assert not {item.item_id for item in found} & {10, 14, 15}
+
+
+def test_recommendations_say_whether_they_are_proven(recommender):
+    assert all(item.certified for item in recommender.recommend([10, 16], k=3))
+    assert not any(item.certified for item in recommender.recommend([10, 16], k=3, max_expansions=0))
 
 
 def test_a_title_excludes_every_item_that_has_it(recommender):
