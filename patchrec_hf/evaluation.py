@@ -107,7 +107,8 @@ def rank_targets(
         protocol = PROTOCOLS[protocol]
     targets = _targets(dataset, catalog, max_rows, train_dataset)
     trie = build_trie(processor.title_tokens, prompt.end_of_turn_id, protocol.complete_prefixes)
-    num_titles = len(np.unique(trie.leaf_of_item[trie.items]))
+    all_titles = _Titles(trie, np.empty(0, dtype=np.int64))
+    num_titles = len(all_titles.items)
     if k is None and method == "exact":
         method = "all"
     k = num_titles if k is None else min(k, num_titles)
@@ -129,10 +130,12 @@ def rank_targets(
     def rank(places: np.ndarray) -> np.ndarray:
         rows, wanted = _rows(dataset, targets, places), targets["target"].to_numpy()[places]
         examples = collator.encode_rows(rows)
-        seen = _seen(rows, wanted, catalog) if exclude_seen else [np.empty(0, dtype=np.int64)] * len(rows)
-        if not protocol.credit_items:
-            seen = [_alike(trie, items, target) for items, target in zip(seen, wanted, strict=True)]
-        titles = [_Titles(trie, items) for items in seen]
+        titles = [all_titles] * len(rows)
+        if exclude_seen:
+            seen = _seen(rows, wanted, catalog)
+            if not protocol.credit_items:
+                seen = [_alike(trie, items, target) for items, target in zip(seen, wanted, strict=True)]
+            titles = [_Titles(trie, items) for items in seen]
         ranking = rank_catalog(
             model,
             trie,
