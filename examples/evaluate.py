@@ -83,7 +83,10 @@ def main(args: Arguments) -> None:
     except FileExistsError as error:
         if other is None or not Path(args.output_dir, "results.json").exists():
             raise SystemExit(str(error)) from None
-        return compare(args, EvaluationReport.load(args.output_dir), other)
+        state.print(f"{args.output_dir} holds a finished report, which is compared as it is.\n")
+        if state.is_main_process:
+            compare(args, EvaluationReport.load(args.output_dir), other)
+        return
 
     reports: dict[str, EvaluationReport] = {}
     if args.baseline == "popularity":
@@ -102,7 +105,7 @@ def main(args: Arguments) -> None:
                 resume_dir=Path(args.output_dir, "parts", str(place)),
             ).with_settings(model=args.model)  # fmt: skip
     if not state.is_main_process:
-        return None
+        return
 
     data = {
         "data set": args.data_dir or "sample",
@@ -121,7 +124,8 @@ def main(args: Arguments) -> None:
         k = max(args.ks)
         table = pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()])
         show(table.select("protocol", f"hr@{k}", f"ndcg@{k}", f"title_hr@{k}"), Path(args.output_dir, "effects.md"))
-    return compare(args, last, other) if other is not None else None
+    if other is not None:
+        compare(args, last, other)
 
 
 def compare(args: Arguments, report: EvaluationReport, other: EvaluationReport) -> None:

@@ -134,7 +134,11 @@ def rank_targets(
         if exclude_seen:
             seen = _seen(rows, wanted, catalog)
             if not protocol.credit_items:
-                seen = [_alike(trie, items, target) for items, target in zip(seen, wanted, strict=True)]
+                own = trie.leaf_of_item[wanted]
+                seen = [
+                    trie.items_spelled_like(items[trie.leaf_of_item[items] != leaf])
+                    for items, leaf in zip(seen, own, strict=True)
+                ]
             titles = [_Titles(trie, items) for items in seen]
         ranking = rank_catalog(
             model,
@@ -311,24 +315,14 @@ def _seen(rows: Sequence[dict[str, Any]], wanted: np.ndarray, catalog: Catalog) 
     return [np.setdiff1d(catalog.indices_of(_history(row)), target) for row, target in zip(rows, wanted, strict=True)]
 
 
-def _alike(trie: TitleTrie, items: np.ndarray, target: int) -> np.ndarray:
-    """All items that are spelled like any of `items`, but for those that are spelled like the target."""
-    leaves = np.setdiff1d(trie.leaf_of_item[items], trie.leaf_of_item[target])
-    return np.flatnonzero(np.isin(trie.leaf_of_item, leaves))
-
-
 class _Titles:
     """
     The titles that may be recommended for one row, each by its first item; items that are spelled alike are one title.
     """
 
     def __init__(self, trie: TitleTrie, excluded: np.ndarray) -> None:
-        items = np.setdiff1d(trie.items, excluded)
         self._leaf_of_item = trie.leaf_of_item
-        self._leaves, first, self._num_items = np.unique(
-            trie.leaf_of_item[items], return_index=True, return_counts=True
-        )
-        self.items = items[first]
+        self._leaves, self.items, self._num_items = trie.titles_of(np.setdiff1d(trie.items, excluded))
 
     def ranks(self, ranked: np.ndarray, target: int) -> tuple[float, float, int]:
         """

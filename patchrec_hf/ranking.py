@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .trie import TitleTrie
 
 
 Method = Literal["exact", "beam", "all"]
-METHODS = ("exact", "beam", "all")
+METHODS = get_args(Method)
 
 _TOKENS_AT_ONCE = {"exact": 64, "all": 512}
 

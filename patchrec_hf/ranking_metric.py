@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from datasets import Features, Value
+from datasets import Sequence as SequenceFeature
 
 from .metrics import ranking_metrics
 
 
 try:
     import evaluate
-    from datasets import Features, Value
-    from datasets import Sequence as SequenceFeature
 except ImportError as error:
     raise ImportError('`patchrec_hf.ranking_metric` needs `evaluate`: pip install "patchrec-hf[evaluate]".') from error
 

@@ -156,7 +156,10 @@ class PatchRecommender:
             )
             for history, items in zip(batch, known, strict=True)
         ]
-        seen = [self._spelled_like([index for found in items for index in found]) for items in known]
+        seen = [
+            self._trie.items_spelled_like(np.array([index for found in items for index in found], dtype=np.int64))
+            for items in known
+        ]
         ranking = rank_catalog(
             self.model,
             self._trie,
@@ -186,24 +189,12 @@ class PatchRecommender:
     ) -> list[np.ndarray] | None:
         catalog = self.processor.catalog
         if candidates is None:
-            if not unique_titles:
-                return None
-            return [self._first_of_titles(np.arange(len(catalog)))] * num_histories
+            return [self._trie.titles_of(self._trie.items)[1]] * num_histories if unique_titles else None
         values: list[Any] = list(candidates)
         # One list for all histories, or one for each.
         lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer)) else values
         arrays = [catalog.indices_of(list(item_ids)) for item_ids in lists]
-        return [self._first_of_titles(indices) for indices in arrays] if unique_titles else arrays
-
-    def _first_of_titles(self, indices: np.ndarray) -> np.ndarray:
-        """Of each title among some items: the first of them."""
-        indices = np.sort(indices)
-        return indices[np.unique(self._trie.leaf_of_item[indices], return_index=True)[1]]
-
-    def _spelled_like(self, indices: list[int]) -> np.ndarray:
-        """All items whose titles are those of some items."""
-        leaves = np.unique(self._trie.leaf_of_item[np.array(indices, dtype=np.int64)])
-        return self._trie.items_at(leaves)[1]
+        return [self._trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
 
     def _indices(self, item: int | str) -> list[int]:
         catalog = self.processor.catalog

@@ -81,8 +81,9 @@ class EvaluationReport:
         Raises:
             ValueError: If a cut-off is larger than the rankings are deep.
         """
-        self._check_depth(ks or self.ks)
-        values = self._values(self.examples, ks or self.ks)
+        ks = self.ks if ks is None else ks
+        self._check_depth(ks)
+        values = self._values(self.examples, ks)
         metrics = {name: float(column.mean()) for name, column in values.items()}
         if self.examples["certified"].null_count() == 0:
             metrics["certified_share"] = float(self.examples["certified"].to_numpy().mean())

@@ -99,6 +99,20 @@ class TitleTrie:
         counts = self.item_offsets[leaves + 1] - starts
         return np.repeat(np.arange(len(leaves)), counts), self.items[np.repeat(starts, counts) + ragged_arange(counts)]
 
+    def titles_of(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        The different titles of `items`, which can be spelled: their leaves, ascending; the first item of each; and how
+        many of `items` have it.
+        """
+        items = np.sort(items)
+        leaves, first, counts = np.unique(self.leaf_of_item[items], return_index=True, return_counts=True)
+        return leaves, items[first], counts
+
+    def items_spelled_like(self, items: np.ndarray) -> np.ndarray:
+        """All items that have a title of `items`, but for titles that cannot be spelled."""
+        leaves = np.unique(self.leaf_of_item[items])
+        return self.items_at(leaves[leaves >= 0])[1]
+
 
 def build_trie(titles: TitleTokens, end_of_turn_id: int, complete_prefixes: bool = True) -> TitleTrie:
     """

@@ -66,6 +66,11 @@ def test_evaluate(tmp_path):
     )
     assert second.returncode == 0, second.stderr
     assert re.search(r"\| hr@20 +\| 0\.\d+ +\| 0\.\d+ ", second.stdout)
+    # A finished report is compared without being made again.
+    swapped = run(EVALUATE, *settings, "--output_dir", tmp_path / "first", "--compare", tmp_path / "second")
+    assert swapped.returncode == 0, swapped.stderr
+    assert "is compared as it is" in swapped.stdout
+    assert (tmp_path / "first" / "comparison.md").read_text() in swapped.stdout
     again = run(EVALUATE, *settings, "--output_dir", tmp_path / "first")
     assert again.returncode == 1
     assert "holds a finished run" in again.stderr

@@ -123,6 +123,30 @@ def test_nodes_are_the_distinct_prefixes(titles):
 
 
 @settings(deadline=None)
+@given(token_lists, st.data())
+def test_titles_of_items(titles, data):
+    trie = trie_of(titles)
+    chosen = data.draw(st.lists(st.integers(0, len(titles) - 1), unique=True))
+    leaves, first, counts = trie.titles_of(np.array(chosen, dtype=np.int64))
+    spelled = [tuple(titles[item]) for item in chosen]
+    assert {tuple(titles[item]) for item in first} == set(spelled)
+    assert len(first) == len(set(spelled))
+    for leaf, item, count in zip(leaves, first, counts, strict=True):
+        same = [other for other in chosen if titles[other] == titles[item]]
+        assert (item, count, trie.leaf_of_item[item]) == (min(same), len(same), leaf)
+    alike = trie.items_spelled_like(np.array(chosen, dtype=np.int64))
+    assert sorted(alike) == [item for item, title in enumerate(titles) if tuple(title) in spelled]
+
+
+def test_items_that_cannot_be_spelled_are_like_none():
+    tokens = TitleTokens(np.array([1, 1, 2]), np.array([0, 1, 3]))
+    trie = build_trie(tokens, END, complete_prefixes=False)
+    assert trie.leaf_of_item[0] == -1
+    assert trie.items_spelled_like(np.array([0])).tolist() == []
+    assert trie.items_spelled_like(np.array([0, 1])).tolist() == [1]
+
+
+@settings(deadline=None)
 @given(token_lists)
 def test_preorder(titles):
     trie = trie_of(titles)
