@@ -1,13 +1,22 @@
-"""Attention masks for trees: which query sees which key, in the form that a backbone takes it."""
+"""Attention for trees: which query sees which key, in the form that a backbone takes it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedConfig
+import torch.nn.functional as F
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 
 MASKABLE_ATTENTION = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of any shape."""
+CHAIN_ATTENTION = "patchrec_chains"
+"""Name of [`chain_attention_forward`] among the attention implementations of transformers."""
+_BLOCK = 128  # FlexAttention's own block of positions
 
 
 def tree_attention_mask(
@@ -33,22 +42,194 @@ def tree_attention_mask(
             Dtype of the hidden states.
 
     Returns:
-        `torch.Tensor` of shape `(B, 1, Q, K)`, boolean for SDPA and additive for eager attention; a `dict` of them by
-        layer type where some layers attend to a sliding window, which is measured in depth.
+        `torch.Tensor` of shape `(B, 1, Q, K)`, additive for eager attention and boolean for the others; a `dict` of
+        them by layer type where some layers attend to a sliding window, which is measured in depth.
     """
+
+    def finished(mask: torch.Tensor) -> torch.Tensor:
+        mask = mask[:, None]
+        if config._attn_implementation != "eager":
+            return mask
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+
+    def in_window(window: int) -> torch.Tensor:
+        return finished(visible & (query_positions[:, :, None] - key_positions[:, None, :] < window))
+
+    return _by_layer_type(config, lambda: finished(visible), in_window)
+
+
+def packed_attention_inputs(
+    position_ids: torch.Tensor,
+    subtree_end: torch.Tensor,
+    chain_queries: torch.Tensor,
+    chain_keys: torch.Tensor,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    """
+    Makes the arguments by which a backbone's forward attends within a prefix tree.
+
+    Args:
+        position_ids, subtree_end, chain_queries, chain_keys (`torch.LongTensor`):
+            As [`pack_examples`] makes them.
+        config ([`~transformers.PreTrainedConfig`]):
+            The backbone's configuration.
+        dtype (`torch.dtype`):
+            Dtype of the hidden states.
+
+    Returns:
+        `dict[str, Any]`: `attention_mask`, in the form that the backbone's attention implementation takes, and what
+        else that needs. Only SDPA and eager attention are given a mask of shape `(1, 1, T, T)`.
+
+    Raises:
+        ValueError: If the attention implementation takes no mask.
+    """
+    if config._attn_implementation == CHAIN_ATTENTION:
+        depths = position_ids[0][chain_queries.clamp(min=0)]
+        key_depths = torch.arange(chain_keys.shape[1], device=depths.device).expand(len(chain_keys), -1)
+        # A column of `chain_keys` is a depth, so a query sees the columns up to its own.
+        visible = key_depths[:, None, :] <= depths[:, :, None]
+        # Every position stands in one chain; what fills up short chains is sent to a place that is cut off.
+        length = position_ids.shape[1]
+        places = torch.where(chain_queries < 0, length, chain_queries).flatten()
+        slots = torch.zeros(length + 1, dtype=torch.long, device=places.device)
+        slots = slots.scatter(0, places, torch.arange(len(places), device=places.device))[:length]
+        return {
+            "attention_mask": tree_attention_mask(visible, depths, key_depths, config, dtype),
+            "chain_queries": chain_queries.clamp(min=0),
+            "chain_keys": chain_keys.clamp(min=0),
+            "chain_slots": slots,
+        }
+    if config._attn_implementation == "flex_attention":
+        return {"attention_mask": tree_block_mask(position_ids, subtree_end, config)}
+    if config._attn_implementation not in MASKABLE_ATTENTION:
+        raise ValueError(
+            f"A packed batch needs attention that takes masks, but the model's is {config._attn_implementation!r}. "
+            "Call `model.set_attn_implementation('sdpa')`, or make the batch without `tree_packing`."
+        )
+    places = torch.arange(position_ids.shape[1], device=position_ids.device)
+    visible = (places[None, :] <= places[:, None]) & (places[:, None] < subtree_end[:, None, :])
+    return {"attention_mask": tree_attention_mask(visible, position_ids, position_ids, config, dtype)}
+
+
+def tree_block_mask(
+    position_ids: torch.Tensor, subtree_end: torch.Tensor, config: PreTrainedConfig
+) -> BlockMask | dict[str, BlockMask]:
+    """
+    Makes the mask of a prefix tree for FlexAttention: a function of two positions, and the blocks in which it needs
+    to be asked, or holds throughout. Nothing of shape `(T, T)` is made.
+
+    Args:
+        position_ids, subtree_end (`torch.LongTensor` of shape `(1, T)`):
+            As [`pack_examples`] makes them.
+        config ([`~transformers.PreTrainedConfig`]):
+            The backbone's configuration.
+
+    Returns:
+        [`~torch.nn.attention.flex_attention.BlockMask`], or a `dict` of them by layer type where some layers attend to
+        a sliding window, which is measured in depth.
+    """
+    length = subtree_end.shape[1]
+    num_blocks = -(-length // _BLOCK)
+    # The last block is filled up with positions that see nothing but themselves, which changes no answer.
+    filled = torch.arange(1, num_blocks * _BLOCK + 1, device=subtree_end.device)
+    filled[:length] = subtree_end[0]
+    depths = F.pad(position_ids[0], (0, len(filled) - length))
+    ends = filled.view(num_blocks, _BLOCK)
+    blocks = torch.arange(num_blocks, device=ends.device)
+    is_earlier = blocks[None, :] < blocks[:, None]
+    # Of an earlier block, the first query sees most: what it does not see, none does; what the last sees, all do.
+    is_seen = (is_earlier & (ends.amax(dim=1)[None, :] > blocks[:, None] * _BLOCK)) | (blocks == blocks[:, None])
+    is_full = is_earlier & (ends.amin(dim=1)[None, :] >= ((blocks[:, None] + 1) * _BLOCK).clamp(max=length))
+
+    def in_tree(batch: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query) & (query < filled[key])
+
+    def in_window(window: int) -> BlockMask:
+        def in_tree_and_window(batch: Any, head: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            return in_tree(batch, head, query, key) & (depths[query] - depths[key] < window)
+
+        return _block_mask(is_seen, torch.zeros_like(is_seen), in_tree_and_window, length)
+
+    return _by_layer_type(config, lambda: _block_mask(is_seen & ~is_full, is_full, in_tree, length), in_window)
+
+
+def _block_mask(is_partial: torch.Tensor, is_full: torch.Tensor, mask_mod: Any, length: int) -> BlockMask:
+    def listed(blocks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How many blocks of keys each block of queries asks, and which: those that it asks come first."""
+        order = blocks.to(torch.int32).argsort(dim=1, descending=True, stable=True)
+        return blocks.sum(dim=1, dtype=torch.int32)[None, None], order.to(torch.int32)[None, None]
+
+    return BlockMask.from_kv_blocks(
+        *listed(is_partial), *listed(is_full), BLOCK_SIZE=_BLOCK, mask_mod=mask_mod, seq_lengths=(length, length)
+    )
+
+
+def _by_layer_type(config: PreTrainedConfig, full: Any, in_window: Any) -> Any:
+    """The mask `full()`, or `in_window(window)`, or both by layer type, as the backbone's layers need them."""
     layer_types = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     if window is None or (layer_types is not None and "sliding_attention" not in layer_types):
-        return _finished(visible, config, dtype)
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
-    in_window = _finished(visible & (distance < window), config, dtype)
+        return full()
     if layer_types is None:  # every layer slides, as in Mistral
-        return in_window
-    return {"full_attention": _finished(visible, config, dtype), "sliding_attention": in_window}
+        return in_window(window)
+    return {"full_attention": full(), "sliding_attention": in_window(window)}
 
 
-def _finished(visible: torch.Tensor, config: PreTrainedConfig, dtype: torch.dtype) -> torch.Tensor:
-    mask = visible[:, None]
-    if config._attn_implementation == "sdpa":
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+def register_chain_attention() -> None:
+    """Makes [`chain_attention_forward`] known to transformers, as `"patchrec_chains"`."""
+    AttentionInterface.register(CHAIN_ATTENTION, chain_attention_forward)
+    AttentionMaskInterface.register(CHAIN_ATTENTION, sdpa_mask)
+
+
+def chain_attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    chain_queries: torch.Tensor | None = None,
+    chain_keys: torch.Tensor | None = None,
+    chain_slots: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """
+    SDPA in which each chain of a prefix tree attends to its own path only. Without chains, it is plain SDPA.
+
+    With a mask over all pairs, SDPA computes T² scores; here they are as many as T positions times the depth of a
+    path, with the keys and values of each path gathered from the sequence.
+
+    Args:
+        module (`torch.nn.Module`):
+            The attention layer.
+        query, key, value (`torch.Tensor` of shape `(1, heads, T, D)`):
+            As transformers passes them.
+        attention_mask (`torch.BoolTensor` of shape `(C, 1, Q, K)`):
+            Which of a path's positions each of a chain's positions sees.
+        chain_queries (`torch.LongTensor` of shape `(C, Q)`, *optional*):
+            The positions of each chain (see [`pack_examples`]); padding is any position.
+        chain_keys (`torch.LongTensor` of shape `(C, K)`, *optional*):
+            The positions of each chain's path, by depth; padding is any position.
+        chain_slots (`torch.LongTensor` of shape `(T,)`, *optional*):
+            Where each position stands in the flat `chain_queries`.
+
+    Returns:
+        `tuple[torch.Tensor, None]`: attended values of shape `(1, T, heads, D)`.
+    """
+    if chain_queries is None or chain_keys is None or chain_slots is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+    def gathered(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        # A lookup: its gradient is added up by rows, faster than that of indexing.
+        rows = F.embedding(places, states[0].transpose(0, 1).flatten(1))
+        return rows.unflatten(2, (states.shape[1], states.shape[3])).transpose(1, 2)
+
+    attended, _ = sdpa_attention_forward(
+        module,
+        gathered(query, chain_queries),
+        gathered(key, chain_keys),
+        gathered(value, chain_keys),
+        attention_mask,
+        **kwargs,
+    )
+    return F.embedding(chain_slots, attended.flatten(2).flatten(0, 1)).unflatten(1, attended.shape[2:])[None], None

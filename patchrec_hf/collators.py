@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from .encoding import EncodedExample, pad_examples
 from .layouts import Layout, RandomPatchLayout, TextLayout
+from .prefix_tree import pack_examples
 from .processing import PatchRecProcessor
 
 
@@ -18,6 +20,10 @@ from .processing import PatchRecProcessor
 class PatchDataCollator:
     """
     Makes a batch of example rows, one example for each target of each row.
+
+    All targets of a row are predicted from one window, which starts `max_history` items before the row's first target:
+    so the prompts of a row begin alike, and a history holds up to `max_history` items at the first target and one more
+    with each item after it. With one target a row this is the paper's setting.
 
     Args:
         processor ([`PatchRecProcessor`]):
@@ -27,14 +33,19 @@ class PatchDataCollator:
         max_length (`int`, *optional*):
             The model's context, in tokens. A longer example is an error, never cut.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of random layouts. Their draws depend on it, on the row's `step` (0 where it has none) and on its
-            history only, not on when or where the collator runs.
+            Seed of random layouts. Their draws depend on it, on the row's `step` (0 where it has none) and on the
+            history of the row's first target only, not on when or where the collator runs. An item is drawn once for
+            all targets of a row.
+        tree_packing (`bool`, *optional*, defaults to `False`):
+            Whether the batch is one sequence, in which prefixes that prompts share stand once, instead of one padded
+            row for each example (see [`pack_examples`]).
     """
 
     processor: PatchRecProcessor
     layout: Layout | None = None
     max_length: int | None = None
     seed: int = 0
+    tree_packing: bool = False
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """
@@ -43,39 +54,43 @@ class PatchDataCollator:
                 Example rows: `item_ids`, `target_positions`, `user_id`.
 
         Returns:
-            `dict[str, torch.Tensor]`: see [`pad_examples`].
+            `dict[str, torch.Tensor]`: see [`pad_examples`] and, for `tree_packing`, [`pack_examples`].
 
         Raises:
-            ValueError: If a row's target has no earlier item or lies outside its items, or an example is longer than
-                `max_length`.
+            ValueError: If a row's targets do not ascend, lie more than the processor's `max_history` apart, have no
+                earlier item or lie outside its items, or an example is longer than `max_length`.
             KeyError: If the catalog lacks an item.
         """
-        return pad_examples(self.encode_rows(rows), self.processor.prompt.pad_id)
+        examples = self.encode_rows(rows)
+        return pack_examples(examples) if self.tree_packing else pad_examples(examples, self.processor.prompt.pad_id)
 
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedExample]:
-        """The examples of `rows`, in order, before padding."""
+        """The examples of `rows`, in order, before they are padded or packed."""
         return [example for row in rows for example in self._encode_row(row, self.layout)]
 
     def _encode_row(self, row: Mapping[str, Any], layout: Layout | None) -> Iterator[EncodedExample]:
-        indices = self.processor.catalog.indices_of(row["item_ids"])
-        for position in row["target_positions"]:
-            if not 0 < position < len(indices):
-                raise ValueError(
-                    f"Row of user {row.get('user_id')}: target position {position} must lie between 1 and "
-                    f"{len(indices) - 1}; a target is one of the row's {len(indices)} items, after at least one other."
-                )
-            example = self.processor.encode(
-                self.processor.title_tokens,
+        processor, titles = self.processor, self.processor.title_tokens
+        indices = processor.catalog.indices_of(row["item_ids"])
+        targets = row["target_positions"]
+        if len(targets) == 0:
+            return
+        _check_targets(row, processor.max_history)
+        window_start = max(0, targets[0] - processor.max_history)
+        seed = (self.seed, row.get("step", 0), titles.checksum(indices[window_start : targets[0]]))
+        for position in targets:
+            example = processor.encode(
+                titles,
                 indices[:position],
                 indices[position],
                 layout=layout,
-                seed=(self.seed, row.get("step", 0)),
+                seed=seed,
+                max_history=position - window_start,
             )
             if self.max_length is not None and len(example.input_ids) > self.max_length:
                 raise ValueError(
                     f"An example of user {row.get('user_id')} takes {len(example.input_ids)} tokens, but the model "
-                    f"reads at most {self.max_length}. Lower `max_history` (now {self.processor.max_history}) or "
-                    f"choose a layout that compresses more than {layout or self.processor.layout}."
+                    f"reads at most {self.max_length}. Lower `max_history` (now {processor.max_history}) or "
+                    f"choose a layout that compresses more than {layout or processor.layout}."
                 )
             yield example
 
@@ -91,7 +106,7 @@ class PatchPretrainDataCollator(PatchDataCollator):
     """
 
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedExample]:
-        """The twins of `rows`, text first, before padding."""
+        """The twins of `rows`, text first, before they are padded or packed."""
         examples: list[EncodedExample] = []
         for row in rows:
             if "progress" not in row:
@@ -101,6 +116,24 @@ class PatchPretrainDataCollator(PatchDataCollator):
             compressed = self._encode_row(row, RandomPatchLayout(row["progress"]))
             examples.extend(twin for twins in zip(raw, compressed, strict=True) for twin in twins)
         return examples
+
+
+def _check_targets(row: Mapping[str, Any], max_history: int) -> None:
+    targets, num_items = row["target_positions"], len(row["item_ids"])
+    for position in targets:
+        if not 0 < position < num_items:
+            raise ValueError(
+                f"Row of user {row.get('user_id')}: target position {position} must lie between 1 and "
+                f"{num_items - 1}; a target is one of the row's {num_items} items, after at least one other."
+            )
+    if any(later <= earlier for earlier, later in pairwise(targets)):
+        raise ValueError(f"Row of user {row.get('user_id')}: its target positions {list(targets)} must ascend.")
+    if targets[-1] - targets[0] >= max_history:
+        raise ValueError(
+            f"Row of user {row.get('user_id')}: its targets, at {targets[0]} to {targets[-1]}, must lie less than "
+            f"`max_history` ({max_history}) apart, as all of them are predicted from one window, which would more than "
+            "double. Make shorter rows, with `targets_per_row` of `load_recommendation_data` or `make_examples`."
+        )
 
 
 def token_counts(examples: Sequence[EncodedExample]) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from .attention import packed_attention_inputs
 from .backbones import check_logits, check_outputs, mean_initialise, reads_trees, scale_logits
 from .configuration import PatchRecConfig
 from .processing import PatchRecProcessor, hub_kwargs
@@ -128,6 +129,9 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patch_positions: torch.Tensor | None = None,
         patch_divisors: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
+        subtree_end: torch.Tensor | None = None,
+        chain_queries: torch.Tensor | None = None,
+        chain_keys: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """
@@ -140,12 +144,14 @@ class PatchRecModel(PatchRecPreTrainedModel):
                 As the backbone takes it.
             supervised_positions (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 If given, `last_hidden_state` holds only these positions, in shape `(B, S, H)`.
+            subtree_end, chain_queries, chain_keys (`torch.LongTensor`, *optional*):
+                Those of a packed batch, which comes without `attention_mask` (see [`pack_examples`]).
             position_ids, past_key_values, inputs_embeds, **kwargs:
                 As the backbone takes them.
 
         Raises:
-            ValueError: If `input_ids` holds `<|patch|>` but no patch tensors are given, or if not exactly one of
-                `input_ids` and `inputs_embeds` is given.
+            ValueError: If `input_ids` holds `<|patch|>` but no patch tensors are given, not exactly one of `input_ids`
+                and `inputs_embeds` is given, or a packed batch meets attention that takes no mask.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
@@ -162,6 +168,12 @@ class PatchRecModel(PatchRecPreTrainedModel):
                         "`patch_divisors` as the processor and the collators make them."
                     )
                 inputs_embeds = self.get_input_embeddings()(input_ids)
+        if subtree_end is not None:
+            packed = packed_attention_inputs(
+                position_ids, subtree_end, chain_queries, chain_keys, self.config.decoder_config, inputs_embeds.dtype
+            )
+            attention_mask = packed.pop("attention_mask")
+            kwargs.update(packed)
         outputs = self.language_model(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,

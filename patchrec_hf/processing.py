@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -136,7 +135,8 @@ class PatchRecProcessor(ProcessorMixin):
         history: np.ndarray,
         target: int | None = None,
         layout: Layout | None = None,
-        seed: Sequence[int] = (),
+        seed: Sequence[int] | None = None,
+        max_history: int | None = None,
     ) -> EncodedExample:
         """
         Encodes one history.
@@ -151,8 +151,9 @@ class PatchRecProcessor(ProcessorMixin):
             layout ([`Layout`], *optional*):
                 Overrides the processor's.
             seed (`Sequence[int]`, *optional*):
-                What a random layout draws from, together with the history itself: equal seeds draw differently for
-                different histories.
+                What a random layout draws from; the history itself if not given (see [`TitleTokens.checksum`]).
+            max_history (`int`, *optional*):
+                Overrides the processor's.
 
         Returns:
             [`EncodedExample`]
@@ -160,12 +161,11 @@ class PatchRecProcessor(ProcessorMixin):
         Raises:
             ValueError: If the history is empty.
         """
-        history = history[-self.max_history :]
+        history = history[-(max_history or self.max_history) :]
         if len(history) == 0:
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
         prompt = self.prompt
-        seed = (*seed, zlib.crc32(titles.gather(history).tobytes()))
-        segments = (layout or self.layout)(len(history), seed)
+        segments = (layout or self.layout)(len(history), (titles.checksum(history),) if seed is None else seed)
         is_text, unit_of_item, items_in_unit = _units(segments, len(history))
         kept = unit_of_item >= 0
         items, units, is_text = history[kept], unit_of_item[kept], is_text[kept]

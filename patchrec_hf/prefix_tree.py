@@ -1,0 +1,163 @@
+"""Prefix trees: the prompts of many examples as one sequence, in which what they share stands once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .catalog import ragged_arange
+from .encoding import IGNORED_LABEL, EncodedExample
+
+
+_LONGEST_PIECE = 128
+"""Positions of a chain that attend together; a longer chain is cut, so that rows of `chain_queries` stay even."""
+
+
+def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
+    """
+    Merges examples into one sequence, in which every prefix that prompts share, text and patches alike, stands once.
+
+    The sequence is a forest in preorder: a position's children follow it, each with its whole subtree. Position `q`
+    sees position `k` exactly if `k <= q < subtree_end[k]`: itself and its ancestors, which are the example it belongs
+    to. With depths as positions, every example then has the hidden states, the loss and the gradients that it has
+    alone. Each example keeps a last prompt token and a response of its own, so that none of its labels is merged with
+    another's, even if the prompts are equal.
+
+    Args:
+        examples (`Sequence[EncodedExample]`):
+            E examples in any order, of any users and layouts. Those that share nothing just stand side by side.
+
+    Returns:
+        `dict[str, torch.Tensor]`, all int64, T being the sequence's length and S the number of response tokens:
+            - `input_ids`, `labels` of shape `(1, T)`; labels are -100 outside the responses.
+            - `position_ids` of shape `(1, T)`: depth, from 0.
+            - `subtree_end` of shape `(1, T)`: one past the last descendant.
+            - `chain_queries` of shape `(C, Q)`: all positions, cut into chains, in which each is the parent of the
+              next; padding is -1.
+            - `chain_keys` of shape `(C, K)`: what a chain's last position sees, by depth; padding is -1.
+            - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(1, N)`, as in [`pad_examples`].
+            - `supervised_positions`, `shift_labels` of shape `(1, S)`: the positions whose next token is a label, and
+              those tokens, example after example.
+
+    Raises:
+        ValueError: If there are no examples.
+    """
+    if not examples:
+        raise ValueError("There is nothing to pack: the rows hold no history, or no target position.")
+    num_examples = len(examples)
+    keys = _prefix_keys(examples)
+    # Sorted, whatever an example shares with any before it, it shares with the one just before it.
+    order = sorted(range(num_examples), key=lambda example: keys[example].tobytes())
+    lengths = np.array([len(examples[example].input_ids) for example in order])
+    shared = _shared_lengths([keys[example] for example in order])
+    # An example adds one chain to the sequence: all of it that it does not share.
+    chain_lengths = lengths - shared
+    chain_starts = np.cumsum(chain_lengths) - chain_lengths
+
+    depths = np.arange(lengths.max())
+    is_own = (depths >= shared[:, None]) & (depths < lengths[:, None])
+    # The position at each depth of each example: its own, or that of the last example above which has one there.
+    paths = np.where(is_own, chain_starts[:, None] + depths - shared[:, None], -1)
+    paths = np.maximum.accumulate(paths, axis=0)
+    # A subtree ends where a later example leaves the path at this depth or above.
+    total = chain_lengths.sum()
+    leaves = np.where(depths >= shared[1:, None], chain_starts[1:, None], total)
+    leaves = np.concatenate([leaves, np.full((1, len(depths)), total)])
+    ends = np.minimum.accumulate(leaves[::-1], axis=0)[::-1]
+
+    rows_of_position, depth_of_position = np.nonzero(is_own)
+    tokens = np.zeros(is_own.shape, dtype=np.int64)
+    tokens[depths < lengths[:, None]] = np.concatenate([examples[example].input_ids for example in order])
+    input_ids = tokens[is_own]
+    prompt_lengths = np.array([examples[example].prompt_length for example in order])
+    is_response = depth_of_position >= prompt_lengths[rows_of_position]
+
+    supervised, next_tokens = _supervised(np.argsort(order), lengths, prompt_lengths, paths, tokens)
+    queries, seen = _chains(shared, lengths, paths)
+    arrays = {
+        # Trainer and accelerate read the batch size from the first entry.
+        "input_ids": input_ids[None],
+        "labels": np.where(is_response, input_ids, IGNORED_LABEL)[None],
+        "position_ids": depth_of_position[None],
+        "subtree_end": ends[is_own][None],
+        "chain_queries": queries,
+        "chain_keys": seen,
+        **_own_patches([examples[example] for example in order], shared, chain_starts),
+        "supervised_positions": supervised[None],
+        "shift_labels": next_tokens[None],
+    }
+    return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for name, array in arrays.items()}
+
+
+def _prefix_keys(examples: Sequence[EncodedExample]) -> list[np.ndarray]:
+    """
+    For each example, what stands at each position of its prompt but the last, as a number: the token, or a negative
+    one that only patches of the same tokens and divisors have.
+    """
+    keys = [example.input_ids[: example.prompt_length - 1].copy() for example in examples]
+    # A patch opens where the position that tokens are folded into changes, which it does between examples at the least.
+    owners = np.repeat(np.arange(len(examples)), [len(example.patch_positions) for example in examples])
+    if len(owners) == 0:
+        return keys
+    positions = np.concatenate([example.patch_positions for example in examples])
+    opens = np.flatnonzero(np.append(True, (np.diff(positions) != 0) | (np.diff(owners) != 0)))
+    sizes = np.diff(np.append(opens, len(positions)))
+    contents = np.full((len(opens), sizes.max(), 2), -1, dtype=np.int64)
+    places = np.repeat(np.arange(len(opens)), sizes), ragged_arange(sizes)
+    contents[*places, 0] = np.concatenate([example.patch_token_ids for example in examples])
+    contents[*places, 1] = np.concatenate([example.patch_divisors for example in examples])
+    kinds = np.unique(contents.reshape(len(opens), -1), axis=0, return_inverse=True)[1].ravel()
+    cuts = np.searchsorted(owners[opens], np.arange(len(examples) + 1))
+    for example, key in enumerate(keys):
+        patches = slice(cuts[example], cuts[example + 1])
+        key[positions[opens[patches]]] = -1 - kinds[patches]
+    return keys
+
+
+def _shared_lengths(keys: Sequence[np.ndarray]) -> np.ndarray:
+    """How many leading entries each of the sorted `keys` shares with the one before it; 0 for the first."""
+    lengths = np.array([len(key) for key in keys])
+    rows = np.zeros((len(keys), lengths.max()), dtype=np.int64)
+    rows[np.arange(rows.shape[1]) < lengths[:, None]] = np.concatenate(keys)
+    equal = np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1).sum(axis=1)
+    return np.append(0, np.minimum(equal, np.minimum(lengths[1:], lengths[:-1])))
+
+
+def _supervised(
+    rows: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, paths: np.ndarray, tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the next token is a label, and that token: for each of `rows`, from its last prompt token on."""
+    counts = (lengths - prompt_lengths)[rows]
+    flat_rows = np.repeat(rows, counts)
+    depths = np.repeat(prompt_lengths[rows] - 1, counts) + ragged_arange(counts)
+    return paths[flat_rows, depths], tokens[flat_rows, depths + 1]
+
+
+def _chains(shared: np.ndarray, lengths: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`chain_queries` and `chain_keys`: each example's own positions, in pieces, and the path down to each piece."""
+    chain_lengths = lengths - shared
+    size = min(_LONGEST_PIECE, int(chain_lengths.max()))
+    num_pieces = -(-chain_lengths // size)
+    rows = np.repeat(np.arange(len(lengths)), num_pieces)
+    starts = shared[rows] + size * ragged_arange(num_pieces)
+    stops = np.minimum(starts + size, lengths[rows])
+    depths = starts[:, None] + np.arange(size)
+    queries = np.where(depths < stops[:, None], paths[rows[:, None], np.minimum(depths, stops[:, None] - 1)], -1)
+    keys = np.where(np.arange(paths.shape[1]) < stops[:, None], paths[rows], -1)
+    return queries, keys
+
+
+def _own_patches(
+    examples: Sequence[EncodedExample], shared: np.ndarray, chain_starts: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The patches of the sorted `examples` that none before them has, at their positions in the sequence."""
+    counts = [len(example.patch_positions) for example in examples]
+    depths = np.concatenate([example.patch_positions for example in examples])
+    is_own = depths >= np.repeat(shared, counts)
+    return {
+        "patch_token_ids": np.concatenate([example.patch_token_ids for example in examples])[is_own][None],
+        "patch_positions": (depths + np.repeat(chain_starts - shared, counts))[is_own][None],
+        "patch_divisors": np.concatenate([example.patch_divisors for example in examples])[is_own][None],
+    }
