@@ -16,6 +16,8 @@ MASKABLE_ATTENTION = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of any shape."""
 CHAIN_ATTENTION = "patchrec_chains"
 """Name of [`chain_attention_forward`] among the attention implementations of transformers."""
+PACKED_ATTENTION = (CHAIN_ATTENTION, "flex_attention")
+"""Attention implementations that read packed batches without a mask over all pairs of positions."""
 _BLOCK = 128  # FlexAttention's own block of positions
 
 

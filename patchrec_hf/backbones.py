@@ -11,7 +11,13 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from .attention import MASKABLE_ATTENTION, tree_attention_mask
+from .attention import (
+    CHAIN_ATTENTION,
+    MASKABLE_ATTENTION,
+    PACKED_ATTENTION,
+    packed_attention_inputs,
+    register_chain_attention,
+)
 
 
 def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:
@@ -120,11 +126,12 @@ def check_logits(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
 @torch.no_grad()
 def reads_trees(model: PreTrainedModel) -> bool:
     """
-    Tries whether a model reads two branches that share a trunk as one sequence as it reads them one by one.
+    Tries whether a model reads two branches that share a trunk as one sequence as it reads them one by one, with the
+    attention implementation that it has.
 
     Args:
         model ([`PatchRecForCausalLM`]):
-            The model, with an attention implementation that takes masks.
+            The model, with an attention implementation that reads trees (see [`packed_attention_inputs`]).
 
     Returns:
         `bool`
@@ -136,16 +143,24 @@ def reads_trees(model: PreTrainedModel) -> bool:
     if decoder._is_stateful or _has_unknown_window(config):
         return False
     # The trunk 1 2 3 with the branches 4 5 and 6 7, each at the depths 3 and 4.
-    ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7]], device=model.device)
-    depths = torch.tensor([[0, 1, 2, 3, 4, 3, 4]], device=model.device)
-    visible = torch.ones((7, 7), dtype=torch.bool, device=model.device).tril()
-    visible[5:, 3:5] = False
-    mask = tree_attention_mask(visible[None], depths, depths, config, model.dtype)
+    ids, depths, subtree_end, chain_queries, chain_keys = (
+        torch.tensor(rows, device=model.device)
+        for rows in (
+            [[1, 2, 3, 4, 5, 6, 7]],
+            [[0, 1, 2, 3, 4, 3, 4]],
+            [[7, 7, 7, 5, 5, 7, 7]],
+            [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1]],
+            [[0, 1, 2, 3, 4], [0, 1, 2, 5, 6]],
+        )
+    )
+    inputs = packed_attention_inputs(depths, subtree_end, chain_queries, chain_keys, config, model.dtype)
     branches = (ids[:, :5], torch.cat([ids[:, :3], ids[:, 5:]], dim=1))
     with _probing(model):
         try:
-            packed = decoder(input_ids=ids, attention_mask=mask, position_ids=depths, use_cache=False)
-        except ValueError:  # ALiBi models take their positions from a mask of shape (B, T) and no other
+            packed = decoder(input_ids=ids, position_ids=depths, use_cache=False, **inputs)
+        # ALiBi models take their positions from a mask of shape (B, T) and no other; a model that keeps chains from
+        # its attention finds their mask of the wrong shape.
+        except (ValueError, RuntimeError, TypeError):
             return False
         alone = [decoder(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
     if not torch.isfinite(packed.last_hidden_state).all():
@@ -155,6 +170,46 @@ def reads_trees(model: PreTrainedModel) -> bool:
         )
     tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     return _almost_equal(packed.last_hidden_state[:, 3:], torch.cat(alone, dim=1), tolerance)
+
+
+def enable_tree_packing(model: PreTrainedModel) -> None:
+    """
+    Switches a model's attention to what reads packed batches fastest: in place of SDPA, FlexAttention on a GPU and
+    elsewhere SDPA along the tree's paths (see [`chain_attention_forward`]). Eager attention and FlexAttention stay.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model, on the device that it will train on.
+
+    Raises:
+        ValueError: If the backbone cannot read trees, or its attention implementation takes no mask.
+    """
+    decoder, implementation = model.model.language_model, model.config.decoder_config._attn_implementation
+    if implementation not in (*MASKABLE_ATTENTION, *PACKED_ATTENTION):
+        raise ValueError(
+            f"The attention implementation {implementation!r} takes no mask, so it cannot read packed batches; load "
+            "the model with `attn_implementation='sdpa'`."
+        )
+    if is_deepspeed_zero3_enabled():
+        # Shards cannot be read before their engine exists: what the family says of itself must do.
+        can_read = decoder._supports_attention_backend and not decoder._is_stateful
+    else:
+        with maskable_attention(model, decoder):
+            can_read = model.supports_tree_attention()
+    if not can_read:
+        raise ValueError(
+            f"{type(decoder).__name__} does not take its positions and its mask as it is given them, so it cannot "
+            "read packed batches."
+        )
+    if implementation != "sdpa":
+        return
+    if model.device.type == "cuda" and decoder._supports_flex_attn:
+        model.set_attn_implementation("flex_attention")
+    elif decoder._supports_attention_backend:
+        register_chain_attention()
+        model.set_attn_implementation(CHAIN_ATTENTION)
+        if not is_deepspeed_zero3_enabled() and not reads_trees(model):
+            model.set_attn_implementation("sdpa")
 
 
 def is_sharded(model: PreTrainedModel) -> bool:

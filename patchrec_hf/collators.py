@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 
 from .encoding import EncodedExample, pad_examples
 from .layouts import Layout, RandomPatchLayout, TextLayout
@@ -68,6 +69,19 @@ class PatchDataCollator:
         """The examples of `rows`, in order, before they are padded or packed."""
         return [example for row in rows for example in self._encode_row(row, self.layout)]
 
+    def row_lengths(self, dataset: Dataset) -> np.ndarray:
+        """
+        How many positions the longest history of each row takes: that of its last target.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Example rows.
+
+        Returns:
+            `numpy.ndarray` of shape `(num_rows,)`, int64.
+        """
+        return _row_lengths(dataset, self.processor, self.layout)
+
     def _encode_row(self, row: Mapping[str, Any], layout: Layout | None) -> Iterator[EncodedExample]:
         processor, titles = self.processor, self.processor.title_tokens
         indices = processor.catalog.indices_of(row["item_ids"])
@@ -105,6 +119,10 @@ class PatchPretrainDataCollator(PatchDataCollator):
     (see [`StampedDataset`]). Rows without a stamp, as in evaluation, are laid out once, in the fixed layout.
     """
 
+    def row_lengths(self, dataset: Dataset) -> np.ndarray:
+        """As in [`PatchDataCollator`], of the text twins, which are the longer ones."""
+        return _row_lengths(dataset, self.processor, TextLayout())
+
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedExample]:
         """The twins of `rows`, text first, before they are padded or packed."""
         examples: list[EncodedExample] = []
@@ -116,6 +134,22 @@ class PatchPretrainDataCollator(PatchDataCollator):
             compressed = self._encode_row(row, RandomPatchLayout(row["progress"]))
             examples.extend(twin for twins in zip(raw, compressed, strict=True) for twin in twins)
         return examples
+
+
+def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
+    rows = dataset.select_columns(["item_ids", "target_positions"]).to_polars()
+    num_items = rows["item_ids"].list.len().to_numpy().astype(np.int64)
+    first, last = (rows["target_positions"].list.get(place, null_on_oob=True).fill_null(0) for place in (0, -1))
+    skipped = np.maximum(first.to_numpy() - processor.max_history, 0)
+    starts, lengths = np.cumsum(num_items) - num_items + skipped, last.to_numpy() - skipped
+    item_ids = rows["item_ids"].explode().drop_nulls().to_numpy()
+    title_lengths = processor.title_tokens.lengths[processor.catalog.indices_of(item_ids)]
+    result = np.zeros(len(rows), dtype=np.int64)
+    for length in np.unique(lengths):
+        alike = lengths == length
+        histories = title_lengths[starts[alike][:, None] + np.arange(length)]
+        result[alike] = processor.count_history_tokens(histories, layout)
+    return result
 
 
 def _check_targets(row: Mapping[str, Any], max_history: int) -> None:
@@ -131,8 +165,8 @@ def _check_targets(row: Mapping[str, Any], max_history: int) -> None:
     if targets[-1] - targets[0] >= max_history:
         raise ValueError(
             f"Row of user {row.get('user_id')}: its targets, at {targets[0]} to {targets[-1]}, must lie less than "
-            f"`max_history` ({max_history}) apart, as all of them are predicted from one window, which would more than "
-            "double. Make shorter rows, with `targets_per_row` of `load_recommendation_data` or `make_examples`."
+            f"`max_history` ({max_history}) apart, as all of them are predicted from one window, which would more "
+            "than double. Make shorter rows, with `targets_per_row` of `load_recommendation_data` or `make_examples`."
         )
 
 

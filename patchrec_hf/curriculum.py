@@ -12,6 +12,9 @@ from torch.utils.data import Sampler
 from transformers import TrainerState
 
 
+_BATCHES_IN_POOL = 50
+
+
 class Stamp(NamedTuple):
     """
     A row on its way to the collator.
@@ -52,6 +55,8 @@ class StampedSampler(Sampler[Stamp]):
             Seed of the order.
         get_state (`Callable[[], TrainerState]`):
             Returns the trainer's state, read when an epoch begins.
+        lengths (`numpy.ndarray` of shape `(num_rows,)`, *optional*):
+            If given, rows of about one length come together in a micro-batch. Micro-batches come in random order.
     """
 
     def __init__(
@@ -63,11 +68,13 @@ class StampedSampler(Sampler[Stamp]):
         drop_last: bool,
         seed: int,
         get_state: Callable[[], TrainerState],
+        lengths: np.ndarray | None = None,
     ) -> None:
         self.rows_per_micro_batch = rows_per_micro_batch
         self.accumulation_steps = accumulation_steps
         self.seed = seed
         self.get_state = get_state
+        self.lengths = lengths
         self.num_rows = num_rows
         whole, rest = divmod(num_rows, rows_per_micro_batch)
         self.num_micro_batches = whole if rest == 0 or drop_last else whole + 1
@@ -82,10 +89,26 @@ class StampedSampler(Sampler[Stamp]):
         steps_per_epoch = max(-(-self.num_micro_batches // self.accumulation_steps), 1)
         # After resuming in the middle of an epoch, Trainer skips what the epoch has already given.
         epoch = state.global_step // steps_per_epoch
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_rows).tolist()
+        generator = np.random.default_rng((self.seed, epoch))
+        shuffled = generator.permutation(self.num_rows)
+        if self.lengths is not None:
+            shuffled = _grouped(shuffled, self.lengths, self.rows_per_micro_batch, generator)
+        order = shuffled.tolist()
         for place in range(self.num_stamps):
             step = epoch * steps_per_epoch + place // self.rows_per_micro_batch // self.accumulation_steps
             yield Stamp(order[place % self.num_rows], step, step / max(state.max_steps, 1))
+
+
+def _grouped(order: np.ndarray, lengths: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
+    """`order` with batches of about one length; what is left over stays at the end."""
+    num_whole = len(order) // size * size
+    whole, rest = order[:num_whole].copy(), order[num_whole:]
+    # Sorted within pools only, so that batches differ from epoch to epoch.
+    pool = size * _BATCHES_IN_POOL
+    for start in range(0, num_whole, pool):
+        rows = whole[start : start + pool]
+        whole[start : start + pool] = rows[np.argsort(lengths[rows], kind="stable")]
+    return np.concatenate([generator.permutation(whole.reshape(-1, size)).ravel(), rest])
 
 
 class StampedDataset(TorchDataset[dict[str, Any]]):

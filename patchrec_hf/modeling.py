@@ -151,7 +151,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
         Raises:
             ValueError: If `input_ids` holds `<|patch|>` but no patch tensors are given, not exactly one of `input_ids`
-                and `inputs_embeds` is given, or a packed batch meets attention that takes no mask.
+                and `inputs_embeds` is given, or a packed batch lacks a part or meets attention that takes no mask.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
@@ -169,8 +169,10 @@ class PatchRecModel(PatchRecPreTrainedModel):
                     )
                 inputs_embeds = self.get_input_embeddings()(input_ids)
         if subtree_end is not None:
+            if position_ids is None or chain_queries is None or chain_keys is None:
+                raise ValueError("A packed batch needs `position_ids`, `chain_queries` and `chain_keys`.")
             packed = packed_attention_inputs(
-                position_ids, subtree_end, chain_queries, chain_keys, self.config.decoder_config, inputs_embeds.dtype
+                position_ids, subtree_end, chain_queries, chain_keys, self.config.decoder_config, self.dtype
             )
             attention_mask = packed.pop("attention_mask")
             kwargs.update(packed)

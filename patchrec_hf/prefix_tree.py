@@ -97,7 +97,7 @@ def _prefix_keys(examples: Sequence[EncodedExample]) -> list[np.ndarray]:
     one that only patches of the same tokens and divisors have.
     """
     keys = [example.input_ids[: example.prompt_length - 1].copy() for example in examples]
-    # A patch opens where the position that tokens are folded into changes, which it does between examples at the least.
+    # A patch opens where the position that tokens are folded into changes, or the example.
     owners = np.repeat(np.arange(len(examples)), [len(example.patch_positions) for example in examples])
     if len(owners) == 0:
         return keys

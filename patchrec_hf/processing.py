@@ -174,10 +174,7 @@ class PatchRecProcessor(ProcessorMixin):
         # A unit is what separators stand between: an item as text, an item patch or a session patch.
         widths = np.ones(len(items_in_unit), dtype=np.int64)
         widths[units[is_text]] = lengths[is_text]
-        unit_is_text = np.zeros(len(items_in_unit), dtype=bool)
-        unit_is_text[units[is_text]] = True
-        is_separated = unit_is_text | self.separate_patches
-        is_separated[-1:] = False
+        _, is_separated = self._separators(is_text, units, len(items_in_unit))
         starts = np.cumsum(widths + is_separated) - (widths + is_separated)
 
         history_ids = np.full(int((widths + is_separated).sum()), prompt.patch_id, dtype=np.int64)
@@ -203,6 +200,32 @@ class PatchRecProcessor(ProcessorMixin):
             counts=TokenCounts(int(widths.sum()), len(history_ids), len(prompt_ids)),
             text_counts=TokenCounts(num_title_tokens, text_length, len(prompt_ids) - len(history_ids) + text_length),
         )
+
+    def count_history_tokens(self, title_lengths: np.ndarray, layout: Layout | None = None) -> np.ndarray:
+        """
+        Positions that histories take, with their separators, without encoding them.
+
+        Args:
+            title_lengths (`numpy.ndarray` of shape `(num_histories, num_items)`, int64):
+                Tokens of each item's title.
+            layout ([`Layout`], *optional*):
+                Overrides the processor's. A random one is drawn once for all.
+
+        Returns:
+            `numpy.ndarray` of shape `(num_histories,)`, int64.
+        """
+        num_items = title_lengths.shape[1]
+        is_text, units, items_in_unit = _units((layout or self.layout)(num_items), num_items)
+        unit_is_text, is_separated = self._separators(is_text, units, len(items_in_unit))
+        return title_lengths[:, is_text].sum(axis=1) + (~unit_is_text).sum() + is_separated.sum()
+
+    def _separators(self, is_text: np.ndarray, units: np.ndarray, num_units: int) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each unit is an item as text, and whether a separator follows it."""
+        unit_is_text = np.zeros(num_units, dtype=bool)
+        unit_is_text[units[is_text]] = True
+        is_separated = unit_is_text | self.separate_patches
+        is_separated[-1:] = False
+        return unit_is_text, is_separated
 
     def __call__(
         self,

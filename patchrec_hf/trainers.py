@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 from trl import SFTTrainer
 
+from .backbones import enable_tree_packing
 from .collators import PatchDataCollator, PatchPretrainDataCollator
 from .configuration import PatchRecConfig
 from .curriculum import StampedDataset, StampedSampler
+from .encoding import IGNORED_LABEL
 from .evaluation import rank_targets
 from .hub import make_model_card
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor, hub_kwargs
 from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
+
+logger = logging.get_logger(__name__)
 
 _ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress"]
 _CARD_METRICS = ("eval_loss", "eval_hr@", "eval_ndcg@", "eval_mrr@", "eval_title_", "eval_compression_")
@@ -122,7 +130,28 @@ class PatchFinetuneTrainer(SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self._prompt_lengths: list[torch.Tensor] = []
+        if self._shall_pack(data_collator.tree_packing or args.tree_packing):
+            self.data_collator = replace(data_collator, tree_packing=True)
+        self._fed: list[torch.Tensor] = []
+
+    def _shall_pack(self, asked: bool | None) -> bool:
+        """Whether batches are packed; if they are, the model's attention is made ready for it."""
+        num_targets = pc.list_value_length(self.train_dataset.data.column("target_positions"))
+        if asked is False or (asked is None and pc.max(num_targets).as_py() == 1):
+            return False
+        try:
+            if self.args.n_gpu > 1:
+                raise ValueError(
+                    "A packed batch is one sequence, which `DataParallel` cannot share among GPUs; start the script "
+                    "with `accelerate launch`."
+                )
+            enable_tree_packing(self._patchrec_model())
+        except ValueError as error:
+            if asked:
+                raise
+            logger.warning(f"{error} Training goes on without tree packing.")
+            return False
+        return True
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = _ROW_COLUMNS
@@ -145,7 +174,14 @@ class PatchFinetuneTrainer(SFTTrainer):
             drop_last=self.args.dataloader_drop_last,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
             get_state=lambda: self.state,
+            lengths=self._row_lengths,
         )
+
+    @cached_property
+    def _row_lengths(self) -> np.ndarray | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return None
+        return self.data_collator.row_lengths(self.train_dataset)
 
     def compute_loss(
         self,
@@ -154,7 +190,7 @@ class PatchFinetuneTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        prompt_lengths = inputs["attention_mask"].sum(dim=1) - (inputs["labels"] != -100).sum(dim=1)
+        fed = _count_fed(inputs)
         result = super().compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
@@ -166,24 +202,25 @@ class PatchFinetuneTrainer(SFTTrainer):
                     f"{self.args.learning_rate}), keep gradient clipping on, or train in bf16 or float32 instead of "
                     "fp16. Resume from the last checkpoint; it was written before this step."
                 )
-            self._prompt_lengths.append(prompt_lengths)
+            self._fed.append(fed)
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.model.training and self._prompt_lengths:
-            logs.update(self._prompt_metrics(torch.cat(self._prompt_lengths)))
-            self._prompt_lengths.clear()
+        if self.model.training and self._fed:
+            totals = self.accelerator.reduce(torch.stack(self._fed).sum(dim=0).float(), reduction="sum")
+            logs.update(self._fed_metrics(*totals.tolist()))
+            self._fed.clear()
         super().log(logs, start_time)
 
-    def _prompt_metrics(self, prompt_lengths: torch.Tensor) -> dict[str, float]:
-        """What was fed since the last log entry, over all processes, from the length of each prompt."""
-        num_tokens, num_prompts = self._sum_over_processes(
-            prompt_lengths.sum(), prompt_lengths.new_tensor(len(prompt_lengths))
-        )
-        return {"prompt_tokens": num_tokens / num_prompts}
-
-    def _sum_over_processes(self, *values: torch.Tensor) -> list[float]:
-        return self.accelerator.reduce(torch.stack(values).float(), reduction="sum").tolist()
+    def _fed_metrics(
+        self, examples: float, prompt_tokens: float, text_tokens: float, positions: float, padding: float
+    ) -> dict[str, float]:
+        """What was fed since the last log entry, over all processes, from the sums of [`_count_fed`]."""
+        return {
+            "prompt_tokens": prompt_tokens / examples,
+            "positions_per_example": positions / examples,
+            "padding_share": padding / positions,
+        }
 
     def evaluation_loop(
         self,
@@ -281,15 +318,32 @@ class PatchPretrainTrainer(PatchFinetuneTrainer):
     _collator_class = PatchPretrainDataCollator
     _config_class = PatchPretrainConfig
 
-    def _prompt_metrics(self, prompt_lengths: torch.Tensor) -> dict[str, float]:
-        text, compressed = self._sum_over_processes(prompt_lengths[0::2].sum(), prompt_lengths[1::2].sum())
+    def _fed_metrics(
+        self, examples: float, prompt_tokens: float, text_tokens: float, positions: float, padding: float
+    ) -> dict[str, float]:
         # The optimizer step that was taken last is the one before `global_step`.
         probability = max(self.state.global_step - 1, 0) / max(self.state.max_steps, 1)
         return {
-            **super()._prompt_metrics(prompt_lengths),
+            **super()._fed_metrics(examples, prompt_tokens, text_tokens, positions, padding),
             "compression_probability": probability,
-            "compression_prompt": compressed / text,
+            "compression_prompt": (prompt_tokens - text_tokens) / text_tokens,
         }
+
+
+def _count_fed(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """
+    What a batch feeds, as int64 sums: examples, tokens of their prompts, those of every other prompt from the first on
+    (in pre-training, of the text twins), positions of the batch, and how many of those are padding.
+    """
+    supervised, labels = inputs["supervised_positions"], inputs["labels"]
+    # An example's first supervised position is the last token of its prompt, and only that is no label itself.
+    ends = (labels.take_along_dim(supervised, dim=1) == IGNORED_LABEL) & (inputs["shift_labels"] != IGNORED_LABEL)
+    depths = inputs["position_ids"].take_along_dim(supervised, dim=1) if "position_ids" in inputs else supervised
+    lengths = torch.where(ends, depths + 1, 0).flatten()
+    is_even = ends.flatten().cumsum(dim=0) % 2 == 1
+    positions = labels.new_tensor(labels.numel())
+    real = inputs["attention_mask"].sum() if "attention_mask" in inputs else positions
+    return torch.stack([ends.sum(), lengths.sum(), (lengths * is_even).sum(), positions, positions - real])
 
 
 def _check_collator(

@@ -55,6 +55,14 @@ class PatchFinetuneConfig(SFTConfig):
     Configuration of [`PatchFinetuneTrainer`]: an [`~trl.SFTConfig`] with the paper's defaults.
 
     Args:
+        tree_packing (`bool`, *optional*):
+            Whether a batch is one sequence, in which prefixes that prompts share stand once: the same loss and
+            gradients for less compute (see [`pack_examples`]). Rows with several targets share most of theirs
+            (`targets_per_row` of [`load_recommendation_data`]). By default, batches are packed if any row has several
+            targets, unless the backbone cannot read trees, which is then said once; with `True` that is an error.
+        train_sampling_strategy (`"random"` or `"group_by_length"`, *optional*, defaults to `"random"`):
+            `"group_by_length"` puts rows of about one length into a batch, which saves padding where batches are not
+            packed. The batches still come in random order.
         eval_ks (`list[int]`, *optional*, defaults to `[10, 20]`):
             Cut-offs of the ranking metrics that `evaluate` adds: `eval_hr@10`, `eval_ndcg@10` and so on. Empty: rank
             nothing.
@@ -96,6 +104,10 @@ class PatchFinetuneConfig(SFTConfig):
         default_factory=lambda: {"skip_prepare_dataset": True},
         metadata={"help": "Rows are encoded by the collator, so the dataset is not prepared."},
     )
+    tree_packing: bool | None = field(
+        default=None,
+        metadata={"help": "Merge prefixes that prompts share; by default where rows have several targets."},
+    )
     eval_ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs of HR and NDCG."})
     eval_max_rows: int | None = field(
         default=500, metadata={"help": "Rows that are ranked by an evaluation during training; None: all."}
@@ -120,16 +132,16 @@ class PatchFinetuneConfig(SFTConfig):
         if self.ddp_find_unused_parameters is None:
             # SFTTrainer turns it on for every processor, as vision towers may go unused; here every weight is used.
             self.ddp_find_unused_parameters: bool | None = False
-        self._refuse("packing", "eval_packing", "padding_free", reason="examples with patches cannot be concatenated")
+        self._refuse("packing", "eval_packing", "padding_free", reason="use `tree_packing` instead")
         self._refuse("max_length", reason="histories are cut by whole items; set the processor's `max_history`")
         self._refuse("neftune_noise_alpha", reason="it hooks the embedding, which patches need without noise")
         self._refuse("assistant_only_loss", "completion_only_loss", reason="the loss is always of the response only")
         self._refuse("eos_token", "chat_template_path", "pad_token", reason="the processor's prompt is fixed")
         self._refuse("label_smoothing_factor", reason="only the response is projected")
-        if self.train_sampling_strategy != "random":
+        if self.train_sampling_strategy not in ("random", "group_by_length"):
             raise ValueError(
-                f"`train_sampling_strategy={self.train_sampling_strategy!r}` is not supported; the order of "
-                "rows is the trainer's own."
+                f"`train_sampling_strategy={self.train_sampling_strategy!r}` is not supported; use 'random' or "
+                "'group_by_length'."
             )
         if any(k < 1 for k in self.eval_ks):
             raise ValueError(f"`eval_ks` must be at least 1, got {self.eval_ks}.")

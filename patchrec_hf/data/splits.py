@@ -53,10 +53,14 @@ def temporal_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96
 
 
 def make_examples(
-    interactions: pl.DataFrame, catalog: Catalog, max_history: int = 100, min_history: int = 3
+    interactions: pl.DataFrame,
+    catalog: Catalog,
+    max_history: int = 100,
+    min_history: int = 3,
+    targets_per_row: int = 1,
 ) -> DatasetDict:
     """
-    Turns interactions into example rows with one target each: an interaction, after the same user's earlier ones,
+    Turns interactions into example rows. Their targets are interactions, each after the same user's earlier ones,
     whichever split those belong to.
 
     Args:
@@ -68,22 +72,31 @@ def make_examples(
             How many of the latest earlier items a row holds.
         min_history (`int`, *optional*, defaults to `3`):
             Interactions with fewer earlier ones are predicted by no row.
+        targets_per_row (`int`, *optional*, defaults to `1`):
+            How many consecutive interactions of a user a training row may predict. They share one window, which starts
+            `max_history` items before the first of them. Rows of the other splits predict one each, always from the
+            latest `max_history` items, so that what is measured does not depend on this.
 
     Returns:
         [`~datasets.DatasetDict`]: for each split, rows with
         - `user_id` (`int`),
-        - `item_ids` (`list[int]`): up to `max_history` earlier items, oldest first, then the target,
-        - `target_positions` (`list[int]`): which of `item_ids` are to be predicted; here the last.
+        - `item_ids` (`list[int]`): oldest first, from up to `max_history` items before the first target to the last
+          target,
+        - `target_positions` (`list[int]`): which of `item_ids` are to be predicted, ascending.
 
     Raises:
-        ValueError: If `split` is missing or holds another value, a split has no example, or `max_history` is less
-            than 1.
+        ValueError: If `split` is missing or holds another value, a split has no example, `max_history` is less than 1,
+            or `targets_per_row` does not lie between 1 and `max_history`.
         KeyError: If the catalog lacks an item.
     """
     if "split" not in interactions.columns:
         raise ValueError("The interactions have no column 'split'. Make one with `temporal_split`.")
     if max_history < 1:
         raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+    if not 1 <= targets_per_row <= max_history:
+        raise ValueError(
+            f"`targets_per_row` must lie between 1 and `max_history` ({max_history}), got {targets_per_row}."
+        )
     unknown = set(interactions["split"].cast(pl.String).unique()) - set(SPLITS)
     if unknown:
         raise ValueError(f"The column 'split' holds {unknown.pop()!r}; it must hold one of {SPLITS} in every row.")
@@ -99,13 +112,16 @@ def make_examples(
             raise ValueError(
                 f"The split {split!r} has no interaction with at least {max(1, min_history)} earlier ones."
             )
-        lengths = np.minimum(positions[targets], max_history) + 1
-        rows = np.repeat(targets - lengths + 1, lengths) + ragged_arange(lengths)
+        opens = _block_starts(user_ids[targets], positions[targets], targets_per_row if split == "train" else 1)
+        first, last = targets[opens], targets[np.append(opens[1:], len(targets)) - 1]
+        window_starts = first - np.minimum(positions[first], max_history)
+        num_items, num_targets = last + 1 - window_starts, np.diff(np.append(opens, len(targets)))
+        items = np.repeat(window_starts, num_items) + ragged_arange(num_items)
         table = pa.table(
             {
-                "user_id": user_ids[targets],
-                "item_ids": _lists(item_ids[rows], lengths),
-                "target_positions": _lists(lengths - 1, np.ones_like(lengths)),
+                "user_id": user_ids[first],
+                "item_ids": _lists(item_ids[items], num_items),
+                "target_positions": _lists(targets - np.repeat(window_starts, num_targets), num_targets),
             }
         )
         datasets[split] = Dataset(table)
@@ -134,6 +150,14 @@ def examples_to_interactions(examples: Dataset) -> pl.DataFrame:
         .select("user_id", item_id=pl.col("item_ids").list.head(num_earlier))
     )
     return pl.concat([earlier, targets]).explode("item_id").drop_nulls("item_id")
+
+
+def _block_starts(user_ids: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:
+    """Where a new row begins, for targets in order: with each user, and `size` positions after the row's begin."""
+    is_first = np.append(True, user_ids[1:] != user_ids[:-1])
+    first_position = positions[is_first][np.cumsum(is_first) - 1]
+    blocks = (positions - first_position) // size
+    return np.flatnonzero(is_first | np.append(True, blocks[1:] != blocks[:-1]))
 
 
 def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
