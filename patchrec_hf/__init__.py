@@ -11,7 +11,14 @@ from .configuration import PatchRecConfig
 from .layouts import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
 from .modeling import PatchRecForCausalLM, PatchRecModel
 from .processing import PatchRecProcessor
-from .prompts import BOOK_PROMPT, MOVIE_PROMPT, PromptTemplate, add_special_tokens
+from .prompts import (
+    BOOK_PROMPT,
+    BOOK_PROMPT_INSTRUCTION_FIRST,
+    MOVIE_PROMPT,
+    MOVIE_PROMPT_INSTRUCTION_FIRST,
+    PromptTemplate,
+    add_special_tokens,
+)
 
 
 if TYPE_CHECKING:
@@ -56,7 +63,9 @@ _LAZY = {
 __all__ = [
     "AUTHORS",
     "BOOK_PROMPT",
+    "BOOK_PROMPT_INSTRUCTION_FIRST",
     "MOVIE_PROMPT",
+    "MOVIE_PROMPT_INSTRUCTION_FIRST",
     "PAPER_PRESETS",
     "STRICT",
     "Catalog",

@@ -25,6 +25,7 @@ from transformers.utils import can_return_tuple
 from .attention import packed_attention_inputs
 from .backbones import check_logits, check_outputs, mean_initialise, reads_trees, scale_logits
 from .configuration import PatchRecConfig
+from .encoding import IGNORED_LABEL
 from .processing import PatchRecProcessor, hub_kwargs
 from .prompts import PATCH_TOKEN, SPECIAL_TOKENS, add_special_tokens
 
@@ -365,8 +366,8 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
                 As the backbone takes them.
 
         Returns:
-            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: logits of shape `(B, T, V)`, or `(B, S, V)` with
-            `supervised_positions`.
+            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: logits of shape `(B, T, V)`, `(B, S, V)` with
+            `supervised_positions`, or `(1, n, V)` with `shift_labels`: of the n positions that have one.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         if supervised_positions is not None and labels is not None and shift_labels is None:
@@ -383,8 +384,12 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             supervised_positions=supervised_positions,
             **kwargs,
         )
+        hidden_states = outputs.last_hidden_state
+        if shift_labels is not None:
+            has_label = shift_labels != IGNORED_LABEL
+            hidden_states, shift_labels = hidden_states[has_label][None], shift_labels[has_label][None]
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.compute_logits(outputs.last_hidden_state[:, kept])
+        logits = self.compute_logits(hidden_states[:, kept])
         loss = None
         if labels is not None or shift_labels is not None:
             loss = self.loss_function(

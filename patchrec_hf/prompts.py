@@ -68,6 +68,20 @@ MOVIE_PROMPT = PromptTemplate(
 )
 """The paper's prompt for MovieLens, as released by the authors."""
 
+BOOK_PROMPT_INSTRUCTION_FIRST = PromptTemplate(
+    system=BOOK_PROMPT.system,
+    instruction="Please recommend one book for a user to read next with its title only and without any explanation. "
+    "The user has read {history}",
+)
+"""As `BOOK_PROMPT`, with the instruction before the history, where all prompts share it (see [`pack_examples`])."""
+
+MOVIE_PROMPT_INSTRUCTION_FIRST = PromptTemplate(
+    system=MOVIE_PROMPT.system,
+    instruction="Please recommend one movie for a user to watch next with its title only and without any explanation. "
+    "The user has watched {history}",
+)
+"""As `MOVIE_PROMPT`, with the instruction before the history, where all prompts share it."""
+
 
 @dataclass(frozen=True)
 class Prompt:

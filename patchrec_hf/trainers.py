@@ -140,11 +140,6 @@ class PatchFinetuneTrainer(SFTTrainer):
         if asked is False or (asked is None and pc.max(num_targets).as_py() == 1):
             return False
         try:
-            if self.args.n_gpu > 1:
-                raise ValueError(
-                    "A packed batch is one sequence, which `DataParallel` cannot share among GPUs; start the script "
-                    "with `accelerate launch`."
-                )
             enable_tree_packing(self._patchrec_model())
         except ValueError as error:
             if asked:
@@ -191,9 +186,12 @@ class PatchFinetuneTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         fed = _count_fed(inputs)
-        result = super().compute_loss(
-            model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-        )
+        if inputs["input_ids"].device.type == "cpu" and self.args.loss_type == "nll" and not self.aux_loss_enabled:
+            result = self._compute_loss_on_cpu(model, inputs, return_outputs, num_items_in_batch)
+        else:
+            result = super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
         if self.model.training:
             loss = result[0] if return_outputs else result
             if not torch.isfinite(loss):
@@ -204,6 +202,43 @@ class PatchFinetuneTrainer(SFTTrainer):
                 )
             self._fed.append(fed)
         return result
+
+    def _compute_loss_on_cpu(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool,
+        num_items_in_batch: torch.Tensor | int | None,
+    ) -> Any:
+        """
+        The loss and metrics of SFTTrainer, without its fused head. That computes logits twice to save memory, which
+        pays with Triton kernels and whole sequences; here there are no kernels, and only responses are projected.
+        """
+        # What SFTTrainer itself overrides: the model computes its loss.
+        loss, outputs = super(SFTTrainer, self).compute_loss(
+            model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
+        )
+        labels = inputs["shift_labels"][inputs["shift_labels"] != IGNORED_LABEL]
+        with torch.no_grad():
+            log_probs = outputs.logits[0].log_softmax(dim=-1)
+            sums = [
+                -(log_probs.exp() * log_probs).sum(),
+                (log_probs.argmax(dim=-1) == labels).sum(),
+                torch.tensor(len(labels)),
+                inputs["attention_mask"].sum()
+                if "attention_mask" in inputs
+                else torch.tensor(inputs["labels"].numel()),
+            ]
+        entropy, num_correct, num_labels, num_tokens = (
+            self.accelerator.gather_for_metrics(value).sum().item() for value in sums
+        )
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["entropy"].append(entropy / num_labels if num_labels else 0.0)
+        metrics["mean_token_accuracy"].append(num_correct / num_labels if num_labels else 0.0)
+        if self.model.training:
+            self._total_train_tokens += num_tokens
+        metrics["num_tokens"] = [self._total_train_tokens]
+        return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training and self._fed:

@@ -261,7 +261,7 @@ def test_model_card(make_trainer, rows, tmp_path):
         ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha"),
         ({"assistant_only_loss": True}, "assistant_only_loss"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
-        ({"train_sampling_strategy": "group_by_length"}, "train_sampling_strategy"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy"),
         ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches"),
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
         ({"eval_ks": [0]}, "eval_ks"),

@@ -1,0 +1,187 @@
+"""
+Times training steps, tree-packed and un-packed, against TRL's own SFTTrainer on the uncompressed text: one run, the
+same targets, batch size, dtype and weights for all (the learning rate is 0), no gradient checkpointing.
+
+In a minute, with a tiny backbone on the embedded sample:
+
+    python examples/benchmarks/train_step.py --quick --json train_step.json
+
+With the first layers of a real backbone, for users with long histories:
+
+    python examples/benchmarks/train_step.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 6 \
+        --data_dir data/goodreads --json train_step.json --plot train_step.png
+
+A step is everything from example rows to updated weights: collating, forward, backward, clipping and AdamW.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from train_step_report import peak_flops, peak_memory, report, reset_peak_memory
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+from trl import SFTConfig, SFTTrainer
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    BOOK_PROMPT_INSTRUCTION_FIRST,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+    SessionPatchLayout,
+    TextLayout,
+    build_tiny_backbone,
+    load_recommendation_data,
+)
+
+
+LAYOUTS = {"text": TextLayout(), "PFT-I": ItemPatchLayout(), "PFT-S": SessionPatchLayout(), "pre-training": None}
+PROGRESS = 0.5  # of pre-training: every other item is compressed
+
+
+def main(args: argparse.Namespace) -> None:
+    logging.set_verbosity_error()
+    examples, catalog = load_recommendation_data(
+        args.data_dir or "sample", max_history=args.max_history, targets_per_row=args.batch_size
+    )
+    backbone = args.model or "outputs/benchmark/backbone"
+    if args.model is None:
+        for part in build_tiny_backbone(catalog):
+            part.save_pretrained(backbone)
+    template = BOOK_PROMPT_INSTRUCTION_FIRST if args.instruction_first else BOOK_PROMPT
+    processor = PatchRecProcessor.from_backbone(
+        backbone, catalog, template, max_history=args.max_history, separate_patches=not args.no_separators
+    )
+
+    def load():
+        kwargs = {} if args.num_layers is None else {"num_hidden_layers": args.num_layers}
+        return AutoModelForCausalLM.from_pretrained(backbone, dtype="float32", **kwargs).to(args.device)
+
+    # Blocks of as many targets as a batch has, all after full histories.
+    targets = examples["train"]["target_positions"]
+    whole = [i for i, row in enumerate(targets) if len(row) == args.batch_size and row[0] == args.max_history]
+    blocks = examples["train"].select(np.random.default_rng(0).permutation(whole)[: args.rounds])
+    common = {
+        "output_dir": "outputs/benchmark", "learning_rate": 0.0, "report_to": "none", "save_strategy": "no",
+        "bf16": False, "gradient_checkpointing": False, "max_length": None, "use_cpu": args.device == "cpu",
+    }  # fmt: skip
+    model = PatchRecForCausalLM.from_backbone(load(), AutoTokenizer.from_pretrained(backbone))
+    trainers = {"TRL": (make_trl(load(), processor, blocks, common), 1)}
+    for layout_name in args.layouts:
+        layout = LAYOUTS[layout_name]
+        for packing in (False, True):
+            is_pretraining = layout is None
+            config_class = PatchPretrainConfig if is_pretraining else PatchFinetuneConfig
+            trainer_class = PatchPretrainTrainer if is_pretraining else PatchFinetuneTrainer
+            trainer = trainer_class(
+                model,
+                config_class(**common, tree_packing=packing),
+                blocks,
+                processor if is_pretraining else processor.with_layout(layout),
+            )
+            for size in args.targets_per_row:
+                trainers[layout_name, packing, size] = (trainer, size)
+
+    measured = {name: [] for name in trainers}
+    optimizers = {id(m): torch.optim.AdamW(m.parameters(), lr=0.0) for m in (model, trainers["TRL"][0].model)}
+    for number, block in enumerate([blocks[0], *blocks]):
+        for name, (trainer, size) in trainers.items():
+            rows = split(block, size, args.max_history)
+            if number == 0:  # what is allocated or compiled on first use is not timed
+                rows = rows[:1]
+            if name == "TRL":
+                rows = as_text(processor, rows)
+            step = run_step(trainer, optimizers[id(trainer.model)], rows)
+            if number > 0:
+                measured[name].append(step)
+        print(f"{number} of {args.rounds} rounds", flush=True)
+
+    def count_flops(name):
+        trainer, size = trainers[name]
+        with FlopCounterMode(display=False) as counter:
+            run_step(trainer, optimizers[id(trainer.model)], split(blocks[-1], size, args.max_history))
+        return counter.get_total_flops()
+
+    report(measured, args, peak_flops(args.device), count_flops)
+
+
+def split(block, size, max_history):
+    """The targets of one block as rows of `size` targets each, with a window of `max_history` items before them."""
+    rows, positions = [], block["target_positions"]
+    for start in range(0, len(positions), size):
+        own = positions[start : start + size]
+        first = own[0] - max_history
+        rows.append({"user_id": block["user_id"], "item_ids": block["item_ids"][first : own[-1] + 1],
+                     "target_positions": [position - first for position in own]})  # fmt: skip
+    return rows
+
+
+def as_text(processor, rows):
+    """The same examples, uncompressed, as TRL takes them."""
+    return [
+        {
+            "input_ids": example.input_ids.tolist(),
+            "labels": [-100] * example.prompt_length + example.input_ids[example.prompt_length :].tolist(),
+        }
+        for example in PatchDataCollator(processor, TextLayout()).encode_rows(rows)
+    ]
+
+
+def make_trl(backbone, processor, blocks, common):
+    backbone.resize_token_embeddings(len(processor.tokenizer))
+    rows = Dataset.from_list(as_text(processor, [blocks[0]])[:1])
+    return SFTTrainer(backbone, SFTConfig(**common), train_dataset=rows, processing_class=processor.tokenizer)
+
+
+def run_step(trainer, optimizer, rows):
+    """Seconds, seconds of collating, loss, positions, padding and peak memory of one step."""
+    model = trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    stamped = rows if "labels" in rows[0] else [{**row, "step": 0, "progress": PROGRESS} for row in rows]
+    before = reset_peak_memory(model.device)
+    start = time.perf_counter()
+    batch = trainer.data_collator(stamped)
+    collated = time.perf_counter()
+    loss = trainer.training_step(model, dict(batch))
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
+    optimizer.step()
+    optimizer.zero_grad()
+    loss = loss.item()
+    seconds = time.perf_counter() - start
+    positions = batch["input_ids"].numel()
+    padding = positions - int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
+    return {"seconds": seconds, "collating": collated - start, "loss": loss, "positions": positions,
+            "padding": padding, "bytes": peak_memory(model.device) - before}  # fmt: skip
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="a backbone; else a tiny, new one")
+    parser.add_argument("--num_layers", type=int, help="how many of its first layers; else all")
+    parser.add_argument("--data_dir", help="a data set; else the embedded sample")
+    parser.add_argument("--quick", action="store_true", help="small batches, few rounds, short histories")
+    parser.add_argument("--json", help="where to write the results")
+    parser.add_argument("--plot", help="where to draw them (PNG)")
+    parser.add_argument("--max_history", type=int, default=100)
+    parser.add_argument("--batch_size", type=int, default=32, help="targets per step, of one user")
+    parser.add_argument("--rounds", type=int, default=3, help="steps that are timed of each kind")
+    parser.add_argument("--targets_per_row", type=int, nargs="+", default=[1, 4, 8, 16, 32])
+    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS))
+    parser.add_argument("--instruction_first", action="store_true", help="the prompt's instruction before the history")
+    parser.add_argument("--no_separators", action="store_true", help="no separators after patches")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.max_history, arguments.batch_size, arguments.targets_per_row = 20, 8, [1, 8]
+    if max(arguments.targets_per_row) > arguments.batch_size:
+        parser.error("--targets_per_row must not exceed --batch_size")
+    main(arguments)

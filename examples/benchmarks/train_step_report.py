@@ -1,0 +1,133 @@
+"""What `train_step.py` measures of the machine, and how it reports."""
+
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+
+
+def peak_flops(device, size=2048):
+    """Most floating-point operations per second of a square matrix multiplication in float32."""
+    one, other = torch.randn(2, size, size, device=device)
+    seconds = []
+    for _ in range(8):
+        start = time.perf_counter()
+        (one @ other).sum().item()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def reset_peak_memory(device):
+    """Forgets the peak so far, and returns what is taken now, in bytes; 0 where it cannot be measured."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    if not Path("/proc/self/clear_refs").exists():
+        return 0
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak_memory(device):
+    """Most bytes taken since [`reset_peak_memory`]; 0 where it cannot be measured."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status("VmHWM") if Path("/proc/self/clear_refs").exists() else 0
+
+
+def _status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def report(measured, args, peak, count_flops):
+    """Prints a table, and writes `--json` and `--plot`.
+
+    Args: steps by name (as `run_step` returns them, round by round), the arguments, the machine's operations per
+    second, and a function that counts those of a step of the last round.
+    """
+    trl = measured["TRL"]
+
+    def speedup(name, other):
+        """Examples per second over those of `other`: the median of the rounds, in which both saw the same targets."""
+        pairs = zip(measured[name], measured[other], strict=True)
+        return statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
+
+    def mean(name, key):
+        return statistics.fmean(step[key] for step in measured[name]) / args.batch_size
+
+    def fastest(layout, packing):
+        names = [name for name in measured if name[:2] == (layout, packing)]
+        return max(names, key=lambda name: speedup(name, "TRL"))
+
+    def difference(name, other):
+        pairs = zip(measured[name], measured[other], strict=True)
+        return max(abs(ours["loss"] - theirs["loss"]) / theirs["loss"] for ours, theirs in pairs)
+
+    print(
+        "| layout | batches | targets per row | times TRL's speed | tokens per example | padding | peak memory, GiB |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, steps in measured.items():
+        layout, packing, size = ("text, TRL", False, 1) if name == "TRL" else name
+        padding = sum(step["padding"] for step in steps) / sum(step["positions"] for step in steps)
+        memory = max(step["bytes"] for step in steps) / 2**30
+        print(f"| {layout} | {'tree-packed' if packing else 'padded'} | {size} | {speedup(name, 'TRL'):.1f} "
+              f"| {mean(name, 'positions'):.0f} | {padding:.0%} | {memory:.2f} |")  # fmt: skip
+    layout = "PFT-I" if "PFT-I" in args.layouts else args.layouts[0]
+    packed, padded = fastest(layout, True), fastest(layout, False)
+    pairs = [(name, (name[0], False, name[2])) for name in measured if name[1] is True]
+    if ("text", False, 1) in measured:
+        pairs.append((("text", False, 1), "TRL"))
+    results = {
+        "ratios": {
+            "packed_vs_trl": speedup(packed, "TRL"),
+            "packed_vs_unpacked": speedup(packed, padded),
+            "unpacked_vs_trl": speedup(padded, "TRL"),
+        },
+        "packed_targets_per_row": packed[2],
+        "max_relative_loss_difference": max(difference(*pair) for pair in pairs),
+        "tokens_per_example": {
+            "trl": mean("TRL", "positions"),
+            "unpacked": mean(padded, "positions"),
+            "packed": mean(packed, "positions"),
+        },
+        "building_share": statistics.median(step["collating"] / step["seconds"] for step in measured[packed]),
+        "peak_memory_vs_trl": max(s["bytes"] for s in measured[packed]) / max(max(s["bytes"] for s in trl), 1),
+        "peak_share": count_flops(packed) / measured[packed][-1]["seconds"] / peak,
+        "times_trl": {" ".join(map(str, name)): speedup(name, "TRL") for name in measured if name != "TRL"},
+        "measured_on": {"batch_size": args.batch_size, "max_history": args.max_history, "rounds": args.rounds,
+                        "instruction_first": args.instruction_first, "separate_patches": not args.no_separators},
+    }  # fmt: skip
+    print(json.dumps(results, indent=2))
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
+    if args.plot:
+        plot(measured, args, speedup, mean)
+
+
+def plot(measured, args, speedup, mean):
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"') from error
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for number, layout in enumerate(dict.fromkeys(name[0] for name in measured if name != "TRL")):
+        for packing, style in ((True, "o-"), (False, "o--")):
+            names = [(layout, packing, size) for size in args.targets_per_row]
+            label = f"{layout}, {'tree-packed' if packing else 'padded'}"
+            speeds, tokens = [speedup(name, "TRL") for name in names], [mean(name, "positions") for name in names]
+            left.plot(args.targets_per_row, speeds, style, color=f"C{number}", label=label)
+            right.plot(args.targets_per_row, tokens, style, color=f"C{number}", label=label)
+    left.axhline(1, color="black", linewidth=1)
+    left.set(ylabel="examples per second, TRL on text = 1", yscale="log")
+    right.axhline(mean("TRL", "positions"), color="black", linewidth=1, label="TRL on text")
+    right.set(ylabel="positions fed per example", ylim=(0, None))
+    for axes in (left, right):
+        axes.set(xlabel="targets per row", xscale="log", xticks=args.targets_per_row)
+        axes.set_xticks(args.targets_per_row, labels=map(str, args.targets_per_row))
+        axes.grid(alpha=0.3)
+    right.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(args.plot, dpi=150)
