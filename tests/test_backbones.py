@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from gradients import assert_same_gradients, gradients, one_by_one
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
@@ -45,6 +46,7 @@ from patchrec_hf import (
     BOOK_PROMPT,
     Catalog,
     ItemPatchLayout,
+    PatchDataCollator,
     PatchRecForCausalLM,
     PatchRecModel,
     PatchRecProcessor,
@@ -54,7 +56,10 @@ from patchrec_hf import (
     build_tiny_backbone,
     rank_catalog,
 )
+from patchrec_hf.attention import CHAIN_ATTENTION
+from patchrec_hf.backbones import enable_tree_packing
 from patchrec_hf.encoding import EncodedExample, pad_examples
+from patchrec_hf.prefix_tree import pack_examples
 from patchrec_hf.prompts import SPECIAL_TOKENS
 from patchrec_hf.ranking import CatalogRanking
 from patchrec_hf.trie import build_trie
@@ -323,6 +328,21 @@ def test_save_and_load(
 # Loss
 
 
+def test_packed_batch_gives_the_loss_and_gradients_of_its_examples(family: str, processor: PatchRecProcessor) -> None:
+    model = copy.deepcopy(shared_model(family))
+    enable_tree_packing(model)
+    used = model.config.decoder_config._attn_implementation
+    assert used == ("eager" if family == "gemma2" else CHAIN_ATTENTION)  # SDPA has no softcap
+    row = {"user_id": 1, "item_ids": [*histories()[0], *histories()[1]], "target_positions": [5, 6, 7, 9]}
+    examples = [
+        example
+        for layout in (ItemPatchLayout(2), SessionPatchLayout(2), TextLayout())
+        for example in PatchDataCollator(processor, layout).encode_rows([row])
+    ]
+    expected = one_by_one(shared_model(family), examples, processor.prompt.pad_id)
+    assert_same_gradients(gradients(model, pack_examples(examples)), expected)
+
+
 @torch.no_grad()
 def test_loss_of_supervised_positions_equals_the_loss_of_all(
     model: PatchRecForCausalLM, processor: PatchRecProcessor
@@ -334,7 +354,7 @@ def test_loss_of_supervised_positions_equals_the_loss_of_all(
     expected = naive_loss(logits, batch["labels"])
 
     outputs = model(**batch)
-    assert outputs.logits.shape[:2] == batch["supervised_positions"].shape
+    assert outputs.logits.shape[:2] == (1, (batch["shift_labels"] != -100).sum())
     torch.testing.assert_close(outputs.loss, expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(model(**inputs, labels=batch["labels"]).loss, expected, atol=1e-5, rtol=1e-5)
     num_labels = (batch["labels"] != -100).sum()

@@ -1,7 +1,17 @@
 import pytest
 import torch
+from conftest import ITEM_IDS
+from datasets import Dataset
 
-from patchrec_hf import DropLayout, ItemPatchLayout, PatchDataCollator, PatchPretrainDataCollator, TextLayout
+from patchrec_hf import (
+    DropLayout,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchPretrainDataCollator,
+    PatchRecProcessor,
+    SessionPatchLayout,
+    TextLayout,
+)
 
 
 def stamped(rows, step=3, progress=0.5):
@@ -22,6 +32,42 @@ def test_target_outside_the_history(processor, position):
     row = {"user_id": 7, "item_ids": [10, 11, 12], "target_positions": [position]}
     with pytest.raises(ValueError, match=rf"user 7: target position {position} must lie between 1 and 2"):
         PatchDataCollator(processor)([row])
+
+
+@pytest.mark.parametrize("targets", [[3, 2], [2, 2]])
+def test_targets_that_do_not_ascend(processor, targets):
+    row = {"user_id": 7, "item_ids": [10, 11, 12, 13], "target_positions": targets}
+    with pytest.raises(ValueError, match=r"user 7: its target positions .* must ascend"):
+        PatchDataCollator(processor)([row])
+
+
+def test_targets_too_far_apart_for_one_window(processor):
+    row = {"user_id": 7, "item_ids": [10, 11] * 10, "target_positions": [3, 11]}
+    with pytest.raises(ValueError, match=r"user 7: its targets, at 3 to 11.*`max_history` \(8\).*targets_per_row"):
+        PatchDataCollator(processor)([row])
+    assert len(PatchDataCollator(processor).encode_rows([{**row, "target_positions": [3, 10]}])) == 2
+
+
+def test_targets_of_a_row_share_the_start_of_their_window(processor):
+    items = [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21]
+    row = {"user_id": 0, "item_ids": items, "target_positions": [9, 11]}
+    examples = PatchDataCollator(processor, TextLayout()).encode_rows([row])
+    titles = processor.title_tokens
+    assert [example.counts.titles for example in examples] == [titles.lengths[1:9].sum(), titles.lengths[1:11].sum()]
+
+
+@pytest.mark.parametrize("layout", [TextLayout(), ItemPatchLayout(2), SessionPatchLayout(3), DropLayout(1.0)])
+@pytest.mark.parametrize("separate", [True, False])
+def test_row_lengths_are_those_of_the_longest_histories(processor, rows, layout, separate):
+    processor = PatchRecProcessor(
+        processor.tokenizer, processor.catalog, processor.prompt, layout, max_history=8, separate_patches=separate
+    )
+    several = {"user_id": 1, "item_ids": ITEM_IDS, "target_positions": [3, 8, 10]}
+    rows = Dataset.from_list([*rows, several])
+    collator = PatchDataCollator(processor)
+    expected = [max(e.counts.history for e in collator.encode_rows([row])) for row in rows]
+    assert collator.row_lengths(rows).tolist() == expected
+    assert collator.row_lengths(rows.select([3, 1])).tolist() == [expected[3], expected[1]]
 
 
 def test_too_long_for_the_context(processor, rows):

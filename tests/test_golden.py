@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from brute_force import brute_force
+from gradients import assert_same_gradients, gradients, one_by_one
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -20,7 +21,9 @@ from patchrec_hf import (
     TextLayout,
     rank_catalog,
 )
+from patchrec_hf.attention import register_chain_attention
 from patchrec_hf.encoding import pad_examples
+from patchrec_hf.prefix_tree import pack_examples
 from patchrec_hf.prompts import SPECIAL_TOKENS, Prompt
 from patchrec_hf.trie import build_trie
 
@@ -93,6 +96,18 @@ def test_joint_batch(golden_model, golden_processor, name, padding_side):
     examples = [encode(golden_processor, case, LAYOUTS[name]) for case in CASES["cases"]]
     loss = golden_model(**pad_examples(examples, 0, padding_side)).loss.item()
     assert loss == pytest.approx(CASES["joint_batch_loss"][name], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES["joint_batch_loss"])
+def test_packed(golden_model, golden_processor, name):
+    """All cases in one sequence: the golden loss, and the gradients of the cases run one by one."""
+    register_chain_attention()
+    golden_model.set_attn_implementation("patchrec_chains")
+    examples = [encode(golden_processor, case, LAYOUTS[name]) for case in CASES["cases"]]
+    packed = gradients(golden_model, pack_examples(examples))
+    assert packed[0] == pytest.approx(CASES["joint_batch_loss"][name], abs=1e-4)
+    assert_same_gradients(packed, one_by_one(golden_model, examples, 0))
+    golden_model.set_attn_implementation("sdpa")
 
 
 @torch.no_grad()

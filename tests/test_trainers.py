@@ -3,7 +3,11 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers
+from conftest import TITLES
+from datasets import Dataset
 from torch import nn
+from transformers import BloomConfig, BloomForCausalLM
 
 from patchrec_hf import (
     BOOK_PROMPT,
@@ -169,30 +173,32 @@ def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch)
     assert caps == [2, None]
 
 
-def test_head_projects_supervised_positions_only(make_trainer, rows, monkeypatch):
-    """The fused head scores the responses, padded to the longest, and nothing of the prompts."""
-    from trl.trainer import utils
-
+@pytest.mark.parametrize("tree_packing", [False, True])
+def test_head_projects_labelled_positions_only(make_trainer, rows, tree_packing):
     projected = []
-    original = utils._ChunkedLogProbFunction.apply
-    monkeypatch.setattr(
-        utils._ChunkedLogProbFunction,
-        "apply",
-        lambda hidden, *a: (projected.append(len(hidden)), original(hidden, *a))[1],
-    )
-    trainer = make_trainer("finetune", collator=None)
+    trainer = make_trainer("finetune", tree_packing=tree_packing)
+    trainer.model.lm_head.register_forward_hook(lambda module, inputs, output: projected.append(output.shape[:-1]))
     batch = trainer.data_collator(list(rows)[:4])
     trainer.compute_loss(trainer.model, dict(batch))
-    assert projected == [batch["shift_labels"].numel()]
+    assert projected == [(1, (batch["labels"] != -100).sum())]
 
 
-def test_fused_loss_equals_the_models_own(make_trainer, rows):
-    trainer = make_trainer("finetune")
+@pytest.mark.parametrize("tree_packing", [False, True])
+def test_loss_and_metrics_equal_those_of_trl(make_trainer, rows, tree_packing):
+    """On the CPU the loss is the model's own; it and what is logged with it are what SFTTrainer's fused head gives."""
+    trainer = make_trainer("finetune", tree_packing=tree_packing)
     trainer.model.eval()
     batch = trainer.data_collator(list(rows))
-    assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(
-        trainer.model(**batch).loss.item(), rel=1e-5
+    ours, theirs = (
+        (
+            compute(trainer.model, dict(batch)).item(),
+            {key: values[-1] for key, values in trainer._metrics["eval"].items()},
+        )
+        for compute in (trainer.compute_loss, super(PatchFinetuneTrainer, trainer).compute_loss)
     )
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+    assert ours[0] == pytest.approx(trainer.model(**batch).loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -373,6 +379,120 @@ def test_embedding_gradient_equals_a_loop_over_items(model, processor, rows):
     )
     outputs.loss.backward()
     torch.testing.assert_close(table.weight.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture
+def blocks():
+    """Six rows of two users with three targets each."""
+    items = [list(TITLES)[(7 * i) % len(TITLES)] for i in range(12)]
+    rows = [
+        {
+            "user_id": user,
+            "item_ids": (items if user else items[::-1])[start : start + 7],
+            "target_positions": [4, 5, 6],
+        }
+        for user in (0, 1)
+        for start in (0, 2, 4)
+    ]
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_packed_training_is_padded_training(make_trainer, blocks, stage, accumulation):
+    """The same rows, steps and losses; fewer positions, and none of them padding."""
+    trainers = [
+        make_trainer(
+            stage,
+            train_dataset=blocks,
+            eval_dataset=blocks,
+            tree_packing=tree_packing,
+            gradient_accumulation_steps=accumulation,
+            per_device_train_batch_size=2,
+        )
+        for tree_packing in (False, None)  # by default, rows with several targets are packed
+    ]
+    for trainer in trainers:
+        trainer.train()
+    padded, packed = trainers
+    assert logged(packed, "loss") == pytest.approx(logged(padded, "loss"), rel=1e-4)
+    assert logged(packed, "prompt_tokens") == logged(padded, "prompt_tokens")
+    assert packed.evaluate()["eval_hr@5"] == padded.evaluate()["eval_hr@5"]
+    assert set(logged(packed, "padding_share")) == {0.0}
+    assert max(logged(packed, "positions_per_example")) < min(logged(padded, "positions_per_example"))
+    for key in ("compression_probability", "compression_prompt"):
+        assert logged(packed, key) == pytest.approx(logged(padded, key))
+
+
+def test_what_was_fed_is_counted(make_trainer, blocks):
+    trainer = make_trainer("finetune", train_dataset=blocks, max_steps=1, per_device_train_batch_size=6)
+    trainer.train()
+    examples = trainer.data_collator.encode_rows(blocks)
+    assert logged(trainer, "prompt_tokens") == [pytest.approx(np.mean([e.prompt_length for e in examples]))]
+    packed = trainer.data_collator(list(blocks))["input_ids"].numel()
+    assert logged(trainer, "positions_per_example") == [pytest.approx(packed / len(examples))]
+    padded = make_trainer(
+        "finetune", train_dataset=blocks, max_steps=1, per_device_train_batch_size=6, tree_packing=False
+    )
+    padded.train()
+    lengths = [len(example.input_ids) for example in examples]
+    assert logged(padded, "padding_share") == [pytest.approx(1 - np.mean(lengths) / max(lengths))]
+
+
+def test_rows_with_one_target_are_packed_on_demand_only(make_trainer):
+    assert not make_trainer("finetune").data_collator.tree_packing
+    assert make_trainer("finetune", tree_packing=True).data_collator.tree_packing
+
+
+def test_packed_evaluation_loss(make_trainer, blocks):
+    padded, packed = (
+        make_trainer("finetune", train_dataset=blocks, tree_packing=packing, per_device_eval_batch_size=6)
+        for packing in (False, True)
+    )
+    assert packed.evaluate(blocks)["eval_loss"] == pytest.approx(padded.evaluate(blocks)["eval_loss"], rel=1e-5)
+
+
+def make_alibi(catalog, tokenizer):
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2)
+    return PatchRecForCausalLM.from_backbone(BloomForCausalLM(config), tokenizer)
+
+
+def test_backbone_that_reads_no_trees(make_trainer, catalog, tokenizer, blocks, caplog):
+    """It trains padded, and says so once; asked for packing, it refuses."""
+    with pytest.raises(ValueError, match=r"BloomModel does not take its positions.*packed batches"):
+        make_trainer("finetune", make_alibi(catalog, tokenizer), train_dataset=blocks, tree_packing=True)
+    transformers.utils.logging.enable_propagation()
+    trainer = make_trainer("finetune", make_alibi(catalog, tokenizer), train_dataset=blocks, max_steps=1, eval_ks=[])
+    transformers.utils.logging.disable_propagation()
+    trainer.train()
+    assert [record.message for record in caplog.records if "goes on without tree packing" in record.message]
+    assert not trainer.data_collator.tree_packing
+
+
+def test_attention_without_masks_reads_no_trees(make_trainer, model, blocks):
+    model.config.decoder_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match=r"'flash_attention_2' takes no mask.*sdpa"):
+        make_trainer("finetune", model, train_dataset=blocks, tree_packing=True)
+
+
+def test_batches_of_one_length(make_trainer, catalog):
+    """Grouped by length, batches hold less padding; every row is still seen once."""
+    order = list(TITLES)
+    lengths = [2 + 7 * (i % 2) for i in range(40)]
+    rows = Dataset.from_list(
+        [
+            {"user_id": i, "item_ids": (order * 2)[i % 12 : i % 12 + length], "target_positions": [length - 1]}
+            for i, length in enumerate(lengths)
+        ]
+    )
+    shares, users = {}, {}
+    for strategy in ("random", "group_by_length"):
+        trainer = make_trainer("finetune", train_dataset=rows, train_sampling_strategy=strategy, max_steps=10)
+        trainer.train()
+        shares[strategy] = np.mean(logged(trainer, "padding_share"))
+        users[strategy] = sorted(stamp.row_index for stamp in trainer._get_train_sampler())
+    assert shares["group_by_length"] < 0.5 * shares["random"]
+    assert users["group_by_length"] == list(range(40))
 
 
 def test_lora_trains(model, processor, rows, tmp_path):
