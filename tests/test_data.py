@@ -13,11 +13,13 @@ from patchrec_hf.baselines.popularity import Popularity
 from patchrec_hf.catalog import Catalog
 from patchrec_hf.data.interactions import order_interactions, read_directory
 from patchrec_hf.data.loading import load_recommendation_data
+from patchrec_hf.data.movielens import clean_movie_title, read_movielens_100k
 from patchrec_hf.data.splits import SPLITS, examples_to_interactions, make_examples, temporal_split
 from patchrec_hf.evaluation import score_targets
 
 
 GOODREADS_DIR = os.environ.get("PATCHREC_GOODREADS_DIR")
+ML100K_DIR = os.environ.get("PATCHREC_ML100K_DIR")
 
 
 def catalog_of(*item_ids):
@@ -178,6 +180,62 @@ def test_make_examples_leaves_out_short_histories():
     assert rows_of(datasets["train"]) == [(1, [21, 22], [1]), (3, [11, 12], [1])]
     assert rows_of(datasets["validation"]) == [(3, [12, 13], [1])]
     assert rows_of(datasets["test"]) == [(1, [22, 23], [1]), (3, [13, 14], [1])]
+
+
+def test_blocks_by_hand():
+    """Positions 1 to 4 and 5 to 8 of a user, from windows that start four items earlier; position 4 is not trained on."""
+    splits = ["train"] * 4 + ["validation"] + ["train"] * 4 + ["test"]
+    histories = {1: [(item, split) for item, split in enumerate(splits)], 2: [(20, "train"), (21, "train")]}
+    datasets = make_examples(
+        split_interactions(histories), catalog_of(*range(10), 20, 21), max_history=4, min_history=1, targets_per_row=4
+    )
+    assert rows_of(datasets["train"]) == [
+        (1, [0, 1, 2, 3], [1, 2, 3]),  # positions 1 to 4
+        (1, [1, 2, 3, 4, 5, 6, 7, 8], [4, 5, 6, 7]),  # positions 5 to 8
+        (2, [20, 21], [1]),
+    ]
+    assert rows_of(datasets["validation"]) == [(1, [0, 1, 2, 3, 4], [4])]
+    assert rows_of(datasets["test"]) == [(1, [5, 6, 7, 8, 9], [4])]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(SPLITS), min_size=2, max_size=20), min_size=1, max_size=4),
+    st.integers(1, 6),
+    st.data(),
+)
+def test_blocks_hold_every_target_once_and_at_least_its_history(splits_of_users, max_history, data):
+    """Split in any way, even with targets that do not follow each other."""
+    size = data.draw(st.integers(1, max_history))
+    splits_of_users = [*splits_of_users, [split for split in SPLITS for _ in range(3)]]
+    histories = {
+        user: [(100 * user + place, split) for place, split in enumerate(splits)]
+        for user, splits in enumerate(splits_of_users)
+    }
+    catalog = catalog_of(*(item for history in histories.values() for item, _ in history))
+    kwargs = {"max_history": max_history, "min_history": 1}
+    one = make_examples(split_interactions(histories), catalog, **kwargs)
+    blocks = make_examples(split_interactions(histories), catalog, **kwargs, targets_per_row=size)
+    assert rows_of(blocks["validation"]) == rows_of(one["validation"])
+    assert rows_of(blocks["test"]) == rows_of(one["test"])
+    expected = {row["item_ids"][-1]: row["item_ids"][:-1] for row in one["train"]}
+    seen = []
+    for row in blocks["train"]:
+        items, targets = row["item_ids"], row["target_positions"]
+        assert targets[-1] == len(items) - 1
+        assert targets[-1] - targets[0] < size
+        assert targets[0] <= max_history
+        for position in targets:
+            history = expected[items[position]]
+            assert items[:position][-len(history) :] == history
+            seen.append(items[position])
+    assert seen == list(expected)
+
+
+@pytest.mark.parametrize("targets_per_row", [0, 5])
+def test_targets_per_row_out_of_range(targets_per_row):
+    with pytest.raises(ValueError, match=rf"between 1 and `max_history` \(4\), got {targets_per_row}"):
+        make_examples(split_interactions(HISTORIES), catalog_of(10), 4, targets_per_row=targets_per_row)
 
 
 def test_make_examples_needs_one_earlier_item():
@@ -417,3 +475,68 @@ def test_max_history_must_be_positive(max_history):
     interactions = order_interactions(frame(split=["train"] * 5 + ["validation"] * 2 + ["test"] * 2))
     with pytest.raises(ValueError, match="max_history"):
         make_examples(interactions, Catalog.from_titles({i: f"b{i}" for i in range(9)}), max_history=max_history)
+
+
+# MovieLens
+
+
+@pytest.mark.parametrize(
+    ("published", "expected"),
+    [
+        ("Toy Story (1995)", "Toy Story"),
+        ("Usual Suspects, The (1995)", "The Usual Suspects"),
+        ("Bronx Tale, A (1993)", "A Bronx Tale"),
+        ("Walk in the Clouds, A (1995)", "A Walk in the Clouds"),
+        ("Affair to Remember, An (1957)", "An Affair to Remember"),
+        ("Shanghai Triad (Yao a yao yao dao waipo qiao) (1995)", "Shanghai Triad"),
+        ("'Til There Was You (1997)", "Til There Was You"),
+        ("Postino, Il (1994)", "Postino, Il"),
+        ("Thesis", "Thesis"),
+    ],
+)
+def test_movie_titles_read_as_the_authors(published, expected):
+    assert clean_movie_title(published) == expected
+
+
+@pytest.fixture
+def movielens(tmp_path):
+    """Two users with three and two ratings above 3, in files of the published form, with an accent in Latin-1."""
+    ratings = [(1, 1, 5, 30), (1, 2, 3, 10), (1, 3, 4, 20), (1, 2, 4, 40), (2, 1, 4, 5), (2, 2, 5, 6), (2, 3, 1, 7)]
+    (tmp_path / "u.data").write_text("\n".join("\t".join(map(str, row)) for row in ratings) + "\n")
+    items = "1|Léon (1994)|01-Jan-1994||x|0\n2|Net, The (1995)|||x|1\n3|Never Rated (1990)||||0\n"
+    (tmp_path / "u.item").write_bytes(items.encode("latin1"))
+    return tmp_path
+
+
+def test_movielens_by_hand(movielens):
+    interactions, catalog = read_movielens_100k(movielens, min_interactions=3)
+    assert interactions.select("user_id", "item_id", "timestamp", "position").rows() == [
+        (1, 3, 20, 0),
+        (1, 1, 30, 1),
+        (1, 2, 40, 2),
+    ]
+    assert catalog.titles == ("Léon", "The Net", "Never Rated")
+    assert len(read_movielens_100k(movielens, min_rating=1, min_interactions=1)[0]) == 7
+
+
+def test_movielens_files_that_are_not_as_published(movielens):
+    with pytest.raises(ValueError, match=r"No user .* has 21 ratings of at least 4"):
+        read_movielens_100k(movielens)
+    (movielens / "u.data").write_text("1::2::5::30\n")
+    with pytest.raises(ValueError, match=r"u\.data is not as published.*user_id"):
+        read_movielens_100k(movielens)
+    (movielens / "u.item").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no u\.item.*ml-100k\.zip"):
+        read_movielens_100k(movielens)
+
+
+@pytest.mark.skipif(not ML100K_DIR, reason="set PATCHREC_ML100K_DIR to a directory with u.data and u.item")
+def test_movielens_100k_is_the_papers():
+    interactions, catalog = read_movielens_100k(ML100K_DIR)
+    assert (interactions["user_id"].n_unique(), len(catalog), len(interactions)) == (682, 1682, 51824)
+    examples, _ = load_recommendation_data(ML100K_DIR)
+    assert {split: len(rows) for split, rows in examples.items()} == {
+        "train": 47749,
+        "validation": 1005,
+        "test": 1024,
+    }
