@@ -183,7 +183,7 @@ def test_make_examples_leaves_out_short_histories():
 
 
 def test_blocks_by_hand():
-    """Positions 1 to 4 and 5 to 8 of a user, from windows that start four items earlier; position 4 is not trained on."""
+    """Positions 1 to 4 and 5 to 8 of a user, from windows that start four items earlier; 4 is not trained on."""
     splits = ["train"] * 4 + ["validation"] + ["train"] * 4 + ["test"]
     histories = {1: [(item, split) for item, split in enumerate(splits)], 2: [(20, "train"), (21, "train")]}
     datasets = make_examples(

@@ -15,22 +15,19 @@ A step is everything from example rows to updated weights: collating, forward, b
 """
 
 import argparse
-import time
 
 import numpy as np
 import torch
-from datasets import Dataset
 from torch.utils.flop_counter import FlopCounterMode
-from train_step_report import peak_flops, peak_memory, report, reset_peak_memory
+from train_step_report import report
+from train_step_sides import as_text, make_trl, peak_flops, run_step, split
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
-from trl import SFTConfig, SFTTrainer
 
 from patchrec_hf import (
     BOOK_PROMPT,
     BOOK_PROMPT_INSTRUCTION_FIRST,
     ItemPatchLayout,
-    PatchDataCollator,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
     PatchPretrainConfig,
@@ -45,7 +42,6 @@ from patchrec_hf import (
 
 
 LAYOUTS = {"text": TextLayout(), "PFT-I": ItemPatchLayout(), "PFT-S": SessionPatchLayout(), "pre-training": None}
-PROGRESS = 0.5  # of pre-training: every other item is compressed
 
 
 def main(args: argparse.Namespace) -> None:
@@ -112,55 +108,6 @@ def main(args: argparse.Namespace) -> None:
         return counter.get_total_flops()
 
     report(measured, args, peak_flops(args.device), count_flops)
-
-
-def split(block, size, max_history):
-    """The targets of one block as rows of `size` targets each, with a window of `max_history` items before them."""
-    rows, positions = [], block["target_positions"]
-    for start in range(0, len(positions), size):
-        own = positions[start : start + size]
-        first = own[0] - max_history
-        rows.append({"user_id": block["user_id"], "item_ids": block["item_ids"][first : own[-1] + 1],
-                     "target_positions": [position - first for position in own]})  # fmt: skip
-    return rows
-
-
-def as_text(processor, rows):
-    """The same examples, uncompressed, as TRL takes them."""
-    return [
-        {
-            "input_ids": example.input_ids.tolist(),
-            "labels": [-100] * example.prompt_length + example.input_ids[example.prompt_length :].tolist(),
-        }
-        for example in PatchDataCollator(processor, TextLayout()).encode_rows(rows)
-    ]
-
-
-def make_trl(backbone, processor, blocks, common):
-    backbone.resize_token_embeddings(len(processor.tokenizer))
-    rows = Dataset.from_list(as_text(processor, [blocks[0]])[:1])
-    return SFTTrainer(backbone, SFTConfig(**common), train_dataset=rows, processing_class=processor.tokenizer)
-
-
-def run_step(trainer, optimizer, rows):
-    """Seconds, seconds of collating, loss, positions, padding and peak memory of one step."""
-    model = trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1
-    stamped = rows if "labels" in rows[0] else [{**row, "step": 0, "progress": PROGRESS} for row in rows]
-    before = reset_peak_memory(model.device)
-    start = time.perf_counter()
-    batch = trainer.data_collator(stamped)
-    collated = time.perf_counter()
-    loss = trainer.training_step(model, dict(batch))
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
-    optimizer.step()
-    optimizer.zero_grad()
-    loss = loss.item()
-    seconds = time.perf_counter() - start
-    positions = batch["input_ids"].numel()
-    padding = positions - int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
-    return {"seconds": seconds, "collating": collated - start, "loss": loss, "positions": positions,
-            "padding": padding, "bytes": peak_memory(model.device) - before}  # fmt: skip
 
 
 if __name__ == "__main__":

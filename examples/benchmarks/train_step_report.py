@@ -1,45 +1,8 @@
-"""What `train_step.py` measures of the machine, and how it reports."""
+"""How `train_step.py` reports."""
 
 import json
 import statistics
-import time
 from pathlib import Path
-
-import torch
-
-
-def peak_flops(device, size=2048):
-    """Most floating-point operations per second of a square matrix multiplication in float32."""
-    one, other = torch.randn(2, size, size, device=device)
-    seconds = []
-    for _ in range(8):
-        start = time.perf_counter()
-        (one @ other).sum().item()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
-
-
-def reset_peak_memory(device):
-    """Forgets the peak so far, and returns what is taken now, in bytes; 0 where it cannot be measured."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.memory_allocated(device)
-    if not Path("/proc/self/clear_refs").exists():
-        return 0
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak_memory(device):
-    """Most bytes taken since [`reset_peak_memory`]; 0 where it cannot be measured."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _status("VmHWM") if Path("/proc/self/clear_refs").exists() else 0
-
-
-def _status(name):
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def report(measured, args, peak, count_flops):
