@@ -57,9 +57,8 @@ class ScriptArguments:
     model_name_or_path: str | None = field(default=None, metadata={"help": "Any backbone; else a tiny, new one."})
     layout: str = field(default="item", metadata={"help": "Layout of fine-tuning.", "choices": list(LAYOUTS)})
     max_history: int | None = field(default=None, metadata={"help": "Items per history; 100, or 20 on the sample."})
-    max_train_rows: int | None = field(
-        default=None, metadata={"help": "Rows to train on; all, or 8000 on the sample."}
-    )
+    max_train_rows: int | None = field(default=None, metadata={"help": "Training rows; all, or 8000 on the sample."})
+    targets_per_row: int = field(default=1, metadata={"help": "Targets per training row; several share their prefix."})
     max_test_rows: int = field(default=600, metadata={"help": "Test rows to rank, evenly spaced."})
 
 
@@ -77,9 +76,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     state.print(SAMPLE_NOTICE if is_sample else f"Data: {script.data_dir}")
 
     max_history = script.max_history or (20 if is_sample else 100)
-    examples, catalog = load_recommendation_data(script.data_dir or "sample", max_history=max_history)
-    max_train_rows = script.max_train_rows or (8000 if is_sample else len(examples["train"]))
-    train = examples["train"].shuffle(seed=args.seed).select(range(min(max_train_rows, len(examples["train"]))))
+    data = script.data_dir or "sample"
+    examples, catalog = load_recommendation_data(data, max_history, targets_per_row=script.targets_per_row)
+    num_rows = min(script.max_train_rows or (8000 if is_sample else len(examples["train"])), len(examples["train"]))
+    train = examples["train"].shuffle(seed=args.seed).select(range(num_rows))
     num_test_rows = min(script.max_test_rows, len(examples["test"]))
     test = examples["test"].select(np.linspace(0, len(examples["test"]) - 1, num_test_rows, dtype=int))
 
