@@ -172,14 +172,16 @@ def reads_trees(model: PreTrainedModel) -> bool:
     return _almost_equal(packed.last_hidden_state[:, 3:], torch.cat(alone, dim=1), tolerance)
 
 
-def enable_tree_packing(model: PreTrainedModel) -> None:
+def enable_tree_packing(model: PreTrainedModel, device: torch.device) -> None:
     """
     Switches a model's attention to what reads packed batches fastest: in place of SDPA, FlexAttention on a GPU and
     elsewhere SDPA along the tree's paths (see [`chain_attention_forward`]). Eager attention and FlexAttention stay.
 
     Args:
         model ([`PatchRecForCausalLM`]):
-            The model, on the device that it will train on.
+            The model.
+        device (`torch.device`):
+            Where it will train.
 
     Raises:
         ValueError: If the backbone cannot read trees, or its attention implementation takes no mask.
@@ -203,7 +205,9 @@ def enable_tree_packing(model: PreTrainedModel) -> None:
         )
     if implementation != "sdpa":
         return
-    if model.device.type == "cuda" and decoder._supports_flex_attn:
+    # FlexAttention knows no dropout.
+    dropout = getattr(model.config.decoder_config, "attention_dropout", 0.0)
+    if device.type == "cuda" and decoder._supports_flex_attn and not dropout:
         model.set_attn_implementation("flex_attention")
     elif decoder._supports_attention_backend:
         register_chain_attention()

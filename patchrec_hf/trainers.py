@@ -137,10 +137,10 @@ class PatchFinetuneTrainer(SFTTrainer):
     def _shall_pack(self, asked: bool | None) -> bool:
         """Whether batches are packed; if they are, the model's attention is made ready for it."""
         num_targets = pc.list_value_length(self.train_dataset.data.column("target_positions"))
-        if asked is False or (asked is None and pc.max(num_targets).as_py() == 1):
+        if asked is False or (asked is None and pc.max(num_targets).as_py() <= 1):
             return False
         try:
-            enable_tree_packing(self._patchrec_model())
+            enable_tree_packing(self._patchrec_model(), self.args.device)
         except ValueError as error:
             if asked:
                 raise

@@ -328,9 +328,20 @@ def test_save_and_load(
 # Loss
 
 
+@pytest.mark.parametrize(("device", "dropout", "expected"), [
+    ("cpu", 0.0, CHAIN_ATTENTION), ("cuda", 0.0, "flex_attention"), ("cuda", 0.1, CHAIN_ATTENTION)
+])  # fmt: skip
+def test_attention_to_packed_batches_is_chosen_by_device(
+    llama: PatchRecForCausalLM, device: str, dropout: float, expected: str
+) -> None:
+    llama.config.decoder_config.attention_dropout = dropout
+    enable_tree_packing(llama, torch.device(device))
+    assert llama.config.decoder_config._attn_implementation == expected
+
+
 def test_packed_batch_gives_the_loss_and_gradients_of_its_examples(family: str, processor: PatchRecProcessor) -> None:
     model = copy.deepcopy(shared_model(family))
-    enable_tree_packing(model)
+    enable_tree_packing(model, torch.device("cpu"))
     used = model.config.decoder_config._attn_implementation
     assert used == ("eager" if family == "gemma2" else CHAIN_ATTENTION)  # SDPA has no softcap
     row = {"user_id": 1, "item_ids": [*histories()[0], *histories()[1]], "target_positions": [5, 6, 7, 9]}

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -420,6 +421,8 @@ def test_packed_training_is_padded_training(make_trainer, blocks, stage, accumul
     assert packed.evaluate()["eval_hr@5"] == padded.evaluate()["eval_hr@5"]
     assert set(logged(packed, "padding_share")) == {0.0}
     assert max(logged(packed, "positions_per_example")) < min(logged(padded, "positions_per_example"))
+    packed.save_model()  # how it attended is not a part of the checkpoint
+    assert "patchrec_chains" not in Path(packed.args.output_dir, "config.json").read_text()
     for key in ("compression_probability", "compression_prompt"):
         assert logged(packed, key) == pytest.approx(logged(padded, key))
 
