@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from gradients import gradients
 from transformers.utils import is_flash_attn_2_available
 
 from patchrec_hf import (
@@ -22,6 +23,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     rank_catalog,
 )
+from patchrec_hf.backbones import enable_tree_packing
 from patchrec_hf.ranking import CatalogRanking
 from patchrec_hf.trie import build_trie
 
@@ -119,6 +121,22 @@ def test_one_step_of_training(
     metrics = trainer.evaluate()
     assert np.isfinite(metrics["eval_loss"])
     assert 0 <= metrics["eval_hr@10"] <= 1
+
+
+def test_packed_gradients_equal_the_padded_ones(
+    model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]
+) -> None:
+    """Forward and backward of FlexAttention, which has no backward on the CPU."""
+    blocks = [{**row, "target_positions": [3, 4, row["target_positions"][0]]} for row in rows]
+    expected = gradients(model, PatchDataCollator(processor)(blocks))
+    model.to(DEVICE)
+    enable_tree_packing(model, torch.device(DEVICE))
+    assert model.config.decoder_config._attn_implementation == "flex_attention"
+    packed = {key: value.to(DEVICE) for key, value in PatchDataCollator(processor, tree_packing=True)(blocks).items()}
+    loss, grads = gradients(model, packed)
+    assert loss == pytest.approx(expected[0], rel=1e-3)
+    for name, gradient in grads.items():
+        assert (gradient.cpu() - expected[1][name]).norm() <= 1e-2 * expected[1][name].norm(), name
 
 
 def test_ranking_equals_the_cpu(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> None:
