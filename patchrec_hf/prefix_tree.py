@@ -11,8 +11,10 @@ from .catalog import ragged_arange
 from .encoding import IGNORED_LABEL, EncodedExample
 
 
-_LONGEST_PIECE = 128
-"""Positions of a chain that attend together; a longer chain is cut, so that rows of `chain_queries` stay even."""
+_PIECE_SIZES = np.arange(16, 257, 16)
+"""Positions of a chain that may attend together; a longer chain is cut, so that rows of `chain_queries` stay even."""
+_PIECE_OVERHEAD = 32
+"""What it costs to gather what a piece sees, in positions that see it."""
 
 
 def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
@@ -138,7 +140,8 @@ def _supervised(
 def _chains(shared: np.ndarray, lengths: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`chain_queries` and `chain_keys`: each example's own positions, in pieces, and the path down to each piece."""
     chain_lengths = lengths - shared
-    size = min(_LONGEST_PIECE, int(chain_lengths.max()))
+    costs = (-(-chain_lengths // _PIECE_SIZES[:, None])).sum(axis=1) * (_PIECE_SIZES + _PIECE_OVERHEAD)
+    size = int(min(_PIECE_SIZES[costs.argmin()], chain_lengths.max()))
     num_pieces = -(-chain_lengths // size)
     rows = np.repeat(np.arange(len(lengths)), num_pieces)
     starts = shared[rows] + size * ragged_arange(num_pieces)

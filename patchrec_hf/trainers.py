@@ -222,7 +222,7 @@ class PatchFinetuneTrainer(SFTTrainer):
         with torch.no_grad():
             log_probs = outputs.logits[0].log_softmax(dim=-1)
             sums = [
-                -(log_probs.exp() * log_probs).sum(),
+                -torch.dot(log_probs.exp().flatten(), log_probs.flatten()),  # no product of that size in between
                 (log_probs.argmax(dim=-1) == labels).sum(),
                 torch.tensor(len(labels)),
                 inputs["attention_mask"].sum()

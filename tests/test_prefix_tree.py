@@ -104,9 +104,9 @@ def test_prompt_of_one_token():
 
 def test_long_chains_are_cut_into_pieces():
     packed = pack_examples([plain(list(range(300)), 299)])
-    assert packed["chain_queries"].shape == (3, 128)
-    assert packed["chain_queries"][2, :44].tolist() == list(range(256, 300))
-    assert packed["chain_keys"][1].tolist() == [*range(256), *[-1] * 44]
+    assert packed["chain_queries"].shape == (2, 160)  # 2 · 160 positions are the fewest of all sizes up to 256
+    assert packed["chain_queries"][1].tolist() == [*range(160, 300), *[-1] * 20]
+    assert packed["chain_keys"][0].tolist() == [*range(160), *[-1] * 140]
 
 
 def test_nothing_to_pack():
