@@ -14,6 +14,7 @@ from patchrec_hf import EvaluationReport
 ROOT = Path(__file__).parent.parent
 TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / "evaluate.py"
 BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
+TRAIN_STEP, SHARING = (ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py"))
 
 
 def run(script, *arguments):
@@ -74,6 +75,37 @@ def test_evaluate(tmp_path):
     again = run(EVALUATE, *settings, "--output_dir", tmp_path / "first")
     assert again.returncode == 1
     assert "holds a finished run" in again.stderr
+
+
+@pytest.mark.slow
+def test_benchmark_of_training_steps(tmp_path):
+    """What is fast is not asserted; that all sides compute the same loss is, TRL's on the text included."""
+    done = run(TRAIN_STEP, "--quick", "--rounds", "1", "--output_dir", tmp_path, "--json", tmp_path / "step.json")
+    assert done.returncode == 0, done.stderr
+    assert "| text, TRL | padded | 1 | 1.0 |" in done.stdout
+    results = json.loads((tmp_path / "step.json").read_text())
+    assert set(results["ratios"]) == {"packed_vs_trl", "packed_vs_unpacked", "unpacked_vs_trl"}
+    assert all(ratio > 0 for ratio in results["ratios"].values())
+    assert results["max_relative_loss_difference"] < 1e-5
+    tokens = results["tokens_per_example"]
+    assert tokens["packed"] < tokens["unpacked"] < tokens["trl"]
+    assert 0 < results["peak_share"] < 1.2
+    refused = run(TRAIN_STEP, "--output_dir", tmp_path)
+    assert refused.returncode == 1
+    assert "No user has 100 interactions and then 32 to predict" in refused.stderr
+
+
+@pytest.mark.slow
+def test_benchmark_of_sharing(tmp_path):
+    done = run(
+        SHARING, "--variants", "1 targets per row", "4 targets per row", "--seeds", "1", "--num_examples", "256",
+        "--num_eval_rows", "8", "--output_dir", tmp_path, "--json", tmp_path / "sharing.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| 4 targets per row |" in done.stdout
+    one, four = json.loads((tmp_path / "sharing.json").read_text()).values()
+    assert len(one["losses"][0]) == len(four["losses"][0]) == 8
+    assert four["packed"][0] < 0.8 * one["packed"][0]
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
     examples, catalog = load_recommendation_data(
         args.data_dir or "sample", max_history=args.max_history, targets_per_row=args.batch_size
     )
-    backbone = args.model or "outputs/benchmark/backbone"
+    backbone = args.model or f"{args.output_dir}/backbone"
     if args.model is None:
         for part in build_tiny_backbone(catalog):
             part.save_pretrained(backbone)
@@ -65,9 +65,14 @@ def main(args: argparse.Namespace) -> None:
     # Blocks of as many targets as a batch has, all after full histories.
     targets = examples["train"]["target_positions"]
     whole = [i for i, row in enumerate(targets) if len(row) == args.batch_size and row[0] == args.max_history]
+    if not whole:
+        raise SystemExit(
+            f"No user has {args.max_history} interactions and then {args.batch_size} to predict; lower "
+            "`--max_history` or `--batch_size`."
+        )
     blocks = examples["train"].select(np.random.default_rng(0).permutation(whole)[: args.rounds])
     common = {
-        "output_dir": "outputs/benchmark", "learning_rate": 0.0, "report_to": "none", "save_strategy": "no",
+        "output_dir": args.output_dir, "learning_rate": 0.0, "report_to": "none", "save_strategy": "no",
         "bf16": False, "gradient_checkpointing": False, "max_length": None, "use_cpu": args.device == "cpu",
     }  # fmt: skip
     model = PatchRecForCausalLM.from_backbone(load(), AutoTokenizer.from_pretrained(backbone))
@@ -125,6 +130,7 @@ if __name__ == "__main__":
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS))
     parser.add_argument("--instruction_first", action="store_true", help="the prompt's instruction before the history")
     parser.add_argument("--no_separators", action="store_true", help="no separators after patches")
+    parser.add_argument("--output_dir", default="outputs/benchmark")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     if arguments.quick:
