@@ -106,11 +106,15 @@ def _prefix_keys(examples: Sequence[EncodedExample]) -> list[np.ndarray]:
     positions = np.concatenate([example.patch_positions for example in examples])
     opens = np.flatnonzero(np.append(True, (np.diff(positions) != 0) | (np.diff(owners) != 0)))
     sizes = np.diff(np.append(opens, len(positions)))
-    contents = np.full((len(opens), sizes.max(), 2), -1, dtype=np.int64)
-    places = np.repeat(np.arange(len(opens)), sizes), ragged_arange(sizes)
-    contents[*places, 0] = np.concatenate([example.patch_token_ids for example in examples])
-    contents[*places, 1] = np.concatenate([example.patch_divisors for example in examples])
-    kinds = np.unique(contents.reshape(len(opens), -1), axis=0, return_inverse=True)[1].ravel()
+    tokens = np.concatenate([example.patch_token_ids for example in examples])
+    divisors = np.concatenate([example.patch_divisors for example in examples])
+    # A token and its divisor as one number; 0 fills up, as no divisor is 0.
+    contents = np.zeros((len(opens), sizes.max()), dtype=np.int64)
+    contents[np.repeat(np.arange(len(opens)), sizes), ragged_arange(sizes)] = (tokens << 32) | divisors
+    order = np.lexsort(contents.T)
+    is_new = (contents[order[1:]] != contents[order[:-1]]).any(axis=1)
+    kinds = np.empty(len(opens), dtype=np.int64)
+    kinds[order] = np.append(0, np.cumsum(is_new))
     cuts = np.searchsorted(owners[opens], np.arange(len(examples) + 1))
     for example, key in enumerate(keys):
         patches = slice(cuts[example], cuts[example + 1])
