@@ -19,6 +19,7 @@ from transformers.utils import logging
 from trl import SFTTrainer
 
 from .backbones import enable_tree_packing
+from .batch_statistics import count_fed, count_tokens, score_labels
 from .collators import PatchDataCollator, PatchPretrainDataCollator
 from .configuration import PatchRecConfig
 from .curriculum import StampedDataset, StampedSampler
@@ -185,7 +186,7 @@ class PatchFinetuneTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        fed = _count_fed(inputs)
+        fed = count_fed(inputs)
         if inputs["input_ids"].device.type == "cpu" and self.args.loss_type == "nll" and not self.aux_loss_enabled:
             result = self._compute_loss_on_cpu(model, inputs, return_outputs, num_items_in_batch)
         else:
@@ -219,16 +220,7 @@ class PatchFinetuneTrainer(SFTTrainer):
             model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         labels = inputs["shift_labels"][inputs["shift_labels"] != IGNORED_LABEL]
-        with torch.no_grad():
-            log_probs = outputs.logits[0].log_softmax(dim=-1)
-            sums = [
-                -torch.dot(log_probs.exp().flatten(), log_probs.flatten()),  # no product of that size in between
-                (log_probs.argmax(dim=-1) == labels).sum(),
-                torch.tensor(len(labels)),
-                inputs["attention_mask"].sum()
-                if "attention_mask" in inputs
-                else torch.tensor(inputs["labels"].numel()),
-            ]
+        sums = [*score_labels(outputs.logits[0], labels), torch.tensor(len(labels)), count_tokens(inputs)]
         entropy, num_correct, num_labels, num_tokens = (
             self.accelerator.gather_for_metrics(value).sum().item() for value in sums
         )
@@ -250,7 +242,7 @@ class PatchFinetuneTrainer(SFTTrainer):
     def _fed_metrics(
         self, examples: float, prompt_tokens: float, text_tokens: float, positions: float, padding: float
     ) -> dict[str, float]:
-        """What was fed since the last log entry, over all processes, from the sums of [`_count_fed`]."""
+        """What was fed since the last log entry, over all processes, from the sums of [`count_fed`]."""
         return {
             "prompt_tokens": prompt_tokens / examples,
             "positions_per_example": positions / examples,
@@ -363,22 +355,6 @@ class PatchPretrainTrainer(PatchFinetuneTrainer):
             "compression_probability": probability,
             "compression_prompt": (prompt_tokens - text_tokens) / text_tokens,
         }
-
-
-def _count_fed(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """
-    What a batch feeds, as int64 sums: examples, tokens of their prompts, those of every other prompt from the first on
-    (in pre-training, of the text twins), positions of the batch, and how many of those are padding.
-    """
-    supervised, labels = inputs["supervised_positions"], inputs["labels"]
-    # An example's first supervised position is the last token of its prompt, and only that is no label itself.
-    ends = (labels.take_along_dim(supervised, dim=1) == IGNORED_LABEL) & (inputs["shift_labels"] != IGNORED_LABEL)
-    depths = inputs["position_ids"].take_along_dim(supervised, dim=1) if "position_ids" in inputs else supervised
-    lengths = torch.where(ends, depths + 1, 0).flatten()
-    is_even = ends.flatten().cumsum(dim=0) % 2 == 1
-    positions = labels.new_tensor(labels.numel())
-    real = inputs["attention_mask"].sum() if "attention_mask" in inputs else positions
-    return torch.stack([ends.sum(), lengths.sum(), (lengths * is_even).sum(), positions, positions - real])
 
 
 def _check_collator(

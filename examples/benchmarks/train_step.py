@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from train_step_report import report
-from train_step_sides import as_text, make_trl, peak_flops, run_step, split
+from train_step_sides import as_text, make_trl, peak_flops, peak_memory, reset_peak_memory, run_step, split
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -94,16 +94,18 @@ def main(args: argparse.Namespace) -> None:
 
     measured = {name: [] for name in trainers}
     optimizers = {id(m): torch.optim.AdamW(m.parameters(), lr=0.0) for m in (model, trainers["TRL"][0].model)}
+    peaks = {}
     for number, block in enumerate([blocks[0], *blocks]):
         for name, (trainer, size) in trainers.items():
             rows = split(block, size, args.max_history)
-            if number == 0:  # what is allocated or compiled on first use is not timed
-                rows = rows[:1]
             if name == "TRL":
                 rows = as_text(processor, rows)
-            step = run_step(trainer, optimizers[id(trainer.model)], rows)
-            if number > 0:
-                measured[name].append(step)
+            if number == 0:  # measures memory, which takes time; what is made on first use is not timed either
+                before = reset_peak_memory(model.device)
+                run_step(trainer, optimizers[id(trainer.model)], rows)
+                peaks[name] = peak_memory(model.device) - before
+            else:
+                measured[name].append(run_step(trainer, optimizers[id(trainer.model)], rows))
         print(f"{number} of {args.rounds} rounds", flush=True)
 
     def count_flops(name):
@@ -112,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
             run_step(trainer, optimizers[id(trainer.model)], split(blocks[-1], size, args.max_history))
         return counter.get_total_flops()
 
-    report(measured, args, peak_flops(args.device), count_flops)
+    report(measured, peaks, args, peak_flops(args.device), count_flops)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ import statistics
 from pathlib import Path
 
 
-def report(measured, args, peak, count_flops):
+def report(measured, peaks, args, peak, count_flops):
     """Prints a table, and writes `--json` and `--plot`.
 
-    Args: steps by name (as `run_step` returns them, round by round), the arguments, the machine's operations per
-    second, and a function that counts those of a step of the last round.
+    Args: steps by name (as `run_step` returns them, round by round), bytes by name, the arguments, the machine's
+    operations per second, and a function that counts those of a step of the last round.
     """
-    trl = measured["TRL"]
 
     def speedup(name, other):
         """Examples per second over those of `other`: the median of the rounds, in which both saw the same targets."""
@@ -36,9 +35,8 @@ def report(measured, args, peak, count_flops):
     for name, steps in measured.items():
         layout, packing, size = ("text, TRL", False, 1) if name == "TRL" else name
         padding = sum(step["padding"] for step in steps) / sum(step["positions"] for step in steps)
-        memory = max(step["bytes"] for step in steps) / 2**30
         print(f"| {layout} | {'tree-packed' if packing else 'padded'} | {size} | {speedup(name, 'TRL'):.1f} "
-              f"| {mean(name, 'positions'):.0f} | {padding:.0%} | {memory:.2f} |")  # fmt: skip
+              f"| {mean(name, 'positions'):.0f} | {padding:.0%} | {peaks[name] / 2**30:.2f} |")  # fmt: skip
     layout = "PFT-I" if "PFT-I" in args.layouts else args.layouts[0]
     packed, padded = fastest(layout, True), fastest(layout, False)
     pairs = [(name, (name[0], False, name[2])) for name in measured if name[1] is True]
@@ -58,7 +56,7 @@ def report(measured, args, peak, count_flops):
             "packed": mean(packed, "positions"),
         },
         "building_share": statistics.median(step["collating"] / step["seconds"] for step in measured[packed]),
-        "peak_memory_vs_trl": max(s["bytes"] for s in measured[packed]) / max(max(s["bytes"] for s in trl), 1),
+        "peak_memory_vs_trl": peaks[packed] / max(peaks["TRL"], 1),
         "peak_share": count_flops(packed) / measured[packed][-1]["seconds"] / peak,
         "times_trl": {" ".join(map(str, name)): speedup(name, "TRL") for name in measured if name != "TRL"},
         "measured_on": {"batch_size": args.batch_size, "max_history": args.max_history, "rounds": args.rounds,

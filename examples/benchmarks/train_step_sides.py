@@ -43,11 +43,10 @@ def make_trl(backbone, processor, blocks, common):
 
 
 def run_step(trainer, optimizer, rows):
-    """Seconds, seconds of collating, loss, positions, padding and peak memory of one step."""
+    """Seconds, seconds of collating, loss, positions and padding of one step."""
     model = trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     stamped = rows if "labels" in rows[0] else [{**row, "step": 0, "progress": PROGRESS} for row in rows]
-    before = reset_peak_memory(model.device)
     start = time.perf_counter()
     batch = trainer.data_collator(stamped)
     collated = time.perf_counter()
@@ -59,8 +58,13 @@ def run_step(trainer, optimizer, rows):
     seconds = time.perf_counter() - start
     positions = batch["input_ids"].numel()
     padding = positions - int(batch["attention_mask"].sum()) if "attention_mask" in batch else 0
-    return {"seconds": seconds, "collating": collated - start, "loss": loss, "positions": positions,
-            "padding": padding, "bytes": peak_memory(model.device) - before}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "collating": collated - start,
+        "loss": loss,
+        "positions": positions,
+        "padding": padding,
+    }
 
 
 def peak_flops(device, size=2048):
