@@ -58,7 +58,7 @@ class ScriptArguments:
     layout: str = field(default="item", metadata={"help": "Layout of fine-tuning.", "choices": list(LAYOUTS)})
     max_history: int | None = field(default=None, metadata={"help": "Items per history; 100, or 20 on the sample."})
     max_train_rows: int | None = field(default=None, metadata={"help": "Training rows; all, or 8000 on the sample."})
-    targets_per_row: int = field(default=1, metadata={"help": "Targets per training row; several share their prefix."})
+    targets_per_row: int = field(default=1, metadata={"help": "Targets per training row; batches count rows."})
     max_test_rows: int = field(default=600, metadata={"help": "Test rows to rank, evenly spaced."})
 
 

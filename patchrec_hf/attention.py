@@ -16,8 +16,6 @@ MASKABLE_ATTENTION = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of any shape."""
 CHAIN_ATTENTION = "patchrec_chains"
 """Name of [`chain_attention_forward`] among the attention implementations of transformers."""
-PACKED_ATTENTION = (CHAIN_ATTENTION, "flex_attention")
-"""Attention implementations that read packed batches without a mask over all pairs of positions."""
 _BLOCK = 128  # FlexAttention's own block of positions
 
 
@@ -222,8 +220,9 @@ def chain_attention_forward(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
     def gathered(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        # A lookup: its gradient is added up by rows, faster than that of indexing.
-        rows = F.embedding(places, states[0].transpose(0, 1).flatten(1))
+        # A lookup: its gradient is added up by rows, faster than that of indexing; and in float32, as that of a trunk
+        # has an addend from every chain.
+        rows = F.embedding(places, states[0].transpose(0, 1).flatten(1).float()).to(states.dtype)
         return rows.unflatten(2, (states.shape[1], states.shape[3])).transpose(1, 2)
 
     attended, _ = sdpa_attention_forward(

@@ -14,7 +14,6 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from .attention import (
     CHAIN_ATTENTION,
     MASKABLE_ATTENTION,
-    PACKED_ATTENTION,
     packed_attention_inputs,
     register_chain_attention,
 )
@@ -140,7 +139,7 @@ def reads_trees(model: PreTrainedModel) -> bool:
         FloatingPointError: If its hidden states are not numbers.
     """
     config, decoder = model.config.decoder_config, model.model.language_model
-    if decoder._is_stateful or _has_unknown_window(config):
+    if not _may_read_trees(decoder):
         return False
     # The trunk 1 2 3 with the branches 4 5 and 6 7, each at the depths 3 and 4.
     ids, depths, subtree_end, chain_queries, chain_keys = (
@@ -172,32 +171,32 @@ def reads_trees(model: PreTrainedModel) -> bool:
     return _almost_equal(packed.last_hidden_state[:, 3:], torch.cat(alone, dim=1), tolerance)
 
 
-def enable_tree_packing(model: PreTrainedModel, device: torch.device) -> None:
+def enable_tree_packing(model: PreTrainedModel) -> None:
     """
-    Switches a model's attention to what reads packed batches fastest: in place of SDPA, FlexAttention on a GPU and
-    elsewhere SDPA along the tree's paths (see [`chain_attention_forward`]). Eager attention and FlexAttention stay.
+    Switches a model's attention to what reads packed batches fastest where the model is: in place of SDPA,
+    FlexAttention on a GPU and else SDPA along the tree's paths (see [`chain_attention_forward`]). Either is tried
+    first. Eager attention and a FlexAttention that was there before stay.
 
     Args:
         model ([`PatchRecForCausalLM`]):
-            The model.
-        device (`torch.device`):
-            Where it will train.
+            The model, on the device that it will train on.
 
     Raises:
         ValueError: If the backbone cannot read trees, or its attention implementation takes no mask.
     """
+    disable_tree_packing(model)
     decoder, implementation = model.model.language_model, model.config.decoder_config._attn_implementation
-    if implementation not in (*MASKABLE_ATTENTION, *PACKED_ATTENTION):
+    if implementation not in (*MASKABLE_ATTENTION, "flex_attention"):
         raise ValueError(
             f"The attention implementation {implementation!r} takes no mask, so it cannot read packed batches; load "
             "the model with `attn_implementation='sdpa'`."
         )
-    if is_deepspeed_zero3_enabled():
-        # Shards cannot be read before their engine exists: what the family says of itself must do.
-        can_read = decoder._supports_attention_backend and not decoder._is_stateful
+    # Shards cannot be read before their engine exists: what the family says of itself must do.
+    is_sharded = is_deepspeed_zero3_enabled()
+    if is_sharded:
+        can_read = decoder._supports_attention_backend and _may_read_trees(decoder)
     else:
-        with maskable_attention(model, decoder):
-            can_read = model.supports_tree_attention()
+        can_read = model.supports_tree_attention()
     if not can_read:
         raise ValueError(
             f"{type(decoder).__name__} does not take its positions and its mask as it is given them, so it cannot "
@@ -205,15 +204,36 @@ def enable_tree_packing(model: PreTrainedModel, device: torch.device) -> None:
         )
     if implementation != "sdpa":
         return
-    # FlexAttention knows no dropout.
-    dropout = getattr(model.config.decoder_config, "attention_dropout", 0.0)
-    if device.type == "cuda" and decoder._supports_flex_attn and not dropout:
-        model.set_attn_implementation("flex_attention")
-    elif decoder._supports_attention_backend:
+    faster = []
+    if model.device.type == "cuda" and decoder._supports_flex_attn and not _attention_dropout(decoder.config):
+        faster.append("flex_attention")
+    if decoder._supports_attention_backend:
         register_chain_attention()
-        model.set_attn_implementation(CHAIN_ATTENTION)
-        if not is_deepspeed_zero3_enabled() and not reads_trees(model):
-            model.set_attn_implementation("sdpa")
+        faster.append(CHAIN_ATTENTION)
+    for name in faster:
+        model.set_attn_implementation(name)
+        if is_sharded or reads_trees(model):
+            model._unpacked_attention = implementation
+            return
+        model.set_attn_implementation(implementation)
+
+
+def disable_tree_packing(model: PreTrainedModel) -> None:
+    """Takes back what [`enable_tree_packing`] switched, if it did."""
+    if model._unpacked_attention is not None:
+        model.set_attn_implementation(model._unpacked_attention)
+        model._unpacked_attention = None
+
+
+def _may_read_trees(decoder: PreTrainedModel) -> bool:
+    """Whether nothing in a family's description speaks against its reading trees."""
+    return not decoder._is_stateful and not _has_unknown_window(decoder.config)
+
+
+def _attention_dropout(config: PreTrainedConfig) -> float:
+    """FlexAttention knows none, and families name it as they like."""
+    names = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
+    return max(getattr(config, name, None) or 0.0 for name in names)
 
 
 def is_sharded(model: PreTrainedModel) -> bool:

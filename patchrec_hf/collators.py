@@ -17,6 +17,9 @@ from .prefix_tree import pack_examples
 from .processing import PatchRecProcessor
 
 
+_ROWS_AT_ONCE = 2**16
+
+
 @dataclass(frozen=True)
 class PatchDataCollator:
     """
@@ -58,8 +61,8 @@ class PatchDataCollator:
             `dict[str, torch.Tensor]`: see [`pad_examples`] and, for `tree_packing`, [`pack_examples`].
 
         Raises:
-            ValueError: If a row's targets do not ascend, lie more than the processor's `max_history` apart, have no
-                earlier item or lie outside its items, or an example is longer than `max_length`.
+            ValueError: If a row's targets do not ascend, lie `max_history` or more apart, have no earlier item or lie
+                outside its items, or an example is longer than `max_length`.
             KeyError: If the catalog lacks an item.
         """
         examples = self.encode_rows(rows)
@@ -71,7 +74,7 @@ class PatchDataCollator:
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
         """
-        How many positions the longest history of each row takes: that of its last target.
+        How many positions the history of each row's last target takes.
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -104,7 +107,8 @@ class PatchDataCollator:
                 raise ValueError(
                     f"An example of user {row.get('user_id')} takes {len(example.input_ids)} tokens, but the model "
                     f"reads at most {self.max_length}. Lower `max_history` (now {processor.max_history}) or "
-                    f"choose a layout that compresses more than {layout or processor.layout}."
+                    f"`targets_per_row` (this row has {len(targets)}), or choose a layout that compresses more than "
+                    f"{layout or processor.layout}."
                 )
             yield example
 
@@ -120,7 +124,7 @@ class PatchPretrainDataCollator(PatchDataCollator):
     """
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
-        """As in [`PatchDataCollator`], of the text twins, which are the longer ones."""
+        """As in [`PatchDataCollator`], of the text twin, which is the longer one."""
         return _row_lengths(dataset, self.processor, TextLayout())
 
     def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedExample]:
@@ -139,16 +143,22 @@ class PatchPretrainDataCollator(PatchDataCollator):
 def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
     rows = dataset.select_columns(["item_ids", "target_positions"]).to_polars()
     num_items = rows["item_ids"].list.len().to_numpy().astype(np.int64)
-    first, last = (rows["target_positions"].list.get(place, null_on_oob=True).fill_null(0) for place in (0, -1))
-    skipped = np.maximum(first.to_numpy() - processor.max_history, 0)
-    starts, lengths = np.cumsum(num_items) - num_items + skipped, last.to_numpy() - skipped
+    first, last = (
+        rows["target_positions"].list.get(place, null_on_oob=True).fill_null(0).to_numpy() for place in (0, -1)
+    )
+    # The collator says in full what is wrong with a row; here it must only not be read as a part of another.
+    last = np.clip(last, 0, num_items)
+    skipped = np.clip(first - processor.max_history, 0, last)
+    starts, lengths = np.cumsum(num_items) - num_items + skipped, last - skipped
     item_ids = rows["item_ids"].explode().drop_nulls().to_numpy()
     title_lengths = processor.title_tokens.lengths[processor.catalog.indices_of(item_ids)]
     result = np.zeros(len(rows), dtype=np.int64)
     for length in np.unique(lengths):
-        alike = lengths == length
-        histories = title_lengths[starts[alike][:, None] + np.arange(length)]
-        result[alike] = processor.count_history_tokens(histories, layout)
+        alike = np.flatnonzero(lengths == length)
+        for start in range(0, len(alike), _ROWS_AT_ONCE):
+            some = alike[start : start + _ROWS_AT_ONCE]
+            histories = title_lengths[starts[some][:, None] + np.arange(length)]
+            result[some] = processor.count_history_tokens(histories, layout)
     return result
 
 

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .attention import packed_attention_inputs
-from .backbones import check_logits, check_outputs, mean_initialise, reads_trees, scale_logits
+from .backbones import check_logits, check_outputs, maskable_attention, mean_initialise, reads_trees, scale_logits
 from .configuration import PatchRecConfig
 from .encoding import IGNORED_LABEL
 from .processing import PatchRecProcessor, hub_kwargs
@@ -172,6 +172,8 @@ class PatchRecModel(PatchRecPreTrainedModel):
         if subtree_end is not None:
             if position_ids is None or chain_queries is None or chain_keys is None:
                 raise ValueError("A packed batch needs `position_ids`, `chain_queries` and `chain_keys`.")
+            if attention_mask is not None or past_key_values is not None:
+                raise ValueError("A packed batch is read alone: without `attention_mask` and `past_key_values`.")
             packed = packed_attention_inputs(
                 position_ids, subtree_end, chain_queries, chain_keys, self.config.decoder_config, self.dtype
             )
@@ -214,6 +216,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         table = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{table}.weight"} if config.tie_word_embeddings else {}
         self._tree_attention_works: bool | None = None
+        self._unpacked_attention: str | None = None
         self.post_init()
 
     @classmethod
@@ -361,9 +364,11 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             shift_labels (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 The next token of each of `supervised_positions`, -100 where there is none.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to `0`):
-                How many of the last positions are projected; 0 for all.
-            attention_mask, position_ids, past_key_values, inputs_embeds, **kwargs:
+                How many of the last positions are projected; 0 for all. With `shift_labels`, those that have one are.
+            attention_mask, position_ids, past_key_values, inputs_embeds:
                 As the backbone takes them.
+            **kwargs:
+                What else a packed batch holds (see [`PatchRecModel.forward`]), and what the backbone takes.
 
         Returns:
             [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: logits of shape `(B, T, V)`, `(B, S, V)` with
@@ -388,8 +393,10 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         if shift_labels is not None:
             has_label = shift_labels != IGNORED_LABEL
             hidden_states, shift_labels = hidden_states[has_label][None], shift_labels[has_label][None]
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.compute_logits(hidden_states[:, kept])
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            hidden_states = hidden_states[:, kept]
+        logits = self.compute_logits(hidden_states)
         loss = None
         if labels is not None or shift_labels is not None:
             loss = self.loss_function(
@@ -437,7 +444,8 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         backbones accept masks and positions that they then ignore.
         """
         if self._tree_attention_works is None:
-            self._tree_attention_works = reads_trees(self)
+            with maskable_attention(self, self.model.language_model):
+                self._tree_attention_works = reads_trees(self)
         return self._tree_attention_works
 
     def prepare_inputs_for_generation(

@@ -11,10 +11,10 @@ from .catalog import ragged_arange
 from .encoding import IGNORED_LABEL, EncodedExample
 
 
-_PIECE_SIZES = np.arange(16, 257, 16)
-"""Positions of a chain that may attend together; a longer chain is cut, so that rows of `chain_queries` stay even."""
-_PIECE_OVERHEAD = 32
-"""What it costs to gather what a piece sees, in positions that see it."""
+_CHAIN_SIZES = np.arange(16, 257, 16)
+"""Positions that may attend together, as a chain; branches are cut into chains, so that `chain_queries` is even."""
+_CHAIN_OVERHEAD = 32
+"""What it costs to gather what a chain sees, in positions that see it."""
 
 
 def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
@@ -36,8 +36,8 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
             - `input_ids`, `labels` of shape `(1, T)`; labels are -100 outside the responses.
             - `position_ids` of shape `(1, T)`: depth, from 0.
             - `subtree_end` of shape `(1, T)`: one past the last descendant.
-            - `chain_queries` of shape `(C, Q)`: all positions, cut into chains, in which each is the parent of the
-              next; padding is -1.
+            - `chain_queries` of shape `(C, Q)`: all positions, in chains, in which each is the parent of the next;
+              padding is -1.
             - `chain_keys` of shape `(C, K)`: what a chain's last position sees, by depth; padding is -1.
             - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(1, N)`, as in [`pad_examples`].
             - `supervised_positions`, `shift_labels` of shape `(1, S)`: the positions whose next token is a label, and
@@ -54,18 +54,18 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
     order = sorted(range(num_examples), key=lambda example: keys[example].tobytes())
     lengths = np.array([len(examples[example].input_ids) for example in order])
     shared = _shared_lengths([keys[example] for example in order])
-    # An example adds one chain to the sequence: all of it that it does not share.
-    chain_lengths = lengths - shared
-    chain_starts = np.cumsum(chain_lengths) - chain_lengths
+    # An example adds one branch to the sequence: all of it that it does not share.
+    branch_lengths = lengths - shared
+    branch_starts = np.cumsum(branch_lengths) - branch_lengths
 
     depths = np.arange(lengths.max())
     is_own = (depths >= shared[:, None]) & (depths < lengths[:, None])
     # The position at each depth of each example: its own, or that of the last example above which has one there.
-    paths = np.where(is_own, chain_starts[:, None] + depths - shared[:, None], -1)
+    paths = np.where(is_own, branch_starts[:, None] + depths - shared[:, None], -1)
     paths = np.maximum.accumulate(paths, axis=0)
     # A subtree ends where a later example leaves the path at this depth or above.
-    total = chain_lengths.sum()
-    leaves = np.where(depths >= shared[1:, None], chain_starts[1:, None], total)
+    total = branch_lengths.sum()
+    leaves = np.where(depths >= shared[1:, None], branch_starts[1:, None], total)
     leaves = np.concatenate([leaves, np.full((1, len(depths)), total)])
     ends = np.minimum.accumulate(leaves[::-1], axis=0)[::-1]
 
@@ -86,7 +86,7 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
         "subtree_end": ends[is_own][None],
         "chain_queries": queries,
         "chain_keys": seen,
-        **_own_patches([examples[example] for example in order], shared, chain_starts),
+        **_own_patches([examples[example] for example in order], shared, branch_starts),
         "supervised_positions": supervised[None],
         "shift_labels": next_tokens[None],
     }
@@ -142,13 +142,13 @@ def _supervised(
 
 
 def _chains(shared: np.ndarray, lengths: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`chain_queries` and `chain_keys`: each example's own positions, in pieces, and the path down to each piece."""
-    chain_lengths = lengths - shared
-    costs = (-(-chain_lengths // _PIECE_SIZES[:, None])).sum(axis=1) * (_PIECE_SIZES + _PIECE_OVERHEAD)
-    size = int(min(_PIECE_SIZES[costs.argmin()], chain_lengths.max()))
-    num_pieces = -(-chain_lengths // size)
-    rows = np.repeat(np.arange(len(lengths)), num_pieces)
-    starts = shared[rows] + size * ragged_arange(num_pieces)
+    """`chain_queries` and `chain_keys`: each example's branch in chains, and the path to each chain's end."""
+    branch_lengths = lengths - shared
+    costs = (-(-branch_lengths // _CHAIN_SIZES[:, None])).sum(axis=1) * (_CHAIN_SIZES + _CHAIN_OVERHEAD)
+    size = int(min(_CHAIN_SIZES[costs.argmin()], branch_lengths.max()))
+    num_chains = -(-branch_lengths // size)
+    rows = np.repeat(np.arange(len(lengths)), num_chains)
+    starts = shared[rows] + size * ragged_arange(num_chains)
     stops = np.minimum(starts + size, lengths[rows])
     depths = starts[:, None] + np.arange(size)
     queries = np.where(depths < stops[:, None], paths[rows[:, None], np.minimum(depths, stops[:, None] - 1)], -1)
@@ -157,7 +157,7 @@ def _chains(shared: np.ndarray, lengths: np.ndarray, paths: np.ndarray) -> tuple
 
 
 def _own_patches(
-    examples: Sequence[EncodedExample], shared: np.ndarray, chain_starts: np.ndarray
+    examples: Sequence[EncodedExample], shared: np.ndarray, branch_starts: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The patches of the sorted `examples` that none before them has, at their positions in the sequence."""
     counts = [len(example.patch_positions) for example in examples]
@@ -165,6 +165,6 @@ def _own_patches(
     is_own = depths >= np.repeat(shared, counts)
     return {
         "patch_token_ids": np.concatenate([example.patch_token_ids for example in examples])[is_own][None],
-        "patch_positions": (depths + np.repeat(chain_starts - shared, counts))[is_own][None],
+        "patch_positions": (depths + np.repeat(branch_starts - shared, counts))[is_own][None],
         "patch_divisors": np.concatenate([example.patch_divisors for example in examples])[is_own][None],
     }

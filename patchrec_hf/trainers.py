@@ -8,17 +8,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import AutoConfig, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 from trl import SFTTrainer
 
-from .backbones import enable_tree_packing
+from .backbones import disable_tree_packing, enable_tree_packing
 from .batch_statistics import count_fed, count_tokens, score_labels
 from .collators import PatchDataCollator, PatchPretrainDataCollator
 from .configuration import PatchRecConfig
@@ -131,23 +130,30 @@ class PatchFinetuneTrainer(SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if self._shall_pack(data_collator.tree_packing or args.tree_packing):
-            self.data_collator = replace(data_collator, tree_packing=True)
+        self.data_collator = replace(data_collator, tree_packing=self._shall_pack(data_collator))
         self._fed: list[torch.Tensor] = []
 
-    def _shall_pack(self, asked: bool | None) -> bool:
+    def _shall_pack(self, collator: PatchDataCollator) -> bool:
         """Whether batches are packed; if they are, the model's attention is made ready for it."""
-        num_targets = pc.list_value_length(self.train_dataset.data.column("target_positions"))
-        if asked is False or (asked is None and pc.max(num_targets).as_py() <= 1):
-            return False
-        try:
-            enable_tree_packing(self._patchrec_model(), self.args.device)
-        except ValueError as error:
-            if asked:
-                raise
-            logger.warning(f"{error} Training goes on without tree packing.")
-            return False
-        return True
+        if collator.tree_packing and self.args.tree_packing is False:
+            raise ValueError("`data_collator` packs batches, but `tree_packing=False` forbids it.")
+        is_asked, model = collator.tree_packing or self.args.tree_packing, self._patchrec_model()
+        if is_asked or (is_asked is None and _most_targets(self.train_dataset) > 1):
+            try:
+                if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
+                    raise ValueError(
+                        "Prompt learning puts tokens before a sequence, where a packed batch has its root."
+                    )
+                enable_tree_packing(model)
+            except ValueError as error:
+                if is_asked:
+                    raise
+                if self.is_world_process_zero():
+                    logger.warning(f"{error} Training goes on without tree packing.")
+            else:
+                return True
+        disable_tree_packing(model)
+        return False
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = _ROW_COLUMNS
@@ -172,6 +178,10 @@ class PatchFinetuneTrainer(SFTTrainer):
             get_state=lambda: self.state,
             lengths=self._row_lengths,
         )
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler | None:
+        # The base class would group these too, by a length that rows do not have.
+        return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
 
     @cached_property
     def _row_lengths(self) -> np.ndarray | None:
@@ -378,6 +388,11 @@ def _check_rows(dataset: Dataset) -> None:
             f"A data set of example rows needs `user_id`, `item_ids` and `target_positions`, got {len(dataset)} rows "
             f"with {dataset.column_names}. See `load_recommendation_data`."
         )
+
+
+def _most_targets(dataset: Dataset) -> int:
+    targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
+    return int(targets.list.len().max() or 0)
 
 
 def _load_model(

@@ -57,9 +57,10 @@ class PatchFinetuneConfig(SFTConfig):
     Args:
         tree_packing (`bool`, *optional*):
             Whether a batch is one sequence, in which prefixes that prompts share stand once: the same loss and
-            gradients for less compute (see [`pack_examples`]). Rows with several targets share most of theirs
-            (`targets_per_row` of [`load_recommendation_data`]). By default, batches are packed if any row has several
-            targets, unless the backbone cannot read trees, which is then said once; with `True` that is an error.
+            gradients for less compute (see [`pack_examples`]; dropout draws once for what is shared). Rows with
+            several targets share most of theirs (`targets_per_row` of [`load_recommendation_data`]). By default,
+            batches are packed if any row has several targets, unless the backbone cannot read trees, which is then
+            said once; with `True` that is an error.
         train_sampling_strategy (`"random"` or `"group_by_length"`, *optional*, defaults to `"random"`):
             `"group_by_length"` puts rows of about one length into a batch, which saves padding where batches are not
             packed. The batches still come in random order.

@@ -53,11 +53,12 @@ from patchrec_hf import (
     SessionPatchLayout,
     TextLayout,
     add_special_tokens,
+    backbones,
     build_tiny_backbone,
     rank_catalog,
 )
 from patchrec_hf.attention import CHAIN_ATTENTION
-from patchrec_hf.backbones import enable_tree_packing
+from patchrec_hf.backbones import disable_tree_packing, enable_tree_packing
 from patchrec_hf.encoding import EncodedExample, pad_examples
 from patchrec_hf.prefix_tree import pack_examples
 from patchrec_hf.prompts import SPECIAL_TOKENS
@@ -332,16 +333,42 @@ def test_save_and_load(
     ("cpu", 0.0, CHAIN_ATTENTION), ("cuda", 0.0, "flex_attention"), ("cuda", 0.1, CHAIN_ATTENTION)
 ])  # fmt: skip
 def test_attention_to_packed_batches_is_chosen_by_device(
-    llama: PatchRecForCausalLM, device: str, dropout: float, expected: str
+    llama: PatchRecForCausalLM, device: str, dropout: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     llama.config.decoder_config.attention_dropout = dropout
-    enable_tree_packing(llama, torch.device(device))
-    assert llama.config.decoder_config._attn_implementation == expected
+    assert llama.supports_tree_attention()
+    monkeypatch.setattr(PatchRecForCausalLM, "device", torch.device(device))
+    monkeypatch.setattr(backbones, "reads_trees", lambda model: True)  # there is no such device to try it on
+    for _ in range(2):
+        enable_tree_packing(llama)
+        assert llama.config.decoder_config._attn_implementation == expected
+    disable_tree_packing(llama)
+    assert llama.config.decoder_config._attn_implementation == "sdpa"
+
+
+def test_attention_that_fails_to_read_trees_is_not_taken(
+    llama: PatchRecForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert llama.supports_tree_attention()
+    monkeypatch.setattr(backbones, "reads_trees", lambda model: False)
+    enable_tree_packing(llama)
+    assert llama.config.decoder_config._attn_implementation == "sdpa"
+
+
+def test_shards_are_judged_by_their_family(llama: PatchRecForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under ZeRO-3 nothing can be tried when a trainer is made."""
+    monkeypatch.setattr(backbones, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(backbones, "reads_trees", lambda model: pytest.fail("shards were read"))
+    enable_tree_packing(llama)
+    assert llama.config.decoder_config._attn_implementation == CHAIN_ATTENTION
+    llama.config.decoder_config.attention_window_size = 4
+    with pytest.raises(ValueError, match="cannot read packed batches"):
+        enable_tree_packing(llama)
 
 
 def test_packed_batch_gives_the_loss_and_gradients_of_its_examples(family: str, processor: PatchRecProcessor) -> None:
     model = copy.deepcopy(shared_model(family))
-    enable_tree_packing(model, torch.device("cpu"))
+    enable_tree_packing(model)
     used = model.config.decoder_config._attn_implementation
     assert used == ("eager" if family == "gemma2" else CHAIN_ATTENTION)  # SDPA has no softcap
     row = {"user_id": 1, "item_ids": [*histories()[0], *histories()[1]], "target_positions": [5, 6, 7, 9]}

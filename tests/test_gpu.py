@@ -130,7 +130,7 @@ def test_packed_gradients_equal_the_padded_ones(
     blocks = [{**row, "target_positions": [3, 4, row["target_positions"][0]]} for row in rows]
     expected = gradients(model, PatchDataCollator(processor)(blocks))
     model.to(DEVICE)
-    enable_tree_packing(model, torch.device(DEVICE))
+    enable_tree_packing(model)
     assert model.config.decoder_config._attn_implementation == "flex_attention"
     packed = {key: value.to(DEVICE) for key, value in PatchDataCollator(processor, tree_packing=True)(blocks).items()}
     loss, grads = gradients(model, packed)

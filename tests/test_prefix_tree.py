@@ -6,6 +6,7 @@ import torch
 from gradients import assert_same_gradients, gradients, one_by_one
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 
 from patchrec_hf import (
     BOOK_PROMPT_INSTRUCTION_FIRST,
@@ -18,7 +19,13 @@ from patchrec_hf import (
     SessionPatchLayout,
     TextLayout,
 )
-from patchrec_hf.attention import register_chain_attention, tree_block_mask
+from patchrec_hf.attention import (
+    CHAIN_ATTENTION,
+    chain_attention_forward,
+    packed_attention_inputs,
+    register_chain_attention,
+    tree_block_mask,
+)
 from patchrec_hf.encoding import EncodedExample, TokenCounts, pad_examples
 from patchrec_hf.prefix_tree import pack_examples
 
@@ -228,6 +235,28 @@ def test_bf16(with_attention, processor, implementation):
         assert all(torch.isfinite(gradient).all() for gradient in grads.values())
     model.to(torch.bfloat16)
     assert gradients(model, packed)[0] == pytest.approx(gradients(model, padded)[0], rel=5e-3)
+
+
+def test_gradient_of_a_trunk_in_bf16():
+    """600 chains add to each of a trunk's keys: in bf16 a sum of ones would stop at 256."""
+    trunk = list(range(20))
+    packed = pack_examples([plain([*trunk, token, 9], 21) for token in range(600)])
+    states = torch.zeros(1, 1, packed["input_ids"].shape[1], 8, dtype=torch.bfloat16)
+    query, key, value = (states.clone().requires_grad_() for _ in range(3))
+    config = LlamaConfig(attn_implementation="sdpa")
+    config._attn_implementation = CHAIN_ATTENTION
+    names = ("position_ids", "subtree_end", "chain_queries", "chain_keys")
+    inputs = packed_attention_inputs(*(packed[name] for name in names), config, torch.bfloat16)
+    chain_attention_forward(torch.nn.Module(), query, key, value, **inputs)[0].sum().backward()
+    # All scores are equal, so each of the 600 last prompt tokens gives 1/21 to each position of its path.
+    counts = sum(1 / (depth + 1) for depth in range(20)) + 600 * (1 / 21 + 1 / 22)
+    assert value.grad[0, 0, 0, 0].item() == pytest.approx(counts, rel=2e-2)
+
+
+def test_packed_batch_is_read_alone(model, processor):
+    packed = pack_examples(PatchDataCollator(processor).encode_rows([ROW]))
+    with pytest.raises(ValueError, match="read alone"):
+        model(**packed, attention_mask=torch.ones_like(packed["input_ids"]))
 
 
 @torch.no_grad()

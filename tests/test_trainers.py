@@ -1,12 +1,15 @@
+import copy
 import math
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import transformers
 from conftest import TITLES
 from datasets import Dataset
+from peft import LoraConfig, PromptTuningConfig
 from torch import nn
 from transformers import BloomConfig, BloomForCausalLM
 
@@ -498,9 +501,83 @@ def test_batches_of_one_length(make_trainer, catalog):
     assert users["group_by_length"] == list(range(40))
 
 
-def test_lora_trains(model, processor, rows, tmp_path):
-    from peft import LoraConfig
+def test_grouped_batches_are_evaluated_in_order(make_trainer, rows):
+    """The base class would group evaluation rows too, by a length that they do not have."""
+    trainer = make_trainer(
+        "finetune", eval_dataset=rows, train_sampling_strategy="group_by_length", eval_strategy="steps", eval_steps=3
+    )
+    trainer.train()
+    expected = make_trainer("finetune", model=trainer.model, eval_dataset=rows).evaluate()
+    assert logged(trainer, "eval_loss")[-1] == pytest.approx(expected["eval_loss"])
 
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_packed_training_resumes_with_workers(make_trainer, blocks, tmp_path, strategy):
+    kwargs = {"max_steps": 5, "per_device_train_batch_size": 2, "train_dataset": blocks}
+    kwargs |= {"dataloader_num_workers": 2, "train_sampling_strategy": strategy}
+    unbroken = make_trainer(**kwargs)
+    unbroken.train()
+    make_trainer(output_dir=str(tmp_path / "broken"), save_strategy="steps", save_steps=3, **kwargs).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **kwargs)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-3"))
+    assert logged(resumed, "loss")[-2:] == pytest.approx(logged(unbroken, "loss")[-2:], rel=1e-5)
+
+
+def test_padded_training_after_packed_training_attends_as_before(make_trainer, blocks, model):
+    def attention():
+        return model.config.decoder_config._attn_implementation
+
+    make_trainer("finetune", model, train_dataset=blocks)
+    assert attention() == "patchrec_chains"
+    make_trainer("pretrain", model, train_dataset=blocks)
+    assert attention() == "patchrec_chains"
+    make_trainer("finetune", model, train_dataset=blocks, tree_packing=False)
+    assert attention() == "sdpa"
+
+
+def test_rows_without_targets_add_nothing(make_trainer, blocks):
+    empty = Dataset.from_list([{**blocks[0], "target_positions": []}], features=blocks.features)
+    trainer = make_trainer("finetune", train_dataset=datasets.concatenate_datasets([empty, blocks]))
+    batch = trainer.data_collator([empty[0], *blocks])
+    assert torch.equal(batch["input_ids"], trainer.data_collator(list(blocks))["input_ids"])
+
+
+def test_packing_looks_at_the_rows_that_are_trained_on(make_trainer, blocks, rows):
+    mixed = datasets.concatenate_datasets([blocks, rows.cast(blocks.features)])
+    assert make_trainer("finetune", train_dataset=mixed).data_collator.tree_packing
+    single = mixed.select(range(len(blocks), len(mixed)))
+    assert not make_trainer("finetune", train_dataset=single).data_collator.tree_packing
+
+
+def test_collator_that_packs_against_the_arguments(make_trainer, processor):
+    with pytest.raises(ValueError, match="tree_packing=False"):
+        make_trainer("finetune", collator=PatchDataCollator(processor, tree_packing=True), tree_packing=False)
+
+
+def test_lora_trains_packed_as_padded(model, processor, blocks, tmp_path):
+    losses = []
+    for packs in (False, True):
+        args = PatchFinetuneConfig(
+            str(tmp_path), use_cpu=True, max_steps=2, report_to="none", disable_tqdm=True, logging_steps=1,
+            save_strategy="no", tree_packing=packs, per_device_train_batch_size=3, learning_rate=1e-2,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+        trainer = PatchFinetuneTrainer(copy.deepcopy(model), args, blocks, processor, peft_config=config)
+        assert trainer.data_collator.tree_packing is packs
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_prompt_learning_trains_padded(model, processor, blocks, tmp_path):
+    args = PatchFinetuneConfig(str(tmp_path), use_cpu=True, report_to="none", tree_packing=True)
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match="Prompt learning"):
+        PatchFinetuneTrainer(model, args, blocks, processor, peft_config=config)
+
+
+def test_lora_trains(model, processor, rows, tmp_path):
     args = PatchFinetuneConfig(
         str(tmp_path), use_cpu=True, max_steps=2, report_to="none", disable_tqdm=True, eval_ks=[5], save_strategy="no"
     )

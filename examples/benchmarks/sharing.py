@@ -55,17 +55,20 @@ def main(args: argparse.Namespace) -> None:
         print(name, json.dumps(results[name]), flush=True)
         if args.json:  # after each, so that an interrupted run keeps what it has
             Path(args.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
-    print(
-        "\n| | positions per example, padded | tree-packed | validation loss | HR@20 | its 95% interval (first seed) |"
-    )
+    print("\n| | positions per example | tree-packed | validation loss | HR@20 | its 95% interval (first seed) |")
     print("|---|---|---|---|---|---|")
     for name, runs in results.items():
-        padded, packed, final, hr = (
+        one_by_one, packed, final, hr = (
             statistics.fmean(values)
-            for values in (runs["padded"], runs["packed"], [losses[-1] for losses in runs["losses"]], runs["hr@20"])
+            for values in (
+                runs["one_by_one"],
+                runs["packed"],
+                [losses[-1] for losses in runs["losses"]],
+                runs["hr@20"],
+            )
         )
         low, high = runs["interval"][0]
-        print(f"| {name} | {padded:.0f} | {packed:.0f} | {final:.3f} | {hr:.3f} | {low:.3f}–{high:.3f} |")
+        print(f"| {name} | {one_by_one:.0f} | {packed:.0f} | {final:.3f} | {hr:.3f} | {low:.3f}–{high:.3f} |")
     if args.plot:
         plot(args, results)
 
@@ -81,10 +84,11 @@ def train(args: argparse.Namespace, targets_per_row: int, options: dict, seed: i
     rows_per_step = BATCH_SIZE // targets_per_row
     mean_targets = statistics.fmean(map(len, examples["train"]["target_positions"]))  # a user's last block is short
     num_steps = round(args.num_examples / (rows_per_step * mean_targets))
+    every = -(-num_steps // NUM_LOSSES)
     config = PatchFinetuneConfig(
-        args.output_dir, max_steps=num_steps, learning_rate=1e-2, seed=seed, report_to="none", save_strategy="no",
-        per_device_train_batch_size=rows_per_step, tree_packing=True, disable_tqdm=True,
-        logging_steps=num_steps // NUM_LOSSES, eval_strategy="steps", eval_steps=num_steps // NUM_LOSSES, eval_ks=[],
+        args.output_dir, max_steps=every * NUM_LOSSES, learning_rate=1e-2, seed=seed, tree_packing=True,
+        per_device_train_batch_size=rows_per_step, report_to="none", save_strategy="no", disable_tqdm=True,
+        logging_steps=every, eval_strategy="steps", eval_steps=every, eval_ks=[],
         per_device_eval_batch_size=32,
     )  # fmt: skip
     trainer = PatchFinetuneTrainer(backbone, config, examples["train"], processor, validation)
@@ -100,7 +104,7 @@ def train(args: argparse.Namespace, targets_per_row: int, options: dict, seed: i
         "hr@20": report.metrics()["hr@20"],
         "interval": [hr["low"], hr["high"]],
         "packed": statistics.fmean(sizes),
-        "padded": statistics.fmean(len(example.input_ids) for example in encoded),
+        "one_by_one": statistics.fmean(len(example.input_ids) for example in encoded),
     }
 
 

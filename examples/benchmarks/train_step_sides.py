@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from patchrec_hf import PatchDataCollator, TextLayout
+from patchrec_hf import PatchDataCollator, PatchFinetuneTrainer, TextLayout
+from patchrec_hf.backbones import disable_tree_packing, enable_tree_packing
 
 
 PROGRESS = 0.5  # of pre-training: every other item is compressed
@@ -45,6 +46,8 @@ def make_trl(backbone, processor, blocks, common):
 def run_step(trainer, optimizer, rows):
     """Seconds, seconds of collating, loss, positions and padding of one step."""
     model = trainer.model.train()
+    if isinstance(trainer, PatchFinetuneTrainer):  # one model serves both kinds of batches
+        (enable_tree_packing if trainer.data_collator.tree_packing else disable_tree_packing)(model)
     trainer.current_gradient_accumulation_steps = 1
     stamped = rows if "labels" in rows[0] else [{**row, "step": 0, "progress": PROGRESS} for row in rows]
     start = time.perf_counter()
