@@ -48,12 +48,13 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
     """
     if not examples:
         raise ValueError("There is nothing to pack: the rows hold no history, or no target position.")
-    num_examples = len(examples)
     keys = _prefix_keys(examples)
     # Sorted, whatever an example shares with any before it, it shares with the one just before it.
-    order = sorted(range(num_examples), key=lambda example: keys[example].tobytes())
-    lengths = np.array([len(examples[example].input_ids) for example in order])
-    shared = _shared_lengths([keys[example] for example in order])
+    order = sorted(range(len(examples)), key=lambda index: keys[index].tobytes())
+    shared = _shared_lengths([keys[index] for index in order])
+    ordered = [examples[index] for index in order]
+    lengths = np.array([len(example.input_ids) for example in ordered])
+    prompt_lengths = np.array([example.prompt_length for example in ordered])
     # An example adds one branch to the sequence: all of it that it does not share.
     branch_lengths = lengths - shared
     branch_starts = np.cumsum(branch_lengths) - branch_lengths
@@ -71,9 +72,8 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
 
     rows_of_position, depth_of_position = np.nonzero(is_own)
     tokens = np.zeros(is_own.shape, dtype=np.int64)
-    tokens[depths < lengths[:, None]] = np.concatenate([examples[example].input_ids for example in order])
+    tokens[depths < lengths[:, None]] = np.concatenate([example.input_ids for example in ordered])
     input_ids = tokens[is_own]
-    prompt_lengths = np.array([examples[example].prompt_length for example in order])
     is_response = depth_of_position >= prompt_lengths[rows_of_position]
 
     supervised, next_tokens = _supervised(np.argsort(order), lengths, prompt_lengths, paths, tokens)
@@ -86,7 +86,7 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
         "subtree_end": ends[is_own][None],
         "chain_queries": queries,
         "chain_keys": seen,
-        **_own_patches([examples[example] for example in order], shared, branch_starts),
+        **_own_patches(ordered, shared, branch_starts),
         "supervised_positions": supervised[None],
         "shift_labels": next_tokens[None],
     }
