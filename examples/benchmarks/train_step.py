@@ -95,17 +95,16 @@ def main(args: argparse.Namespace) -> None:
     measured = {name: [] for name in trainers}
     optimizers = {id(m): torch.optim.AdamW(m.parameters(), lr=0.0) for m in (model, trainers["TRL"][0].model)}
     peaks = {}
-    for number, block in enumerate([blocks[0], *blocks]):
+    for number, block in enumerate(blocks, start=1):
         for name, (trainer, size) in trainers.items():
             rows = split(block, size, args.max_history)
             if name == "TRL":
                 rows = as_text(processor, rows)
-            if number == 0:  # measures memory, which takes time; what is made on first use is not timed either
-                before = reset_peak_memory(model.device)
-                run_step(trainer, optimizers[id(trainer.model)], rows)
-                peaks[name] = peak_memory(model.device) - before
-            else:
-                measured[name].append(run_step(trainer, optimizers[id(trainer.model)], rows))
+            # Timed is a step after one of its own kind, as in training: another kind leaves memory in another state.
+            before = reset_peak_memory(model.device)
+            run_step(trainer, optimizers[id(trainer.model)], rows)
+            peaks[name] = max(peaks.get(name, 0), peak_memory(model.device) - before)
+            measured[name].append(run_step(trainer, optimizers[id(trainer.model)], rows))
         print(f"{number} of {args.rounds} rounds", flush=True)
 
     def count_flops(name):
