@@ -10,12 +10,10 @@ each, and prints positions fed, validation loss along the way and HR@20, in abou
 
 import argparse
 import json
-import os
 import statistics
 from pathlib import Path
 
 import numpy as np
-import torch
 from transformers.utils import logging
 
 from patchrec_hf import (
@@ -46,7 +44,6 @@ VARIANTS = {
 
 
 def main(args: argparse.Namespace) -> None:
-    torch.set_num_threads(os.cpu_count())
     logging.set_verbosity_error()
     results = {}
     for name in args.variants:
