@@ -28,6 +28,7 @@ from patchrec_hf import (
     BOOK_PROMPT,
     BOOK_PROMPT_INSTRUCTION_FIRST,
     ItemPatchLayout,
+    PatchDataCollator,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
     PatchPretrainConfig,
@@ -62,7 +63,7 @@ def main(args: argparse.Namespace) -> None:
         kwargs = {} if args.num_layers is None else {"num_hidden_layers": args.num_layers}
         return AutoModelForCausalLM.from_pretrained(backbone, dtype="float32", **kwargs).to(args.device)
 
-    # Blocks of as many targets as a batch has, all after full histories.
+    # Blocks of as many targets as a batch has, all after full histories; those of the most usual title lengths.
     targets = examples["train"]["target_positions"]
     whole = [i for i, row in enumerate(targets) if len(row) == args.batch_size and row[0] == args.max_history]
     if not whole:
@@ -70,7 +71,9 @@ def main(args: argparse.Namespace) -> None:
             f"No user has {args.max_history} interactions and then {args.batch_size} to predict; lower "
             "`--max_history` or `--batch_size`."
         )
-    blocks = examples["train"].select(np.random.default_rng(0).permutation(whole)[: args.rounds])
+    lengths = PatchDataCollator(processor, TextLayout()).row_lengths(examples["train"].select(whole))
+    middle = lengths.argsort()[max(len(whole) - args.rounds, 0) // 2 :][: args.rounds]
+    blocks = examples["train"].select(np.array(whole)[middle])
     common = {
         "output_dir": args.output_dir, "learning_rate": 0.0, "report_to": "none", "save_strategy": "no",
         "bf16": False, "gradient_checkpointing": False, "max_length": None, "use_cpu": args.device == "cpu",
