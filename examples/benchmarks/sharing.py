@@ -33,13 +33,14 @@ from patchrec_hf import (
 BATCH_SIZE = 32  # targets per optimizer step, of as many users as that makes rows
 NUM_LOSSES = 8  # points of a curve
 OPTION_SIZE = 4  # targets per row where options are compared
-# Name: targets per row, then what differs from the paper's PFT-I.
+# Name: targets per row, how many times the batch and the examples, then what differs from the paper's PFT-I.
 VARIANTS = {
-    **{f"{size} targets per row": (size, {}) for size in (1, 2, 4, 8, 16)},
-    "PFT-I, instruction first": (OPTION_SIZE, {"prompt": BOOK_PROMPT_INSTRUCTION_FIRST}),
-    "PFT-I, no separators": (OPTION_SIZE, {"separate_patches": False}),
-    "PFT-S": (OPTION_SIZE, {"layout": SessionPatchLayout()}),
-    "PFT-S, oldest": (OPTION_SIZE, {"layout": SessionPatchLayout(align="oldest")}),
+    **{f"{size} targets per row": (size, 1, {}) for size in (1, 2, 4, 8, 16)},
+    **{f"{size} targets per row, batch times {times}": (size, times, {}) for size, times in ((8, 2), (16, 4))},
+    "PFT-I, instruction first": (OPTION_SIZE, 1, {"prompt": BOOK_PROMPT_INSTRUCTION_FIRST}),
+    "PFT-I, no separators": (OPTION_SIZE, 1, {"separate_patches": False}),
+    "PFT-S": (OPTION_SIZE, 1, {"layout": SessionPatchLayout()}),
+    "PFT-S, oldest": (OPTION_SIZE, 1, {"layout": SessionPatchLayout(align="oldest")}),
 }
 
 
@@ -70,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
         plot(args, results)
 
 
-def train(args: argparse.Namespace, targets_per_row: int, options: dict, seed: int) -> dict:
+def train(args: argparse.Namespace, targets_per_row: int, times: int, options: dict, seed: int) -> dict:
     examples, catalog = load_recommendation_data("sample", max_history=20, targets_per_row=targets_per_row)
     backbone = f"{args.output_dir}/backbone-{seed}"
     for part in build_tiny_backbone(catalog, seed=seed):
@@ -78,9 +79,9 @@ def train(args: argparse.Namespace, targets_per_row: int, options: dict, seed: i
     settings = {"prompt": BOOK_PROMPT, "layout": ItemPatchLayout(), "max_history": 20} | options
     processor = PatchRecProcessor.from_backbone(backbone, catalog, **settings)
     validation = examples["validation"].select(evenly(examples["validation"], args.num_eval_rows))
-    rows_per_step = BATCH_SIZE // targets_per_row
+    rows_per_step = times * BATCH_SIZE // targets_per_row
     mean_targets = statistics.fmean(map(len, examples["train"]["target_positions"]))  # a user's last block is short
-    num_steps = round(args.num_examples / (rows_per_step * mean_targets))
+    num_steps = round(times * args.num_examples / (rows_per_step * mean_targets))
     every = -(-num_steps // NUM_LOSSES)
     config = PatchFinetuneConfig(
         args.output_dir, max_steps=every * NUM_LOSSES, learning_rate=1e-2, seed=seed, tree_packing=True,
@@ -116,7 +117,7 @@ def plot(args: argparse.Namespace, results: dict) -> None:
         raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"') from error
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, runs in results.items():
-        if "targets per row" in name:
+        if name.endswith("targets per row"):
             losses = np.array(runs["losses"])
             seen = args.num_examples * np.arange(1, losses.shape[1] + 1) / losses.shape[1]
             axes.plot(seen, losses.mean(axis=0), "o-", label=name, markersize=3)
