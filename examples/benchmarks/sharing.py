@@ -3,7 +3,7 @@ What sharing prefixes costs: the same number of examples, learned from rows with
 
 Rows with several targets share most of their prompts, but a batch of as many targets then comes from fewer users. And
 some options of layout and prompt share more than the paper's. This trains a tiny backbone on the embedded sample with
-each, and prints positions fed, validation loss along the way and HR@20, in about twenty minutes on two CPU cores:
+each, and prints positions fed, validation loss along the way and HR@20, in about half an hour on two CPU cores:
 
     python examples/benchmarks/sharing.py --json sharing.json --plot sharing.png
 """
