@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from .encoding import EncodedExample, pad_examples
 from .layouts import Layout, RandomPatchLayout, TextLayout
 from .prefix_tree import pack_examples
 from .processing import PatchRecProcessor
+from .rows import check_targets
 
 
 _ROWS_AT_ONCE = 2**16
@@ -91,7 +91,7 @@ class PatchDataCollator:
         targets = row["target_positions"]
         if len(targets) == 0:
             return
-        _check_targets(row, processor.max_history)
+        check_targets(row, processor.max_history)
         window_start = max(0, targets[0] - processor.max_history)
         seed = (self.seed, row.get("step", 0), titles.checksum(indices[window_start : targets[0]]))
         for position in targets:
@@ -104,11 +104,13 @@ class PatchDataCollator:
                 max_history=position - window_start,
             )
             if self.max_length is not None and len(example.input_ids) > self.max_length:
+                shorter_rows = f" or `targets_per_row` (this row has {len(targets)})" if len(targets) > 1 else ""
+                other_layout = f", or choose a layout that compresses more than {layout or processor.layout}"
                 raise ValueError(
                     f"An example of user {row.get('user_id')} takes {len(example.input_ids)} tokens, but the model "
-                    f"reads at most {self.max_length}. Lower `max_history` (now {processor.max_history}) or "
-                    f"`targets_per_row` (this row has {len(targets)}), or choose a layout that compresses more than "
-                    f"{layout or processor.layout}."
+                    f"reads at most {self.max_length}. Lower `max_history` (now {processor.max_history})"
+                    # Pre-training chooses its layouts itself.
+                    f"{shorter_rows}{other_layout if layout is self.layout else ''}."
                 )
             yield example
 
@@ -150,8 +152,10 @@ def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout 
     last = np.clip(last, 0, num_items)
     skipped = np.clip(first - processor.max_history, 0, last)
     starts, lengths = np.cumsum(num_items) - num_items + skipped, last - skipped
-    item_ids = rows["item_ids"].explode().drop_nulls().to_numpy()
-    title_lengths = processor.title_tokens.lengths[processor.catalog.indices_of(item_ids)]
+    item_ids = rows["item_ids"].filter(num_items > 0).explode()
+    if item_ids.null_count() > 0:
+        raise ValueError("Item ids must be whole numbers, but a row's `item_ids` hold None.")
+    title_lengths = processor.title_tokens.lengths[processor.catalog.indices_of(item_ids.to_numpy())]
     result = np.zeros(len(rows), dtype=np.int64)
     for length in np.unique(lengths):
         alike = np.flatnonzero(lengths == length)
@@ -160,24 +164,6 @@ def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout 
             histories = title_lengths[starts[some][:, None] + np.arange(length)]
             result[some] = processor.count_history_tokens(histories, layout)
     return result
-
-
-def _check_targets(row: Mapping[str, Any], max_history: int) -> None:
-    targets, num_items = row["target_positions"], len(row["item_ids"])
-    for position in targets:
-        if not 0 < position < num_items:
-            raise ValueError(
-                f"Row of user {row.get('user_id')}: target position {position} must lie between 1 and "
-                f"{num_items - 1}; a target is one of the row's {num_items} items, after at least one other."
-            )
-    if any(later <= earlier for earlier, later in pairwise(targets)):
-        raise ValueError(f"Row of user {row.get('user_id')}: its target positions {list(targets)} must ascend.")
-    if targets[-1] - targets[0] >= max_history:
-        raise ValueError(
-            f"Row of user {row.get('user_id')}: its targets, at {targets[0]} to {targets[-1]}, must lie less than "
-            f"`max_history` ({max_history}) apart, as all of them are predicted from one window, which would more "
-            "than double. Make shorter rows, with `targets_per_row` of `load_recommendation_data` or `make_examples`."
-        )
 
 
 def token_counts(examples: Sequence[EncodedExample]) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,7 @@ from .evaluation import rank_targets
 from .hub import make_model_card
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor, hub_kwargs
+from .rows import check_rows
 from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
 
@@ -113,7 +114,7 @@ class PatchFinetuneTrainer(SFTTrainer):
         patchrec_model.check_processor(processing_class)
         for dataset in (train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
             if dataset is not None:
-                _check_rows(dataset)
+                check_rows(dataset, processing_class.max_history)
         if data_collator is None:
             data_collator = self._collator_class(processing_class, seed=args.seed)
         _check_collator(data_collator, self._collator_class, processing_class)
@@ -372,21 +373,12 @@ def _check_collator(
 ) -> None:
     if not isinstance(collator, expected):
         raise TypeError(f"`data_collator` must be a `{expected.__name__}`, got `{type(collator).__name__}`.")
-    if collator.processor is not processor or collator.layout not in (None, processor.layout):
+    if collator.processor is not processor:
+        raise ValueError("The collator must hold the processor that is passed as `processing_class`, not another one.")
+    if collator.layout not in (None, processor.layout):
         raise ValueError(
             "The collator's layout must be the processor's, which is saved with the checkpoint. Pass "
             "`processing_class=processor.with_layout(layout)` and no layout of the collator's own."
-        )
-
-
-def _check_rows(dataset: Dataset) -> None:
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"Data sets must be `datasets.Dataset`s of example rows, got `{type(dataset).__name__}`.")
-    missing = [column for column in ("user_id", "item_ids", "target_positions") if column not in dataset.column_names]
-    if missing or len(dataset) == 0:
-        raise ValueError(
-            f"A data set of example rows needs `user_id`, `item_ids` and `target_positions`, got {len(dataset)} rows "
-            f"with {dataset.column_names}. See `load_recommendation_data`."
         )
 
 

@@ -144,6 +144,8 @@ class PatchFinetuneConfig(SFTConfig):
                 f"`train_sampling_strategy={self.train_sampling_strategy!r}` is not supported; use 'random' or "
                 "'group_by_length'."
             )
+        if self.tree_packing not in (None, True, False):
+            raise ValueError(f"`tree_packing` must be True, False or None, got {self.tree_packing!r}.")
         if any(k < 1 for k in self.eval_ks):
             raise ValueError(f"`eval_ks` must be at least 1, got {self.eval_ks}.")
         if self.eval_max_expansions is not None and self.eval_max_expansions < 0:

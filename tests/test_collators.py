@@ -75,6 +75,26 @@ def test_too_long_for_the_context(processor, rows):
         PatchDataCollator(processor, max_length=20)(list(rows))
 
 
+def test_too_long_names_only_what_helps(processor, rows):
+    several = [{"user_id": 9, "item_ids": ITEM_IDS, "target_positions": [3, 4], "step": 0, "progress": 0.5}]
+    with pytest.raises(
+        ValueError, match=r"\(this row has 2\), or choose a layout that compresses more than ItemPatch"
+    ):
+        PatchDataCollator(processor, max_length=20)(several)
+    with pytest.raises(ValueError, match=r"Lower `max_history` \(now \d+\), or choose"):
+        PatchDataCollator(processor, max_length=20)(list(rows))
+    with pytest.raises(ValueError, match=r"or `targets_per_row` \(this row has 2\)\.$"):
+        PatchPretrainDataCollator(processor, max_length=20)(several)
+
+
+def test_row_lengths_need_whole_items(processor, rows):
+    bad = Dataset.from_list(
+        [*rows, {"user_id": 1, "item_ids": [ITEM_IDS[0], None, ITEM_IDS[1]], "target_positions": [2]}]
+    )
+    with pytest.raises(ValueError, match="hold None"):
+        PatchDataCollator(processor).row_lengths(bad)
+
+
 def test_layout_overrides_the_processors(processor, rows):
     assert (PatchDataCollator(processor)(list(rows))["patch_divisors"] > 0).any()
     assert PatchDataCollator(processor, TextLayout())(list(rows))["patch_divisors"].shape[1] == 0

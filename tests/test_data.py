@@ -232,9 +232,9 @@ def test_blocks_hold_every_target_once_and_at_least_its_history(splits_of_users,
     assert seen == list(expected)
 
 
-@pytest.mark.parametrize("targets_per_row", [0, 5])
+@pytest.mark.parametrize("targets_per_row", [0, 5, "4", 2.0, None])
 def test_targets_per_row_out_of_range(targets_per_row):
-    with pytest.raises(ValueError, match=rf"between 1 and `max_history` \(4\), got {targets_per_row}"):
+    with pytest.raises(ValueError, match=rf"between 1 and `max_history` \(4\), got {targets_per_row!r}"):
         make_examples(split_interactions(HISTORIES), catalog_of(10), 4, targets_per_row=targets_per_row)
 
 

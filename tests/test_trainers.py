@@ -537,9 +537,8 @@ def test_padded_training_after_packed_training_attends_as_before(make_trainer, b
 
 def test_rows_without_targets_add_nothing(make_trainer, blocks):
     empty = Dataset.from_list([{**blocks[0], "target_positions": []}], features=blocks.features)
-    trainer = make_trainer("finetune", train_dataset=datasets.concatenate_datasets([empty, blocks]))
-    batch = trainer.data_collator([empty[0], *blocks])
-    assert torch.equal(batch["input_ids"], trainer.data_collator(list(blocks))["input_ids"])
+    collator = make_trainer("finetune", train_dataset=blocks).data_collator
+    assert torch.equal(collator([empty[0], *blocks])["input_ids"], collator(list(blocks))["input_ids"])
 
 
 def test_packing_looks_at_the_rows_that_are_trained_on(make_trainer, blocks, rows):
@@ -608,3 +607,41 @@ def test_vanilla_is_the_text_layout(catalog, tokenizer, rows, model, tmp_path):
     loss = nn.functional.cross_entropy(plain.logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
     assert model(**batch).loss.item() == pytest.approx(loss.item(), rel=1e-5)
     assert ItemPatchLayout(100)(8) == TextLayout()(8)
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([3, 2], r"target positions \[3, 2\] must ascend. It is row 5 of"),
+        ([2, 2], r"must ascend. It is row 5 of"),
+        ([], r"Row 5 \(user 77\) has the target positions \[\]"),
+        ([2, None], r"Row 5 \(user 77\) has the target positions \[2, None\]"),
+        (None, r"Row 5 \(user 77\) has the target positions None"),
+        ([0], r"position 0 must lie between 1 and 9; .* It is row 5 of"),
+        ([1, 9], r"must lie less than `max_history` \(8\) apart.* It is row 5 of"),
+    ],
+)
+def test_bad_targets_are_found_before_training(make_trainer, rows, targets, message):
+    bad = {"user_id": 77, "item_ids": rows[0]["item_ids"][:1] * 10, "target_positions": targets}
+    dataset = Dataset.from_list([*rows.select(range(5)).to_list(), bad], features=rows.features)
+    with pytest.raises(ValueError, match=message):
+        make_trainer("finetune", train_dataset=dataset)
+    with pytest.raises(ValueError, match=message):
+        make_trainer("finetune", eval_dataset=dataset)
+
+
+@pytest.mark.parametrize("targets", [1, 1.5, [1.5], None, ["1"]])
+def test_target_positions_must_be_lists_of_whole_numbers(make_trainer, rows, targets):
+    dataset = rows.remove_columns("target_positions").add_column("target_positions", [targets] * len(rows))
+    with pytest.raises(TypeError, match=r"Column `target_positions` must hold lists of whole numbers, got"):
+        make_trainer("finetune", train_dataset=dataset)
+
+
+def test_packing_is_asked_for_with_a_boolean(tmp_path):
+    with pytest.raises(ValueError, match="`tree_packing` must be True, False or None, got 'no'"):
+        PatchFinetuneConfig(str(tmp_path), use_cpu=True, tree_packing="no")
+
+
+def test_collator_of_another_processor_is_refused(make_trainer, processor):
+    with pytest.raises(ValueError, match="must hold the processor that is passed as `processing_class`"):
+        make_trainer("finetune", collator=PatchDataCollator(processor.with_layout(processor.layout)))

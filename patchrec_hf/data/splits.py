@@ -93,9 +93,10 @@ def make_examples(
         raise ValueError("The interactions have no column 'split'. Make one with `temporal_split`.")
     if max_history < 1:
         raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
-    if not 1 <= targets_per_row <= max_history:
+    if not (type(targets_per_row) is int and 1 <= targets_per_row <= max_history):
         raise ValueError(
-            f"`targets_per_row` must lie between 1 and `max_history` ({max_history}), got {targets_per_row}."
+            f"`targets_per_row` must be a whole number between 1 and `max_history` ({max_history}), got "
+            f"{targets_per_row!r}."
         )
     unknown = set(interactions["split"].cast(pl.String).unique()) - set(SPLITS)
     if unknown:
