@@ -41,18 +41,20 @@ def check_rows(dataset: Dataset, max_history: int) -> None:
     first, last = targets.list.first(), targets.list.last()
     ascends = (targets.list.len() == 1) | (targets.list.diff().list.min() > 0)
     is_whole = targets.list.drop_nulls().list.len() == targets.list.len()
-    is_right = is_whole & ascends & (first > 0) & (last - first < max_history)
-    for row_index in (~is_right.fill_null(False)).arg_true().head(1):
-        row = dataset[row_index]
-        if not row["target_positions"] or None in row["target_positions"]:
-            raise ValueError(
-                f"Row {row_index} (user {row['user_id']}) has the target positions {row['target_positions']}; it "
-                "needs at least one, and whole numbers only. Leave such rows out."
-            )
-        try:
-            check_targets(row, max_history)
-        except ValueError as error:
-            raise ValueError(f"{error} It is row {row_index} of the data set.") from None
+    is_right = (is_whole & ascends & (first > 0) & (last - first < max_history)).fill_null(False)
+    if is_right.all():
+        return
+    row_index = is_right.index_of(False)
+    row = dataset[row_index]
+    if not row["target_positions"] or None in row["target_positions"]:
+        raise ValueError(
+            f"Row {row_index} (user {row['user_id']}) has the target positions {row['target_positions']}; it needs at "
+            "least one, and whole numbers only. Leave such rows out."
+        )
+    try:
+        check_targets(row, max_history)
+    except ValueError as error:
+        raise ValueError(f"{error} It is row {row_index} of the data set.") from None
 
 
 def check_targets(row: Mapping[str, Any], max_history: int) -> None:

@@ -3,7 +3,7 @@ What sharing prefixes costs: the same number of examples, learned from rows with
 
 Rows with several targets share most of their prompts, but a batch of as many targets then comes from fewer users. And
 some options of layout and prompt share more than the paper's. This trains a tiny backbone on the embedded sample with
-each, and prints positions fed, validation loss along the way and HR@20, in about half an hour on two CPU cores:
+each, and prints positions fed, validation loss along the way and HR@20, in about an hour on two CPU cores:
 
     python examples/benchmarks/sharing.py --json sharing.json --plot sharing.png
 """
@@ -36,7 +36,10 @@ OPTION_SIZE = 4  # targets per row where options are compared
 # Name: targets per row, how many times the batch and the examples, then what differs from the paper's PFT-I.
 VARIANTS = {
     **{f"{size} targets per row": (size, 1, {}) for size in (1, 2, 4, 8, 16)},
-    **{f"{size} targets per row, batch times {times}": (size, times, {}) for size, times in ((8, 2), (16, 4))},
+    **{
+        f"{size} targets per row, batch times {times}": (size, times, {})
+        for size, times in ((1, 2), (1, 4), (8, 2), (16, 4))
+    },
     "PFT-I, instruction first": (OPTION_SIZE, 1, {"prompt": BOOK_PROMPT_INSTRUCTION_FIRST}),
     "PFT-I, no separators": (OPTION_SIZE, 1, {"separate_patches": False}),
     "PFT-S": (OPTION_SIZE, 1, {"layout": SessionPatchLayout()}),
