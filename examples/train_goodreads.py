@@ -42,8 +42,9 @@ from patchrec_hf import (
     score_targets,
 )
 from patchrec_hf.baselines import Popularity
+from patchrec_hf.checkpoints import last_checkpoint
 from patchrec_hf.data.sample import SAMPLE_NOTICE
-from patchrec_hf.runs import claim_run, finish_run, last_checkpoint
+from patchrec_hf.runs import claim_run, finish_run
 
 
 LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}

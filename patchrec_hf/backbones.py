@@ -70,9 +70,9 @@ def _whole(parameter: nn.Parameter) -> AbstractContextManager:
     """A context in which a parameter that ZeRO-3 has sharded is whole, and changes to it are kept."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters([parameter], modifier_rank=0)
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
 
 
 @torch.no_grad()

@@ -55,7 +55,8 @@ class PatchDataCollator:
         """
         Args:
             rows (`Sequence[Mapping[str, Any]]`):
-                Example rows: `item_ids`, `target_positions`, `user_id`.
+                Example rows: `item_ids`, `target_positions`, `user_id`. A row with `is_filler` gets no response, and
+                so no labels (see [`FilledDataset`]).
 
         Returns:
             `dict[str, torch.Tensor]`: see [`pad_examples`] and, for `tree_packing`, [`pack_examples`].
@@ -98,7 +99,7 @@ class PatchDataCollator:
             example = processor.encode(
                 titles,
                 indices[:position],
-                indices[position],
+                None if row.get("is_filler") else indices[position],
                 layout=layout,
                 seed=seed,
                 max_history=position - window_start,

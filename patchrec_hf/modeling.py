@@ -291,7 +291,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             check_outputs(backbone)
         add_special_tokens(tokenizer)
         vocabulary = tokenizer.get_vocab()
-        num_rows = backbone.get_input_embeddings().weight.shape[0]
+        num_rows = backbone.get_input_embeddings().num_embeddings  # ZeRO-3 leaves the weight itself no shape
         new_ids = [
             vocabulary[token] for token in SPECIAL_TOKENS if token not in known_tokens or vocabulary[token] >= num_rows
         ]
@@ -305,8 +305,13 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             text_config=backbone.config, patch_token_id=vocabulary[PATCH_TOKEN], dtype=backbone.dtype
         )
         config._attn_implementation, backbone.config._experts_implementation = attention, experts
+        config.name_or_path = backbone.config.name_or_path  # adapters name it as what they were trained on
         with no_init_weights():
             model = cls(config, backbone)
+        quantizer = getattr(backbone, "hf_quantizer", None)
+        if quantizer is not None:
+            model.hf_quantizer = quantizer
+            quantizer.postprocess_model(model)
         model.generation_config = backbone.generation_config
         model.train(backbone.training)
         if not is_deepspeed_zero3_enabled():

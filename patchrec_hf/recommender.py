@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .adapters import is_adapter, load_adapted
 from .catalog import tokenize_titles
 from .layouts import Layout
 from .modeling import PatchRecForCausalLM
@@ -69,19 +70,20 @@ class PatchRecommender:
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
-                A directory or a repository of the Hub.
+                A directory or a repository of the Hub, of a model or of an adapter, which is merged.
             **kwargs:
-                Passed to [`PatchRecForCausalLM.from_pretrained`]: `device_map`, `dtype`, `revision` and so on.
+                Passed to [`PatchRecForCausalLM.from_pretrained`]: `device_map`, `dtype`, `revision` and so on. For an
+                adapter, `base_model` says where the model is that it was trained on, if that was moved.
 
         Raises:
-            ValueError: If the checkpoint is a bare backbone or an adapter.
+            ValueError: If the checkpoint is a bare backbone, or an adapter of another model.
         """
-        if os.path.isfile(os.path.join(pretrained_model_name_or_path, "adapter_config.json")):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} holds an adapter, not a model. Merge it first: "
-                "`trainer.model.merge_and_unload().save_pretrained(...)`."
-            )
-        model = PatchRecForCausalLM.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        load = (
+            load_adapted
+            if is_adapter(pretrained_model_name_or_path, **kwargs)
+            else PatchRecForCausalLM.from_pretrained
+        )
+        model = load(pretrained_model_name_or_path, **kwargs)
         return cls(model, PatchRecProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs))
 
     @cached_property

@@ -29,7 +29,7 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
             raise FileExistsError(f"{output_dir} holds a finished run. Choose another directory, or delete it.")
         if not (output_dir / "run.json").exists():
             output_dir.mkdir(parents=True, exist_ok=True)
-            _write_json(output_dir / "run.json", dict(settings))
+            write_json(output_dir / "run.json", dict(settings))
         found = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
     names = {*found, *settings}
     changed = [
@@ -44,19 +44,6 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def last_checkpoint(output_dir: str | Path) -> str | None:
-    """
-    The newest whole checkpoint of a trainer, or `None`. A checkpoint whose writing was interrupted lacks the trainer's
-    state, which is written last.
-
-    Args:
-        output_dir (`str` or `pathlib.Path`):
-            The trainer's output directory.
-    """
-    whole = [path.parent for path in Path(output_dir).glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
 def finish_run(output_dir: str | Path, results: Any) -> None:
     """
     Writes `results.json`, which marks the run as finished. Only the main process writes.
@@ -68,10 +55,11 @@ def finish_run(output_dir: str | Path, results: Any) -> None:
             JSON-ready values.
     """
     if PartialState().is_main_process:
-        _write_json(Path(output_dir) / "results.json", results)
+        write_json(Path(output_dir) / "results.json", results)
 
 
-def _write_json(path: Path, values: Any) -> None:
+def write_json(path: Path, values: Any) -> None:
+    """Writes JSON-ready values to a file, which holds either what it held before or all of them."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(values, indent=2), encoding="utf-8")
     part.rename(path)

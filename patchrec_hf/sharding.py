@@ -1,4 +1,4 @@
-"""Sharding: a long evaluation in parts, which processes share and which survive an interruption."""
+"""Sharding: an evaluation's rows in equal shares for every process, and in parts that survive an interruption."""
 
 from __future__ import annotations
 
@@ -11,12 +11,38 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather
+from datasets import Dataset
+from torch.utils.data import Dataset as TorchDataset
 from tqdm.auto import tqdm
 
 from .runs import claim_run
 
 
 _BATCHES_IN_A_PART = 8
+
+
+class FilledDataset(TorchDataset[dict[str, Any]]):
+    """
+    A data set filled up to whole batches of all processes, as sharded weights need equal numbers of forwards. What
+    fills it up is its last row, marked `is_filler`, of which a collator makes no labels: so it counts nowhere.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Example rows.
+        rows_at_once (`int`):
+            Rows that all processes together read for one forward.
+    """
+
+    def __init__(self, dataset: Dataset, rows_at_once: int) -> None:
+        self.dataset = dataset
+        self.rows_at_once = rows_at_once
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.rows_at_once) * self.rows_at_once
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        is_filler = index >= len(self.dataset)
+        return {**self.dataset[-1 if is_filler else index], "is_filler": is_filler}
 
 
 def run_in_parts(

@@ -5,35 +5,39 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
+from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import AutoConfig, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import TrainerCallback
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 from trl import SFTTrainer
 
+from .adapters import complete_lora_config, load_model
 from .backbones import disable_tree_packing, enable_tree_packing
 from .batch_statistics import count_fed, count_tokens, score_labels
+from .checkpoints import check_resumable, last_checkpoint, mark_whole, unmark
 from .collators import PatchDataCollator, PatchPretrainDataCollator
-from .configuration import PatchRecConfig
 from .curriculum import StampedDataset, StampedSampler
 from .encoding import IGNORED_LABEL
 from .evaluation import rank_targets
 from .hub import make_model_card
 from .modeling import PatchRecForCausalLM
-from .processing import PatchRecProcessor, hub_kwargs
+from .processing import PatchRecProcessor
 from .rows import check_rows
+from .sharding import FilledDataset
 from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
 
 logger = logging.get_logger(__name__)
 
-_ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress"]
+_ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress", "is_filler"]
 _CARD_METRICS = ("eval_loss", "eval_hr@", "eval_ndcg@", "eval_mrr@", "eval_title_", "eval_compression_")
 
 
@@ -43,7 +47,8 @@ class PatchFinetuneTrainer(SFTTrainer):
 
     Args:
         model (`str`, `os.PathLike`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
-            A model, or the name of one: of a PatchRec checkpoint or, to start from, of any backbone.
+            A model, or the name of one: of a PatchRec checkpoint, an adapter (which is merged) or, to start from, any
+            backbone.
         args ([`PatchFinetuneConfig`]):
             Training arguments.
         train_dataset ([`~datasets.Dataset`]):
@@ -56,7 +61,8 @@ class PatchFinetuneTrainer(SFTTrainer):
         data_collator ([`PatchDataCollator`], *optional*):
             Overrides the default. Its layout must be the processor's.
         peft_config ([`~peft.PeftConfig`], *optional*):
-            Trains an adapter instead of the model.
+            Trains an adapter instead of the model. LoRA's is completed: by the backbone's usual target modules if it
+            names none, and by the special tokens around items, unless `trainable_token_indices` is set.
         callbacks, optimizers:
             As for [`~transformers.Trainer`].
 
@@ -104,7 +110,7 @@ class PatchFinetuneTrainer(SFTTrainer):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
         if isinstance(model, (str, os.PathLike)):
-            model = _load_model(model, processing_class, args)
+            model = load_model(model, processing_class.tokenizer, **_loading_kwargs(args))
         patchrec_model = model.get_base_model() if isinstance(model, PeftModel) else model
         if not isinstance(patchrec_model, PatchRecForCausalLM):
             raise TypeError(
@@ -112,6 +118,8 @@ class PatchFinetuneTrainer(SFTTrainer):
                 "`PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
             )
         patchrec_model.check_processor(processing_class)
+        if peft_config is not None:
+            peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
         for dataset in (train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
             if dataset is not None:
                 check_rows(dataset, processing_class.max_history)
@@ -133,6 +141,7 @@ class PatchFinetuneTrainer(SFTTrainer):
         )
         self.data_collator = replace(data_collator, tree_packing=self._shall_pack(data_collator))
         self._fed: list[torch.Tensor] = []
+        self._evaluated: list[torch.Tensor] = []
 
     def _shall_pack(self, collator: PatchDataCollator) -> bool:
         """Whether batches are packed; if they are, the model's attention is made ready for it."""
@@ -159,6 +168,69 @@ class PatchFinetuneTrainer(SFTTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = _ROW_COLUMNS
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """
+        Trains; see [`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint to go on from, or `True` for the last whole one in `output_dir`.
+
+        Raises:
+            ValueError: If there is no whole checkpoint, or it is of a run with other settings where that matters: the
+                stage, layout, prompt, catalog, the rows and how many of them a step learns from, the seed; the number
+                of processes under DeepSpeed; in pre-training, the number of steps.
+        """
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True and (checkpoint := last_checkpoint(self.args.output_dir)) is None:
+            raise ValueError(
+                f"There is no whole checkpoint in {self.args.output_dir} to resume from. Call `train()` to begin, or "
+                "`train(resume_from_checkpoint=patchrec_hf.checkpoints.last_checkpoint(output_dir))` to do either."
+            )
+        if checkpoint is not None:
+            facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
+            self._total_train_tokens = facts["num_tokens"]
+        return super().train(checkpoint, *args, **kwargs)
+
+    def _run_facts(self) -> dict[str, Any]:
+        """What a run must share with a checkpoint to go on from it: with these, a step learns from the same rows."""
+        args = self.args
+        facts = {
+            "stage": self._name,
+            "training rows": len(self.train_dataset),
+            "rows per forward of all processes": self._train_batch_size * args.world_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "train_sampling_strategy": args.train_sampling_strategy,
+        }
+        if self.is_deepspeed_enabled:  # its optimizer's state is cut into one part for each
+            facts["number of processes"] = args.world_size
+        return facts
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        args = self.args
+        output_dir = self._get_output_dir(trial=trial)
+        checkpoint = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if args.should_save:
+            unmark(checkpoint)
+        self.accelerator.wait_for_everyone()
+        # An older checkpoint may go only when this one is whole: when every process has written its part.
+        limit, args.save_total_limit = args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if args.should_save:
+            mark_whole(checkpoint, {**self._run_facts(), "num_tokens": self._total_train_tokens})
+            rotate_checkpoints(output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            # A pickle that nothing reads again.
+            os.remove(os.path.join(output_dir or self.args.output_dir, TRAINING_ARGS_NAME))
+
     def get_train_dataloader(self) -> DataLoader:
         return self._get_dataloader(
             dataset=StampedDataset(self.train_dataset),
@@ -180,9 +252,17 @@ class PatchFinetuneTrainer(SFTTrainer):
             lengths=self._row_lengths,
         )
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> SequentialSampler | None:
+    def _get_eval_sampler(self, eval_dataset: FilledDataset) -> SequentialSampler:
         # The base class would group these too, by a length that rows do not have.
-        return SequentialSampler(eval_dataset) if self.args.world_size == 1 else None
+        return SequentialSampler(eval_dataset)
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **kwargs: Any
+    ) -> DataLoader:
+        if not is_training:
+            rows_at_once = batch_size * self.args.world_size if self.args.world_size > 1 else 1
+            dataset = FilledDataset(dataset, rows_at_once)
+        return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
 
     @cached_property
     def _row_lengths(self) -> np.ndarray | None:
@@ -198,14 +278,14 @@ class PatchFinetuneTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         fed = count_fed(inputs)
-        if inputs["input_ids"].device.type == "cpu" and self.args.loss_type == "nll" and not self.aux_loss_enabled:
-            result = self._compute_loss_on_cpu(model, inputs, return_outputs, num_items_in_batch)
+        if self._projects_itself(inputs):
+            result = self._compute_own_loss(model, inputs, return_outputs, num_items_in_batch)
         else:
             result = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
+        loss = result[0] if return_outputs else result
         if self.model.training:
-            loss = result[0] if return_outputs else result
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"The loss is {loss.item()} at step {self.state.global_step}. Lower `learning_rate` (now "
@@ -213,28 +293,39 @@ class PatchFinetuneTrainer(SFTTrainer):
                     "fp16. Resume from the last checkpoint; it was written before this step."
                 )
             self._fed.append(fed)
+        else:
+            num_labels = (inputs["shift_labels"] != IGNORED_LABEL).sum()
+            loss_sum = torch.where(num_labels > 0, loss.detach().float() * num_labels, 0.0)
+            self._evaluated.append(torch.stack([loss_sum, num_labels.float()]))
         return result
 
-    def _compute_loss_on_cpu(
+    def _projects_itself(self, inputs: dict[str, torch.Tensor]) -> bool:
+        """
+        Whether the model projects the labelled positions. SFTTrainer's fused head would compute logits twice to save
+        memory, which pays with Triton kernels and whole sequences: not on a CPU, where there are none. And it takes
+        the head's weight, past what an adapter makes of it.
+        """
+        if self.args.loss_type != "nll" or self.aux_loss_enabled:
+            return False
+        is_wrapped = isinstance(self._patchrec_model().lm_head, AuxiliaryTrainingWrapper)
+        return inputs["input_ids"].device.type == "cpu" or is_wrapped
+
+    def _compute_own_loss(
         self,
         model: torch.nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool,
         num_items_in_batch: torch.Tensor | int | None,
     ) -> Any:
-        """
-        The loss and metrics of SFTTrainer, without its fused head. That computes logits twice to save memory, which
-        pays with Triton kernels and whole sequences; here there are no kernels, and only responses are projected.
-        """
+        """The loss and metrics of SFTTrainer, without its fused head."""
         # What SFTTrainer itself overrides: the model computes its loss.
         loss, outputs = super(SFTTrainer, self).compute_loss(
             model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
         labels = inputs["shift_labels"][inputs["shift_labels"] != IGNORED_LABEL]
-        sums = [*score_labels(outputs.logits[0], labels), torch.tensor(len(labels)), count_tokens(inputs)]
-        entropy, num_correct, num_labels, num_tokens = (
-            self.accelerator.gather_for_metrics(value).sum().item() for value in sums
-        )
+        sums = torch.stack([*score_labels(outputs.logits[0], labels), count_tokens(inputs)]).float()
+        sums = torch.cat([sums, sums.new_tensor([len(labels)])])
+        entropy, num_correct, num_tokens, num_labels = self.accelerator.reduce(sums, reduction="sum").tolist()
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["entropy"].append(entropy / num_labels if num_labels else 0.0)
         metrics["mean_token_accuracy"].append(num_correct / num_labels if num_labels else 0.0)
@@ -268,16 +359,20 @@ class PatchFinetuneTrainer(SFTTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
+        self._evaluated.clear()
         output = super().evaluation_loop(
             dataloader, description, True, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
         )
+        # A mean over all labels, however they were shared out to batches and processes.
+        loss_sum, num_labels = self.accelerator.reduce(torch.stack(self._evaluated).sum(dim=0), reduction="sum")
+        output.metrics[f"{metric_key_prefix}_loss"] = (loss_sum / num_labels).item()
         # Ranked here, so that logging, early stopping and the choice of the best checkpoint see the metrics.
         if self.args.eval_ks:
             with self.compute_loss_context_manager():
                 report = rank_targets(
                     self._patchrec_model(),
                     self.data_collator,
-                    dataloader.dataset,
+                    cast(FilledDataset, dataloader.dataset).dataset,
                     k=max(self.args.eval_ks),
                     max_rows=self.args.eval_max_rows if self.is_in_train else None,
                     max_expansions=self.args.eval_max_expansions,
@@ -356,6 +451,14 @@ class PatchPretrainTrainer(PatchFinetuneTrainer):
     _collator_class = PatchPretrainDataCollator
     _config_class = PatchPretrainConfig
 
+    def _run_facts(self) -> dict[str, Any]:
+        # The probability of compression is a share of all steps.
+        return {
+            **super()._run_facts(),
+            "num_train_epochs": self.args.num_train_epochs,
+            "max_steps": self.args.max_steps,
+        }
+
     def _fed_metrics(
         self, examples: float, prompt_tokens: float, text_tokens: float, positions: float, padding: float
     ) -> dict[str, float]:
@@ -387,17 +490,8 @@ def _most_targets(dataset: Dataset) -> int:
     return int(targets.list.len().max() or 0)
 
 
-def _load_model(
-    name_or_path: str | os.PathLike, processor: PatchRecProcessor, args: PatchFinetuneConfig
-) -> PatchRecForCausalLM:
-    """SFTTrainer loads names through transformers' own mapping only, which knows neither PatchRec nor its splice."""
-    kwargs = dict(args.model_init_kwargs or {})
-    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
+def _loading_kwargs(args: PatchFinetuneConfig) -> dict[str, Any]:
+    kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     # As TRL does: mixed precision needs weights in float32, whatever the checkpoint was saved in.
     kwargs.setdefault("dtype", "float32")
-    config = AutoConfig.from_pretrained(
-        name_or_path, trust_remote_code=kwargs["trust_remote_code"], **hub_kwargs(kwargs)
-    )
-    if isinstance(config, PatchRecConfig):
-        return PatchRecForCausalLM.from_pretrained(name_or_path, **kwargs)
-    return PatchRecForCausalLM.from_backbone(name_or_path, processor.tokenizer, **kwargs)
+    return kwargs

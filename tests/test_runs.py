@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from patchrec_hf.runs import claim_run, finish_run, last_checkpoint
+from patchrec_hf.runs import claim_run, finish_run
 
 
 def test_first_claim_writes_the_settings_and_the_same_settings_go_on(tmp_path):
@@ -25,12 +25,3 @@ def test_finished_runs_are_never_overwritten(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == [{"hr@20": 0.5}]
     with pytest.raises(FileExistsError, match="finished run"):
         claim_run(tmp_path, {"seed": 1})
-
-
-def test_half_written_checkpoints_are_passed_over(tmp_path):
-    assert last_checkpoint(tmp_path / "nothing") is None
-    for step in (5, 10, 20):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text("{}")
-    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text("{}")
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")

@@ -28,6 +28,7 @@ from patchrec_hf import (
     TextLayout,
     rank_targets,
 )
+from patchrec_hf.sharding import FilledDataset
 from patchrec_hf.tiny import build_tiny_backbone
 
 
@@ -154,6 +155,27 @@ def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
     ranked = rank_targets(trainer.model, trainer.data_collator, rows, k=10, show_progress=False)
     assert metrics["eval_hr@10"] == np.mean(ranked.examples["item_rank"].to_numpy() <= 10)
     assert metrics["eval_title_hr@10"] == np.mean(ranked.examples["title_rank"].to_numpy() <= 10)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 14])
+def test_evaluation_loss_is_a_mean_over_all_labels(make_trainer, rows, batch_size):
+    """However rows are shared out to batches, which hold unequal numbers of labels."""
+    trainer = make_trainer("finetune", eval_dataset=rows, per_device_eval_batch_size=batch_size, eval_ks=[])
+    with torch.no_grad():
+        expected = trainer.model(**trainer.data_collator(list(rows))).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_fillers_of_an_evaluation_have_no_labels(rows, processor):
+    filled = FilledDataset(rows, rows_at_once=4)
+    assert len(filled) == 16
+    batch = [filled[index] for index in range(12, 16)]
+    assert [row["is_filler"] for row in batch] == [False, False, True, True]
+    for packs in (False, True):
+        collated = PatchDataCollator(processor, tree_packing=packs)(batch)
+        whole = PatchDataCollator(processor, tree_packing=packs)(batch[:2])
+        labels, expected = ([row[row != -100].tolist() for row in part["labels"]] for part in (collated, whole))
+        assert [row for row in labels if row] == expected
 
 
 def test_evaluation_in_pretraining_uses_the_fixed_layout(make_trainer, rows):
@@ -594,7 +616,7 @@ def test_lora_trains(model, processor, rows, tmp_path):
         name for name, p in trainer.model.named_parameters() if name in before and not torch.equal(p, before[name])
     ]
     assert changed
-    assert all("lora" in name for name in before)
+    assert all("lora" in name or "trainable_tokens" in name for name in before)
     assert "eval_hr@5" in trainer.evaluate()
 
 

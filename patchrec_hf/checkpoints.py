@@ -1,0 +1,103 @@
+"""Checkpoints of a training run: which of them are whole, and whether a run can go on from one as it began."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .processing import PatchRecProcessor
+from .runs import write_json
+
+
+RUN_NAME = "patchrec_run.json"
+"""Written into a checkpoint when everything else in it is; so a checkpoint without it is not whole."""
+
+
+def mark_whole(checkpoint: str | os.PathLike, facts: Mapping[str, Any]) -> None:
+    """
+    Marks a checkpoint as whole.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`):
+            The directory, in which every process has written what it has to.
+        facts (`Mapping[str, Any]`):
+            JSON-ready values: what a run must share to go on from here (see [`check_resumable`]).
+    """
+    write_json(Path(checkpoint) / RUN_NAME, dict(facts))
+
+
+def unmark(checkpoint: str | os.PathLike) -> None:
+    """Says of a checkpoint that it is not whole, as it is about to be overwritten."""
+    (Path(checkpoint) / RUN_NAME).unlink(missing_ok=True)
+
+
+def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """
+    The newest whole checkpoint of a trainer, or `None`. A checkpoint whose writing was interrupted is passed over.
+
+    Args:
+        output_dir (`str` or `os.PathLike`):
+            The trainer's output directory.
+
+    Example:
+    ```python
+    >>> trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))  # begins anew if there is none
+    ```
+    """
+    whole = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{RUN_NAME}")]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
+def check_resumable(
+    checkpoint: str | os.PathLike, facts: Mapping[str, Any], processor: PatchRecProcessor
+) -> dict[str, Any]:
+    """
+    Checks that a run is the one that wrote a checkpoint, as far as its data, prompts and steps go.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`):
+            The directory.
+        facts (`Mapping[str, Any]`):
+            What the run and the checkpoint must share; the checkpoint's other facts are not looked at.
+        processor ([`PatchRecProcessor`]):
+            The run's processor.
+
+    Returns:
+        `dict[str, Any]`: all facts of the checkpoint.
+
+    Raises:
+        ValueError: If the checkpoint is not whole, or something differs.
+    """
+    checkpoint = Path(checkpoint)
+    if not (checkpoint / RUN_NAME).is_file():
+        raise ValueError(
+            f"{checkpoint} is not a whole checkpoint of this library (it has no {RUN_NAME}): its writing was "
+            "interrupted, or the path is wrong. Resume from an earlier one; `resume_from_checkpoint=True` takes the "
+            "last whole one."
+        )
+    found: dict[str, Any] = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
+    before = {name: found.get(name) for name in facts}
+    there = PatchRecProcessor.from_pretrained(checkpoint)
+    pairs = [(name, before[name], value) for name, value in facts.items()]
+    pairs += [
+        ("layout", str(there.layout), str(processor.layout)),
+        ("max_history", there.max_history, processor.max_history),
+        ("separate_patches", there.separate_patches, processor.separate_patches),
+    ]
+    changed = [f"{name}: {old!r} there, {new!r} now" for name, old, new in pairs if old != new]
+    if there.prompt != processor.prompt:
+        changed.append("the prompt's tokens")
+    same_items = np.array_equal(there.catalog.item_ids, processor.catalog.item_ids)
+    if not same_items or there.catalog.titles != processor.catalog.titles:
+        changed.append(f"the catalog ({len(there.catalog)} items there, {len(processor.catalog)} now)")
+    if changed:
+        raise ValueError(
+            f"The run cannot go on from {checkpoint} as it began, for these differ: {'; '.join(changed)}. Repeat its "
+            "settings, or load the checkpoint as a model and train in another output directory."
+        )
+    return found

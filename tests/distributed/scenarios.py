@@ -1,0 +1,220 @@
+"""What the distributed tests train: the same rows, model and settings for every engine and number of processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import ITEM_IDS, TITLES
+from datasets import Dataset
+from peft import LoraConfig
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    Catalog,
+    ItemPatchLayout,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecProcessor,
+    build_tiny_backbone,
+)
+from patchrec_hf.prompts import SPECIAL_TOKENS
+
+
+GLOBAL_BATCH = 4
+NUM_STEPS = 6
+SAVED_STEP = 3
+CATALOG = Catalog.from_titles(TITLES)
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+STAGES = {
+    "pretrain": (PatchPretrainTrainer, PatchPretrainConfig),
+    "finetune": (PatchFinetuneTrainer, PatchFinetuneConfig),
+}
+FSDP2 = {
+    "version": 2,
+    "reshard_after_forward": True,
+    "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"],
+    "state_dict_type": "FULL_STATE_DICT",
+    "cpu_ram_efficient_loading": False,
+}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """
+    One training run.
+
+    Args:
+        engine (`str`):
+            `"ddp"`, `"zero1"`, `"zero2"`, `"zero3"`, `"zero3_offload"` or `"fsdp2"`; one process alone runs without.
+        stage (`str`):
+            `"pretrain"` or `"finetune"`.
+        packed (`bool`):
+            Whether rows have several targets and batches are tree-packed.
+        lora (`bool`):
+            Whether an adapter is trained.
+        tied (`bool`):
+            Whether the backbone's head is its embedding table.
+        bf16 (`bool`):
+            Whether to train in mixed precision.
+        accumulation (`int`):
+            Forwards per optimizer step; the rows of a step are as many.
+        checkpointing (`bool`):
+            Whether activations are recomputed in the backward pass.
+    """
+
+    engine: str
+    stage: str = "finetune"
+    packed: bool = False
+    lora: bool = False
+    tied: bool = False
+    bf16: bool = False
+    accumulation: int = 1
+    checkpointing: bool = False
+
+    @property
+    def name(self) -> str:
+        options = [name for name in ("packed", "lora", "tied", "bf16", "checkpointing") if getattr(self, name)]
+        options += ["accumulation"] if self.accumulation > 1 else []
+        return "-".join([self.engine, self.stage, *options])
+
+
+def _each(engine: str) -> list[Scenario]:
+    return [Scenario(engine, stage, packed) for stage, packed in (("pretrain", False), ("finetune", True))]
+
+
+# The last scenarios are FSDP2's, whose stand-in for a device cannot be taken back.
+SCENARIOS = [
+    Scenario("ddp", "pretrain"),
+    Scenario("ddp", "pretrain", packed=True),
+    Scenario("ddp", "finetune"),
+    Scenario("ddp", "finetune", packed=True, accumulation=2),
+    Scenario("ddp", "finetune", lora=True),
+    *_each("zero1"),
+    *_each("zero2"),
+    Scenario("zero2", "finetune", lora=True),
+    Scenario("zero2", "pretrain", bf16=True),
+    Scenario("zero3", "pretrain"),
+    Scenario("zero3", "pretrain", packed=True, tied=True),
+    Scenario("zero3", "finetune", accumulation=2),
+    Scenario("zero3", "finetune", packed=True, checkpointing=True),
+    Scenario("zero3", "finetune", packed=True, lora=True),
+    Scenario("zero3_offload", "finetune"),
+    *_each("fsdp2"),
+    Scenario("fsdp2", "finetune", tied=True),
+]
+
+
+def make_rows(packed: bool) -> Dataset:
+    """Rows of unequal length, so that the two halves of a batch hold unequal numbers of response tokens."""
+    rows = []
+    for user in range(20):
+        items = [ITEM_IDS[(3 * user + 5 * place) % 12] for place in range(5 + 3 * user % 7)]
+        targets = list(range(len(items) - 3, len(items))) if packed else [len(items) - 1]
+        rows.append({"user_id": user, "item_ids": items, "target_positions": targets})
+    return Dataset.from_list(rows)
+
+
+def save_backbone(directory: Path, tied: bool) -> None:
+    """Saves a tiny backbone, which lacks the special tokens, as one that was never trained for this does."""
+    backbone, tokenizer = build_tiny_backbone(CATALOG, vocab_size=400, hidden_size=32)
+    backbone.resize_token_embeddings(min(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))))
+    if not tied:
+        backbone.config.tie_word_embeddings = False
+        backbone.lm_head.weight = torch.nn.Parameter(backbone.lm_head.weight.detach().flip(0))
+    backbone.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def make_trainer(scenario: Scenario, backbones: Path, output_dir: Path, world_size: int) -> PatchFinetuneTrainer:
+    """The trainer of a scenario, in a process that is one of `world_size`."""
+    trainer_class, config_class = STAGES[scenario.stage]
+    settings: dict[str, Any] = {}
+    if world_size > 1 and scenario.engine == "fsdp2":
+        settings = {"use_cpu": False, "fsdp": True, "fsdp_config": FSDP2}
+    elif world_size > 1 and scenario.engine.startswith("zero"):
+        settings = {"deepspeed": deepspeed_config(scenario.engine)}
+    args = config_class(
+        str(output_dir),
+        **{"use_cpu": True} | settings,
+        bf16=scenario.bf16,
+        per_device_train_batch_size=GLOBAL_BATCH // world_size,
+        per_device_eval_batch_size=GLOBAL_BATCH,
+        gradient_accumulation_steps=scenario.accumulation,
+        activation_checkpointing=scenario.checkpointing,
+        max_steps=NUM_STEPS,
+        learning_rate=3e-3,
+        logging_steps=1,
+        save_strategy="steps",
+        save_steps=SAVED_STEP,
+        eval_ks=[5],
+        report_to="none",
+        disable_tqdm=True,
+    )
+    if scenario.engine == "zero3" and world_size > 1:
+        import deepspeed
+
+        deepspeed.init_distributed("gloo", verbose=False)  # before weights are loaded, which it shards
+    backbone = backbones / ("tied" if scenario.tied else "untied")
+    processor = PatchRecProcessor.from_backbone(backbone, CATALOG, BOOK_PROMPT, ItemPatchLayout(2), max_history=8)
+    torch.manual_seed(0)
+    rows = make_rows(scenario.packed)
+    return trainer_class(
+        str(backbone),
+        args,
+        rows,
+        processor,
+        eval_dataset=make_rows(packed=False).select(range(7)),
+        peft_config=_lora_config(scenario) if scenario.lora else None,
+    )
+
+
+def _lora_config(scenario: Scenario) -> LoraConfig:
+    # PEFT reads the rows of tokens from ZeRO-3's shards on CUDA devices only.
+    token_indices = [] if scenario.engine == "zero3" or scenario.packed else None
+    return LoraConfig(r=4, target_modules=["q_proj", "v_proj"], trainable_token_indices=token_indices)
+
+
+def deepspeed_config(engine: str) -> dict[str, Any]:
+    """The example's configuration, such that the weights of so small a model are split up too."""
+    config = json.loads((EXAMPLES / "deepspeed" / f"{engine}.json").read_text(encoding="utf-8"))
+    if config["zero_optimization"]["stage"] == 3:
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return config
+
+
+def run(scenario: Scenario, backbones: Path, output_dir: Path, world_size: int) -> dict[str, Any]:
+    """Trains, evaluates and saves, and says what happened."""
+    trainer = make_trainer(scenario, backbones, output_dir, world_size)
+    trainer.train()
+    results = {"metrics": trainer.evaluate(), **_facts(trainer)}
+    trainer.save_model(str(output_dir / "final"))
+    return results
+
+
+def resume(scenario: Scenario, backbones: Path, output_dir: Path, world_size: int) -> dict[str, Any]:
+    """Goes on from the checkpoint in the middle of the run, in a new trainer."""
+    trainer = make_trainer(scenario, backbones, output_dir.with_name(output_dir.name + "-resumed"), world_size)
+    trainer.train(resume_from_checkpoint=str(output_dir / f"checkpoint-{SAVED_STEP}"))
+    return _facts(trainer)
+
+
+def _facts(trainer: PatchFinetuneTrainer) -> dict[str, Any]:
+    state = trainer.accelerator.state
+    history = trainer.state.log_history
+    return {
+        "num_processes": state.num_processes,
+        "distributed_type": state.distributed_type.value,
+        "engine": type(trainer.model_wrapped).__name__,
+        "packs": trainer.data_collator.tree_packing,
+        **{
+            name: [entry[name] for entry in history if name in entry and "loss" in entry]
+            for name in ("loss", "compression_probability", "prompt_tokens", "num_tokens", "grad_norm")
+        },
+    }
