@@ -127,6 +127,8 @@ def complete_lora_config(
     if config.trainable_token_indices is None and not is_trained:
         token_ids = special_token_ids(tokenizer)
         config.trainable_token_indices = {name: [token_ids[token] for token in token_ids if token != PATCH_TOKEN]}
+    # PEFT would wrap the embedding for no token too.
+    config.trainable_token_indices = config.trainable_token_indices or None
     return config
 
 

@@ -96,8 +96,7 @@ class StampedSampler(Sampler[Stamp]):
         order = shuffled.tolist()
         for place in range(self.num_stamps):
             step = epoch * steps_per_epoch + place // self.rows_per_micro_batch // self.accumulation_steps
-            # A run that is at its end still asks for the next batch.
-            yield Stamp(order[place % self.num_rows], step, min(step / max(state.max_steps, 1), 1.0))
+            yield Stamp(order[place % self.num_rows], step, step / max(state.max_steps, 1))
 
 
 def _grouped(order: np.ndarray, lengths: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:

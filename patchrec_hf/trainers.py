@@ -192,6 +192,13 @@ class PatchFinetuneTrainer(SFTTrainer):
             self._total_train_tokens = facts["num_tokens"]
         return super().train(checkpoint, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Resumed after its last step, a run has nothing left to learn; the base class would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
     def _run_facts(self) -> dict[str, Any]:
         """What a run must share with a checkpoint to go on from it: with these, a step learns from the same rows."""
         args = self.args

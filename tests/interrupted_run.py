@@ -24,7 +24,7 @@ from patchrec_hf import (
 from patchrec_hf.checkpoints import last_checkpoint
 
 
-NUM_STEPS = 60
+NUM_STEPS = 100
 
 
 class Killer(TrainerCallback):

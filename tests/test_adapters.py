@@ -141,7 +141,7 @@ def test_adapters_resume(backbone, processor, rows, tmp_path):
 
 def test_what_is_said_is_not_changed(model, tokenizer):
     config = LoraConfig(target_modules=["q_proj"], trainable_token_indices=[])
-    assert complete_lora_config(config, model, tokenizer).trainable_token_indices == []
+    assert complete_lora_config(config, model, tokenizer).trainable_token_indices is None
     whole = LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"])
     assert complete_lora_config(whole, model, tokenizer).trainable_token_indices is None
     other = IA3Config()

@@ -31,7 +31,7 @@ def test_killed_twenty_times_training_ends_as_if_it_had_not_been(tmp_path):
     assert run(tmp_path / "unbroken") == 0
     chance, places = random.Random(0), []
     for _ in range(NUM_KILLS):
-        exitcode = run(tmp_path / "broken", chance.randrange(3), chance.uniform(0, 0.1))
+        exitcode = run(tmp_path / "broken", chance.randrange(3), chance.uniform(0, 0.06))
         assert exitcode == -signal.SIGKILL
         places.append(last_checkpoint(tmp_path / "broken"))
     assert run(tmp_path / "broken") == 0

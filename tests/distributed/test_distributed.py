@@ -139,7 +139,10 @@ def test_what_is_saved_is_whole(directory, alone, scenario):
     model, expected = load(directory, scenario), load(directory, replace(scenario, engine="alone"))
     tolerance = 3e-3 if scenario.bf16 else 2e-4
     for (name, one), other in zip(model.named_parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        # DeepSpeed saves the weights in the precision that it trains in.
+        torch.testing.assert_close(
+            one.float(), other, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
     processor = PatchRecProcessor.from_pretrained(directory / scenario.name / "final")
     recommended, wanted = (PatchRecommender(part, processor).recommend(HISTORY, k=5) for part in (model, expected))
     assert [item.item_id for item in recommended] == [item.item_id for item in wanted]
