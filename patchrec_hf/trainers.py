@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
@@ -27,9 +28,10 @@ from .collators import PatchDataCollator, PatchPretrainDataCollator
 from .curriculum import StampedDataset, StampedSampler
 from .encoding import IGNORED_LABEL
 from .evaluation import rank_targets
-from .hub import make_model_card
+from .model_card import make_model_card
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
+from .report import EvaluationReport
 from .rows import check_rows
 from .sharding import FilledDataset
 from .training_args import PatchFinetuneConfig, PatchPretrainConfig
@@ -38,7 +40,6 @@ from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 logger = logging.get_logger(__name__)
 
 _ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress", "is_filler"]
-_CARD_METRICS = ("eval_loss", "eval_hr@", "eval_ndcg@", "eval_mrr@", "eval_title_", "eval_compression_")
 
 
 class PatchFinetuneTrainer(SFTTrainer):
@@ -139,6 +140,11 @@ class PatchFinetuneTrainer(SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            raise ValueError(
+                "FSDP must save whole weights, which load everywhere: set `state_dict_type` to FULL_STATE_DICT in "
+                "`fsdp_config` (`fsdp_state_dict_type` in accelerate's configuration)."
+            )
         self.data_collator = replace(data_collator, tree_packing=self._shall_pack(data_collator))
         self._fed: list[torch.Tensor] = []
         self._evaluated: list[torch.Tensor] = []
@@ -399,46 +405,64 @@ class PatchFinetuneTrainer(SFTTrainer):
         model_name: str | None = None,
         dataset_name: str | None = None,
         tags: str | list[str] | None = None,
+        results: EvaluationReport | None = None,
     ) -> None:
         """
-        Writes the model card, with the last evaluation's metrics, to `output_dir/README.md`.
+        Writes the model card to `output_dir/README.md`. [`~transformers.Trainer.push_to_hub`] passes its arguments on.
 
         Args:
             model_name (`str`, *optional*):
-                Heading of the card; the output directory's name if not given.
+                The repository's name, where training has none yet; the output directory's if not given.
             dataset_name (`str`, *optional*):
                 Named in the card.
             tags (`str` or `list[str]`, *optional*):
                 Added to the card's tags.
+            results ([`EvaluationReport`], *optional*):
+                What was measured; the metrics of the trainer's last evaluation if not given.
         """
         if not self.is_world_process_zero():
             return
-        processor = self.processing_class
-        name = model_name or os.path.basename(os.path.normpath(self.args.output_dir))
         base_model = self._patchrec_model().config.text_config._name_or_path
-        evaluations = [entry for entry in self.state.log_history if any(key.startswith("eval_") for key in entry)]
-        facts = {
-            "stage": self._name,
-            "layout": processor.layout,
-            "items in the catalog": len(processor.catalog),
-            "longest history": processor.max_history,
-            "optimizer steps": self.state.global_step,
-            **({"data set": dataset_name} if dataset_name else {}),
-        }
-        card = make_model_card(
-            model_name=name,
-            repo_id=self.hub_model_id or name,
-            facts=facts,
-            metrics={
-                key.removeprefix("eval_"): value
-                for key, value in (evaluations[-1] if evaluations else {}).items()
-                if key.startswith(_CARD_METRICS)
-            },
-            example_history=processor.catalog.item_ids[:3].tolist(),
+        evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
+        last = {key.removeprefix("eval_"): value for key, value in (evaluations or [{}])[-1].items()}
+        make_model_card(
+            self.processing_class,
+            self.hub_model_id or model_name or os.path.basename(os.path.normpath(self.args.output_dir)),
+            results=results or last,
+            dataset_name=dataset_name,
             base_model=base_model if base_model and not os.path.isdir(base_model) else None,
+            data=self._data_facts,
+            training=self._training_facts(),
             tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])],
-        )
-        card.save(os.path.join(self.args.output_dir, "README.md"))
+        ).save(os.path.join(self.args.output_dir, "README.md"))
+
+    @cached_property
+    def _data_facts(self) -> dict[str, Any]:
+        rows = self.train_dataset.select_columns(["user_id", "target_positions"]).to_polars()
+        targets = rows["target_positions"].explode()
+        return {
+            "training rows": f"{len(rows)}, of {rows['user_id'].n_unique()} users",
+            "training targets": f"{targets.count()}, each after {targets.mean():.1f} items on average",
+        }
+
+    def _training_facts(self) -> dict[str, Any]:
+        args, state = self.args, self.state
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        return {
+            "stage": self._name,
+            "what was trained": "an adapter" if isinstance(self.model, PeftModel) else "all weights",
+            "optimizer steps": f"{state.global_step} of {state.max_steps}",
+            "rows per step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            "tree packing": self.data_collator.tree_packing,
+            "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}",
+            "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+            "processes": args.world_size,
+            **({"last training loss": f"{losses[-1]:.4f}"} if losses else {}),
+            "positions fed": f"{self._total_train_tokens:.0f}",
+            "versions": ", ".join(
+                f"{name} {version(name)}" for name in ("patchrec-hf", "transformers", "trl", "torch")
+            ),
+        }
 
 
 class PatchPretrainTrainer(PatchFinetuneTrainer):

@@ -9,6 +9,8 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from .hub import require_token
+
 
 @dataclass(frozen=True)
 class PaperPreset:
@@ -88,7 +90,8 @@ class PatchFinetuneConfig(SFTConfig):
 
     Raises:
         ValueError: If a setting contradicts what the trainer does (packing, padding-free batches, cutting by tokens,
-            NEFTune and so on).
+            NEFTune and so on), the weights of a sharded run would not be saved whole, or nothing can be pushed for
+            lack of a token.
     """
 
     learning_rate: float = field(default=5e-5, metadata={"help": "The initial learning rate for AdamW."})
@@ -152,6 +155,19 @@ class PatchFinetuneConfig(SFTConfig):
             raise ValueError(f"`eval_max_expansions` must be at least 0 or None, got {self.eval_max_expansions}.")
         if self.eval_max_rows is not None and self.eval_max_rows < 1:
             raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
+
+        if self.push_to_hub:
+            require_token(self.hub_token)
+        self._check_sharding()
+
+    def _check_sharding(self) -> None:
+        """ZeRO-3 must save whole weights, which load everywhere."""
+        plugin, key = self.deepspeed_plugin, "zero_optimization.stage3_gather_16bit_weights_on_model_save"
+        if plugin is not None and plugin.hf_ds_config.is_zero3() and not plugin.hf_ds_config.get_value(key, False):
+            raise ValueError(
+                f"The DeepSpeed configuration must set `{key}` to true (`zero3_save_16bit_model` in accelerate's), or "
+                "no whole weights are saved."
+            )
 
     def _refuse(self, *names: str, reason: str) -> None:
         for name in names:

@@ -1,0 +1,118 @@
+"""The model card: what a checkpoint is, how it is used, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .processing import PatchRecProcessor
+from .prompts import END_TOKEN, START_TOKEN
+from .report import EvaluationReport
+
+
+_TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
+_METRICS = ("hr@", "ndcg@", "mrr@", "title_hr@", "title_ndcg@", "loss", "certified_share", "compression_")
+_HISTORY_MARK = "…"
+
+
+def make_model_card(
+    processor: PatchRecProcessor,
+    repo_id: str,
+    results: EvaluationReport | Mapping[str, float] | None = None,
+    dataset_name: str | None = None,
+    base_model: str | None = None,
+    data: Mapping[str, object] | None = None,
+    training: Mapping[str, object] | None = None,
+    tags: list[str] | None = None,
+    include_code: bool = False,
+) -> ModelCard:
+    """
+    Makes the README of a checkpoint: how it is used, what was measured (in its metadata too), how it reads a history,
+    and what it was trained on.
+
+    Args:
+        processor ([`PatchRecProcessor`]):
+            The checkpoint's.
+        repo_id (`str`):
+            Where the checkpoint can be loaded from.
+        results ([`EvaluationReport`] or `Mapping[str, float]`, *optional*):
+            What was measured; a report's metrics come with their 95% intervals by users.
+        dataset_name (`str`, *optional*):
+            What it was measured on.
+        base_model (`str`, *optional*):
+            The backbone's name on the Hub.
+        data (`Mapping[str, object]`, *optional*):
+            Further rows of the table of data; what the catalog holds is always told.
+        training (`Mapping[str, object]`, *optional*):
+            Rows of the table of training.
+        tags (`list[str]`, *optional*):
+            Tags of the repository.
+        include_code (`bool`, *optional*, defaults to `False`):
+            Whether the repository holds the code that it needs (see [`export_checkpoint`]).
+
+    Returns:
+        [`~huggingface_hub.ModelCard`]
+    """
+    values = results.metrics() if isinstance(results, EvaluationReport) else dict(results or {})
+    values = {name: value for name, value in values.items() if name.startswith(_METRICS)}
+    shown = {name: f"{value:.4f}" for name, value in values.items()}
+    measured_by = "The last evaluation of its trainer."
+    if isinstance(results, EvaluationReport):
+        measured_by = f"On {len(results.examples)} targets, with 95% intervals by resampling users."
+        for row in results.intervals().filter(slice="all").iter_rows(named=True):
+            if row["metric"] in shown:
+                shown[row["metric"]] += f" ({row['low']:.4f}–{row['high']:.4f})"
+    catalog, lengths = processor.catalog, processor.title_tokens.lengths
+    return ModelCard.from_template(
+        ModelCardData(
+            base_model=base_model,
+            library_name="patchrec-hf",
+            tags=tags,
+            pipeline_tag="text-generation",
+            model_name=repo_id.rpartition("/")[2],
+            eval_results=[
+                EvalResult(
+                    task_type="sequential-recommendation",
+                    task_name="Sequential recommendation",
+                    dataset_type=dataset_name or "unnamed",
+                    dataset_name=dataset_name or "unnamed",
+                    metric_type=name,
+                    metric_value=round(value, 6),
+                )
+                for name, value in values.items()
+            ]
+            or None,
+        ),
+        template_path=str(_TEMPLATE),
+        model_name=repo_id.rpartition("/")[2],
+        repo_id=repo_id,
+        include_code=include_code,
+        metrics=shown,
+        measured_by=measured_by,
+        max_history=processor.max_history,
+        example_history=catalog.item_ids[:3].tolist(),
+        reading={
+            "layout": processor.layout,
+            "longest history": processor.max_history,
+            "separators after patches": processor.separate_patches,
+        },
+        history_mark=_HISTORY_MARK,
+        prompt=_show_prompt(processor),
+        data={
+            **({"data set": dataset_name} if dataset_name else {}),
+            "items": len(catalog),
+            "items that share their title": catalog.num_shared_titles(),
+            "tokens per title": f"{lengths.mean():.1f} ({lengths.min()} to {lengths.max()})",
+            **(data or {}),
+        },
+        training=training,
+    )
+
+
+def _show_prompt(processor: PatchRecProcessor) -> str:
+    prompt, decode = processor.prompt, processor.tokenizer.decode
+    return "".join(
+        [decode(prompt.prefix_ids), START_TOKEN, _HISTORY_MARK, END_TOKEN, decode(prompt.suffix_ids)]
+    ).strip()
