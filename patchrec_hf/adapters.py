@@ -79,7 +79,9 @@ def load_adapted(
             f"The adapter in {adapter} does not say which model it was trained on. Pass that as `base_model`."
         )
     others = {name: value for name, value in kwargs.items() if name not in where or name in ("token", "cache_dir")}
-    model = load_model(base_model, AutoTokenizer.from_pretrained(adapter, **where), **others)
+    trust_remote_code = kwargs.get("trust_remote_code", False)
+    tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code, **where)
+    model = load_model(base_model, tokenizer, **others)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")

@@ -292,16 +292,20 @@ class PatchRecProcessor(ProcessorMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub.
             **kwargs:
-                The Hub's: `revision`, `token`, `cache_dir` and so on.
+                The Hub's: `revision`, `token`, `cache_dir` and so on; `trust_remote_code` for a tokenizer that brings
+                its own code.
 
         Raises:
             OSError: If the checkpoint has no `processor_config.json` or `catalog.parquet`.
         """
         where = hub_kwargs(kwargs)
+        trust_remote_code = kwargs.get("trust_remote_code", False)  # unset, transformers would ask at the terminal
         with open(cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **where), encoding="utf-8") as file:
             values = json.load(file)
         return cls(
-            tokenizer=AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **where),
+            tokenizer=AutoTokenizer.from_pretrained(
+                pretrained_model_name_or_path, trust_remote_code=trust_remote_code, **where
+            ),
             catalog=Catalog.from_parquet(cached_file(pretrained_model_name_or_path, CATALOG_NAME, **where)),
             prompt=Prompt.from_dict(values["prompt"]),
             layout=layout_from_dict(values["layout"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -11,19 +12,26 @@ from typing import Any, cast
 import numpy as np
 import torch
 from datasets import Dataset
+from huggingface_hub import HfApi
 from peft import PeftConfig, PeftModel
 from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, rotate_checkpoints
-from transformers.utils import logging
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    HubStrategy,
+    TrainOutput,
+    rotate_checkpoints,
+)
+from transformers.utils import PushInProgress, logging
 from trl import SFTTrainer
 
 from .adapters import complete_lora_config, load_model
 from .backbones import disable_tree_packing, enable_tree_packing
 from .batch_statistics import count_fed, count_tokens, score_labels
-from .checkpoints import check_resumable, last_checkpoint, mark_whole, unmark
+from .checkpoints import RUN_NAME, check_resumable, last_checkpoint, mark_whole, unmark
 from .collators import PatchDataCollator, PatchPretrainDataCollator
 from .curriculum import StampedDataset, StampedSampler
 from .encoding import IGNORED_LABEL
@@ -39,6 +47,17 @@ from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
 logger = logging.get_logger(__name__)
 
+# What a checkpoint holds besides the model.
+_TRAINING_STATE = [
+    "*.pt",
+    "*.pth",
+    "*.bin",
+    "global_step*",
+    "latest",
+    "zero_to_fp32.py",
+    "trainer_state.json",
+    RUN_NAME,
+]
 _ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress", "is_filler"]
 
 
@@ -129,6 +148,7 @@ class PatchFinetuneTrainer(SFTTrainer):
         _check_collator(data_collator, self._collator_class, processing_class)
         if data_collator.max_length is None:
             data_collator = replace(data_collator, max_length=patchrec_model.max_length)
+        self.push_in_progress: PushInProgress | None = None
         super().__init__(
             model=model,
             args=args,
@@ -227,16 +247,47 @@ class PatchFinetuneTrainer(SFTTrainer):
         if args.should_save:
             unmark(checkpoint)
         self.accelerator.wait_for_everyone()
-        # An older checkpoint may go only when this one is whole: when every process has written its part.
-        limit, args.save_total_limit = args.save_total_limit, None
+        # What else comes with a save waits until the checkpoint is whole: until every process has written its part.
+        limit, pushes = args.save_total_limit, args.push_to_hub
+        args.save_total_limit, args.push_to_hub = None, False
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            args.save_total_limit = limit
+            args.save_total_limit, args.push_to_hub = limit, pushes
         self.accelerator.wait_for_everyone()
         if args.should_save:
             mark_whole(checkpoint, {**self._run_facts(), "num_tokens": self._total_train_tokens})
+        if pushes:
+            self._push_from_checkpoint(checkpoint)
+        if args.should_save and (self.push_in_progress is None or self.push_in_progress.is_done()):
             rotate_checkpoints(output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # The base class would add its arguments as a pickle.
+        args, running = self.args, self.push_in_progress
+        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+            return
+        if running is not None and not running.is_done() and not args.hub_always_push:
+            return
+        shutil.copy(os.path.join(args.output_dir, "README.md"), checkpoint_folder)
+        folders: list[tuple[str | None, list[str]]] = [(None, _TRAINING_STATE)]
+        if args.hub_strategy == HubStrategy.CHECKPOINT:
+            folders.append(("last-checkpoint", []))
+        elif args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
+            folders.append((os.path.basename(checkpoint_folder), []))
+        jobs = [
+            HfApi(token=args.hub_token).upload_folder(
+                repo_id=self.hub_model_id,
+                folder_path=checkpoint_folder,
+                path_in_repo=path,
+                commit_message=f"Training in progress, step {self.state.global_step}",
+                revision=args.hub_revision,
+                ignore_patterns=ignored,
+                run_as_future=True,
+            )
+            for path, ignored in folders
+        ]
+        self.push_in_progress = PushInProgress([*([] if running is None else running.jobs), *jobs])
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

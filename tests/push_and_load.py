@@ -1,0 +1,89 @@
+"""Pushes to the Hub that HF_ENDPOINT names, and loads from it; `test_hub.py` starts it and looks at the Hub."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def push():
+    """Every way of pushing; prints nothing that is checked, the Hub is."""
+    import interrupted_run
+    from conftest import ITEM_IDS
+    from datasets import Dataset
+    from peft import LoraConfig
+
+    from patchrec_hf import (
+        PatchFinetuneConfig,
+        PatchFinetuneTrainer,
+        PatchRecForCausalLM,
+        PatchRecommender,
+        export_to_hub,
+        rank_targets,
+    )
+
+    source = interrupted_run.make_trainer(Path("unused"))
+    processor, model, rows = source.processing_class, source.model, source.train_dataset
+    # A bare backbone on the Hub, for the adapter to be trained on.
+    model.save_pretrained("base")
+    PatchRecForCausalLM.from_pretrained("base").push_to_hub("user/base")
+    processor.push_to_hub("user/base")
+
+    def trainer(name, model, peft_config=None, **settings):
+        args = PatchFinetuneConfig(
+            name, use_cpu=True, max_steps=2, eval_ks=[5], report_to="none", disable_tqdm=True, eval_strategy="steps",
+            eval_steps=2, save_strategy="steps", save_steps=1, save_total_limit=1, hub_model_id=f"user/{name}",
+            **settings,
+        )  # fmt: skip
+        made = PatchFinetuneTrainer(model, args, rows, processor, rows.select(range(4)), peft_config=peft_config)
+        made.train()
+        return made
+
+    full = trainer("trained", model, push_to_hub=True, hub_strategy="checkpoint", hub_always_push=True)
+    full.push_to_hub(dataset_name="Twelve Books", tags="test")
+    adapter = trainer("adapted", "user/base", LoraConfig(r=2))
+    adapter.push_to_hub()
+
+    report = rank_targets(full.model, full.data_collator, Dataset.from_list(list(rows)), k=None, show_progress=False)
+    export_to_hub(
+        full.model, processor, "user/exported", include_code=True, results=report, dataset_name="Twelve Books",
+        private=True,
+    )  # fmt: skip
+    for name, made in (("trained", full.model), ("adapted", adapter.model.get_base_model())):
+        show(name, PatchRecommender(made, processor).recommend(ITEM_IDS[:4], k=3))
+
+
+def load(name):
+    """What the card says: from nothing but the repository's name."""
+    from conftest import ITEM_IDS
+
+    from patchrec_hf import PatchRecommender
+
+    show(name, PatchRecommender.from_pretrained(f"user/{name}").recommend(ITEM_IDS[:4], k=3))
+
+
+def load_without_plugin(name):
+    sys.modules["patchrec_hf"] = None  # as if it were not installed
+    from transformers import AutoModelForCausalLM, AutoProcessor
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        AutoModelForCausalLM.from_pretrained(f"user/{name}", trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(f"user/{name}", trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(f"user/{name}", trust_remote_code=True)
+    history = processor.catalog.item_ids[:4].tolist()
+    inputs = processor([history])
+    assert model.generate(**inputs, max_new_tokens=2, do_sample=False).shape[1] == inputs["input_ids"].shape[1] + 2
+    recommender = get_class_from_dynamic_module("recommender.PatchRecommender", f"user/{name}", trust_remote_code=True)
+    show("trained", recommender.from_pretrained(f"user/{name}").recommend(history, k=3))
+    assert not any(
+        name == "patchrec_hf" or name.startswith("patchrec_hf.") for name in sys.modules if sys.modules[name]
+    )
+
+
+def show(name, items):
+    print(f"{name}: " + ", ".join(f"{item.item_id} {item.score:.3f}" for item in items))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
