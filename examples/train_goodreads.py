@@ -22,6 +22,7 @@ import polars as pl
 import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import TrlParser
 
 from patchrec_hf import (
@@ -101,6 +102,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
             stage_args.output_dir = str(output_dir / name)
             trainer = trainer_class(model, stage_args, train, processor)
             trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
+            state.print(f"Trained by {state.num_processes} process(es) in {type(trainer.model_wrapped).__name__}.")
             trainer.save_model(f"{final}.part")
             state.wait_for_everyone()
             if state.is_main_process:
@@ -112,6 +114,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     pretrained = train_stage("pretrain", PatchPretrainTrainer, backbone)
     finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained)
 
+    unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded from here on is whole in each process
     report = score_targets(Popularity(catalog).fit(examples["train"]), catalog, test, show_progress=False)
     results = [summarise("popularity", report)]
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):

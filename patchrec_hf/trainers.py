@@ -11,12 +11,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from huggingface_hub import HfApi
 from peft import PeftConfig, PeftModel
 from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
@@ -130,6 +132,10 @@ class PatchFinetuneTrainer(SFTTrainer):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
         if isinstance(model, (str, os.PathLike)):
+            if is_deepspeed_zero3_enabled():  # it shards while loading, and on a CPU nobody has made its group yet
+                import deepspeed
+
+                deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)
             model = load_model(model, processing_class.tokenizer, **_loading_kwargs(args))
         patchrec_model = model.get_base_model() if isinstance(model, PeftModel) else model
         if not isinstance(patchrec_model, PatchRecForCausalLM):
@@ -190,6 +196,12 @@ class PatchFinetuneTrainer(SFTTrainer):
                 return True
         disable_tree_packing(model)
         return False
+
+    def create_accelerator_and_postprocess(self) -> None:
+        if self.args.deepspeed_plugin is not None:
+            # Two stages in one script are two trainers, but accelerate takes one DeepSpeed plugin in a process.
+            AcceleratorState._reset_state()
+        super().create_accelerator_and_postprocess()
 
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = _ROW_COLUMNS

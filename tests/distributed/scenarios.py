@@ -157,10 +157,6 @@ def make_trainer(scenario: Scenario, backbones: Path, output_dir: Path, world_si
         report_to="none",
         disable_tqdm=True,
     )
-    if scenario.engine == "zero3" and world_size > 1:
-        import deepspeed
-
-        deepspeed.init_distributed("gloo", verbose=False)  # before weights are loaded, which it shards
     backbone = backbones / ("tied" if scenario.tied else "untied")
     processor = PatchRecProcessor.from_backbone(backbone, CATALOG, BOOK_PROMPT, ItemPatchLayout(2), max_history=8)
     torch.manual_seed(0)

@@ -1,0 +1,13 @@
+"""Runs an example as it is, but for the one op that deepspeed would compile at run time for processes on a CPU."""
+
+import runpy
+import sys
+
+import deepspeed.ops
+
+
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+if __name__ == "__main__":
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
