@@ -9,7 +9,7 @@ On a directory with interactions.parquet and items.parquet, with a pretrained ba
     accelerate launch examples/train_goodreads.py --data_dir data/goodreads \
         --model_name_or_path meta-llama/Llama-3.2-1B-Instruct --learning_rate 5e-5 --per_device_train_batch_size 32
 
-A run that was interrupted goes on where it stopped; a finished one is never overwritten.
+Several processes: docs/distributed.md. An interrupted run goes on where it stopped; a finished one is never overwritten.
 """
 
 import copy
@@ -21,7 +21,6 @@ import numpy as np
 import polars as pl
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import TrlParser
 
@@ -80,10 +79,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     max_history = script.max_history or (20 if is_sample else 100)
     data = script.data_dir or "sample"
     examples, catalog = load_recommendation_data(data, max_history, targets_per_row=script.targets_per_row)
-    num_rows = min(script.max_train_rows or (8000 if is_sample else len(examples["train"])), len(examples["train"]))
-    train = examples["train"].shuffle(seed=args.seed).select(range(num_rows))
-    num_test_rows = min(script.max_test_rows, len(examples["test"]))
-    test = examples["test"].select(np.linspace(0, len(examples["test"]) - 1, num_test_rows, dtype=int))
+    max_train_rows = script.max_train_rows or (8000 if is_sample else len(examples["train"]))
+    train = examples["train"].shuffle(seed=args.seed).take(min(max_train_rows, len(examples["train"])))
+    last = len(examples["test"]) - 1
+    test = examples["test"].select(np.linspace(0, last, min(script.max_test_rows, last + 1), dtype=int))
 
     backbone = script.model_name_or_path or str(output_dir / "backbone")
     if script.model_name_or_path is None and state.is_main_process:
@@ -91,7 +90,6 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
             part.save_pretrained(backbone)
     state.wait_for_everyone()
     processor = PatchRecProcessor.from_backbone(backbone, catalog, BOOK_PROMPT, LAYOUTS[script.layout], max_history)
-    as_text = processor.with_layout(TextLayout())
 
     def train_stage(name: str, trainer_class: type, model: str, processor: PatchRecProcessor = processor) -> str:
         """Trains `model` unless that is done already, and returns the directory of the result."""
@@ -102,15 +100,14 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
             stage_args.output_dir = str(output_dir / name)
             trainer = trainer_class(model, stage_args, train, processor)
             trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
-            state.print(f"Trained by {state.num_processes} process(es) in {type(trainer.model_wrapped).__name__}.")
+            state.print(f"Trained by {state.num_processes} processes in {type(trainer.model_wrapped).__name__}.")
             trainer.save_model(f"{final}.part")
-            state.wait_for_everyone()
             if state.is_main_process:
                 os.rename(f"{final}.part", final)
         state.wait_for_everyone()
         return str(final)
 
-    vanilla = train_stage("vanilla", PatchFinetuneTrainer, backbone, as_text)
+    vanilla = train_stage("vanilla", PatchFinetuneTrainer, backbone, processor.with_layout(TextLayout()))
     pretrained = train_stage("pretrain", PatchPretrainTrainer, backbone)
     finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained)
 
@@ -118,8 +115,8 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     report = score_targets(Popularity(catalog).fit(examples["train"]), catalog, test, show_progress=False)
     results = [summarise("popularity", report)]
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):
-        collator = PatchDataCollator(PatchRecProcessor.from_pretrained(checkpoint))
-        model = AutoModelForCausalLM.from_pretrained(checkpoint).to(state.device)
+        recommender = PatchRecommender.from_pretrained(checkpoint)
+        model, collator = recommender.model.to(state.device), PatchDataCollator(recommender.processor)
         report = rank_targets(model, collator, test, batch_size=args.per_device_eval_batch_size)
         results.append(summarise(name, report))
     with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=3,
@@ -130,7 +127,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     *history, target = test[len(test) // 2]["item_ids"]
     read = [catalog.titles[index] for index in catalog.indices_of([*history[-5:], target])]
     state.print("\nA reader lately read", *read[:-1], "\nthen read", read[-1], "\nand was recommended", sep="\n  ")
-    for item in PatchRecommender.from_pretrained(finetuned).recommend(history, k=3):
+    for item in recommender.recommend(history, k=3):
         state.print(f"  {item.title} (log-probability {item.score:.2f})")
     finish_run(output_dir, results)
 

@@ -158,10 +158,16 @@ class PatchFinetuneConfig(SFTConfig):
 
         if self.push_to_hub:
             require_token(self.hub_token)
-        self._check_sharding()
+        self._check_deepspeed()
 
-    def _check_sharding(self) -> None:
-        """ZeRO-3 must save whole weights, which load everywhere."""
+    def _check_deepspeed(self) -> None:
+        """What else would be found out after the model is loaded, or after it was trained."""
+        if self.deepspeed and self.hf_deepspeed_config.mismatches:
+            raise ValueError(
+                "The DeepSpeed configuration contradicts the training arguments: "
+                f'{"; ".join(line.strip("- ") for line in self.hf_deepspeed_config.mismatches)}. Set these to "auto" '
+                "in the configuration, and say them once, in the training arguments."
+            )
         plugin, key = self.deepspeed_plugin, "zero_optimization.stage3_gather_16bit_weights_on_model_save"
         if plugin is not None and plugin.hf_ds_config.is_zero3() and not plugin.hf_ds_config.get_value(key, False):
             raise ValueError(

@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig
 from torch import nn
 from transformers import BloomConfig, BloomForCausalLM
+from trl import RichProgressCallback
 
 from patchrec_hf import (
     BOOK_PROMPT,
@@ -667,3 +668,21 @@ def test_packing_is_asked_for_with_a_boolean(tmp_path):
 def test_collator_of_another_processor_is_refused(make_trainer, processor):
     with pytest.raises(ValueError, match="must hold the processor that is passed as `processing_class`"):
         make_trainer("finetune", collator=PatchDataCollator(processor.with_layout(processor.layout)))
+
+
+def test_the_log_goes_where_report_to_says(make_trainer, rows, tmp_path, monkeypatch):
+    """TensorBoard stands for all: the log is the Trainer's own, and nothing is sent anywhere else."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    trainer = make_trainer(eval_dataset=rows, report_to="tensorboard", eval_strategy="steps", eval_steps=6)
+    trainer.train()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "events")).Reload()
+    assert {"train/loss", "train/compression_probability", "eval/hr@5", "eval/loss"} <= set(events.Tags()["scalars"])
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged(trainer, "loss"))
+
+
+def test_rich_progress(make_trainer, rows, capsys):
+    trainer = make_trainer("finetune", eval_dataset=rows, eval_strategy="steps", eval_steps=3)
+    trainer.add_callback(RichProgressCallback())
+    trainer.train()
+    assert "hr@5" in capsys.readouterr().out

@@ -84,6 +84,27 @@ class Scenario:
         options += ["accumulation"] if self.accumulation > 1 else []
         return "-".join([self.engine, self.stage, *options])
 
+    def table_row(self) -> str:
+        """What it is, as a row of the guide's table."""
+        names = {"ddp": "DDP", "fsdp2": "FSDP2", "zero3_offload": "ZeRO-3, offload to the CPU"}
+        cells = [
+            names.get(self.engine, self.engine.replace("zero", "ZeRO-")),
+            {"pretrain": "pre-training", "finetune": "fine-tuning"}[self.stage],
+            "bf16" if self.bf16 else "fp32",
+            "tree-packed" if self.packed else "padded",
+            "LoRA" if self.lora else "all",
+            "tied" if self.tied else "untied",
+            ", ".join(
+                name
+                for name, is_on in (
+                    (f"accumulation over {self.accumulation} forwards", self.accumulation > 1),
+                    ("activation checkpointing", self.checkpointing),
+                )
+                if is_on
+            ),
+        ]
+        return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
 
 def _each(engine: str) -> list[Scenario]:
     return [Scenario(engine, stage, packed) for stage, packed in (("pretrain", False), ("finetune", True))]

@@ -9,6 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState, GradientState
@@ -20,17 +21,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import scenarios
 
 
-def main(directory: Path, names: list[str]) -> None:
+def main(directory: Path) -> None:
     # It would be compiled at run time.
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     for scenario in scenarios.SCENARIOS:
-        if names and scenario.name not in names:
-            continue
         if scenario.engine == "fsdp2":
             _pretend_a_device()
-        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         output_dir = directory / scenario.name
         try:
             results = scenarios.run(scenario, directory / "backbones", output_dir, world_size)
@@ -42,6 +41,10 @@ def main(directory: Path, names: list[str]) -> None:
             os._exit(1)
         (directory / f"{scenario.name}-{rank}.json").write_text(json.dumps(results), encoding="utf-8")
         _forget_engine()
+    # FSDP that would save shards only is refused.
+    scenarios.FSDP2["state_dict_type"] = "SHARDED_STATE_DICT"
+    with pytest.raises(ValueError, match=r"FSDP must save whole weights.*FULL_STATE_DICT"):
+        scenarios.make_trainer(scenario, directory / "backbones", directory / "refused", world_size)
     torch.distributed.destroy_process_group()
 
 
@@ -68,4 +71,4 @@ def _pretend_a_device() -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]))
