@@ -5,11 +5,10 @@ Without arguments: the embedded sample (synthetic readers of real books) and a t
     accelerate launch examples/train_goodreads.py
 
 On a directory with interactions.parquet and items.parquet, with a pretrained backbone:
-
     accelerate launch examples/train_goodreads.py --data_dir data/goodreads \
         --model_name_or_path meta-llama/Llama-3.2-1B-Instruct --learning_rate 5e-5 --per_device_train_batch_size 32
 
-Several processes: docs/distributed.md. An interrupted run goes on where it stopped; a finished one is never overwritten.
+Several processes: docs/distributed.md. Interrupted runs go on where they stopped; finished ones are never overwritten.
 """
 
 import copy
