@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
+from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import TrainerState, TrainingArguments
 
 from .processing import PatchRecProcessor
 from .prompts import END_TOKEN, START_TOKEN
@@ -109,6 +112,30 @@ def make_model_card(
         },
         training=training,
     )
+
+
+def describe_rows(dataset: Dataset) -> dict[str, str]:
+    """Rows of the table of data, of the example rows that were trained on."""
+    rows = dataset.select_columns(["user_id", "target_positions"]).to_polars()
+    targets = rows["target_positions"].explode()
+    return {
+        "training rows": f"{len(rows)}, of {rows['user_id'].n_unique()} users",
+        "training targets": f"{targets.count()}, each after {targets.mean():.1f} items on average",
+    }
+
+
+def describe_training(args: TrainingArguments, state: TrainerState) -> dict[str, object]:
+    """Rows of the table of training, of any trainer."""
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return {
+        "optimizer steps": f"{state.global_step} of {state.max_steps}",
+        "rows per step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}",
+        "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+        "processes": args.world_size,
+        **({"last training loss": f"{losses[-1]:.4f}"} if losses else {}),
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("patchrec-hf", "transformers", "trl", "torch")),
+    }
 
 
 def _show_prompt(processor: PatchRecProcessor) -> str:

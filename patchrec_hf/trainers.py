@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.state import AcceleratorState
 from datasets import Dataset
-from huggingface_hub import HfApi
 from peft import PeftConfig, PeftModel
 from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    EvalLoopOutput,
-    HubStrategy,
-    TrainOutput,
-    rotate_checkpoints,
-)
-from transformers.utils import PushInProgress, logging
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
 from trl import SFTTrainer
 
 from .adapters import complete_lora_config, load_model
 from .backbones import disable_tree_packing, enable_tree_packing
 from .batch_statistics import count_fed, count_tokens, score_labels
-from .checkpoints import RUN_NAME, check_resumable, last_checkpoint, mark_whole, unmark
 from .collators import PatchDataCollator, PatchPretrainDataCollator
 from .curriculum import StampedDataset, StampedSampler
 from .encoding import IGNORED_LABEL
 from .evaluation import rank_targets
-from .model_card import make_model_card
+from .model_card import describe_rows, describe_training, make_model_card
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
 from .report import EvaluationReport
+from .resumable_trainer import ResumableTrainer
 from .rows import check_rows
 from .sharding import FilledDataset
 from .training_args import PatchFinetuneConfig, PatchPretrainConfig
@@ -49,21 +38,10 @@ from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
 logger = logging.get_logger(__name__)
 
-# What a checkpoint holds besides the model.
-_TRAINING_STATE = [
-    "*.pt",
-    "*.pth",
-    "*.bin",
-    "global_step*",
-    "latest",
-    "zero_to_fp32.py",
-    "trainer_state.json",
-    RUN_NAME,
-]
 _ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress", "is_filler"]
 
 
-class PatchFinetuneTrainer(SFTTrainer):
+class PatchFinetuneTrainer(ResumableTrainer):
     """
     Trainer for the paper's patch fine-tuning, in any layout; `TextLayout` gives the vanilla baseline.
 
@@ -154,7 +132,6 @@ class PatchFinetuneTrainer(SFTTrainer):
         _check_collator(data_collator, self._collator_class, processing_class)
         if data_collator.max_length is None:
             data_collator = replace(data_collator, max_length=patchrec_model.max_length)
-        self.push_in_progress: PushInProgress | None = None
         super().__init__(
             model=model,
             args=args,
@@ -166,11 +143,6 @@ class PatchFinetuneTrainer(SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
-            raise ValueError(
-                "FSDP must save whole weights, which load everywhere: set `state_dict_type` to FULL_STATE_DICT in "
-                "`fsdp_config` (`fsdp_state_dict_type` in accelerate's configuration)."
-            )
         self.data_collator = replace(data_collator, tree_packing=self._shall_pack(data_collator))
         self._fed: list[torch.Tensor] = []
         self._evaluated: list[torch.Tensor] = []
@@ -197,115 +169,8 @@ class PatchFinetuneTrainer(SFTTrainer):
         disable_tree_packing(model)
         return False
 
-    def create_accelerator_and_postprocess(self) -> None:
-        if self.args.deepspeed_plugin is not None:
-            # Two stages in one script are two trainers, but accelerate takes one DeepSpeed plugin in a process.
-            AcceleratorState._reset_state()
-        super().create_accelerator_and_postprocess()
-
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = _ROW_COLUMNS
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """
-        Trains; see [`~transformers.Trainer.train`].
-
-        Args:
-            resume_from_checkpoint (`str` or `bool`, *optional*):
-                A checkpoint to go on from, or `True` for the last whole one in `output_dir`.
-
-        Raises:
-            ValueError: If there is no whole checkpoint, or it is of a run with other settings where that matters: the
-                stage, layout, prompt, catalog, the rows and how many of them a step learns from, the seed; the number
-                of processes under DeepSpeed; in pre-training, the number of steps.
-        """
-        checkpoint = resume_from_checkpoint or None
-        if checkpoint is True and (checkpoint := last_checkpoint(self.args.output_dir)) is None:
-            raise ValueError(
-                f"There is no whole checkpoint in {self.args.output_dir} to resume from. Call `train()` to begin, or "
-                "`train(resume_from_checkpoint=patchrec_hf.checkpoints.last_checkpoint(output_dir))` to do either."
-            )
-        if checkpoint is not None:
-            facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
-            self._total_train_tokens = facts["num_tokens"]
-        return super().train(checkpoint, *args, **kwargs)
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        # Resumed after its last step, a run has nothing left to learn; the base class would take one more.
-        if self.state.global_step >= self.state.max_steps:
-            self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
-
-    def _run_facts(self) -> dict[str, Any]:
-        """What a run must share with a checkpoint to go on from it: with these, a step learns from the same rows."""
-        args = self.args
-        facts = {
-            "stage": self._name,
-            "training rows": len(self.train_dataset),
-            "rows per forward of all processes": self._train_batch_size * args.world_size,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps,
-            "seed": args.seed if args.data_seed is None else args.data_seed,
-            "train_sampling_strategy": args.train_sampling_strategy,
-        }
-        if self.is_deepspeed_enabled:  # its optimizer's state is cut into one part for each
-            facts["number of processes"] = args.world_size
-        return facts
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        args = self.args
-        output_dir = self._get_output_dir(trial=trial)
-        checkpoint = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
-        if args.should_save:
-            unmark(checkpoint)
-        self.accelerator.wait_for_everyone()
-        # What else comes with a save waits until the checkpoint is whole: until every process has written its part.
-        limit, pushes = args.save_total_limit, args.push_to_hub
-        args.save_total_limit, args.push_to_hub = None, False
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            args.save_total_limit, args.push_to_hub = limit, pushes
-        self.accelerator.wait_for_everyone()
-        if args.should_save:
-            mark_whole(checkpoint, {**self._run_facts(), "num_tokens": self._total_train_tokens})
-        if pushes:
-            self._push_from_checkpoint(checkpoint)
-        if args.should_save and (self.push_in_progress is None or self.push_in_progress.is_done()):
-            rotate_checkpoints(output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        # The base class would add its arguments as a pickle.
-        args, running = self.args, self.push_in_progress
-        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
-            return
-        if running is not None and not running.is_done() and not args.hub_always_push:
-            return
-        shutil.copy(os.path.join(args.output_dir, "README.md"), checkpoint_folder)
-        folders: list[tuple[str | None, list[str]]] = [(None, _TRAINING_STATE)]
-        if args.hub_strategy == HubStrategy.CHECKPOINT:
-            folders.append(("last-checkpoint", []))
-        elif args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
-            folders.append((os.path.basename(checkpoint_folder), []))
-        jobs = [
-            HfApi(token=args.hub_token).upload_folder(
-                repo_id=self.hub_model_id,
-                folder_path=checkpoint_folder,
-                path_in_repo=path,
-                commit_message=f"Training in progress, step {self.state.global_step}",
-                revision=args.hub_revision,
-                ignore_patterns=ignored,
-                run_as_future=True,
-            )
-            for path, ignored in folders
-        ]
-        self.push_in_progress = PushInProgress([*([] if running is None else running.jobs), *jobs])
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            # A pickle that nothing reads again.
-            os.remove(os.path.join(output_dir or self.args.output_dir, TRAINING_ARGS_NAME))
 
     def get_train_dataloader(self) -> DataLoader:
         return self._get_dataloader(
@@ -494,38 +359,20 @@ class PatchFinetuneTrainer(SFTTrainer):
             results=results or last,
             dataset_name=dataset_name,
             base_model=base_model if base_model and not os.path.isdir(base_model) else None,
-            data=self._data_facts,
-            training=self._training_facts(),
+            data=self._row_facts,
+            training={
+                "stage": self._name,
+                "what was trained": "an adapter" if isinstance(self.model, PeftModel) else "all weights",
+                "tree packing": self.data_collator.tree_packing,
+                **describe_training(self.args, self.state),
+                "positions fed": f"{self._total_train_tokens:.0f}",
+            },
             tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])],
         ).save(os.path.join(self.args.output_dir, "README.md"))
 
     @cached_property
-    def _data_facts(self) -> dict[str, Any]:
-        rows = self.train_dataset.select_columns(["user_id", "target_positions"]).to_polars()
-        targets = rows["target_positions"].explode()
-        return {
-            "training rows": f"{len(rows)}, of {rows['user_id'].n_unique()} users",
-            "training targets": f"{targets.count()}, each after {targets.mean():.1f} items on average",
-        }
-
-    def _training_facts(self) -> dict[str, Any]:
-        args, state = self.args, self.state
-        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-        return {
-            "stage": self._name,
-            "what was trained": "an adapter" if isinstance(self.model, PeftModel) else "all weights",
-            "optimizer steps": f"{state.global_step} of {state.max_steps}",
-            "rows per step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
-            "tree packing": self.data_collator.tree_packing,
-            "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}",
-            "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
-            "processes": args.world_size,
-            **({"last training loss": f"{losses[-1]:.4f}"} if losses else {}),
-            "positions fed": f"{self._total_train_tokens:.0f}",
-            "versions": ", ".join(
-                f"{name} {version(name)}" for name in ("patchrec-hf", "transformers", "trl", "torch")
-            ),
-        }
+    def _row_facts(self) -> dict[str, str]:
+        return describe_rows(self.train_dataset)
 
 
 class PatchPretrainTrainer(PatchFinetuneTrainer):

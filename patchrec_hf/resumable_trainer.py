@@ -1,0 +1,160 @@
+"""SFTTrainer with checkpoints that are whole or not taken, and runs that go on only as they began."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from huggingface_hub import HfApi
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
+from transformers.utils import PushInProgress
+from trl import SFTTrainer
+
+from .checkpoints import RUN_NAME, check_resumable, last_checkpoint, mark_whole, unmark
+
+
+# What a checkpoint holds besides the model.
+_TRAINING_STATE = [
+    "*.pt",
+    "*.pth",
+    "*.bin",
+    "global_step*",
+    "latest",
+    "zero_to_fp32.py",
+    "trainer_state.json",
+    RUN_NAME,
+]
+
+
+class ResumableTrainer(SFTTrainer):
+    """
+    What the trainers of this library share that has nothing to do with histories: whole checkpoints, resuming, and
+    what is pushed of them. Its `processing_class` is a [`PatchRecProcessor`].
+
+    Args:
+        *args, **kwargs:
+            As for [`~trl.SFTTrainer`].
+
+    Raises:
+        ValueError: If FSDP would save shards only.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.push_in_progress: PushInProgress | None = None
+        super().__init__(*args, **kwargs)
+        if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            raise ValueError(
+                "FSDP must save whole weights, which load everywhere: set `state_dict_type` to FULL_STATE_DICT in "
+                "`fsdp_config` (`fsdp_state_dict_type` in accelerate's configuration)."
+            )
+
+    def create_accelerator_and_postprocess(self) -> None:
+        if self.args.deepspeed_plugin is not None:
+            # Two stages in one script are two trainers, but accelerate takes one DeepSpeed plugin in a process.
+            AcceleratorState._reset_state()
+        super().create_accelerator_and_postprocess()
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """
+        Trains; see [`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint to go on from, or `True` for the last whole one in `output_dir`.
+
+        Raises:
+            ValueError: If there is no whole checkpoint, or it is of a run with other settings where that matters: the
+                stage, layout, prompt, catalog, the rows and how many of them a step learns from, the seed; the number
+                of processes under DeepSpeed; in pre-training, the number of steps.
+        """
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True and (checkpoint := last_checkpoint(self.args.output_dir)) is None:
+            raise ValueError(
+                f"There is no whole checkpoint in {self.args.output_dir} to resume from. Call `train()` to begin, or "
+                "`train(resume_from_checkpoint=patchrec_hf.checkpoints.last_checkpoint(output_dir))` to do either."
+            )
+        if checkpoint is not None:
+            facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
+            self._total_train_tokens = facts["num_tokens"]
+        return super().train(checkpoint, *args, **kwargs)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # Resumed after its last step, a run has nothing left to learn; the base class would take one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _run_facts(self) -> dict[str, Any]:
+        """What a run must share with a checkpoint to go on from it: with these, a step learns from the same rows."""
+        args = self.args
+        facts = {
+            "stage": self._name,
+            "training rows": len(self.train_dataset),
+            "rows per forward of all processes": self._train_batch_size * args.world_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "train_sampling_strategy": args.train_sampling_strategy,
+        }
+        if self.is_deepspeed_enabled:  # its optimizer's state is cut into one part for each
+            facts["number of processes"] = args.world_size
+        return facts
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        args = self.args
+        output_dir = self._get_output_dir(trial=trial)
+        checkpoint = os.path.join(output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if args.should_save:
+            unmark(checkpoint)
+        self.accelerator.wait_for_everyone()
+        # What else comes with a save waits until the checkpoint is whole: until every process has written its part.
+        limit, pushes = args.save_total_limit, args.push_to_hub
+        args.save_total_limit, args.push_to_hub = None, False
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            args.save_total_limit, args.push_to_hub = limit, pushes
+        self.accelerator.wait_for_everyone()
+        if args.should_save and not args.save_only_model:  # no run can go on without its optimizer's state
+            mark_whole(checkpoint, {**self._run_facts(), "num_tokens": self._total_train_tokens})
+        if pushes:
+            self._push_from_checkpoint(checkpoint)
+        if args.should_save and (self.push_in_progress is None or self.push_in_progress.is_done()):
+            rotate_checkpoints(output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        # The base class would add its arguments as a pickle.
+        args, running = self.args, self.push_in_progress
+        if not self.is_world_process_zero() or args.hub_strategy == HubStrategy.END:
+            return
+        if running is not None and not running.is_done() and not args.hub_always_push:
+            return
+        shutil.copy(os.path.join(args.output_dir, "README.md"), checkpoint_folder)
+        folders: list[tuple[str | None, list[str]]] = [(None, _TRAINING_STATE)]
+        if args.hub_strategy == HubStrategy.CHECKPOINT:
+            folders.append(("last-checkpoint", []))
+        elif args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
+            folders.append((os.path.basename(checkpoint_folder), []))
+        jobs = [
+            HfApi(token=args.hub_token).upload_folder(
+                repo_id=self.hub_model_id,
+                folder_path=checkpoint_folder,
+                path_in_repo=path,
+                commit_message=f"Training in progress, step {self.state.global_step}",
+                revision=args.hub_revision,
+                ignore_patterns=ignored,
+                run_as_future=True,
+            )
+            for path, ignored in folders
+        ]
+        self.push_in_progress = PushInProgress([*([] if running is None else running.jobs), *jobs])
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            # A pickle that nothing reads again.
+            os.remove(os.path.join(output_dir or self.args.output_dir, TRAINING_ARGS_NAME))
