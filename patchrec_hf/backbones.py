@@ -8,6 +8,7 @@ from importlib import import_module
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
@@ -239,6 +240,26 @@ def _attention_dropout(config: PreTrainedConfig) -> float:
 def is_sharded(model: PreTrainedModel) -> bool:
     """Whether each process holds only a part of the weights (ZeRO-3, FSDP2), so that all must run alike."""
     return is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+@contextmanager
+def gathered_root(model: PreTrainedModel) -> Iterator[None]:
+    """
+    What FSDP2 shards with the model itself and not with one of its layers (embedding, final norm, head) is whole
+    meanwhile. The model's own forward would gather it; who calls its parts must.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Any model; without FSDP2 nothing happens.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
 
 
 def _has_unknown_window(config: PreTrainedConfig) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .backbones import maskable_attention
+from .backbones import gathered_root, maskable_attention
 from .encoding import EncodedExample
 from .modeling import PatchRecForCausalLM
 from .search import AllowedItems, Prefixes, places_in_groups, score_all_titles, search_titles
@@ -269,6 +269,7 @@ def _in_batches(
     order = np.argsort(-lengths, kind="stable")  # prompts of like lengths need little padding
     parts = []
     with (
+        gathered_root(model),
         maskable_attention(model, model.model.language_model),
         tqdm(total=len(prompts), desc="Ranking", unit="user", disable=not show_progress) as progress,
     ):

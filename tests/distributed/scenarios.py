@@ -22,6 +22,7 @@ from patchrec_hf import (
     PatchPretrainTrainer,
     PatchRecProcessor,
     build_tiny_backbone,
+    rank_targets,
 )
 from patchrec_hf.prompts import SPECIAL_TOKENS
 
@@ -210,7 +211,15 @@ def run(scenario: Scenario, backbones: Path, output_dir: Path, world_size: int) 
     """Trains, evaluates and saves, and says what happened."""
     trainer = make_trainer(scenario, backbones, output_dir, world_size)
     trainer.train()
-    results = {"metrics": trainer.evaluate(), **_facts(trainer)}
+    # By itself first: the forwards of an evaluation would gather what this must gather.
+    report = rank_targets(
+        trainer._patchrec_model(),
+        trainer.data_collator,
+        trainer.eval_dataset,
+        k=5,
+        show_progress=False,
+    )
+    results = {"ranking": report.metrics([5]), "metrics": trainer.evaluate(), **_facts(trainer)}
     trainer.save_model(str(output_dir / "final"))
     return results
 
