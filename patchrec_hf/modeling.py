@@ -224,11 +224,13 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         cls, pretrained_model_name_or_path: str | os.PathLike, *model_args: Any, **kwargs: Any
     ) -> PatchRecForCausalLM:
         """
-        Loads a PatchRec checkpoint; see [`~transformers.PreTrainedModel.from_pretrained`].
+        Loads a PatchRec checkpoint; see [`~transformers.PreTrainedModel.from_pretrained`]. Weights are read from
+        safetensors only, unless `use_safetensors` says otherwise.
 
         Raises:
             ValueError: If the checkpoint is of another kind.
         """
+        kwargs.setdefault("use_safetensors", True)
         if kwargs.get("config") is None:
             config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))
             if config.get("model_type") != PatchRecConfig.model_type:
@@ -260,6 +262,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
                 it.
             **kwargs:
                 Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`] where `backbone` is a path.
+                `use_safetensors` is `True` if not given: weights in pickles are refused.
 
         Returns:
             [`PatchRecForCausalLM`]
@@ -279,7 +282,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
             )
             known_tokens = own_tokenizer.get_vocab()
             tokenizer = own_tokenizer if tokenizer is None else tokenizer
-            backbone = AutoModelForCausalLM.from_pretrained(backbone, **kwargs)
+            backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
         if isinstance(backbone, PatchRecForCausalLM):
             raise ValueError("This is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
         if backbone.config.is_encoder_decoder or backbone.get_output_embeddings() is None:

@@ -6,12 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import ITEM_IDS
+from conftest import ITEM_IDS, TITLES
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from patchrec_hf import (
     BOOK_PROMPT,
+    Catalog,
     ItemPatchLayout,
     PatchDataCollator,
     PatchRecForCausalLM,
@@ -112,6 +113,16 @@ def test_the_authors_checkpoints_load(catalog, tokenizer, rows, tmp_path):
     plain = released(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     found = model(**{name: batch[name] for name in batch if "shift" not in name and name != "supervised_positions"})
     torch.testing.assert_close(found.logits[..., :size], plain, rtol=1e-4, atol=1e-5)
+
+
+def test_pickled_weights_are_refused(model, tokenizer, tmp_path):
+    """Unless they are asked for."""
+    export_backbone(model, PatchRecProcessor(tokenizer, Catalog.from_titles(TITLES), BOOK_PROMPT), tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model.safetensors"):
+        PatchRecForCausalLM.from_backbone(tmp_path)
+    PatchRecForCausalLM.from_backbone(tmp_path, use_safetensors=False)
 
 
 def _without_patch_token(values):
