@@ -113,7 +113,7 @@ def export_to_hub(
     **card: Any,
 ) -> CommitInfo:
     """
-    Pushes model, processor and model card to the Hub, in one commit.
+    Pushes model, processor and model card to the Hub, in one commit. Under a launcher, call it in one process only.
 
     Args:
         model, processor, include_code, results, **card:

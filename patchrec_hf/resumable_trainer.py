@@ -15,6 +15,7 @@ from transformers.utils import PushInProgress
 from trl import SFTTrainer
 
 from .checkpoints import RUN_NAME, check_resumable, last_checkpoint, mark_whole, unmark
+from .hub import require_token
 
 
 # What a checkpoint holds besides the model.
@@ -57,6 +58,11 @@ class ResumableTrainer(SFTTrainer):
             # Two stages in one script are two trainers, but accelerate takes one DeepSpeed plugin in a process.
             AcceleratorState._reset_state()
         super().create_accelerator_and_postprocess()
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        if self.is_world_process_zero():
+            require_token(token or self.args.hub_token)
+        super().init_hf_repo(token=token, private=private)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """

@@ -110,7 +110,8 @@ class PatchFinetuneTrainer(ResumableTrainer):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
         if isinstance(model, (str, os.PathLike)):
-            if is_deepspeed_zero3_enabled():  # it shards while loading, and on a CPU nobody has made its group yet
+            # It shards while loading; and on a CPU, nobody has told it yet of the other processes.
+            if is_deepspeed_zero3_enabled() and torch.distributed.is_initialized():
                 import deepspeed
 
                 deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)
@@ -201,8 +202,8 @@ class PatchFinetuneTrainer(ResumableTrainer):
         self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **kwargs: Any
     ) -> DataLoader:
         if not is_training:
-            rows_at_once = batch_size * self.args.world_size if self.args.world_size > 1 else 1
-            dataset = FilledDataset(dataset, rows_at_once)
+            is_filled = self.args.world_size > 1 or self.args.dataloader_drop_last
+            dataset = FilledDataset(dataset, batch_size * self.args.world_size if is_filled else 1)
         return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
 
     @cached_property

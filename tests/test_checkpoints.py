@@ -76,6 +76,14 @@ def test_a_checkpoint_is_marked_when_it_is_whole(tmp_path, monkeypatch):
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
 
 
+def test_a_model_alone_is_no_checkpoint_to_go_on_from(tmp_path):
+    trainer = interrupted_run.make_trainer(tmp_path)
+    trainer.args.max_steps, trainer.args.save_only_model = 1, True
+    trainer.train()
+    assert (tmp_path / "checkpoint-1" / "model.safetensors").exists()
+    assert last_checkpoint(tmp_path) is None
+
+
 def test_checkpoints_hold_no_pickled_arguments(tmp_path):
     trainer = interrupted_run.make_trainer(tmp_path)
     trainer.args.max_steps = 1

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import interrupted_run
 import pytest
 from hub_server import HubServer
 from huggingface_hub import ModelCard
@@ -135,6 +136,8 @@ def test_pushing_without_a_token(model, processor, monkeypatch, tmp_path):
         export_to_hub(model, processor, "user/name")
     with pytest.raises(ValueError, match="without a token"):
         PatchFinetuneConfig(str(tmp_path), use_cpu=True, push_to_hub=True)
+    with pytest.raises(ValueError, match="without a token"):
+        interrupted_run.make_trainer(tmp_path).push_to_hub()
 
 
 def test_adapters_are_merged_before_they_are_exported(model, processor):

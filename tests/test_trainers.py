@@ -158,10 +158,11 @@ def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
     assert metrics["eval_title_hr@10"] == np.mean(ranked.examples["title_rank"].to_numpy() <= 10)
 
 
+@pytest.mark.parametrize("kwargs", [{}, {"dataloader_drop_last": True}])
 @pytest.mark.parametrize("batch_size", [1, 4, 14])
-def test_evaluation_loss_is_a_mean_over_all_labels(make_trainer, rows, batch_size):
+def test_evaluation_loss_is_a_mean_over_all_labels(make_trainer, rows, batch_size, kwargs):
     """However rows are shared out to batches, which hold unequal numbers of labels."""
-    trainer = make_trainer("finetune", eval_dataset=rows, per_device_eval_batch_size=batch_size, eval_ks=[])
+    trainer = make_trainer("finetune", eval_dataset=rows, per_device_eval_batch_size=batch_size, eval_ks=[], **kwargs)
     with torch.no_grad():
         expected = trainer.model(**trainer.data_collator(list(rows))).loss.item()
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
