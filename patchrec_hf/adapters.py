@@ -136,7 +136,8 @@ def complete_lora_config(
 
 def _check_target_modules(names: Any, model: PatchRecForCausalLM) -> None:
     known = [name for name, _ in model.named_modules()]
-    linear = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if isinstance(part, nn.Linear)})
+    decoder = model.model.named_modules()
+    linear = sorted({name.rpartition(".")[2] for name, part in decoder if isinstance(part, nn.Linear)})
     for wanted in names:
         if not any(name == wanted or name.endswith(f".{wanted}") for name in known):
             raise ValueError(

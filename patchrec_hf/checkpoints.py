@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,39 @@ def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
     >>> trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))  # begins anew if there is none
     ```
     """
-    whole = [path.parent for path in Path(output_dir).glob(f"checkpoint-*/{RUN_NAME}")]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+    whole = [path for path in _checkpoints(output_dir) if (path / RUN_NAME).is_file()]
+    return str(whole[-1]) if whole else None
+
+
+def delete_old_checkpoints(output_dir: str | os.PathLike, limit: int | None, *kept: str | None) -> None:
+    """
+    Deletes checkpoints beyond a number, those of the earliest steps first, and those that were never finished.
+
+    Args:
+        output_dir (`str` or `os.PathLike`):
+            The trainer's output directory.
+        limit (`int`, *optional*):
+            How many to keep; nothing is deleted without it.
+        *kept (`str`, *optional*):
+            Checkpoints that stay: the latest and the best.
+    """
+    if not limit or limit < 0:
+        return
+    stay = {Path(checkpoint) for checkpoint in kept if checkpoint is not None}
+    others = [path for path in _checkpoints(output_dir) if path not in stay]
+    whole = [path for path in others if (path / RUN_NAME).is_file()]
+    surplus = whole[: max(len(whole) - max(limit - len(stay), 0), 0)]
+    for path in others:
+        if path not in whole or path in surplus:
+            unmark(path)  # first, as deleting may be interrupted too
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
+    """Whole or not, in the order of their steps."""
+    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()]
+    numbered = [path for path in found if path.name.rpartition("-")[2].isdigit()]
+    return sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def check_resumable(

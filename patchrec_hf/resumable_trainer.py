@@ -9,12 +9,20 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 from huggingface_hub import HfApi
+from peft import PeftModel
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
 from transformers.utils import PushInProgress
 from trl import SFTTrainer
 
-from .checkpoints import RUN_NAME, check_resumable, last_checkpoint, mark_whole, unmark
+from .checkpoints import (
+    RUN_NAME,
+    check_resumable,
+    delete_old_checkpoints,
+    last_checkpoint,
+    mark_whole,
+    unmark,
+)
 from .hub import require_token
 
 
@@ -125,12 +133,16 @@ class ResumableTrainer(SFTTrainer):
         finally:
             args.save_total_limit, args.push_to_hub = limit, pushes
         self.accelerator.wait_for_everyone()
-        if args.should_save and not args.save_only_model:  # no run can go on without its optimizer's state
+        can_resume, best = not args.save_only_model, self.state.best_model_checkpoint
+        if args.should_save and can_resume:
             mark_whole(checkpoint, {**self._run_facts(), "num_tokens": self._total_train_tokens})
         if pushes:
             self._push_from_checkpoint(checkpoint)
         if args.should_save and (self.push_in_progress is None or self.push_in_progress.is_done()):
-            rotate_checkpoints(output_dir, limit, self.state.best_model_checkpoint, use_mtime=True)
+            if can_resume:
+                delete_old_checkpoints(output_dir, limit, checkpoint, best)
+            else:
+                rotate_checkpoints(output_dir, limit, best, use_mtime=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # The base class would add its arguments as a pickle.
@@ -161,6 +173,9 @@ class ResumableTrainer(SFTTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
+        directory = output_dir or self.args.output_dir
         if self.args.should_save:
             # A pickle that nothing reads again.
-            os.remove(os.path.join(output_dir or self.args.output_dir, TRAINING_ARGS_NAME))
+            os.remove(os.path.join(directory, TRAINING_ARGS_NAME))
+            if isinstance(self.model, PeftModel):  # PEFT looks for it where an adapter was trained on top of this one
+                self.model.get_base_model().config.save_pretrained(directory)

@@ -10,7 +10,14 @@ import pytest
 from safetensors.torch import load_file
 
 from patchrec_hf import Catalog, PatchFinetuneTrainer, SessionPatchLayout
-from patchrec_hf.checkpoints import RUN_NAME, check_resumable, last_checkpoint, mark_whole, unmark
+from patchrec_hf.checkpoints import (
+    RUN_NAME,
+    check_resumable,
+    delete_old_checkpoints,
+    last_checkpoint,
+    mark_whole,
+    unmark,
+)
 
 
 NUM_KILLS = 20
@@ -57,6 +64,31 @@ def test_half_written_checkpoints_are_passed_over(tmp_path):
     unmark(tmp_path / "checkpoint-10")
     unmark(tmp_path / "checkpoint-20")
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [
+        (None, None, [5, 10, 15, 20, 30]),
+        (1, None, [15]),
+        (2, None, [15, 30]),
+        (1, 5, [5, 15]),
+        (3, 5, [5, 15, 30]),
+        (9, None, [5, 10, 15, 30]),
+    ],
+)
+def test_what_is_deleted(tmp_path, limit, best, left):
+    """The latest and the best stay, however many that are; what was never finished goes, whatever its number."""
+    for step in (5, 10, 15, 20, 30):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if step != 20:
+            mark_whole(tmp_path / f"checkpoint-{step}", {})
+    (tmp_path / "checkpoint-best").mkdir()  # somebody's own
+    latest, best = str(tmp_path / "checkpoint-15"), best and str(tmp_path / f"checkpoint-{best}")
+    delete_old_checkpoints(tmp_path, limit, latest, best)
+    found = sorted(int(path.name.rpartition("-")[2]) for path in tmp_path.glob("checkpoint-[0-9]*"))
+    assert found == left
+    assert (tmp_path / "checkpoint-best").exists()
 
 
 def test_a_checkpoint_is_marked_when_it_is_whole(tmp_path, monkeypatch):
