@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,12 @@ class FilledDataset(TorchDataset[dict[str, Any]]):
         return -(-len(self.dataset) // self.rows_at_once) * self.rows_at_once
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        is_filler = index >= len(self.dataset)
-        return {**self.dataset[-1 if is_filler else index], "is_filler": is_filler}
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        last = len(self.dataset) - 1
+        rows = self.dataset.__getitems__([min(index, last) for index in indices])
+        return [{**row, "is_filler": index > last} for row, index in zip(rows, indices, strict=True)]
 
 
 def run_in_parts(

@@ -156,7 +156,7 @@ class PatchFinetuneConfig(SFTConfig):
         if self.eval_max_rows is not None and self.eval_max_rows < 1:
             raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
 
-        if self.push_to_hub:
+        if self.push_to_hub and self.process_index == 0:  # the one that pushes
             require_token(self.hub_token)
         self._check_deepspeed()
 
