@@ -23,8 +23,7 @@ from patchrec_hf import (
     STRICT,
     EvaluationReport,
     PatchDataCollator,
-    PatchRecForCausalLM,
-    PatchRecProcessor,
+    PatchRecommender,
     load_recommendation_data,
     rank_targets,
     score_targets,
@@ -74,9 +73,9 @@ def main(args: Arguments) -> None:
     examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=args.max_history)
     rows, train = examples[args.split], examples["train"]
     if args.model is not None:
-        processor = PatchRecProcessor.from_pretrained(args.model)
+        recommender = PatchRecommender.from_pretrained(args.model)  # an adapter is merged
+        model, processor = recommender.model.to(state.device), recommender.processor
         catalog.check_same_titles(processor.catalog)
-        model = PatchRecForCausalLM.from_pretrained(args.model).eval().to(state.device)
     other = EvaluationReport.load(args.compare) if args.compare else None
     try:  # last, so that a mistake in the arguments leaves nothing behind
         claim_run(args.output_dir, {k: v for k, v in asdict(args).items() if k not in ("compare", "batch_size")})
