@@ -186,7 +186,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
                 return hub.create(**json.loads(body))
             case ["POST", "api", "models", user, name, "preupload", revision]:
                 return hub.preupload(self.repo_id(user, name), revision, json.loads(body)["files"])
-            case ["POST", "api", "models", user, name, "commit", revision]:
+            case ["POST", "api", "models", user, name, "commit", revision] if not url.query:
                 return hub.commit(self.repo_id(user, name), revision, *map(json.loads, body.splitlines()))
             case ["GET", "api", "models", user, name]:
                 return hub.info(self.repo_id(user, name))
@@ -196,7 +196,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
                 return hub.tree(self.repo_id(user, name), revision, "/".join(folder), "recursive=true" in url.query)
             case ["GET" | "HEAD", user, name, "resolve", revision, *path]:
                 return hub.file(self.repo_id(user, name), revision, "/".join(path))
-        raise HubError(404, f"The stand-in does not know {self.command} {url.path}")
+        raise HubError(404, f"The stand-in does not know {self.command} {self.path}")
 
     def repo_id(self, user: str, name: str) -> str:
         repo_id = f"{user}/{name}"
