@@ -113,9 +113,8 @@ def check_resumable(
             "last whole one."
         )
     found: dict[str, Any] = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
-    before = {name: found.get(name) for name in facts}
     there = PatchRecProcessor.from_pretrained(checkpoint)
-    pairs = [(name, before[name], value) for name, value in facts.items()]
+    pairs = [(name, found.get(name), value) for name, value in facts.items()]
     pairs += [
         ("layout", str(there.layout), str(processor.layout)),
         ("max_history", there.max_history, processor.max_history),
