@@ -11,13 +11,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import CommitInfo, HfApi, get_token
+from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from .backbones import is_sharded
+from .hub_token import require_token
 from .model_card import make_model_card
 from .modeling import PatchRecForCausalLM
 from .processing import CATALOG_NAME, PatchRecProcessor
@@ -36,24 +37,6 @@ _AUTO_MAPS = {
     },
     PROCESSOR_NAME: {"AutoProcessor": "processing.PatchRecProcessor"},
 }
-
-
-def require_token(token: str | None = None) -> None:
-    """
-    Checks, before anything is computed, that something can be pushed to the Hub.
-
-    Args:
-        token (`str`, *optional*):
-            A token; the one of the environment or of `hf auth login` if not given.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if not (token or get_token()):
-        raise ValueError(
-            "Nothing can be pushed to the Hub without a token. Log in with `hf auth login`, set the environment "
-            "variable HF_TOKEN, or pass `token` (`hub_token` in training arguments)."
-        )
 
 
 def export_checkpoint(

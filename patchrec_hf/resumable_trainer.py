@@ -23,7 +23,7 @@ from .checkpoints import (
     mark_whole,
     unmark,
 )
-from .hub import require_token
+from .hub_token import require_token
 
 
 # What a checkpoint holds besides the model.

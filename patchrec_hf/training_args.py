@@ -9,7 +9,7 @@ import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
-from .hub import require_token
+from .hub_token import require_token
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """Small things that most tests need: a catalog, a tokenizer, a processor and a tiny model."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["PATCHREC_HF_CACHE"] = tempfile.mkdtemp(prefix="patchrec_hf_tests_")
 
 import datasets
 import pytest
@@ -16,6 +20,7 @@ from patchrec_hf import BOOK_PROMPT, Catalog, ItemPatchLayout, PatchRecForCausal
 from patchrec_hf.tiny import build_tiny_backbone
 
 
+atexit.register(shutil.rmtree, os.environ["PATCHREC_HF_CACHE"], ignore_errors=True)
 datasets.disable_progress_bars()
 # Tiny models gain nothing from a second thread, and lose much where other processes are at work.
 torch.set_num_threads(1)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from patchrec_hf.baselines.popularity import Popularity
 from patchrec_hf.catalog import Catalog
+from patchrec_hf.data.examples import examples_to_interactions, make_examples
 from patchrec_hf.data.interactions import order_interactions, read_directory
 from patchrec_hf.data.loading import load_recommendation_data
-from patchrec_hf.data.movielens import clean_movie_title, read_movielens_100k
-from patchrec_hf.data.splits import SPLITS, examples_to_interactions, make_examples, temporal_split
+from patchrec_hf.data.splits import SPLITS, temporal_split
 from patchrec_hf.evaluation import score_targets
 
 
@@ -326,7 +326,7 @@ def test_read_directory_names_the_missing_file(directory, name):
 
 
 def test_read_directory_that_is_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"holds no interactions\.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"no file, directory or public data set .*nowhere"):
         load_recommendation_data(tmp_path / "nowhere")
 
 
@@ -475,68 +475,3 @@ def test_max_history_must_be_positive(max_history):
     interactions = order_interactions(frame(split=["train"] * 5 + ["validation"] * 2 + ["test"] * 2))
     with pytest.raises(ValueError, match="max_history"):
         make_examples(interactions, Catalog.from_titles({i: f"b{i}" for i in range(9)}), max_history=max_history)
-
-
-# MovieLens
-
-
-@pytest.mark.parametrize(
-    ("published", "expected"),
-    [
-        ("Toy Story (1995)", "Toy Story"),
-        ("Usual Suspects, The (1995)", "The Usual Suspects"),
-        ("Bronx Tale, A (1993)", "A Bronx Tale"),
-        ("Walk in the Clouds, A (1995)", "A Walk in the Clouds"),
-        ("Affair to Remember, An (1957)", "An Affair to Remember"),
-        ("Shanghai Triad (Yao a yao yao dao waipo qiao) (1995)", "Shanghai Triad"),
-        ("'Til There Was You (1997)", "Til There Was You"),
-        ("Postino, Il (1994)", "Postino, Il"),
-        ("Thesis", "Thesis"),
-    ],
-)
-def test_movie_titles_read_as_the_authors(published, expected):
-    assert clean_movie_title(published) == expected
-
-
-@pytest.fixture
-def movielens(tmp_path):
-    """Two users with three and two ratings above 3, in files of the published form, with an accent in Latin-1."""
-    ratings = [(1, 1, 5, 30), (1, 2, 3, 10), (1, 3, 4, 20), (1, 2, 4, 40), (2, 1, 4, 5), (2, 2, 5, 6), (2, 3, 1, 7)]
-    (tmp_path / "u.data").write_text("\n".join("\t".join(map(str, row)) for row in ratings) + "\n")
-    items = "1|Léon (1994)|01-Jan-1994||x|0\n2|Net, The (1995)|||x|1\n3|Never Rated (1990)||||0\n"
-    (tmp_path / "u.item").write_bytes(items.encode("latin1"))
-    return tmp_path
-
-
-def test_movielens_by_hand(movielens):
-    interactions, catalog = read_movielens_100k(movielens, min_interactions=3)
-    assert interactions.select("user_id", "item_id", "timestamp", "position").rows() == [
-        (1, 3, 20, 0),
-        (1, 1, 30, 1),
-        (1, 2, 40, 2),
-    ]
-    assert catalog.titles == ("Léon", "The Net", "Never Rated")
-    assert len(read_movielens_100k(movielens, min_rating=1, min_interactions=1)[0]) == 7
-
-
-def test_movielens_files_that_are_not_as_published(movielens):
-    with pytest.raises(ValueError, match=r"No user .* has 21 ratings of at least 4"):
-        read_movielens_100k(movielens)
-    (movielens / "u.data").write_text("1::2::5::30\n")
-    with pytest.raises(ValueError, match=r"u\.data is not as published.*user_id"):
-        read_movielens_100k(movielens)
-    (movielens / "u.item").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no u\.item.*ml-100k\.zip"):
-        read_movielens_100k(movielens)
-
-
-@pytest.mark.skipif(not ML100K_DIR, reason="set PATCHREC_ML100K_DIR to a directory with u.data and u.item")
-def test_movielens_100k_is_the_papers():
-    interactions, catalog = read_movielens_100k(ML100K_DIR)
-    assert (interactions["user_id"].n_unique(), len(catalog), len(interactions)) == (682, 1682, 51824)
-    examples, _ = load_recommendation_data(ML100K_DIR)
-    assert {split: len(rows) for split, rows in examples.items()} == {
-        "train": 47749,
-        "validation": 1005,
-        "test": 1024,
-    }

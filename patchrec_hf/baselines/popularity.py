@@ -8,7 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..catalog import Catalog
-from ..data.splits import examples_to_interactions
+from ..data.examples import examples_to_interactions
 
 
 class Popularity:

@@ -1,31 +1,39 @@
-"""Interactions: the table that every data set becomes, and its checks."""
+"""Interactions: the table that every data set becomes, and its order."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import polars as pl
 
-from ..catalog import Catalog
+from ..catalog import Catalog, ragged_arange
+from .ties import authors_order
 
 
-def order_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
+def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "authors"] = "stable") -> pl.DataFrame:
     """
     Checks a table of interactions and puts each user's in order.
 
     Args:
         interactions (`polars.DataFrame`):
             The columns `user_id` and `item_id` (integers) and, for the order, `position` (integer) or `timestamp`
-            (integer seconds); optionally `split` (`"train"`, `"validation"` or `"test"`). Rows of one user with equal
-            timestamps keep the order they have in the table.
+            (integer seconds); optionally `split` (`"train"`, `"validation"` or `"test"`).
+        ties (`"stable"` or `"authors"`, *optional*, defaults to `"stable"`):
+            In which order a user's interactions of one time come: as they have it in the table, or as in the files of
+            the paper's authors (see [`authors_order`]).
 
     Returns:
         `polars.DataFrame`: the same rows, sorted by user and then from oldest to newest, with `position` counted from
         0 within each user.
 
     Raises:
-        ValueError: If a column is missing, holds nulls or is not of whole numbers, or there is no row.
+        ValueError: If a column is missing, holds nulls or is not of whole numbers, there is no row, or `ties` is
+            something else.
     """
+    if ties not in ("stable", "authors"):
+        raise ValueError(f"`ties` must be 'stable' or 'authors', got {ties!r}.")
     order = "position" if "position" in interactions.columns else "timestamp"
     for column in ("user_id", "item_id", order, *({"timestamp"} & set(interactions.columns))):
         if column not in interactions.columns:
@@ -45,10 +53,25 @@ def order_interactions(interactions: pl.DataFrame) -> pl.DataFrame:
             )
     if interactions.is_empty():
         raise ValueError("There are no interactions.")
-    return interactions.sort("user_id", order, maintain_order=True).with_columns(
-        pl.col("user_id", "item_id").cast(pl.Int64),
-        pl.int_range(pl.len(), dtype=pl.Int64).over("user_id").alias("position"),
+    if ties == "authors":
+        ordered = interactions.sort("user_id", maintain_order=True)
+        num_interactions = count_per_user(ordered)
+        starts = np.cumsum(num_interactions) - num_interactions
+        times = np.split(ordered[order].to_numpy(), starts[1:])
+        ordered = ordered[
+            np.concatenate([start + authors_order(own) for start, own in zip(starts, times, strict=True)])
+        ]
+    else:
+        ordered = interactions.sort("user_id", order, maintain_order=True)
+        num_interactions = count_per_user(ordered)
+    return ordered.with_columns(
+        pl.col("user_id", "item_id").cast(pl.Int64), position=pl.Series(ragged_arange(num_interactions))
     )
+
+
+def count_per_user(ordered: pl.DataFrame) -> np.ndarray:
+    """Interactions of each user, for a table sorted by user; int64, `(num_users,)`."""
+    return ordered["user_id"].rle().struct.field("len").cast(pl.Int64).to_numpy()
 
 
 def read_directory(directory: str | Path) -> tuple[pl.DataFrame, Catalog]:

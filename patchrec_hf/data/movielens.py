@@ -1,18 +1,31 @@
-"""MovieLens, from the files as GroupLens publishes them."""
+"""MovieLens, from the files as GroupLens publishes them: 100K, 1M, and the CSV form of latest-small and 32M."""
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
-from ..catalog import Catalog
-from .interactions import order_interactions
+from .files import find_file, read_checked, require_columns
+from .filters import Filters
+from .raw import RawData, read_interactions
 
+
+MOVIELENS_FILTERS = Filters(min_rating=3.5)
+"""The paper keeps ratings above 3. There are half stars, so that is 3.5 and more."""
+
+MOVIELENS_100K_FILTERS = Filters(min_rating=3.5, min_user_interactions=21)
+"""On 100K, the paper keeps users with more than 20 such ratings."""
 
 _ARTICLE = re.compile(r"(?s)(.*), (The|A|An)")
+_FIELDS = ("user_id", "item_id", "rating", "timestamp")
+_TYPES = (pl.Int32, pl.Int32, pl.Float32, pl.Int64)
+_TITLE_FAULTS = {
+    "the movie has no number": pl.col("item_id").is_null(),
+    "the movie has no title": pl.col("title").is_null(),
+}
 
 
 def clean_movie_title(title: str) -> str:
@@ -30,58 +43,90 @@ def clean_movie_title(title: str) -> str:
     return f"{match[2]} {match[1]}" if match else title
 
 
-def read_movielens_100k(
-    directory: str | Path, min_rating: int = 4, min_interactions: int = 21
-) -> tuple[pl.DataFrame, Catalog]:
+def read_movielens(directory: Path, min_rating: float | None = None) -> RawData:
     """
-    Reads MovieLens-100K.
+    Reads any MovieLens data set.
 
     Args:
-        directory (`str` or `pathlib.Path`):
-            Holds `u.data` and `u.item`.
-        min_rating (`int`, *optional*, defaults to `4`):
-            Lower ratings are no interactions; the paper keeps those above 3.
-        min_interactions (`int`, *optional*, defaults to `21`):
-            Users with fewer interactions are left out; the paper keeps those with more than 20.
+        directory (`pathlib.Path`):
+            What the archive unpacks to. It holds `u.data` and `u.item` (100K), `ratings.dat` and `movies.dat` (1M), or
+            `ratings.csv` and `movies.csv`.
+        min_rating (`float`, *optional*):
+            Lower ratings are left out.
 
     Returns:
-        `tuple[polars.DataFrame, Catalog]`: the interactions (see [`order_interactions`]) and all movies, also those
-        without any.
+        [`RawData`], with all movies, also those without any rating.
 
     Raises:
-        FileNotFoundError: If one of the two files is missing.
-        ValueError: If a file is not in the published form, or no user is left.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is not in the published form; with the line.
     """
-    directory = Path(directory)
-    for name in ("u.data", "u.item"):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory} holds no {name}. Give the directory that ml-100k.zip unpacks to.")
-    columns = {"user_id": pl.Int64, "item_id": pl.Int64, "rating": pl.Int64, "timestamp": pl.Int64}
-    ratings = _read(directory / "u.data", "\t", columns)
-    items = _read(directory / "u.item", "|", {"item_id": pl.Int64, "title": pl.String})
-    titles = [clean_movie_title(title) for title in items["title"]]
-    interactions = ratings.filter(pl.col("rating") >= min_rating).filter(pl.len().over("user_id") >= min_interactions)
-    if interactions.is_empty():
-        raise ValueError(
-            f"No user of {directory} has {min_interactions} ratings of at least {min_rating}; lower "
-            "`min_interactions` or `min_rating`."
-        )
-    interactions = order_interactions(interactions.select("user_id", "item_id", "timestamp"))
-    return interactions, Catalog.from_frame(items.with_columns(title=pl.Series(titles)))
+    ratings = find_file(directory, "u.data", "ratings.dat", "ratings.csv")
+    scan, movies_name, least = {
+        "u.data": (_scan_tabs, "u.item", 1.0),
+        "ratings.dat": (_scan_colons, "movies.dat", 1.0),
+        "ratings.csv": (_scan_commas, "movies.csv", 0.5),
+    }[ratings.name]
+    has_header = ratings.suffix == ".csv"
+    if has_header:
+        require_columns(ratings, pl.scan_csv(ratings).collect_schema().names(), list(_CSV_NAMES))
+    faults = {"it is not as published": pl.col("separators").is_not_null()} if ratings.suffix == ".dat" else {}
+    rows, num_read = read_interactions(ratings, scan, min_rating, (least, 5.0), faults, has_header)
+    movies = find_file(directory, movies_name)
+    if has_header:
+        require_columns(movies, pl.scan_csv(movies, infer_schema=False).collect_schema().names(), ["movieId", "title"])
+    items, _ = read_checked(movies, _MOVIE_SCANS[movies_name], _TITLE_FAULTS, has_header=has_header)
+    return RawData(rows.select(_FIELDS), items, num_read)
 
 
-def _read(path: Path, separator: str, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    """The first columns of a file without a header."""
-    try:
-        table = pl.read_csv(
-            path,
-            has_header=False,
-            separator=separator,
-            encoding="latin1",
-            quote_char=None,
-            columns=list(range(len(columns))),
-            infer_schema=False,
-        )
-        return table.rename(dict(zip(table.columns, columns, strict=True))).cast(columns)  # type: ignore[arg-type]
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} is not as published, with {list(columns)} at first: {error}") from error
+_CSV_NAMES = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "timestamp": "timestamp"}
+
+
+def _scan_tabs(source: Path | io.BytesIO) -> pl.LazyFrame:
+    schema = dict(zip(_FIELDS, _TYPES, strict=True))
+    return _without_blank(pl.scan_csv(source, has_header=False, separator="\t", quote_char=None, schema=schema))
+
+
+def _scan_colons(source: Path | io.BytesIO) -> pl.LazyFrame:
+    # The separator is two colons, of which a reader knows one: there is an empty column between any two.
+    schema: dict[str, type[pl.DataType]] = {}
+    for place, (name, kind) in enumerate(zip(_FIELDS, _TYPES, strict=True)):
+        if place:
+            schema[f"empty {place}"] = pl.String
+        schema[name] = kind
+    rows = _without_blank(pl.scan_csv(source, has_header=False, separator=":", quote_char=None, schema=schema))
+    return rows.select(*_FIELDS, separators=pl.coalesce("^empty .*$"))
+
+
+def _scan_commas(source: Path | io.BytesIO) -> pl.LazyFrame:
+    types = dict(zip(_CSV_NAMES, _TYPES, strict=True))
+    return _without_blank(pl.scan_csv(source, schema_overrides=types).select(*_CSV_NAMES).rename(_CSV_NAMES))
+
+
+def _without_blank(rows: pl.LazyFrame) -> pl.LazyFrame:
+    return rows.filter(~pl.all_horizontal(pl.all().is_null()))
+
+
+def _scan_latin1(source: Path | io.BytesIO, separator: str) -> pl.LazyFrame:
+    text = source.read_bytes() if isinstance(source, Path) else source.read()
+    lines = pl.LazyFrame({"line": text.decode("latin-1").split("\n")}).select(pl.col("line").str.strip_chars("\r "))
+    parts = pl.col("line").str.splitn(separator, 3)
+    return lines.filter(pl.col("line") != "").select(
+        item_id=parts.struct.field("field_0").cast(pl.Int32), title=_no_empty(parts.struct.field("field_1"))
+    )
+
+
+def _scan_movie_csv(source: Path | io.BytesIO) -> pl.LazyFrame:
+    rows = _without_blank(pl.scan_csv(source, infer_schema=False))
+    return rows.select(item_id=pl.col("movieId").cast(pl.Int32), title=_no_empty(pl.col("title")))
+
+
+def _no_empty(title: pl.Expr) -> pl.Expr:
+    return pl.when(title.str.strip_chars() != "").then(title)
+
+
+_MOVIE_SCANS = {
+    "u.item": lambda source: _scan_latin1(source, "|"),
+    "movies.dat": lambda source: _scan_latin1(source, "::"),
+    "movies.csv": _scan_movie_csv,
+}

@@ -1,0 +1,84 @@
+"""Amazon Reviews 2023, from the files of McAuley Lab."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import polars as pl
+
+from .files import read_checked, require_columns
+from .filters import Filters
+from .raw import RawData, read_interactions, scan_json_lines
+
+
+AMAZON_FILTERS = Filters(drop_untitled=True)
+"""Some products have no title, or no metadata at all."""
+
+_TYPES = {"user_id": pl.String, "parent_asin": pl.String, "rating": pl.Float32, "timestamp": pl.Int64}
+_PREFIX = "meta_"
+
+
+def read_amazon(directory: Path, min_rating: float | None = None) -> RawData:
+    """
+    Reads one category of Amazon Reviews 2023. Its items are products with all their variants (`parent_asin`).
+
+    Args:
+        directory (`pathlib.Path`):
+            Holds, itself or below, one `meta_<category>.jsonl` and `<category>.jsonl` (all reviews) or
+            `<category>.csv` (the 5-core ratings). Each may be compressed (`.gz`). If both are there, the CSV file is
+            read.
+        min_rating (`float`, *optional*):
+            Lower ratings are left out.
+
+    Returns:
+        [`RawData`], with all products of the category. Its timestamps are milliseconds.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file is not in the published form or ends too early; with the line.
+    """
+    metadata = sorted(path for path in directory.rglob(f"{_PREFIX}*.jsonl*") if path.suffix in (".jsonl", ".gz"))
+    if len(metadata) != 1:
+        raise FileNotFoundError(
+            f"{directory} must hold one {_PREFIX}<category>.jsonl (or .jsonl.gz), found "
+            f"{[path.name for path in metadata]}."
+        )
+    category = metadata[0].name.removeprefix(_PREFIX).split(".")[0]
+    names = [f"{category}{ending}" for ending in (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")]
+    log = next((path for name in names for path in directory.rglob(name)), None)
+    if log is None:
+        raise FileNotFoundError(f"{directory} holds none of {names}.")
+    is_csv = ".csv" in log.suffixes
+    if is_csv:
+        require_columns(log, pl.scan_csv(log, infer_schema=False).collect_schema().names(), list(_TYPES))
+    rows, num_read = read_interactions(
+        log, _scan_csv if is_csv else _scan_reviews, min_rating, (1, 5), has_header=is_csv
+    )
+    items, _ = read_checked(metadata[0], _scan_products, {"parent_asin is missing": pl.col("item_id").is_null()})
+    return RawData(rows, items, num_read, ticks_per_second=1000)
+
+
+def _scan_csv(source: Path | io.BytesIO) -> pl.LazyFrame:
+    rows = pl.scan_csv(source, schema_overrides=_TYPES).select(list(_TYPES))
+    return _renamed(rows.filter(~pl.all_horizontal(pl.all().is_null())))
+
+
+def _scan_reviews(source: Path | io.BytesIO) -> pl.LazyFrame:
+    return _renamed(scan_json_lines(source, _TYPES))
+
+
+def _renamed(rows: pl.LazyFrame) -> pl.LazyFrame:
+    return rows.select(
+        user_id=pl.col("user_id").cast(pl.Categorical),
+        item_id=pl.col("parent_asin").cast(pl.Categorical),
+        rating="rating",
+        timestamp="timestamp",
+    )
+
+
+def _scan_products(source: Path | io.BytesIO) -> pl.LazyFrame:
+    title = pl.col("title")
+    return scan_json_lines(source, {"parent_asin": pl.String, "title": pl.String}).select(
+        item_id=pl.col("parent_asin").cast(pl.Categorical), title=pl.when(title.str.strip_chars() != "").then(title)
+    )

@@ -1,0 +1,181 @@
+"""Example rows: what is predicted from what, made of split interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from datasets import Dataset, DatasetDict
+
+from ..catalog import Catalog, ragged_arange
+from .splits import SPLITS
+
+
+_ROWS_AT_A_TIME = 20_000
+
+
+def make_examples(
+    interactions: pl.DataFrame,
+    catalog: Catalog,
+    max_history: int = 100,
+    min_history: int = 3,
+    targets_per_row: int = 1,
+    directory: Path | None = None,
+    splits: Sequence[str] = SPLITS,
+) -> DatasetDict:
+    """
+    Turns interactions into example rows. Their targets are interactions, each after the same user's earlier ones,
+    whichever split those belong to.
+
+    Args:
+        interactions (`polars.DataFrame`):
+            As [`order_interactions`] returns them, with `split`.
+        catalog ([`Catalog`]):
+            Knows every item.
+        max_history (`int`, *optional*, defaults to `100`):
+            How many of the latest earlier items a row holds.
+        min_history (`int`, *optional*, defaults to `3`):
+            Interactions with fewer earlier ones are predicted by no row.
+        targets_per_row (`int`, *optional*, defaults to `1`):
+            How many consecutive interactions of a user a training row may predict. They share one window, which starts
+            `max_history` items before the first of them. Rows of the other splits predict one each, always from the
+            latest `max_history` items, so that what is measured does not depend on this.
+        directory (`pathlib.Path`, *optional*):
+            Where to keep the rows, a file a split, instead of in memory.
+        splits (`Sequence[str]`, *optional*, defaults to all three):
+            Of which splits to make rows.
+
+    Returns:
+        [`~datasets.DatasetDict`]: for each split, rows with
+        - `user_id` (`int`),
+        - `item_ids` (`list[int]`): oldest first, from up to `max_history` items before the first target to the last
+          target,
+        - `target_positions` (`list[int]`): which of `item_ids` are to be predicted, ascending.
+
+    Raises:
+        ValueError: If `split` is missing or holds another value, a split has no example, `max_history` is less than 1,
+            or `targets_per_row` does not lie between 1 and `max_history`.
+        KeyError: If the catalog lacks an item.
+    """
+    check_examples(interactions, catalog, max_history, targets_per_row)
+    datasets = {}
+    for split in splits:
+        size = targets_per_row if split == "train" else 1
+        batches = iterate_examples(interactions, split, max_history, min_history, size)
+        first = next(batches, None)
+        if first is None:
+            raise ValueError(
+                f"The split {split!r} has no interaction with at least {max(1, min_history)} earlier ones."
+            )
+        if directory is None:
+            datasets[split] = Dataset(pa.Table.from_batches([first, *batches]))
+        else:
+            path = directory / f"{split}.arrow"
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, first.schema) as writer:
+                writer.write_batch(first)
+                for batch in batches:
+                    writer.write_batch(batch)
+            datasets[split] = Dataset.from_file(str(path))
+    return DatasetDict(datasets)
+
+
+def check_examples(interactions: pl.DataFrame, catalog: Catalog, max_history: int, targets_per_row: int) -> None:
+    """
+    Checks what [`make_examples`] checks before it begins.
+
+    Raises:
+        ValueError, KeyError: As there.
+    """
+    if "split" not in interactions.columns:
+        raise ValueError("The interactions have no column 'split'. Make one with `temporal_split`.")
+    if max_history < 1:
+        raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+    if not (type(targets_per_row) is int and 1 <= targets_per_row <= max_history):
+        raise ValueError(
+            f"`targets_per_row` must be a whole number between 1 and `max_history` ({max_history}), got "
+            f"{targets_per_row!r}."
+        )
+    unknown = set(interactions["split"].unique().cast(pl.String)) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"The column 'split' holds {unknown.pop()!r}; it must hold one of {SPLITS} in every row.")
+    catalog.indices_of(interactions["item_id"].unique().to_numpy())
+
+
+def iterate_examples(
+    interactions: pl.DataFrame, split: str, max_history: int, min_history: int, targets_per_row: int
+) -> Iterator[pa.RecordBatch]:
+    """
+    The rows of one split, some thousands at a time, in order of users and of time.
+
+    Args:
+        interactions, split, max_history, min_history, targets_per_row:
+            As for [`make_examples`], checked.
+
+    Yields:
+        `pyarrow.RecordBatch`: rows as [`make_examples`] describes them.
+    """
+    user_ids = interactions["user_id"].to_numpy()
+    item_ids = interactions["item_id"].to_numpy()
+    positions = interactions["position"].to_numpy()
+    is_target = (interactions["split"] == split) & (interactions["position"] >= max(1, min_history))
+    targets = is_target.arg_true().to_numpy().astype(np.int64)
+    opens = _block_starts(user_ids[targets], positions[targets], targets_per_row)
+    for start in range(0, len(opens), _ROWS_AT_A_TIME):
+        stop = start + _ROWS_AT_A_TIME
+        begins = opens[start:stop]
+        ends = np.append(opens[start + 1 : stop], opens[stop] if stop < len(opens) else len(targets))
+        first, last = targets[begins], targets[ends - 1]
+        window_starts = first - np.minimum(positions[first], max_history)
+        num_items, num_targets = last + 1 - window_starts, ends - begins
+        items = np.repeat(window_starts, num_items) + ragged_arange(num_items)
+        own_targets = targets[begins[0] : ends[-1]]
+        yield pa.record_batch(
+            {
+                "user_id": user_ids[first],
+                "item_ids": _lists(item_ids[items], num_items),
+                "target_positions": _lists(own_targets - np.repeat(window_starts, num_targets), num_targets),
+            }
+        )
+
+
+def examples_to_interactions(examples: Dataset) -> pl.DataFrame:
+    """
+    The interactions that example rows were made of: every target, and what each user's first row holds before its
+    first target.
+
+    Args:
+        examples ([`~datasets.Dataset`]):
+            Example rows of one split, in any order if their `max_history` is above their `min_history`: the row with
+            the fewest earlier items is then a user's first.
+
+    Returns:
+        `polars.DataFrame` with the columns `user_id` and `item_id`.
+    """
+    rows = examples.select_columns(["user_id", "item_ids", "target_positions"]).to_polars()
+    targets = rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions")))
+    num_earlier = pl.col("target_positions").list.min()
+    earlier = (
+        rows.sort(num_earlier, maintain_order=True)
+        .unique("user_id", keep="first", maintain_order=True)
+        .select("user_id", item_id=pl.col("item_ids").list.head(num_earlier))
+    )
+    return pl.concat([earlier, targets]).explode("item_id").drop_nulls("item_id")
+
+
+def _block_starts(user_ids: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:
+    """Where a new row begins, for targets in order: with each user, and `size` positions after the row's begin."""
+    if len(user_ids) == 0:
+        return np.empty(0, dtype=np.int64)
+    is_first = np.append(True, user_ids[1:] != user_ids[:-1])
+    first_position = positions[is_first][np.cumsum(is_first) - 1]
+    blocks = (positions - first_position) // size
+    return np.flatnonzero(is_first | np.append(True, blocks[1:] != blocks[:-1]))
+
+
+def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    # Arrow refuses what its 32-bit offsets cannot count, where NumPy's cast would wrap around.
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), type=pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.array(values))

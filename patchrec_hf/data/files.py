@@ -1,0 +1,192 @@
+"""Raw files: read as streams and checked in the same pass; what is wrong in them is named by file and line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NoReturn
+
+import polars as pl
+
+
+Scan = Callable[[Path | io.BytesIO], pl.LazyFrame]
+"""Reads a file, or some of its lines (with the header, if there is one)."""
+
+_LINES_AT_A_TIME = 100_000
+_BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+def read_checked(
+    path: Path,
+    scan: Scan,
+    faults: Mapping[str, pl.Expr],
+    keep: pl.Expr | None = None,
+    facts: Sequence[pl.Expr] = (),
+    has_header: bool = False,
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """
+    Reads a text file in one streamed pass, of which only the kept rows come into memory.
+
+    Args:
+        path (`pathlib.Path`):
+            The file, which may be compressed (`.gz`).
+        scan (`Scan`):
+            Reads it.
+        faults (`Mapping[str, polars.Expr]`):
+            What may be wrong with a row: what to say, and an expression that is true for such a row.
+        keep (`polars.Expr`, *optional*):
+            Which rows to return; all if not given.
+        facts (`Sequence[polars.Expr]`, *optional*):
+            Aggregates over all rows, each with a name.
+        has_header (`bool`, *optional*, defaults to `False`):
+            Whether the first line names the columns.
+
+    Returns:
+        `tuple[polars.DataFrame, dict[str, Any]]`: the kept rows in the file's order, and the facts.
+
+    Raises:
+        ValueError: If the file cannot be read or a row has a fault, with the number of the first such line.
+    """
+    try:
+        rows = scan(path)
+        names = dict(enumerate(faults))
+        checks = [faults[name].any().alias(f"fault {place}") for place, name in names.items()]
+        kept, summary = pl.collect_all(
+            [rows if keep is None else rows.filter(keep), rows.select(*checks, *facts)], engine="streaming"
+        )
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        _raise_at_line(path, scan, faults, has_header, error)
+    found = summary.row(0, named=True)
+    if any(found.pop(f"fault {place}") for place in names):
+        _raise_at_line(path, scan, faults, has_header, None)
+    return kept, found
+
+
+def require_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """
+    Checks that a file has the columns that are read.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    for column in wanted:
+        if column not in found:
+            raise ValueError(
+                f"{path} has no column {column!r}; its columns are {list(found)}. Name the file's own columns with "
+                "`columns`, such as `columns={'user_id': 'customer'}`."
+            )
+
+
+def find_file(directory: Path, *names: str) -> Path:
+    """
+    The first of several names that a directory holds.
+
+    Raises:
+        FileNotFoundError: If it holds none.
+    """
+    for name in names:
+        if (directory / name).is_file():
+            return directory / name
+    raise FileNotFoundError(f"{directory} holds no {' or '.join(names)}.")
+
+
+def unpack(archive: Path, target: Path) -> Path:
+    """
+    Unpacks a zip archive, unless that is done already.
+
+    Args:
+        archive (`pathlib.Path`):
+            The archive.
+        target (`pathlib.Path`):
+            The directory to unpack it to.
+
+    Returns:
+        `pathlib.Path`: `target`, or the only directory in it.
+
+    Raises:
+        ValueError: If the archive is damaged.
+    """
+    if not target.is_dir():
+        part = target.with_name(f"{target.name}.part")
+        try:
+            with zipfile.ZipFile(archive) as content:
+                content.extractall(part)
+        except (zipfile.BadZipFile, *_BROKEN_COMPRESSION) as error:
+            raise ValueError(f"{archive} is damaged ({error}). Download it again.") from error
+        part.rename(target)
+    inside = list(target.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
+
+
+def _raise_at_line(
+    path: Path, scan: Scan, faults: Mapping[str, pl.Expr], has_header: bool, error: Exception | None
+) -> NoReturn:
+    """Reads the file again, slowly, up to the first line that cannot be read or has a fault."""
+    if path.suffix == ".parquet":
+        _raise_at_row(path, scan, faults, error)
+    number = 0
+    lines = _lines(path)
+    try:
+        header = b"".join(islice(lines, int(has_header)))
+        number += has_header
+        while batch := list(islice(lines, _LINES_AT_A_TIME)):
+            if reason := _problem(scan, header, batch, faults):
+                low, high = 0, len(batch)  # the first `low` lines are good, the first `high` are not
+                while high - low > 1:
+                    middle = (low + high) // 2
+                    if problem := _problem(scan, header, batch[:middle], faults):
+                        high, reason = middle, problem
+                    else:
+                        low = middle
+                line = batch[low].decode("utf-8", errors="replace").strip()
+                raise ValueError(f"{path}, line {number + high}: {reason}. The line is {line[:200]!r}.") from error
+            number += len(batch)
+    except _TruncatedError as truncated:
+        raise ValueError(
+            f"{path}, line {truncated.line}: the compressed file ends or breaks there ({truncated}). Download or "
+            "copy it again."
+        ) from error
+    raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _raise_at_row(path: Path, scan: Scan, faults: Mapping[str, pl.Expr], error: Exception | None) -> NoReturn:
+    if error is not None:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    rows = scan(path).with_row_index("row")
+    for name, fault in faults.items():
+        found = rows.filter(fault).head(1).collect(engine="streaming")
+        if len(found):
+            raise ValueError(f"{path}, row {found['row'][0] + 1}: {name}. The row is {found.row(0, named=True)}.")
+    raise ValueError(f"{path} changed while it was read.")
+
+
+class _TruncatedError(Exception):
+    def __init__(self, message: str, line: int) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    number = 0
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        try:
+            for line in file:
+                number += 1
+                yield line
+        except _BROKEN_COMPRESSION as error:
+            raise _TruncatedError(str(error), number + 1) from error
+
+
+def _problem(scan: Scan, header: bytes, lines: list[bytes], faults: Mapping[str, pl.Expr]) -> str | None:
+    if not b"".join(lines).strip():
+        return None
+    try:
+        rows = scan(io.BytesIO(header + b"".join(lines))).collect()
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        return str(error).splitlines()[0].rstrip(".")
+    return next((name for name, fault in faults.items() if rows.select(fault.any()).item()), None)

@@ -1,0 +1,90 @@
+"""Raw data: what every reader returns, and the checks that all of them make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from .files import Scan, read_checked
+
+
+@dataclass(frozen=True, eq=False)
+class RawData:
+    """
+    A data set as published, before filters.
+
+    Args:
+        interactions (`polars.DataFrame`):
+            `user_id` and `item_id` (integers, or categories of strings), `timestamp` (int64) and, if known, `rating`
+            (float32), in the file's order; of those with a rating, only the ones above the reader's least.
+        items (`polars.DataFrame`):
+            `item_id` (of the same type) and `title`, which may be null.
+        num_read (`dict[str, int]`):
+            Users, items and interactions of the file, with all ratings.
+        ticks_per_second (`int`, *optional*, defaults to `1`):
+            The unit of `timestamp`: 1000 are milliseconds.
+    """
+
+    interactions: pl.DataFrame
+    items: pl.DataFrame
+    num_read: dict[str, int]
+    ticks_per_second: int = 1
+
+
+def read_interactions(
+    path: Path,
+    scan: Scan,
+    min_rating: float | None,
+    rating_range: tuple[float, float] | None = None,
+    faults: Mapping[str, pl.Expr] | None = None,
+    has_header: bool = False,
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """
+    Reads a log of interactions.
+
+    Args:
+        path (`pathlib.Path`):
+            The file.
+        scan (`Scan`):
+            Reads `user_id`, `item_id`, `timestamp` and perhaps `rating`.
+        min_rating (`float`, *optional*):
+            Rows with a lower rating are left out.
+        rating_range (`tuple[float, float]`, *optional*):
+            The lowest and the highest rating there can be.
+        faults (`Mapping[str, polars.Expr]`, *optional*):
+            What else may be wrong (see [`read_checked`]); said first.
+        has_header (`bool`, *optional*, defaults to `False`):
+            Whether the first line names the columns.
+
+    Returns:
+        `tuple[polars.DataFrame, dict[str, int]]`: the rows, and the `num_read` of [`RawData`].
+
+    Raises:
+        ValueError: If the file cannot be read, a value is missing, or a rating lies outside its range; with the line.
+    """
+    checks = dict(faults or {})
+    for column in ("user_id", "item_id", "timestamp"):
+        checks[f"{column} is missing"] = pl.col(column).is_null()
+    if rating_range is not None:
+        checks["the rating is missing"] = pl.col("rating").is_null()
+        low, high = rating_range
+        checks[f"the rating lies outside {low:g} to {high:g}"] = ~pl.col("rating").is_between(low, high)
+    facts: Sequence[pl.Expr] = (
+        pl.col("user_id").n_unique().alias("users"),
+        pl.col("item_id").n_unique().alias("items"),
+        pl.len().alias("interactions"),
+    )
+    keep = None if min_rating is None else pl.col("rating") >= min_rating
+    rows, num_read = read_checked(path, scan, checks, keep, facts, has_header)
+    if num_read["interactions"] == 0:
+        raise ValueError(f"{path} holds no interaction.")
+    return rows, num_read
+
+
+def scan_json_lines(source: Any, schema: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.LazyFrame:
+    """Reads some fields of a file with one JSON object a line; the others are passed over."""
+    return pl.scan_ndjson(source, schema=dict(schema))

@@ -1,0 +1,49 @@
+"""Streams: training rows made on the way, for data sets whose rows would not fit into memory or on the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow.parquet as pq
+from datasets import Features, IterableDataset, List, Value
+
+from .examples import iterate_examples
+
+
+_FEATURES = Features(
+    {"user_id": Value("int64"), "item_ids": List(Value("int64")), "target_positions": List(Value("int64"))}
+)
+
+
+def stream_examples(
+    path: Path, max_history: int = 100, min_history: int = 3, targets_per_row: int = 1
+) -> IterableDataset:
+    """
+    Streams training rows.
+
+    Args:
+        path (`pathlib.Path`):
+            `interactions.parquet`, as [`PreparedData.save`] writes it: its row groups hold whole users.
+        max_history, min_history, targets_per_row:
+            As for [`make_examples`].
+
+    Returns:
+        [`~datasets.IterableDataset`]: the rows of `train`, as [`make_examples`] makes them and in the same order, with
+        a shard for each row group. Shuffle it: rows of a user follow each other.
+    """
+    settings = {"max_history": max_history, "min_history": min_history, "targets_per_row": targets_per_row}
+    groups = list(range(pq.ParquetFile(path).metadata.num_row_groups))
+    return IterableDataset.from_generator(
+        _generate, features=_FEATURES, gen_kwargs={"path": str(path), "groups": groups, "settings": settings}
+    )
+
+
+def _generate(path: str, groups: list[int], settings: dict[str, int]) -> Iterator[dict[str, Any]]:
+    file = pq.ParquetFile(path)
+    for group in groups:
+        interactions = pl.from_arrow(file.read_row_group(group))
+        for batch in iterate_examples(interactions, "train", **settings):  # type: ignore[arg-type]
+            yield from batch.to_pylist()

@@ -1,0 +1,188 @@
+"""Tables of one's own: a log and its items as CSV, Parquet or JSON lines, under any column names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from .files import read_checked, require_columns
+from .raw import RawData, read_interactions
+
+
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_JSON = (".jsonl", ".ndjson", ".json")
+_COLUMNS = ("user_id", "item_id", "timestamp", "title", "rating")
+_TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_LATEST = 32_503_680_000  # the year 3000, in seconds
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is of a kind that [`read_tables`] reads, by its name."""
+    return _kind(path) in (*_SEPARATORS, *_JSON, ".parquet")
+
+
+def read_tables(
+    interactions_path: Path,
+    items_path: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    min_rating: float | None = None,
+    time_unit: str = "s",
+) -> RawData:
+    """
+    Reads a log of one's own.
+
+    Args:
+        interactions_path (`pathlib.Path`):
+            CSV or TSV (with a header), JSON lines, or Parquet; but for Parquet, it may be compressed (`.gz`).
+        items_path (`pathlib.Path`, *optional*):
+            The titles, in a file of any of these kinds. If not given, the log's rows hold them.
+        columns (`Mapping[str, str]`, *optional*):
+            What the files call `user_id`, `item_id`, `timestamp`, `title` and `rating`, where it is something else. A
+            rating is read if it is named here or `min_rating` is given.
+        min_rating (`float`, *optional*):
+            Rows with a lower rating are left out.
+        time_unit (`"s"`, `"ms"`, `"us"` or `"ns"`, *optional*, defaults to `"s"`):
+            The unit of times that are numbers. Times may be texts in ISO 8601 too; without a time zone they are UTC.
+
+    Returns:
+        [`RawData`]. Ids that are all whole numbers stay as they are; others become categories.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a column is missing, a value cannot be read (with the line), a time cannot be in `time_unit`, or
+            the rows of one item give it different titles.
+    """
+    names = {name: name for name in _COLUMNS} | dict(columns or {})
+    if unknown := set(names) - set(_COLUMNS):
+        raise ValueError(f"`columns` names {sorted(unknown)}, which is none of {list(_COLUMNS)}.")
+    if time_unit not in _TICKS_PER_SECOND:
+        raise ValueError(f"`time_unit` must be one of {list(_TICKS_PER_SECOND)}, got {time_unit!r}.")
+    has_rating = min_rating is not None or "rating" in (columns or {})
+    wanted = ["user_id", "item_id", "timestamp", *(["rating"] if has_rating else [])]
+    table = _Table.of(interactions_path, [names[name] for name in wanted])
+    time, is_number = table.time(names["timestamp"])
+    rating = {"rating": pl.col(names["rating"]).cast(pl.Float32, strict=False)} if has_rating else {}
+
+    def scan_log(source: Any) -> pl.LazyFrame:
+        ids = {name: table.id(names[name]) for name in ("user_id", "item_id")}
+        return table.scan(source).select(**ids, timestamp=time, **rating)
+
+    ticks = _TICKS_PER_SECOND[time_unit if is_number else "us"]
+    faults = {
+        f"{names['timestamp']!r} is missing, or no number or date that can be read": pl.col("timestamp").is_null(),
+        f"{names['timestamp']!r} is beyond the year 3000 in the unit {time_unit!r}; set `time_unit`": (
+            pl.col("timestamp") > _LATEST * ticks
+        ),
+    }
+    if has_rating:
+        faults[f"{names['rating']!r} is missing or no number"] = pl.col("rating").is_null()
+    rows, num_read = read_interactions(
+        interactions_path, scan_log, min_rating, faults=faults, has_header=table.has_header
+    )
+    items = _read_items(items_path or interactions_path, names["item_id"], names["title"])
+    return RawData(*_with_numbers(rows, items), num_read, ticks)
+
+
+def _read_items(path: Path, id_column: str, title_column: str) -> pl.DataFrame:
+    table = _Table.of(path, [id_column, title_column])
+
+    def scan_items(source: Any) -> pl.LazyFrame:
+        title = pl.col(title_column).cast(pl.String)
+        rows = table.scan(source).select(
+            item_id=table.id(id_column), title=pl.when(title.str.strip_chars() != "").then(title)
+        )
+        return rows.unique(maintain_order=True)
+
+    faults = {f"{id_column!r} is missing": pl.col("item_id").is_null()}
+    rows, _ = read_checked(path, scan_items, faults, has_header=table.has_header)
+    titles = pl.col("title").drop_nulls()
+    items = rows.group_by("item_id", maintain_order=True).agg(titles.first(), several=titles.len() > 1)
+    if items["several"].any():
+        item_id = items.filter("several")["item_id"][0]
+        found = rows.filter(pl.col("item_id") == item_id)["title"].drop_nulls().to_list()
+        raise ValueError(f"{path} gives item {item_id!r} {len(found)} titles: {found[:3]}. Keep one.")
+    return items.drop("several")
+
+
+def _with_numbers(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Ids that are written like whole numbers, all of them, as numbers."""
+    for column, tables in (("user_id", [rows]), ("item_id", [rows, items])):
+        texts = [table[column].unique().cast(pl.String) for table in tables if not table[column].dtype.is_integer()]
+        if not texts:
+            continue
+        written = pl.concat(texts)
+        numbers = written.cast(pl.Int64, strict=False).cast(pl.String)
+        if (numbers == written).fill_null(False).all():  # 007 is another id than 7
+            as_number = pl.col(column).cast(pl.String).cast(pl.Int64)
+            rows = rows.with_columns(as_number)
+            items = items.with_columns(as_number) if column == "item_id" else items
+        elif len(texts) < len(tables):
+            raise ValueError(
+                f"`{column}` is a number in one file and a text, such as {written.filter(numbers.is_null())[0]!r}, in "
+                "the other. Write the ids alike in both."
+            )
+    return rows, items
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A file and how its columns are read."""
+
+    path: Path
+    kinds: Mapping[str, pl.DataType]
+
+    @classmethod
+    def of(cls, path: Path, wanted: Sequence[str]) -> _Table:
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {path}.")
+        if not is_table(path):
+            raise ValueError(f"{path} is of no known kind; it must be one of {[*_SEPARATORS, *_JSON, '.parquet']}.")
+        if _kind(path) in _SEPARATORS:
+            schema = pl.scan_csv(path, separator=_SEPARATORS[_kind(path)]).collect_schema()
+        elif _kind(path) in _JSON:
+            schema = pl.scan_ndjson(path, infer_schema_length=1000).collect_schema()
+        else:
+            schema = pl.scan_parquet(path).collect_schema()
+        require_columns(path, schema.names(), wanted)
+        return cls(path, {name: schema[name] for name in wanted})
+
+    @property
+    def has_header(self) -> bool:
+        return _kind(self.path) in _SEPARATORS
+
+    def scan(self, source: Any) -> pl.LazyFrame:
+        if self.has_header:
+            rows = pl.scan_csv(source, separator=_SEPARATORS[_kind(self.path)], infer_schema=False)
+            rows = rows.select(*self.kinds)
+            return rows.filter(~pl.all_horizontal(pl.all().is_null()))
+        if _kind(self.path) in _JSON:  # a number reads as a text too
+            numbers = (pl.Int64, pl.Float64)
+            return pl.scan_ndjson(
+                source, schema={name: kind if kind in numbers else pl.String for name, kind in self.kinds.items()}
+            )
+        return pl.scan_parquet(source).select(*self.kinds)
+
+    def id(self, column: str) -> pl.Expr:
+        kind = self.kinds[column]
+        if _kind(self.path) == ".parquet" and kind.is_integer():
+            return pl.col(column).cast(pl.Int64)
+        if kind.is_float():
+            raise ValueError(f"{self.path}: column {column!r} holds {kind}; ids must be whole numbers or texts.")
+        return pl.col(column).cast(pl.String).cast(pl.Categorical)
+
+    def time(self, column: str) -> tuple[pl.Expr, bool]:
+        """How to read times, and whether they are numbers."""
+        kind, value = self.kinds[column], pl.col(column)
+        if kind.is_numeric():
+            return value.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False), True
+        if kind.is_temporal():
+            return value.cast(pl.Datetime("us")).dt.epoch("us"), False
+        return value.str.to_datetime(time_unit="us", time_zone="UTC", strict=False).dt.epoch("us"), False
+
+
+def _kind(path: Path) -> str:
+    return Path(path.name.removesuffix(".gz")).suffix
