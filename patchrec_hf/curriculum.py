@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import Sampler
+from torch.utils.data import IterableDataset as TorchIterableDataset
+from torch.utils.data import Sampler, get_worker_info
 from transformers import TrainerState
 
 
 _BATCHES_IN_POOL = 50
+_ROWS_IN_BUFFER = 10_000
+_ROWS_AT_A_TIME = 100
 
 
 class Stamp(NamedTuple):
@@ -134,3 +138,56 @@ class StampedDataset(TorchDataset[dict[str, Any]]):
         return [
             {**row, "step": stamp.step, "progress": stamp.progress} for row, stamp in zip(rows, stamps, strict=True)
         ]
+
+
+class StampedStream(TorchIterableDataset[dict[str, Any]]):
+    """
+    An endless stream of rows that carry `step` and `progress`. It begins anew, in another order, where the data ends.
+    What is learned at a step is a pure function of the seed and the step, with any number of workers and processes.
+
+    Args:
+        dataset ([`~datasets.IterableDataset`]):
+            Example rows. They are shuffled within a buffer.
+        rows_per_micro_batch (`int`):
+            Rows that all processes together read for one forward.
+        accumulation_steps (`int`):
+            Forwards per optimizer step.
+        seed (`int`):
+            Seed of the order.
+        max_steps (`int`):
+            Optimizer steps of the whole run.
+    """
+
+    def __init__(
+        self, dataset: IterableDataset, rows_per_micro_batch: int, accumulation_steps: int, seed: int, max_steps: int
+    ) -> None:
+        self.dataset = dataset.shuffle(seed=seed, buffer_size=_ROWS_IN_BUFFER)
+        self.rows_per_micro_batch = rows_per_micro_batch
+        self.accumulation_steps = accumulation_steps
+        self.max_steps = max_steps
+        self.first_step = 0
+        """The optimizer step to begin at: where a run is resumed, rows of earlier steps are passed over."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        num_workers, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        first = self.first_step * self.accumulation_steps
+        for place, row in enumerate(self._endless_rows()):
+            micro_batch = place // self.rows_per_micro_batch
+            # Batches are taken from the workers in turn, so each makes every so many of them.
+            if micro_batch >= first and (micro_batch - first) % num_workers == own:
+                step = micro_batch // self.accumulation_steps
+                yield {**row, "step": step, "progress": step / max(self.max_steps, 1)}
+
+    def _endless_rows(self) -> Iterator[dict[str, Any]]:
+        for epoch in count():
+            self.dataset.set_epoch(epoch)
+            num_rows = 0
+            # By batches: an iteration by rows would share them out to the workers.
+            for batch in self.dataset.iter(batch_size=_ROWS_AT_A_TIME):
+                names = list(batch)
+                for values in zip(*batch.values(), strict=True):
+                    num_rows += 1
+                    yield dict(zip(names, values, strict=True))
+            if num_rows == 0:
+                raise ValueError("The stream of training rows is empty.")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
+from datasets import IterableDataset
 from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -108,7 +109,9 @@ class ResumableTrainer(SFTTrainer):
         args = self.args
         facts = {
             "stage": self._name,
-            "training rows": len(self.train_dataset),
+            "training rows": "a stream"
+            if isinstance(self.train_dataset, IterableDataset)
+            else len(self.train_dataset),
             "rows per forward of all processes": self._train_batch_size * args.world_size,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "seed": args.seed if args.data_seed is None else args.data_seed,

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader, SequentialSampler
@@ -23,7 +23,7 @@ from .adapters import complete_lora_config, load_model
 from .backbones import disable_tree_packing, enable_tree_packing
 from .batch_statistics import count_fed, count_tokens, score_labels
 from .collators import PatchDataCollator, PatchPretrainDataCollator
-from .curriculum import StampedDataset, StampedSampler
+from .curriculum import StampedDataset, StampedSampler, StampedStream
 from .encoding import IGNORED_LABEL
 from .evaluation import rank_targets
 from .model_card import describe_rows, describe_training, make_model_card
@@ -51,8 +51,9 @@ class PatchFinetuneTrainer(ResumableTrainer):
             backbone.
         args ([`PatchFinetuneConfig`]):
             Training arguments.
-        train_dataset ([`~datasets.Dataset`]):
-            Example rows: `user_id`, `item_ids`, `target_positions` (see [`make_examples`]).
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Example rows: `user_id`, `item_ids`, `target_positions` (see [`make_examples`]). A stream of them needs
+            `max_steps`; it is shuffled within a buffer, and begins anew where it ends.
         processing_class ([`PatchRecProcessor`]):
             Encodes histories; saved with every checkpoint.
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
@@ -68,8 +69,8 @@ class PatchFinetuneTrainer(ResumableTrainer):
 
     Raises:
         TypeError: If an argument is of another kind.
-        ValueError: If model and processor were not made for each other, a data set lacks a column, or the collator's
-            layout is not the processor's.
+        ValueError: If model and processor were not made for each other, a data set lacks a column, the collator's
+            layout is not the processor's, or a stream comes without `max_steps`.
         FloatingPointError: If the loss becomes NaN or infinite during training.
 
     Example:
@@ -94,7 +95,7 @@ class PatchFinetuneTrainer(ResumableTrainer):
         self,
         model: str | os.PathLike | PatchRecForCausalLM | PeftModel,
         args: PatchFinetuneConfig,
-        train_dataset: Dataset,
+        train_dataset: Dataset | IterableDataset,
         processing_class: PatchRecProcessor,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         data_collator: PatchDataCollator | None = None,
@@ -105,10 +106,13 @@ class PatchFinetuneTrainer(ResumableTrainer):
         for name, value, expected in (
             ("args", args, self._config_class),
             ("processing_class", processing_class, PatchRecProcessor),
-            ("train_dataset", train_dataset, Dataset),
         ):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
+        if isinstance(train_dataset, IterableDataset):
+            _check_stream_settings(args)
+        else:
+            check_rows(train_dataset, processing_class.max_history)
         if isinstance(model, (str, os.PathLike)):
             # It shards while loading; and on a CPU, nobody has told it yet of the other processes.
             if is_deepspeed_zero3_enabled() and torch.distributed.is_initialized():
@@ -125,7 +129,7 @@ class PatchFinetuneTrainer(ResumableTrainer):
         patchrec_model.check_processor(processing_class)
         if peft_config is not None:
             peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
-        for dataset in (train_dataset, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
+        for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
             if dataset is not None:
                 check_rows(dataset, processing_class.max_history)
         if data_collator is None:
@@ -145,6 +149,7 @@ class PatchFinetuneTrainer(ResumableTrainer):
             optimizers=optimizers,
         )
         self.data_collator = replace(data_collator, tree_packing=self._shall_pack(data_collator))
+        self._stream = self._make_stream()
         self._fed: list[torch.Tensor] = []
         self._evaluated: list[torch.Tensor] = []
 
@@ -173,9 +178,27 @@ class PatchFinetuneTrainer(ResumableTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = _ROW_COLUMNS
 
+    def _make_stream(self) -> StampedStream | None:
+        if not isinstance(self.train_dataset, IterableDataset):
+            return None
+        args = self.args
+        args.ignore_data_skip = True  # the stream itself begins where a resumed run goes on, without collating
+        return StampedStream(
+            self.train_dataset,
+            rows_per_micro_batch=self._train_batch_size * args.world_size,
+            accumulation_steps=args.gradient_accumulation_steps,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            max_steps=args.max_steps,
+        )
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self._stream is not None:
+            self._stream.first_step = self.state.global_step
+        super()._run_epoch(*args, **kwargs)
+
     def get_train_dataloader(self) -> DataLoader:
         return self._get_dataloader(
-            dataset=StampedDataset(self.train_dataset),
+            dataset=self._stream or StampedDataset(self.train_dataset),
             description="Training",
             batch_size=self._train_batch_size,
             sampler_fn=self._get_train_sampler,
@@ -373,7 +396,7 @@ class PatchFinetuneTrainer(ResumableTrainer):
 
     @cached_property
     def _row_facts(self) -> dict[str, str]:
-        return describe_rows(self.train_dataset)
+        return {} if self._stream is not None else describe_rows(self.train_dataset)
 
 
 class PatchPretrainTrainer(PatchFinetuneTrainer):
@@ -427,7 +450,21 @@ def _check_collator(
         )
 
 
-def _most_targets(dataset: Dataset) -> int:
+def _check_stream_settings(args: PatchFinetuneConfig) -> None:
+    if args.max_steps < 1:
+        raise ValueError(
+            f"A stream of rows has no length, so `max_steps` must say how long to train, got {args.max_steps}."
+        )
+    if args.train_sampling_strategy != "random":
+        raise ValueError(
+            f"`train_sampling_strategy={args.train_sampling_strategy!r}` needs rows that are not streamed."
+        )
+
+
+def _most_targets(dataset: Dataset | IterableDataset) -> int:
+    if isinstance(dataset, IterableDataset):
+        first = next(iter(dataset.iter(batch_size=1000)), {"target_positions": []})
+        return max(map(len, first["target_positions"]), default=0)
     targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
     return int(targets.list.len().max() or 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 
@@ -106,8 +107,7 @@ def apply_filters(
         )
     interactions = keep("items with a title", interactions.filter(is_titled))
     if filters.drop_repeats:
-        keys = interactions.select(pl.struct("user_id", "item_id", "timestamp").is_first_distinct())
-        interactions = keep("without repeated rows", interactions.filter(keys.to_series()))
+        interactions = keep("without repeated rows", _drop_repeats(interactions))
     if filters.min_user_interactions > 1 or filters.min_item_users > 1:
         name = f"users ≥ {filters.min_user_interactions} interactions, items ≥ {filters.min_item_users} users"
         while True:
@@ -127,6 +127,21 @@ def report_steps(steps: list[FilterStep]) -> str:
     """The steps as a Markdown table."""
     rows = [f"| {step.name} | {step.users:,} | {step.items:,} | {step.interactions:,} |" for step in steps]
     return "\n".join(["| step | users | items | interactions |", "|---|---|---|---|", *rows])
+
+
+def _drop_repeats(interactions: pl.DataFrame) -> pl.DataFrame:
+    row = pl.struct("user_id", "item_id", "timestamp")
+    hashes = interactions.select(row.hash()).to_series()
+    # Rows are compared only where hashes are equal, which most often are none.
+    if hashes.n_unique() == len(hashes):
+        return interactions
+    ordered = np.sort(hashes.to_numpy())
+    repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]]).unique()
+    suspects = interactions.with_row_index("place").filter(hashes.is_in(repeated.implode()))
+    surplus = suspects.filter(~row.is_first_distinct())["place"]
+    is_kept = np.ones(len(interactions), dtype=bool)
+    is_kept[surplus.to_numpy()] = False
+    return interactions.filter(pl.Series(is_kept))
 
 
 def _drop_rare(interactions: pl.DataFrame, filters: Filters) -> pl.DataFrame:

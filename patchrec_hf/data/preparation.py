@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
@@ -237,7 +238,11 @@ def _write_by_users(ordered: pl.DataFrame, path: Path) -> None:
     ends = np.cumsum(count_per_user(ordered))
     cuts = ends[np.unique(np.searchsorted(ends, np.arange(_GROUP_SIZE, len(ordered), _GROUP_SIZE)))]
     starts = [0, *cuts.tolist()]
-    with pq.ParquetWriter(path, ordered[:0].to_arrow().schema) as writer:
+    schema = ordered[:0].to_arrow().schema
+    # Differences from row to row, as ids and positions of a sorted table hardly change.
+    encoding = {field.name: "DELTA_BINARY_PACKED" for field in schema if pa.types.is_integer(field.type)}
+    others = [name for name in schema.names if name not in encoding]
+    with pq.ParquetWriter(path, schema, use_dictionary=others, column_encoding=encoding) as writer:
         for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):
             if start < stop:
                 writer.write_table(ordered[start:stop].to_arrow(), row_group_size=stop - start)

@@ -121,9 +121,9 @@ def _with_numbers(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame
             rows = rows.with_columns(as_number)
             items = items.with_columns(as_number) if column == "item_id" else items
         elif len(texts) < len(tables):
+            text = written.filter((numbers != written).fill_null(True))[0]
             raise ValueError(
-                f"`{column}` is a number in one file and a text, such as {written.filter(numbers.is_null())[0]!r}, in "
-                "the other. Write the ids alike in both."
+                f"`{column}` is a number in one file and a text, such as {text!r}, in the other. Write the ids alike."
             )
     return rows, items
 
