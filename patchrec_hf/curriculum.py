@@ -142,8 +142,8 @@ class StampedDataset(TorchDataset[dict[str, Any]]):
 
 class StampedStream(TorchIterableDataset[dict[str, Any]]):
     """
-    An endless stream of rows that carry `step` and `progress`. It begins anew, in another order, where the data ends.
-    What is learned at a step is a pure function of the seed and the step, with any number of workers and processes.
+    A stream of the rows of a whole run, which carry `step` and `progress`. Where the data ends, it begins anew in
+    another order. What is learned at a step is a pure function of the seed and the step, with any number of workers and processes.
 
     Args:
         dataset ([`~datasets.IterableDataset`]):
@@ -175,6 +175,8 @@ class StampedStream(TorchIterableDataset[dict[str, Any]]):
         for place, row in enumerate(self._endless_rows()):
             micro_batch = place // self.rows_per_micro_batch
             # Batches are taken from the workers in turn, so each makes every so many of them.
+            if micro_batch >= self.max_steps * self.accumulation_steps:
+                return
             if micro_batch >= first and (micro_batch - first) % num_workers == own:
                 step = micro_batch // self.accumulation_steps
                 yield {**row, "step": step, "progress": step / max(self.max_steps, 1)}
@@ -182,12 +184,8 @@ class StampedStream(TorchIterableDataset[dict[str, Any]]):
     def _endless_rows(self) -> Iterator[dict[str, Any]]:
         for epoch in count():
             self.dataset.set_epoch(epoch)
-            num_rows = 0
             # By batches: an iteration by rows would share them out to the workers.
             for batch in self.dataset.iter(batch_size=_ROWS_AT_A_TIME):
                 names = list(batch)
                 for values in zip(*batch.values(), strict=True):
-                    num_rows += 1
                     yield dict(zip(names, values, strict=True))
-            if num_rows == 0:
-                raise ValueError("The stream of training rows is empty.")

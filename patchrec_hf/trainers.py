@@ -38,6 +38,7 @@ from .training_args import PatchFinetuneConfig, PatchPretrainConfig
 
 logger = logging.get_logger(__name__)
 
+_ROWS_TO_JUDGE_BY = 1000
 _ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress", "is_filler"]
 
 
@@ -111,8 +112,7 @@ class PatchFinetuneTrainer(ResumableTrainer):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
         if isinstance(train_dataset, IterableDataset):
             _check_stream_settings(args)
-        else:
-            check_rows(train_dataset, processing_class.max_history)
+        check_rows(_first_rows(train_dataset), processing_class.max_history)
         if isinstance(model, (str, os.PathLike)):
             # It shards while loading; and on a CPU, nobody has told it yet of the other processes.
             if is_deepspeed_zero3_enabled() and torch.distributed.is_initialized():
@@ -461,11 +461,15 @@ def _check_stream_settings(args: PatchFinetuneConfig) -> None:
         )
 
 
+def _first_rows(dataset: Any) -> Any:
+    """Of a stream, some rows to judge it by; all of a data set."""
+    if not isinstance(dataset, IterableDataset):
+        return dataset
+    return Dataset.from_dict(next(iter(dataset.iter(batch_size=_ROWS_TO_JUDGE_BY)), {}))
+
+
 def _most_targets(dataset: Dataset | IterableDataset) -> int:
-    if isinstance(dataset, IterableDataset):
-        first = next(iter(dataset.iter(batch_size=1000)), {"target_positions": []})
-        return max(map(len, first["target_positions"]), default=0)
-    targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
+    targets = _first_rows(dataset).select_columns(["target_positions"]).to_polars()["target_positions"]
     return int(targets.list.len().max() or 0)
 
 

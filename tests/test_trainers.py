@@ -687,3 +687,83 @@ def test_rich_progress(make_trainer, rows, capsys):
     trainer.add_callback(RichProgressCallback())
     trainer.train()
     assert "hr@5" in capsys.readouterr().out
+
+
+# Streams
+
+
+def as_stream(rows, num_shards=3):
+    return rows.to_iterable_dataset(num_shards=num_shards)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_workers_change_nothing_in_a_stream(make_trainer, rows, stage):
+    """Nine batches of four are more than two epochs of fourteen rows."""
+    settings = {"train_dataset": as_stream(rows), "max_steps": 9}
+    alone = list(make_trainer(stage, **settings).get_train_dataloader())
+    helped = list(make_trainer(stage, **settings, dataloader_num_workers=2).get_train_dataloader())
+    assert len(alone) == len(helped) == 9
+    for one, other in zip(alone, helped, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_an_epoch_of_a_stream_holds_every_row_once(make_trainer, rows):
+    trainer = make_trainer(train_dataset=as_stream(rows), max_steps=7)
+    streamed = list(trainer._stream)
+    users = [row["user_id"] for row in streamed]
+    assert sorted(users[:14]) == sorted(users[14:]) == list(range(14))
+    assert users[:14] != users[14:]
+    assert [row["step"] for row in streamed] == [place // 4 for place in range(28)]
+    assert [row["progress"] for row in streamed[::4]] == [step / 7 for step in range(7)]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_stream_resumes_where_it_stopped(make_trainer, rows, tmp_path, accumulation):
+    kwargs = {"save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": accumulation}
+    whole = make_trainer(train_dataset=as_stream(rows), **kwargs)
+    whole.train()
+    resumed = make_trainer(train_dataset=as_stream(rows), **kwargs)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert logged(resumed, "loss") == logged(whole, "loss")
+    assert logged(whole, "compression_probability") == [step / 6 for step in range(6)]
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_stream_with_several_targets_is_packed(make_trainer, rows):
+    several = rows.map(lambda row: {"target_positions": [len(row["item_ids"]) - 2, len(row["item_ids"]) - 1]})
+    trainer = make_trainer("finetune", train_dataset=as_stream(several))
+    assert trainer.data_collator.tree_packing
+    trainer.train()
+    assert len(logged(trainer, "loss")) == 6
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "problem"),
+    [
+        ({"max_steps": -1}, "A stream of rows has no length, so `max_steps` must say"),
+        ({"train_sampling_strategy": "group_by_length"}, "needs rows that are not streamed"),
+    ],
+)
+def test_settings_that_a_stream_cannot_have(make_trainer, rows, kwargs, problem):
+    with pytest.raises(ValueError, match=problem):
+        make_trainer(train_dataset=as_stream(rows), **kwargs)
+
+
+def test_a_stream_without_rows(make_trainer, rows):
+    with pytest.raises(ValueError, match="needs `user_id`, `item_ids` and `target_positions`, got 0 rows"):
+        make_trainer(train_dataset=as_stream(rows).filter(lambda row: False))
+
+
+def test_bad_rows_of_a_stream_are_seen_before_training(make_trainer, rows):
+    bad = rows.map(lambda row: {"target_positions": [0]})
+    with pytest.raises(ValueError, match="target position 0 must lie between"):
+        make_trainer(train_dataset=as_stream(bad))
+
+
+def test_the_card_of_a_model_trained_on_a_stream(make_trainer, rows, tmp_path):
+    trainer = make_trainer(train_dataset=as_stream(rows), max_steps=1)
+    trainer.train()
+    trainer.create_model_card()
+    assert "PatchRec pre-training" in (tmp_path / "run" / "README.md").read_text()
