@@ -143,7 +143,8 @@ class StampedDataset(TorchDataset[dict[str, Any]]):
 class StampedStream(TorchIterableDataset[dict[str, Any]]):
     """
     A stream of the rows of a whole run, which carry `step` and `progress`. Where the data ends, it begins anew in
-    another order. What is learned at a step is a pure function of the seed and the step, with any number of workers and processes.
+    another order. What is learned at a step is a pure function of the seed and the step, with any number of workers
+    and processes.
 
     Args:
         dataset ([`~datasets.IterableDataset`]):

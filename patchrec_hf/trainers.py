@@ -112,6 +112,10 @@ class PatchFinetuneTrainer(ResumableTrainer):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
         if isinstance(train_dataset, IterableDataset):
             _check_stream_settings(args)
+        elif not isinstance(train_dataset, Dataset):
+            raise TypeError(
+                f"`train_dataset` must be a `Dataset` or `IterableDataset`, got `{type(train_dataset).__name__}`."
+            )
         check_rows(_first_rows(train_dataset), processing_class.max_history)
         if isinstance(model, (str, os.PathLike)):
             # It shards while loading; and on a CPU, nobody has told it yet of the other processes.

@@ -1,8 +1,9 @@
 import pytest
+from accelerate.data_loader import IterableDatasetShard
 from datasets import Dataset
 from transformers import TrainerState
 
-from patchrec_hf.curriculum import Stamp, StampedDataset, StampedSampler
+from patchrec_hf.curriculum import Stamp, StampedDataset, StampedSampler, StampedStream
 
 
 def make_sampler(num_rows=10, rows_per_micro_batch=2, accumulation_steps=1, num_processes=1, drop_last=False, **state):
@@ -51,3 +52,22 @@ def test_rows_carry_their_stamp(fetch):
     stamp = Stamp(2, 7, 0.25)
     row = dataset[stamp] if fetch == "one" else dataset.__getitems__([stamp])[0]
     assert row == {"item_ids": [2, 3], "step": 7, "progress": 0.25}
+
+
+def make_stream(first_step=0):
+    rows = Dataset.from_list([{"item_ids": [i]} for i in range(10)]).to_iterable_dataset(num_shards=2)
+    stream = StampedStream(rows, rows_per_micro_batch=4, accumulation_steps=2, seed=0, max_steps=3)
+    stream.first_step = first_step
+    return stream
+
+
+def test_processes_share_the_micro_batches_of_a_stream():
+    whole = list(make_stream())
+    assert [row["step"] for row in whole] == [0] * 8 + [1] * 8 + [2] * 8
+    shares = [list(IterableDatasetShard(make_stream(), 2, False, 2, process)) for process in range(2)]
+    together = [row for start in range(0, 12, 2) for share in shares for row in share[start : start + 2]]
+    assert together == whole
+
+
+def test_a_stream_begins_at_a_later_step():
+    assert list(make_stream(first_step=2)) == list(make_stream())[16:]
