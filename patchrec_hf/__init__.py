@@ -23,7 +23,11 @@ from .prompts import (
 
 if TYPE_CHECKING:
     from .collators import PatchDataCollator, PatchPretrainDataCollator
-    from .data.loading import load_recommendation_data
+    from .data.data_card import DataCard, describe_data
+    from .data.filters import Filters
+    from .data.loading import load_recommendation_data, prepare_data
+    from .data.preparation import PreparedData
+    from .data.splits import leave_one_out_split, temporal_split, user_ratio_split
     from .evaluation import rank_targets, score_targets
     from .hub import export_backbone, export_checkpoint, export_to_hub
     from .protocol import AUTHORS, STRICT, EvaluationProtocol
@@ -40,8 +44,10 @@ __version__ = version("patchrec-hf")
 # Imported on first use: these bring in TRL, PEFT and datasets.
 _LAZY = {
     "AUTHORS": "protocol",
+    "DataCard": "data.data_card",
     "EvaluationProtocol": "protocol",
     "EvaluationReport": "report",
+    "Filters": "data.filters",
     "PAPER_PRESETS": "training_args",
     "PatchDataCollator": "collators",
     "PatchFinetuneConfig": "training_args",
@@ -50,18 +56,24 @@ _LAZY = {
     "PatchPretrainDataCollator": "collators",
     "PatchPretrainTrainer": "trainers",
     "PatchRecommender": "recommender",
+    "PreparedData": "data.preparation",
     "Recommendation": "recommender",
     "STRICT": "protocol",
     "build_tiny_backbone": "tiny",
     "build_trie": "trie",
+    "describe_data": "data.data_card",
     "export_backbone": "hub",
     "export_checkpoint": "hub",
     "export_to_hub": "hub",
+    "leave_one_out_split": "data.splits",
     "load_recommendation_data": "data.loading",
+    "prepare_data": "data.loading",
     "rank_catalog": "ranking",
     "rank_targets": "evaluation",
     "score_catalog": "ranking",
     "score_targets": "evaluation",
+    "temporal_split": "data.splits",
+    "user_ratio_split": "data.splits",
 }
 
 __all__ = [
@@ -73,9 +85,11 @@ __all__ = [
     "PAPER_PRESETS",
     "STRICT",
     "Catalog",
+    "DataCard",
     "DropLayout",
     "EvaluationProtocol",
     "EvaluationReport",
+    "Filters",
     "ItemPatchLayout",
     "PatchDataCollator",
     "PatchFinetuneConfig",
@@ -88,6 +102,7 @@ __all__ = [
     "PatchRecModel",
     "PatchRecProcessor",
     "PatchRecommender",
+    "PreparedData",
     "PromptTemplate",
     "RandomPatchLayout",
     "Recommendation",
@@ -96,14 +111,19 @@ __all__ = [
     "add_special_tokens",
     "build_tiny_backbone",
     "build_trie",
+    "describe_data",
     "export_backbone",
     "export_checkpoint",
     "export_to_hub",
+    "leave_one_out_split",
     "load_recommendation_data",
+    "prepare_data",
     "rank_catalog",
     "rank_targets",
     "score_catalog",
     "score_targets",
+    "temporal_split",
+    "user_ratio_split",
 ]
 
 AutoConfig.register(PatchRecConfig.model_type, PatchRecConfig)

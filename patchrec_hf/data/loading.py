@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,7 +110,7 @@ def load_recommendation_data(
 def prepare_data(
     name_or_path: str | Path,
     *,
-    filters: Filters | None = None,
+    filters: Filters | Mapping[str, Any] | None = None,
     split: Split | None = None,
     ties: Literal["stable", "authors"] = "stable",
     title_rule: TitleRule | None = None,
@@ -131,8 +132,9 @@ def prepare_data(
             - prepared data: a directory with `interactions.parquet` and `items.parquet` (see [`read_directory`]), or
               the name of such a data set on the Hub;
             - `"sample"`, the embedded one (synthetic readers of real books).
-        filters ([`Filters`], *optional*):
-            What to keep; the paper's filters for its data sets if not given.
+        filters ([`Filters`] or `Mapping[str, Any]`, *optional*):
+            What to keep. If not given: the paper's filters for its data sets, and for others nothing but repeated and
+            untitled rows is left out. A mapping changes single settings of these.
         split (`Callable[[polars.DataFrame], polars.DataFrame]`, *optional*):
             [`temporal_split`], [`leave_one_out_split`], [`user_ratio_split`], one of these with other `cuts` by
             `functools.partial`, or another function that adds the column `split`. If not given, prepared data keeps
@@ -181,7 +183,7 @@ def _prepare_in_cache(
     name_or_path: str | Path,
     cache: Path,
     *,
-    filters: Filters | None = None,
+    filters: Filters | Mapping[str, Any] | None = None,
     split: Split | None = None,
     ties: Literal["stable", "authors"] = "stable",
     title_rule: TitleRule | None = None,
@@ -198,7 +200,7 @@ def _prepare_in_cache(
     if not path.exists() and (snapshot := _from_hub(str(name_or_path))):
         path = snapshot
     if any((path / file).is_file() for file in _PREPARED_NAMES):
-        if (filters, ties, title_rule, columns, items, time_unit) != (None, "stable", None, None, None, "s"):
+        if filters or (ties, title_rule, columns, items, time_unit) != ("stable", None, None, None, "s"):
             raise ValueError(
                 f"{path} is prepared already: `filters`, `ties`, `title_rule`, `columns`, `items` and `time_unit` are "
                 "for raw data. Only `split` can be given."
@@ -214,7 +216,7 @@ def _prepare_in_cache(
         source = find_source(path if path.exists() else str(name_or_path), cache, columns, items, time_unit)
         if source.terms:
             say_terms(source.terms)
-        kept = filters or source.filters
+        kept = filters if isinstance(filters, Filters) else replace(source.filters, **(filters or {}))
         rule = title_rule or source.title_rule
         splitter = split or temporal_split
 
