@@ -46,7 +46,10 @@ def card_tags(card: str) -> list[str]:
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves models on a free local port inside a `with` block, and shows what was pushed to their main branch."""
+    """
+    Serves models and data sets on a free local port inside a `with` block, and shows what was pushed to their main
+    branch. Data sets are kept as `datasets/user/name`.
+    """
 
     token = "hf_test"
 
@@ -67,15 +70,18 @@ class HubServer(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def create(self, name: str, organization: str | None = None, visibility: str = "public", **_: Any) -> Any:
-        repo_id = f"{organization or 'user'}/{name}"
+    def create(
+        self, name: str, organization: str | None = None, visibility: str = "public", type: str = "model", **_: Any
+    ) -> Any:
+        own_id = f"{organization or 'user'}/{name}"
+        repo_id = f"datasets/{own_id}" if type == "dataset" else own_id
         url = f"{self.url}/{repo_id}"
         if repo_id in self.repos:
             raise HubError(409, "You already created this model repo", url=url)
         self.repos[repo_id] = {}
         if visibility == "private":
             self.private.add(repo_id)
-        return {"name": repo_id, "url": url}
+        return {"name": own_id, "url": url}
 
     def preupload(self, repo_id: str, revision: str, files: list[dict[str, Any]]) -> Any:
         _, known = self.checkout(repo_id, revision)
@@ -119,7 +125,7 @@ class HubServer(ThreadingHTTPServer):
     def info(self, repo_id: str, revision: str = "main") -> Any:
         commit, files = self.checkout(repo_id, revision)
         return {
-            "id": repo_id,
+            "id": repo_id.removeprefix("datasets/"),
             "sha": commit,
             "private": repo_id in self.private,
             "tags": card_tags(files.get("README.md", b"").decode()),
@@ -174,7 +180,12 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         hub, url, authorization = self.server, urlsplit(self.path), self.headers["Authorization"]
         if authorization not in (None, f"Bearer {hub.token}"):
             raise HubError(401, "Invalid credentials in Authorization header")
-        match [self.command, *(unquote(part) for part in url.path.strip("/").split("/"))]:
+        parts = [unquote(part) for part in url.path.strip("/").split("/")]
+        self.collection = ""
+        if "datasets" in parts[:2]:
+            self.collection = "datasets/"
+            parts = ["api", "models", *parts[2:]] if parts[0] == "api" else parts[1:]
+        match [self.command, *parts]:
             case ["POST", "api", "validate-yaml"]:
                 return {"errors": [], "warnings": []}
             case ["POST", "api", kind, *_] | ["GET", "api", "whoami-v2" as kind] if not authorization:
@@ -199,7 +210,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         raise HubError(404, f"The stand-in does not know {self.command} {self.path}")
 
     def repo_id(self, user: str, name: str) -> str:
-        repo_id = f"{user}/{name}"
+        repo_id = f"{self.collection}{user}/{name}"
         # Without a token, a private repository looks like a missing one.
         if repo_id not in self.server.repos or (repo_id in self.server.private and not self.headers["Authorization"]):
             raise HubError(404, "Repository not found", "RepoNotFound")

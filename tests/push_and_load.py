@@ -53,6 +53,30 @@ def push():
         show(name, PatchRecommender(made, processor).recommend(ITEM_IDS[:4], k=3))
 
 
+def push_data():
+    """A log of one's own, prepared and shared."""
+    import polars as pl
+
+    from patchrec_hf import prepare_data, temporal_split
+
+    rows = [(user, item, 100 * item + user, f"Book {item}") for user in range(20) for item in range(9)]
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "title"], orient="row")
+    table.write_csv("log.csv")
+    data = prepare_data("log.csv", split=lambda frame: temporal_split(frame, cuts=(0.6, 0.8)), cache_dir="data")
+    print(data.push_to_hub("user/books", private=True))
+
+
+def load_data():
+    """The rows of a data set on the Hub, from its name; and what is said of one that is not there."""
+    from patchrec_hf import load_recommendation_data
+
+    examples, catalog = load_recommendation_data("user/books", max_history=4, cache_dir="data")
+    assert {split: len(rows) for split, rows in examples.items()} == {"train": 48, "validation": 36, "test": 36}
+    assert catalog.titles[3] == "Book 3"
+    with pytest.raises(FileNotFoundError, match="no data set of that name could be had from the Hub"):
+        load_recommendation_data("user/nothing", cache_dir="data")
+
+
 def load(name):
     """What the card says: from nothing but the repository's name."""
     from conftest import ITEM_IDS

@@ -135,3 +135,19 @@ def test_pushing_without_a_token(model, processor, monkeypatch, tmp_path):
 def test_adapters_are_merged_before_they_are_exported(model, processor):
     with pytest.raises(TypeError, match="merge_and_unload"):
         export_to_hub(get_peft_model(model, LoraConfig(target_modules=["q_proj"])), processor, "user/name", token="t")
+
+
+def test_a_data_set_of_ones_own(hub, run):
+    run("push_data")
+    assert set(hub.repos["datasets/user/books"]) == {
+        "README.md",
+        "interactions.parquet",
+        "items.parquet",
+        "preparation.json",
+        "users.parquet",
+    }
+    assert "datasets/user/books" in hub.private
+    card = hub.repos["datasets/user/books"]["README.md"].decode()
+    assert "| train | 108 |" in card
+    assert 'load_recommendation_data("user/books")' in card
+    run("load_data")
