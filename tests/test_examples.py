@@ -6,15 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from patchrec_hf import EvaluationReport
+from patchrec_hf import EvaluationReport, load_recommendation_data
 
 
 ROOT = Path(__file__).parent.parent
 TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / "evaluate.py"
 BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
-TRAIN_STEP, SHARING = (ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py"))
+TRAIN_STEP, SHARING, PREPARE_BENCHMARK = (
+    ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py", "prepare.py")
+)
+PREPARE_DATA = ROOT / "examples" / "prepare_data.py"
 
 
 def run(script, *arguments):
@@ -139,3 +143,33 @@ def test_benchmark_of_rankings(tmp_path):
     assert settings["protocol"]["take_last_match"] is True
     assert settings["model"] == str(tmp_path / "final")
     assert not (tmp_path / "report" / "parts").exists()
+
+
+def test_prepare_data(tmp_path):
+    rows = [(f"c{user}", item, 100 * item + user, f"Book {item}") for user in range(20) for item in range(9)]
+    table = pl.DataFrame(rows, schema=["customer", "sku", "timestamp", "title"], orient="row")
+    table.write_csv(tmp_path / "log.csv")
+    settings = [
+        tmp_path / "log.csv", tmp_path / "out", "--columns", "user_id=customer", "item_id=sku", "--cuts", "0.6", "0.8",
+        "--cache_dir", tmp_path / "cache", "--min_item_users", "3", "--iterate",
+    ]  # fmt: skip
+    done = run(PREPARE_DATA, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "| interactions | 180 |" in done.stdout
+    sequences = pl.read_parquet(tmp_path / "out" / "sequences.parquet")
+    assert sequences["item_id"].to_list() == [list(range(9))] * 20
+    assert (tmp_path / "out" / "README.md").read_text() in done.stdout
+    examples, _ = load_recommendation_data(tmp_path / "out")
+    assert len(examples["test"]) == 36
+    again = run(PREPARE_DATA, *settings)
+    assert again.returncode == 1
+    assert "out is not empty" in again.stderr
+
+
+def test_benchmark_of_preparation(tmp_path):
+    done = run(PREPARE_BENCHMARK, "--rows", "60000", "--repeats", "1", "--json", tmp_path / "results.json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["ratios"]["vs_pandas"] > 0
+    assert 0 < results["peak_gib"] < 4
+    assert 0 < results["kept"] < 60_000

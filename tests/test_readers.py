@@ -390,6 +390,23 @@ def test_tables_with_a_missing_column(tmp_path, change, problem):
         prepare(path, columns=NAMES, time_unit="ms")
 
 
+def test_tables_that_are_empty(tmp_path):
+    (tmp_path / "log.csv").write_text("")
+    with pytest.raises(ValueError, match=r"log\.csv cannot be read: empty CSV"):
+        prepare(tmp_path / "log.csv", columns=NAMES)
+    (tmp_path / "log.csv").write_text("customer,sku,at,name\n")
+    with pytest.raises(ValueError, match=r"log\.csv holds no interaction"):
+        prepare(tmp_path / "log.csv", columns=NAMES)
+
+
+def test_tables_without_titles(tmp_path):
+    path = write_table(LOG.drop("name"), tmp_path / "log.csv")
+    with pytest.raises(ValueError, match=r"no column 'name'.* Titles may be in a file of their own, `items`"):
+        prepare(path, columns=NAMES, time_unit="ms")
+    with pytest.raises(FileNotFoundError, match=r"no file .*items\.csv, which `items` names"):
+        prepare(path, columns=NAMES, time_unit="ms", items=tmp_path / "items.csv")
+
+
 @pytest.mark.parametrize(
     ("time", "problem"),
     [("yesterday", "is missing, or no number or date that can be read"), ("", "is missing, or no number or date")],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from .files import read_checked, require_columns
+from .files import columns_of, read_checked, require_columns
 from .filters import Filters
 from .raw import RawData, read_interactions, scan_json_lines
 
@@ -51,7 +51,7 @@ def read_amazon(directory: Path, min_rating: float | None = None) -> RawData:
         raise FileNotFoundError(f"{directory} holds none of {names}.")
     is_csv = ".csv" in log.suffixes
     if is_csv:
-        require_columns(log, pl.scan_csv(log, infer_schema=False).collect_schema().names(), list(_TYPES))
+        require_columns(log, columns_of(log, pl.scan_csv(log)).names(), list(_TYPES))
     rows, num_read = read_interactions(
         log, _scan_csv if is_csv else _scan_reviews, min_rating, (1, 5), has_header=is_csv
     )

@@ -82,6 +82,25 @@ def require_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> 
             )
 
 
+def columns_of(path: Path, rows: pl.LazyFrame) -> pl.Schema:
+    """
+    The columns of a file and their types.
+
+    Args:
+        path (`pathlib.Path`):
+            The file, for errors.
+        rows (`polars.LazyFrame`):
+            A scan of it.
+
+    Raises:
+        ValueError: If the file is empty, or so damaged that its columns cannot be told.
+    """
+    try:
+        return rows.collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
 def find_file(directory: Path, *names: str) -> Path:
     """
     The first of several names that a directory holds.

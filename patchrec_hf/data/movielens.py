@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from .files import find_file, read_checked, require_columns
+from .files import columns_of, find_file, read_checked, require_columns
 from .filters import Filters
 from .raw import RawData, read_interactions
 
@@ -69,12 +69,12 @@ def read_movielens(directory: Path, min_rating: float | None = None) -> RawData:
     }[ratings.name]
     has_header = ratings.suffix == ".csv"
     if has_header:
-        require_columns(ratings, pl.scan_csv(ratings).collect_schema().names(), list(_CSV_NAMES))
+        require_columns(ratings, columns_of(ratings, pl.scan_csv(ratings)).names(), list(_CSV_NAMES))
     faults = {"it is not as published": pl.col("separators").is_not_null()} if ratings.suffix == ".dat" else {}
     rows, num_read = read_interactions(ratings, scan, min_rating, (least, 5.0), faults, has_header)
     movies = find_file(directory, movies_name)
     if has_header:
-        require_columns(movies, pl.scan_csv(movies, infer_schema=False).collect_schema().names(), ["movieId", "title"])
+        require_columns(movies, columns_of(movies, pl.scan_csv(movies)).names(), ["movieId", "title"])
     items, _ = read_checked(movies, _MOVIE_SCANS[movies_name], _TITLE_FAULTS, has_header=has_header)
     return RawData(rows.select(_FIELDS), items, num_read)
 

@@ -89,6 +89,8 @@ def find_source(
         if not is_table(path):
             raise ValueError(f"{path} is of no known kind: neither a table (CSV, JSON lines, Parquet) nor a zip.")
         items_path = None if items is None else Path(items).expanduser()
+        if items_path is not None and not items_path.is_file():
+            raise FileNotFoundError(f"There is no file {items_path}, which `items` names.")
         return Source(
             (path,) if items_path is None else (path, items_path),
             lambda least: read_tables(path, items_path, columns, least, time_unit),

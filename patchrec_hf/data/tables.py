@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from .files import read_checked, require_columns
+from .files import columns_of, read_checked, require_columns
 from .raw import RawData, read_interactions
 
 
@@ -88,7 +88,10 @@ def read_tables(
 
 
 def _read_items(path: Path, id_column: str, title_column: str) -> pl.DataFrame:
-    table = _Table.of(path, [id_column, title_column])
+    try:
+        table = _Table.of(path, [id_column, title_column])
+    except ValueError as error:
+        raise ValueError(f"{error} Titles may be in a file of their own, `items`.") from error
 
     def scan_items(source: Any) -> pl.LazyFrame:
         title = pl.col(title_column).cast(pl.String)
@@ -142,11 +145,12 @@ class _Table:
         if not is_table(path):
             raise ValueError(f"{path} is of no known kind; it must be one of {[*_SEPARATORS, *_JSON, '.parquet']}.")
         if _kind(path) in _SEPARATORS:
-            schema = pl.scan_csv(path, separator=_SEPARATORS[_kind(path)]).collect_schema()
+            rows = pl.scan_csv(path, separator=_SEPARATORS[_kind(path)])
         elif _kind(path) in _JSON:
-            schema = pl.scan_ndjson(path, infer_schema_length=1000).collect_schema()
+            rows = pl.scan_ndjson(path, infer_schema_length=1000)
         else:
-            schema = pl.scan_parquet(path).collect_schema()
+            rows = pl.scan_parquet(path)
+        schema = columns_of(path, rows)
         require_columns(path, schema.names(), wanted)
         return cls(path, {name: schema[name] for name in wanted})
 
