@@ -244,7 +244,7 @@ def _from_hub(name: str) -> Path | None:
 
 
 def _key(files: Sequence[Path], settings: Any) -> str:
-    """Of what the files hold and of the settings; of functions, their code."""
+    """Of what the files hold and of the settings; of functions, their code or, if they are imported, their name."""
     digests = []
     for path in files:
         with path.open("rb") as file:
