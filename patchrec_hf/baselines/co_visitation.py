@@ -1,0 +1,208 @@
+"""Co-visitation: what others chose soon before or after what one chose last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import polars as pl
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from ..catalog import Catalog, ragged_arange
+from ..metrics import ranking_metrics
+from .selection import cut_off, ranks_of_targets, single_targets
+
+
+@dataclass(frozen=True)
+class CoVisitationWeighting:
+    """
+    How pairs of items become a score.
+
+    Args:
+        window (`int`, *optional*, defaults to `20`):
+            Two items of a user are a pair if they are at most so many places apart. The weight of a pair is one over
+            their distance.
+        backward_weight (`float`, *optional*, defaults to `0.5`):
+            What a pair weighs for the recommendation of its earlier item to those who chose the later one; the other
+            way it weighs 1.
+        source_exponent (`float`, *optional*, defaults to `0.5`):
+            Scores are divided by the popularity of the history's item to this power.
+        target_exponent (`float`, *optional*, defaults to `0.3`):
+            Scores are divided by the popularity of the recommended item to this power.
+        decay (`float`, *optional*, defaults to `0.8`):
+            What an item of the history weighs, relative to the one after it.
+        num_history_items (`int`, *optional*, defaults to `10`):
+            How many of a history's latest items count.
+    """
+
+    window: int = 20
+    backward_weight: float = 0.5
+    source_exponent: float = 0.5
+    target_exponent: float = 0.3
+    decay: float = 0.8
+    num_history_items: int = 10
+
+
+DEFAULT_GRID = tuple(
+    CoVisitationWeighting(window, backward, 0.5, target, decay)
+    for window, backward, target, decay in product((5, 20), (0.25, 0.5, 1.0), (0.0, 0.3, 0.5), (0.6, 0.8, 0.9))
+)
+"""Weightings that [`CoVisitation.fit`] chooses from."""
+
+
+class CoVisitation:
+    """
+    Item-to-item recommendation from pairs of items in training histories (as in Linden, Smith and York, "Amazon.com
+    Recommendations: Item-to-Item Collaborative Filtering", IEEE Internet Computing 2003). A departure from that paper:
+    pairs know order and distance.
+
+    Args:
+        catalog ([`Catalog`]):
+            The items that can be recommended.
+        weighting ([`CoVisitationWeighting`], *optional*):
+            How pairs become scores.
+
+    Example:
+    ```python
+    >>> model = CoVisitation(catalog).fit(examples["train"], examples["validation"])
+    >>> model.weighting
+    CoVisitationWeighting(window=20, ...)
+    ```
+    """
+
+    def __init__(self, catalog: Catalog, weighting: CoVisitationWeighting | None = None) -> None:
+        self.catalog = catalog
+        self.weighting = CoVisitationWeighting() if weighting is None else weighting
+        self._scores: _PairScores | None = None
+
+    def fit(
+        self,
+        dataset: Dataset,
+        validation: Dataset | None = None,
+        grid: Iterable[CoVisitationWeighting] = DEFAULT_GRID,
+        metric: str = "hr@20",
+        show_progress: bool = True,
+    ) -> CoVisitation:
+        """
+        Counts pairs: each target with the items that stand before it in its row.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Example rows to learn from.
+            validation ([`~datasets.Dataset`], *optional*):
+                Example rows; if given, the weighting becomes the one of `grid` that ranks their targets best.
+            grid (`Iterable[CoVisitationWeighting]`, *optional*):
+                Weightings to choose from.
+            metric (`str`, *optional*, defaults to `"hr@20"`):
+                What is best: `hr@k`, `ndcg@k` or `mrr@k`.
+            show_progress (`bool`, *optional*, defaults to `True`):
+                Whether to show a progress bar while choosing.
+
+        Raises:
+            KeyError: If the catalog lacks an item.
+        """
+        items, places, num_before = _flat_targets(dataset, self.catalog)
+        popularity = np.maximum(np.bincount(items[places], minlength=len(self.catalog)), 1).astype(np.float64)
+        pairs: dict[int, _Pairs] = {}
+
+        def use(weighting: CoVisitationWeighting) -> None:
+            if weighting.window not in pairs:
+                pairs[weighting.window] = _count_pairs(items, places, num_before, len(self.catalog), weighting.window)
+            self.weighting, self._scores = weighting, pairs[weighting.window].scores(popularity, weighting)
+
+        if validation is None:
+            use(self.weighting)
+            return self
+        histories, targets = single_targets(validation, self.catalog)
+        values = {}
+        for weighting in tqdm(list(grid), desc="Choosing a weighting", disable=not show_progress):
+            use(weighting)
+            values[weighting] = ranking_metrics(ranks_of_targets(self, histories, targets), [cut_off(metric)])[metric]
+        use(max(values, key=lambda weighting: values[weighting]))
+        return self
+
+    def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """
+        Scores every item for every history.
+
+        Args:
+            histories (`Sequence[Sequence[int]]`):
+                Item ids, oldest first.
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order.
+
+        Raises:
+            RuntimeError: If nothing has been fitted.
+            KeyError: If the catalog lacks an item.
+        """
+        if self._scores is None:
+            raise RuntimeError("`CoVisitation` has counted nothing yet; call `fit` first.")
+        latest = [list(history[-self.weighting.num_history_items :]) for history in histories]
+        lengths = np.array([len(history) for history in latest], dtype=np.int64)
+        sources = self.catalog.indices_of([item for history in latest for item in history])
+        ages = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(sources))
+        rows = np.repeat(np.arange(len(latest)), lengths)
+        return self._scores.sum_up(rows, sources, self.weighting.decay**ages, len(latest))
+
+
+@dataclass(frozen=True, eq=False)
+class _PairScores:
+    """What follows each item and how likely: `targets[offsets[i] : offsets[i + 1]]`, and the same of `values`."""
+
+    offsets: np.ndarray
+    targets: np.ndarray
+    values: np.ndarray
+
+    def sum_up(self, rows: np.ndarray, sources: np.ndarray, weights: np.ndarray, num_rows: int) -> np.ndarray:
+        """The weighted sums of the sources' scores, shape `(num_rows, num_items)`."""
+        num_items = len(self.offsets) - 1
+        lengths = np.diff(self.offsets)[sources]
+        entries = np.repeat(self.offsets[sources], lengths) + ragged_arange(lengths)
+        cells = np.repeat(rows, lengths) * num_items + self.targets[entries]
+        sums = np.bincount(cells, self.values[entries] * np.repeat(weights, lengths), minlength=num_rows * num_items)
+        return sums.reshape(num_rows, num_items)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Each pair that occurs in either order, by source and target; and its weight as it is, and turned round."""
+
+    sources: np.ndarray
+    targets: np.ndarray
+    forward: np.ndarray
+    backward: np.ndarray
+
+    def scores(self, popularity: np.ndarray, weighting: CoVisitationWeighting) -> _PairScores:
+        values = self.forward + weighting.backward_weight * self.backward
+        values = values / popularity[self.sources] ** weighting.source_exponent
+        values = values / popularity[self.targets] ** weighting.target_exponent
+        offsets = np.searchsorted(self.sources, np.arange(len(popularity) + 1))
+        return _PairScores(offsets, self.targets, values)
+
+
+def _count_pairs(items: np.ndarray, places: np.ndarray, num_before: np.ndarray, num_items: int, window: int) -> _Pairs:
+    keys, turned, weights = [], [], []
+    for distance in range(1, window + 1):
+        later = places[num_before >= distance]
+        sources, targets = items[later - distance], items[later]
+        keys.append(sources * num_items + targets)
+        turned.append(targets * num_items + sources)
+        weights.append(np.full(len(later), 1 / distance))
+    weight = np.concatenate(weights)
+    unique, cells = np.unique(np.concatenate([*keys, *turned]), return_inverse=True)
+    forward = np.bincount(cells[: len(weight)], weight, minlength=len(unique))
+    backward = np.bincount(cells[len(weight) :], weight, minlength=len(unique))
+    return _Pairs(unique // num_items, unique % num_items, forward, backward)
+
+
+def _flat_targets(dataset: Dataset, catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All rows' items one after the other, where their targets stand, and how many items each has before it."""
+    rows = dataset.select_columns(["item_ids", "target_positions"]).to_polars()
+    lengths = rows["item_ids"].list.len().cast(pl.Int64).to_numpy()
+    num_before = rows["target_positions"].explode().to_numpy().astype(np.int64)
+    starts = np.repeat(np.cumsum(lengths) - lengths, rows["target_positions"].list.len().to_numpy())
+    return catalog.indices_of(rows["item_ids"].explode().to_numpy()), starts + num_before, num_before

@@ -1,0 +1,127 @@
+"""MoRec: SASRec whose item vectors come from the titles, by a text encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.configuration_utils import SubConfigSpec
+
+from ..catalog import Catalog, tokenize_titles
+from ..encoding import IGNORED_LABEL
+from .sasrec import SASRec, SASRecConfig
+
+
+@strict
+class MoRecConfig(SASRecConfig):
+    """
+    Configuration of [`MoRec`]: a [`SASRecConfig`] and
+
+    Args:
+        text_config ([`~transformers.PreTrainedConfig`] or `dict`, *optional*):
+            The text encoder's configuration. BERT's defaults if not given.
+        title_length (`int`, *optional*, defaults to `1`):
+            Tokens of the longest title.
+        titles_per_forward (`int`, *optional*, defaults to `2048`):
+            Titles that the encoder reads at once; bounds the memory of scoring.
+    """
+
+    model_type = "patchrec_mo_rec"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
+
+    text_config: dict | PreTrainedConfig | None = None
+    title_length: int = 1
+    titles_per_forward: int = 2048
+
+
+class MoRec(SASRec):
+    """
+    Where to Go Next for Recommender Systems? ID- vs. Modality-based Recommender Models Revisited (Yuan et al., SIGIR
+    2023, https://arxiv.org/abs/2303.13835): text encoder and sequence model are trained together.
+
+    Departures: titles are averaged over their tokens, not read off the first one; in training, a target competes with
+    all items of its batch, each once, without correcting for their popularity. And those of [`SASRec`].
+    """
+
+    config_class = MoRecConfig
+
+    @classmethod
+    def from_encoder(
+        cls, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalog: Catalog, **settings: Any
+    ) -> MoRec:
+        """
+        A new model on a text encoder, which may be pretrained.
+
+        Args:
+            encoder ([`~transformers.PreTrainedModel`]):
+                Any model of transformers that returns `last_hidden_state`, such as `AutoModel.from_pretrained(name)`.
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+                The encoder's.
+            catalog ([`Catalog`]):
+                The items that can be recommended.
+            **settings:
+                Of [`MoRecConfig`].
+
+        Raises:
+            ValueError: If a title holds a special token, or tokenizes to nothing.
+        """
+        titles = tokenize_titles(catalog.titles, tokenizer)
+        longest = int(titles.lengths.max())
+        model = cls.from_catalog(catalog, text_config=encoder.config, title_length=longest, **settings)
+        model.item_embedding.encoder = encoder
+        is_token = torch.from_numpy(np.arange(longest) < titles.lengths[:, None])
+        model.item_embedding.title_mask[:-1] = is_token
+        model.item_embedding.title_ids[:-1][is_token] = torch.from_numpy(titles.ids)
+        return model
+
+    def _make_item_embedding(self) -> nn.Module:
+        return TitleEmbedding(self.config)
+
+    def item_table(
+        self, items: torch.Tensor, targets: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """In training, the items of the batch; else the catalog. See [`SequentialRecommender.item_table`]."""
+        num_items = self.config.num_items
+        if not (self.training and targets is not None):
+            return self.item_embedding(torch.arange(num_items + 1, device=items.device)), items, targets
+        is_target = targets != IGNORED_LABEL
+        padding = items.new_tensor([num_items])
+        wanted = torch.where(is_target, targets, num_items)
+        # In order, so that padding comes last.
+        candidates, rows = torch.cat([items.flatten(), wanted.flatten(), padding]).unique(return_inverse=True)
+        items = rows[: items.numel()].view_as(items)
+        targets = torch.where(is_target, rows[items.numel() : -1].view_as(targets), IGNORED_LABEL)
+        return self.item_embedding(candidates), items, targets
+
+
+class TitleEmbedding(nn.Module):
+    """Items' vectors: the mean of what the encoder makes of a title's tokens, projected; zeros for padding."""
+
+    title_ids: torch.Tensor
+    title_mask: torch.Tensor
+
+    def __init__(self, config: MoRecConfig) -> None:
+        super().__init__()
+        self.titles_per_forward = config.titles_per_forward
+        self.encoder = AutoModel.from_config(config.text_config)
+        self.projection = nn.Linear(self.encoder.config.hidden_size, config.hidden_size)
+        shape = (config.num_items + 1, config.title_length)
+        self.register_buffer("title_ids", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("title_mask", torch.zeros(shape, dtype=torch.bool))
+
+    def forward(self, items: torch.Tensor) -> torch.Tensor:
+        """Shape `(num_items, hidden_size)`, for catalog indices of shape `(num_items,)`."""
+        parts = []
+        for part in items.split(self.titles_per_forward):
+            ids, mask = self.title_ids[part], self.title_mask[part]
+            # A title's first token is read even where there is none: softmax needs one.
+            states = self.encoder(input_ids=ids, attention_mask=mask | (ids.new_ones(ids.shape).cumsum(1) == 1))
+            weights = mask[..., None].to(states.last_hidden_state.dtype)
+            parts.append((states.last_hidden_state * weights).sum(1) / weights.sum(1).clamp(min=1))
+        vectors = torch.cat(parts)
+        is_item = self.title_mask[items].any(-1)
+        return self.projection(vectors) * is_item[:, None]
