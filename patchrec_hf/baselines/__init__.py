@@ -1,13 +1,28 @@
 """Baselines: what a recommender has to beat. Each is fitted on example rows and scores every item for a history."""
 
 from .caser import Caser
-from .co_visitation import CoVisitation
+from .co_visitation import CoVisitation, CoVisitationWeighting
+from .fusion import Fusion
 from .gru4rec import GRU4Rec
 from .lin_rec import LinRec
 from .mamba4rec import Mamba4Rec
 from .mo_rec import MoRec
 from .popularity import Popularity
 from .sasrec import SASRec
+from .sequential import SequentialRecommender, training_arguments
 
 
-__all__ = ["Caser", "CoVisitation", "GRU4Rec", "LinRec", "Mamba4Rec", "MoRec", "Popularity", "SASRec"]
+__all__ = [
+    "Caser",
+    "CoVisitation",
+    "CoVisitationWeighting",
+    "Fusion",
+    "GRU4Rec",
+    "LinRec",
+    "Mamba4Rec",
+    "MoRec",
+    "Popularity",
+    "SASRec",
+    "SequentialRecommender",
+    "training_arguments",
+]

@@ -49,25 +49,40 @@ class LinRecLayer(nn.Module):
 
     def forward(self, states: torch.Tensor, **_: object) -> torch.Tensor:
         normed = self.attention_norm(states)
-        heads = (linear(normed).unflatten(-1, (self.num_heads, -1)) for linear in (self.query, self.key, self.value))
-        attended = linear_attention(*heads).flatten(-2)
+        queries, keys, values = (
+            linear(normed).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for linear in (self.query, self.key, self.value)
+        )
+        attended = linear_attention(queries, keys, values).transpose(1, 2).flatten(-2)
         states = states + self.dropout(self.out(attended))
         return states + self.dropout(self.forward_network(self.forward_norm(states)))
 
 
-def linear_attention(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def linear_attention(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, chunk_size: int = 64
+) -> torch.Tensor:
     """
     The paper's L2-normalised linear attention (section 3.2) of each position to those up to it: queries are normalised
-    along their features, keys along the history, both after an ELU.
+    along their features, keys along the history, both after an ELU. It costs T · (chunk_size + size) products of
+    vectors: within a chunk positions meet each other, and what came before it as one sum.
 
     Args:
-        queries, keys, values (`torch.Tensor` of shape `(B, T, heads, size)`):
+        queries, keys, values (`torch.Tensor` of shape `(B, heads, T, size)`):
             One vector a position and head.
+        chunk_size (`int`, *optional*, defaults to `64`):
+            Positions of a chunk.
 
     Returns:
-        `torch.Tensor` of shape `(B, T, heads, size)`.
+        `torch.Tensor` of shape `(B, heads, T, size)`.
     """
+    length = queries.shape[-2]
     queries, keys = F.normalize(F.elu(queries), dim=-1), F.elu(keys)
-    norms = keys.square().cumsum(1).clamp(min=1e-12).sqrt()
-    products = (keys[..., None] * values[..., None, :]).cumsum(1)
-    return ((queries / norms)[..., None, :] @ products)[..., 0, :]
+    queries = queries / keys.square().cumsum(-2).clamp(min=1e-12).sqrt()
+    filled = (0, 0, 0, -length % chunk_size)
+    queries, keys, values = (
+        F.pad(vectors, filled).unflatten(-2, (-1, chunk_size)) for vectors in (queries, keys, values)
+    )
+    sums = keys.mT @ values
+    before = sums.cumsum(-3) - sums
+    within = (queries @ keys.mT).tril() @ values
+    return (queries @ before + within).flatten(-3, -2)[..., :length, :]

@@ -12,7 +12,7 @@ from ..evaluation import Scorer
 from ..metrics import ranks_from_scores
 
 
-_HISTORIES_AT_ONCE = 256
+HISTORIES_AT_ONCE = 256
 
 
 def single_targets(dataset: Dataset, catalog: Catalog) -> tuple[list[list[int]], np.ndarray]:
@@ -38,7 +38,7 @@ def single_targets(dataset: Dataset, catalog: Catalog) -> tuple[list[list[int]],
 
 def ranks_of_targets(scorer: Scorer, histories: Sequence[Sequence[int]], targets: np.ndarray) -> np.ndarray:
     """The rank of each target, as [`ranks_from_scores`] gives it."""
-    parts = [slice(start, start + _HISTORIES_AT_ONCE) for start in range(0, len(histories), _HISTORIES_AT_ONCE)]
+    parts = [slice(start, start + HISTORIES_AT_ONCE) for start in range(0, len(histories), HISTORIES_AT_ONCE)]
     return np.concatenate([ranks_from_scores(scorer.score(histories[part]), targets[part]) for part in parts])
 
 

@@ -1,0 +1,88 @@
+"""
+Reproduces the tables and figures of the PatchRec paper, at one of three scales.
+
+    python examples/reproduce_paper.py --scale smoke --table 2
+    python examples/reproduce_paper.py --scale laptop --table 2 --dataset goodreads --data_dir data/goodreads
+    accelerate launch --config_file examples/accelerate/zero2.yaml examples/reproduce_paper.py --scale paper --table 3 \
+        --dataset ml-1m --methods PatchRec-I "PatchRec-I without pre-training"
+
+It runs what is missing, goes on where it was interrupted, and writes a folder with JSON, a Markdown table beside the
+paper's figures, and a plot. `smoke` takes minutes, on the sample; `laptop` a night on two CPU cores, with a backbone of
+a few million parameters; `paper` is the paper's backbone, for GPUs. Under a launcher only LLMs are trained: run the
+baselines, and what is made of both, with plain `python` and the same directory.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from reproduction.baseline_runs import run_baseline, run_fusion
+from reproduction.llms import latency, run_llm
+from reproduction.plans import BASELINES, FUSION, plan
+from reproduction.settings import DATA, SCALES
+from reproduction.study import Study
+from reproduction.tables import write_results
+from transformers import HfArgumentParser
+from transformers.utils import logging
+
+from patchrec_hf.runs import claim_run, finish_run
+
+
+@dataclass
+class Arguments:
+    """Which table or figure, on which data, how large."""
+
+    table: int | None = field(default=None, metadata={"help": "2 (overall), 3 (pre-training) or 4 (dropping items)."})
+    figure: int | None = field(default=None, metadata={"help": "5 (length), 6 (tokens), 7 (text items), 8 (groups)."})
+    scale: str = field(default="smoke", metadata={"help": "How large.", "choices": list(SCALES)})
+    dataset: str = field(default="sample", metadata={"help": "Which data.", "choices": list(DATA)})
+    data_dir: str | None = field(default=None, metadata={"help": "Where it is, raw or prepared, if at hand."})
+    methods: list[str] | None = field(default=None, metadata={"help": "Only these of its methods."})
+    output_dir: str | None = field(default=None, metadata={"help": "outputs/reproduction/DATASET-SCALE."})
+    per_device_batch_size: int | None = field(default=None, metadata={"help": "Rows of a forward in training."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights, order and draws."})
+
+
+def main(args: Arguments) -> None:
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    if state.num_processes == 1:  # without a GPU, `accelerate launch` grants a process one thread only
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1)
+    logging.set_verbosity_error()
+    output_dir = Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}")
+    study = Study(args.dataset, args.data_dir, args.scale, output_dir, args.per_device_batch_size, args.seed)
+    try:
+        names = plan(args.table, args.figure, study.scale.max_history, study.session_group_size)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    chosen = names if args.methods is None else args.methods
+    unknown = [name for name in chosen if name not in (*BASELINES, FUSION, *study.methods)]
+    if unknown:
+        raise SystemExit(f"There is no method {unknown[0]!r}; this table has {', '.join(map(repr, names))}.")
+    names += [name for name in chosen if name not in names]
+    for place, name in enumerate(chosen, 1):
+        if study.result(name) is not None:
+            state.print(f"{place} of {len(chosen)}: {name} is done.")
+            continue
+        if state.num_processes > 1 and name not in study.methods:
+            state.print(f"{place} of {len(chosen)}: {name} is left to a run without a launcher.")
+            continue
+        state.print(f"{place} of {len(chosen)}: {name}")
+        try:
+            claim_run(study.directory(name), study.settings())
+        except FileExistsError as error:
+            raise SystemExit(str(error)) from None
+        run = run_llm if name in study.methods else run_fusion if name == FUSION else run_baseline
+        finish_run(study.directory(name), run(study, name))
+    if state.is_main_process:
+        done = [name for name in names if study.result(name) is not None]
+        trained = [name for name in done if name in study.methods and "equal time" not in name]
+        title = f"Table {args.table}" if args.figure is None else f"Figure {args.figure}"
+        directory = write_results(study, title, done, latency(study, trained) if trained else {})
+        print((directory / "table.md").read_text(encoding="utf-8"))
+        print(f"Written to {directory}.")
+
+
+if __name__ == "__main__":
+    main(HfArgumentParser(Arguments).parse_args_into_dataclasses()[0])

@@ -1,0 +1,153 @@
+"""What is run at each scale, and on which data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    BOOK_PROMPT_INSTRUCTION_FIRST,
+    MOVIE_PROMPT,
+    MOVIE_PROMPT_INSTRUCTION_FIRST,
+    PromptTemplate,
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """
+    How large models and trainings are.
+
+    Args:
+        backbone (`str` or `dict`):
+            A pretrained model, or the arguments of [`build_tiny_backbone`].
+        text_encoder (`str` or `dict`):
+            MoRec's: a pretrained model, or the settings of a new BERT that reads the backbone's tokens.
+        num_examples (`int`, *optional*):
+            Training examples (targets) that a method sees at equal examples, over all its stages, with repetitions.
+            Twice the training set if not given: an epoch of each stage.
+        max_history (`int`, *optional*, defaults to `100`):
+            Items of a history.
+        pretraining_share (`float`, *optional*, defaults to `0.5`):
+            Which share of the examples belongs to patch pre-training, where there is one.
+        targets_per_row (`int`, *optional*, defaults to `1`):
+            Targets of a training row of an LLM; several are packed as a prefix tree.
+        rows_per_step (`int`, *optional*):
+            Rows of an optimizer step; the paper's if not given.
+        learning_rate (`float`, *optional*):
+            Of all stages; the paper's if not given.
+        max_grad_norm (`float`, *optional*, defaults to `0.3`):
+            The paper's.
+        instruction_first (`bool`, *optional*, defaults to `False`):
+            Whether the instruction stands before the history, where the targets of a row share it.
+        baseline_epochs (`int`, *optional*, defaults to `200`):
+            Epochs of a neural baseline at most; it stops earlier when validation says so.
+        baseline_grid (`tuple[dict[str, Any], ...]`):
+            Settings of neural baselines, of which validation chooses one.
+        mamba_settings (`dict[str, Any]`):
+            Settings of Mamba4Rec besides.
+        max_eval_rows (`int`, *optional*):
+            Rows of validation and test that are ranked, evenly spaced; all if not given.
+    """
+
+    backbone: str | dict[str, Any]
+    text_encoder: str | dict[str, Any]
+    num_examples: int | None = None
+    max_history: int = 100
+    pretraining_share: float = 0.5
+    targets_per_row: int = 1
+    rows_per_step: int | None = None
+    learning_rate: float | None = None
+    max_grad_norm: float = 0.3
+    instruction_first: bool = False
+    baseline_epochs: int = 200
+    baseline_grid: tuple[dict[str, Any], ...] = tuple(
+        {"hidden_size": size, "dropout": dropout} for size, dropout in product((64, 128), (0.2, 0.5))
+    )
+    mamba_settings: dict[str, Any] = field(default_factory=dict)
+    max_eval_rows: int | None = None
+
+
+SCALES = {
+    # The paper's backbone and settings, for GPUs.
+    "paper": Scale(backbone="meta-llama/Llama-3.2-1B-Instruct", text_encoder="google-bert/bert-base-uncased"),
+    # A table overnight, on two CPU cores.
+    "laptop": Scale(
+        backbone={"vocab_size": 3000, "hidden_size": 192, "num_layers": 3, "num_heads": 6},
+        text_encoder={"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128},
+        num_examples=150_000,
+        pretraining_share=0.3,
+        targets_per_row=16,
+        rows_per_step=8,
+        learning_rate=2e-3,
+        max_grad_norm=1.0,
+        instruction_first=True,
+        baseline_epochs=30,
+        baseline_grid=({"dropout": 0.2}, {"dropout": 0.5}),
+        # On a CPU, Mamba's scan is a loop that takes long for each of its states.
+        mamba_settings={"state_size": 8, "expand": 1},
+    ),
+    # Minutes, to see that everything works. It says nothing of the methods.
+    "smoke": Scale(
+        backbone={"vocab_size": 1000, "hidden_size": 64, "num_layers": 2, "num_heads": 4},
+        text_encoder={"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64},
+        num_examples=6000,
+        max_history=20,
+        pretraining_share=0.3,
+        targets_per_row=16,
+        rows_per_step=4,
+        learning_rate=1e-2,
+        max_grad_norm=1.0,
+        instruction_first=True,
+        baseline_epochs=4,
+        baseline_grid=({},),
+        mamba_settings={"state_size": 4, "expand": 1},
+        max_eval_rows=200,
+    ),
+    # Seconds a method, for tests.
+    "tiny": Scale(
+        backbone={"vocab_size": 1000, "hidden_size": 32, "num_layers": 1, "num_heads": 2},
+        text_encoder={"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32},
+        num_examples=320,
+        max_history=10,
+        pretraining_share=0.5,
+        targets_per_row=16,
+        rows_per_step=4,
+        learning_rate=1e-2,
+        max_grad_norm=1.0,
+        instruction_first=True,
+        baseline_epochs=1,
+        baseline_grid=({"hidden_size": 16},),
+        mamba_settings={"state_size": 4, "expand": 1},
+        max_eval_rows=40,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """
+    What belongs to a data set.
+
+    Args:
+        prompt, instruction_first_prompt ([`PromptTemplate`]):
+            The paper's prompt, and the one that packs better.
+        preset (`str`):
+            Which of [`PAPER_PRESETS`].
+    """
+
+    prompt: PromptTemplate
+    instruction_first_prompt: PromptTemplate
+    preset: str
+
+
+_BOOKS, _MOVIES = (BOOK_PROMPT, BOOK_PROMPT_INSTRUCTION_FIRST), (MOVIE_PROMPT, MOVIE_PROMPT_INSTRUCTION_FIRST)
+
+DATA = {
+    "sample": DataSettings(*_BOOKS, "goodreads"),
+    "goodreads": DataSettings(*_BOOKS, "goodreads"),
+    "ml-100k": DataSettings(*_MOVIES, "ml-100k"),
+    "ml-1m": DataSettings(*_MOVIES, "ml-1m"),
+}

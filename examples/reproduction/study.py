@@ -1,0 +1,140 @@
+"""One study: a data set at a scale, in one directory. What all its methods share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+
+from patchrec_hf import (
+    PAPER_PRESETS,
+    Catalog,
+    EvaluationReport,
+    PatchRecProcessor,
+    build_tiny_backbone,
+    load_recommendation_data,
+)
+from patchrec_hf.layouts import Layout
+from patchrec_hf.training_args import PaperPreset
+
+from .plans import LLMMethod, llm_methods
+from .settings import DATA, SCALES, Scale
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """
+    A data set at a scale.
+
+    Args:
+        dataset (`str`):
+            Which of `DATA`.
+        data_dir (`str`, *optional*):
+            Where the data is, raw or prepared, if not where its name says.
+        scale_name (`str`):
+            Which of `SCALES`.
+        output_dir (`pathlib.Path`):
+            Where everything goes.
+        per_device_batch_size (`int`, *optional*):
+            Rows of a forward in training; all of a step's, shared out over the processes, if not given.
+        seed (`int`, *optional*, defaults to `0`):
+            Of weights, order and draws.
+    """
+
+    dataset: str
+    data_dir: str | None
+    scale_name: str
+    output_dir: Path
+    per_device_batch_size: int | None = None
+    seed: int = 0
+
+    @property
+    def scale(self) -> Scale:
+        return SCALES[self.scale_name]
+
+    @property
+    def preset(self) -> PaperPreset:
+        return PAPER_PRESETS[DATA[self.dataset].preset]
+
+    @property
+    def session_group_size(self) -> int:
+        # Groups of the paper's 20 would leave nothing to compress in the short histories of smaller scales.
+        return self.preset.session_group_size if self.scale_name == "paper" else 5
+
+    @property
+    def methods(self) -> dict[str, LLMMethod]:
+        return llm_methods(self.session_group_size, self.scale.max_history)
+
+    def load(self, max_history: int | None = None, targets_per_row: int = 1) -> tuple[DatasetDict, Catalog]:
+        """Rows and catalog; of validation and test, as many rows as the scale ranks."""
+        max_history = max_history or self.scale.max_history
+        examples, catalog = load_recommendation_data(
+            self.data_dir or self.dataset, max_history, targets_per_row=min(targets_per_row, max_history)
+        )
+        ranked = {split: evenly(examples[split], self.scale.max_eval_rows) for split in ("validation", "test")}
+        return DatasetDict({**examples, **ranked}), catalog
+
+    @cached_property
+    def num_train_examples(self) -> int:
+        """Targets of the training set."""
+        examples, _ = self.load()
+        return len(examples["train"])
+
+    @cached_property
+    def backbone(self) -> str:
+        """Name or directory of the backbone; a new one is made once."""
+        if isinstance(self.scale.backbone, str):
+            return self.scale.backbone
+        directory, state = self.output_dir / "backbone", PartialState()
+        if state.is_main_process and not (directory / "config.json").exists():
+            _, catalog = self.load()
+            model, tokenizer = build_tiny_backbone(catalog, **self.scale.backbone, seed=self.seed)
+            tokenizer.save_pretrained(directory)
+            model.save_pretrained(directory)
+        state.wait_for_everyone()
+        return str(directory)
+
+    def processor(self, layout: Layout, max_history: int | None = None) -> PatchRecProcessor:
+        """The processor of an LLM, on its backbone's tokenizer."""
+        data, (_, catalog) = DATA[self.dataset], self.load()
+        prompt = data.instruction_first_prompt if self.scale.instruction_first else data.prompt
+        return PatchRecProcessor.from_backbone(
+            self.backbone, catalog, prompt, layout, max_history or self.scale.max_history
+        )
+
+    def directory(self, method: str) -> Path:
+        """A method's own directory."""
+        return self.output_dir / "methods" / "".join(c if c.isalnum() else "_" for c in method.lower())
+
+    def result(self, method: str) -> dict[str, Any] | None:
+        """What a method has achieved, if it is finished."""
+        path = self.directory(method) / "results.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def settings(self) -> dict[str, Any]:
+        """JSON-ready: what all results depend on."""
+        return {
+            "dataset": self.dataset,
+            "scale": {"name": self.scale_name, **json.loads(json.dumps(asdict(self.scale)))},
+            "seed": self.seed,
+        }
+
+
+def evenly(dataset: Dataset, num_rows: int | None) -> Dataset:
+    """So many rows, evenly spaced; all without a number, or if there are no more."""
+    if num_rows is None or num_rows >= len(dataset):
+        return dataset
+    return dataset.select(np.linspace(0, len(dataset) - 1, num_rows).astype(int))
+
+
+def summarise(report: EvaluationReport) -> dict[str, Any]:
+    """JSON-ready metrics of a report, each with its interval by users."""
+    rows = report.intervals().filter(pl.col("slice") == "all").iter_rows(named=True)
+    return {row["metric"]: [row["value"], row["low"], row["high"]] for row in rows if "mrr" not in row["metric"]}

@@ -1,0 +1,155 @@
+"""From a study's results to tables beside the paper's figures, plots, and one JSON file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from patchrec_hf.runs import write_json
+
+from .plans import REFERENCE
+from .study import Study
+
+
+PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
+_METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
+
+
+def write_results(study: Study, title: str, names: list[str], latencies: dict[str, float]) -> Path:
+    """
+    Writes `results.json`, `table.md` and, with matplotlib, `plot.svg` into a directory of the study.
+
+    Args:
+        study ([`Study`]):
+            Whose methods are done.
+        title (`str`):
+            Of the table or figure, such as `"Table 2"`.
+        names (`list[str]`):
+            Its methods, in order.
+        latencies (`dict[str, float]`):
+            How long methods take for a ranking, relative to the first.
+
+    Returns:
+        `pathlib.Path`: the directory.
+    """
+    directory = study.output_dir / title.lower().replace(" ", "_")
+    directory.mkdir(parents=True, exist_ok=True)
+    examples, catalog = study.load()
+    rows = []
+    for name in names:
+        result = study.result(name)
+        if result is not None:
+            paper = PAPER.get(study.dataset, {}).get(name, {})
+            rows.append({**result, "latency": latencies.get(name), "paper": paper})
+    values = {
+        "title": title,
+        **study.settings(),
+        "rows": {split: len(part) for split, part in examples.items()},
+        "items": len(catalog),
+        "threads": torch.get_num_threads(),
+        "methods": rows,
+    }
+    write_json(directory / "results.json", values)
+    (directory / "table.md").write_text(to_markdown(values), encoding="utf-8")
+    plot(values, directory / "plot.svg")
+    return directory
+
+
+def to_markdown(values: dict[str, Any]) -> str:
+    """The table of one `results.json`, with what must be known to read it."""
+    rows, sizes = values["methods"], values["rows"]
+    reference = next((row for row in rows if row["method"] == REFERENCE), None)
+    columns = [
+        "method", "budget", *(name.upper() for name in _METRICS), "HR@20, seen excluded", "validation HR@20",
+        "history tokens", "examples seen", "training time", "ranking time", "paper HR@20", "paper NDCG@10",
+    ]  # fmt: skip
+    lines = [
+        f"### {values['title']}: {values['dataset']}, {values['scale']['name']} scale",
+        "",
+        f"{sizes['test']} test rows, {values['items']} items to rank, nothing excluded; seed {values['seed']}. "
+        "With 95% intervals by resampling users. “Seen excluded”: items of the history cannot be recommended.",
+        "",
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+        *(f"| {' | '.join(_cells(row, reference))} |" for row in rows),
+        "",
+    ]
+    if reference is not None:
+        stages = ", ".join(f"{stage['examples']:,} in {stage['stage']}ing" for stage in reference["stages"])
+        lines += [
+            f"- Equal examples: all stages of a method together saw as many targets ({REFERENCE}: {stages}); an example "
+            "and its compressed twin count once.",
+            f"- Equal time: trained as long as {REFERENCE}, by the rates measured at equal examples.",
+            f"- Training time is relative to {REFERENCE}. Ranking time is relative to the first method that has one: "
+            "the same rows in turn, exact, with each prompt's keys and values kept once.",
+        ]
+    lines += [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if row["settings"]]
+    if not all(row["paper"] for row in rows):
+        lines.append("- Paper: only figures that are at hand are given, of other backbones and scales than these.")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
+    is_llm, paper = row["budget"] is not None, row["paper"]
+    time = row["train_seconds"] / reference["train_seconds"] if is_llm and reference else None
+    return [
+        row["method"],
+        f"equal {row['budget']}" if is_llm else "–",
+        *(_with_interval(row["test"][name]) for name in _METRICS),
+        f"{row['test, seen excluded']['hr@20'][0]:.3f}",
+        f"{row['validation']['hr@20'][0]:.3f}",
+        f"{row['history_tokens']:.0f}" if is_llm else "–",
+        f"{row['examples_seen']:,}" if is_llm else "–",
+        *("–" if ratio is None else f"{ratio:.2f}" for ratio in (time, row["latency"])),
+        *(f"{paper[name]:.4g}" if name in paper else "–" for name in ("hr@20", "ndcg@10")),
+    ]
+
+
+def plot(values: dict[str, Any], path: Path) -> None:
+    """HR@20 of each method with its interval; of a figure, along history length, tokens or whatever it varies."""
+    try:
+        import matplotlib as mpl
+    except ImportError as error:
+        raise ImportError('The plots need matplotlib: pip install "patchrec-hf[plots]".') from error
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = "patchrec"
+    import matplotlib.pyplot as plt
+
+    rows = values["methods"]
+    figure, axes = plt.subplots(figsize=(7, max(3, 0.9 + 0.32 * len(rows))), layout="constrained")
+    if values["title"] in ("Figure 5", "Figure 6"):
+        by_length = values["title"] == "Figure 5"
+        for series in ("Vanilla", REFERENCE, "PatchRec-S"):
+            own = [row for row in rows if row["method"].split(",")[0] == series]
+            x = [row["settings"]["max_history"] if by_length else row["history_tokens"] for row in own]
+            axes.errorbar(x, *_values_and_errors(own), marker="o", capsize=3, label=series)
+        axes.set(xlabel="items of a history" if by_length else "tokens of a history", ylabel="HR@20", xscale="log")
+        axes.legend(frameon=False)
+    else:
+        values_, errors = _values_and_errors(rows)
+        colours = ["tab:gray" if row["budget"] is None else "tab:blue" for row in rows]
+        axes.barh([row["method"] for row in rows], values_, xerr=errors, color=colours, capsize=2)
+        axes.invert_yaxis()
+        axes.set(xlabel="HR@20 with its 95% interval (blue: an LLM alone)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _values_and_errors(rows: list[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
+    """HR@20, and how far its interval reaches below and above it."""
+    triples = [row["test"]["hr@20"] for row in rows]
+    below, above = [value - low for value, low, _ in triples], [high - value for value, _, high in triples]
+    return [value for value, _, _ in triples], [below, above]
+
+
+def _with_interval(triple: list[float]) -> str:
+    value, low, high = triple
+    return f"{value:.3f} ({low:.3f}–{high:.3f})"
+
+
+def _describe(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())

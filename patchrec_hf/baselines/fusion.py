@@ -1,0 +1,155 @@
+"""Fusion: an LLM recommender and a baseline, each on the best items of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from datasets import Dataset
+
+from ..evaluation import Scorer
+from ..metrics import ranking_metrics, ranks_from_scores
+from ..ranking import rank_catalog
+from ..recommender import PatchRecommender
+from ..trie import build_trie
+from .selection import HISTORIES_AT_ONCE, cut_off, single_targets
+
+
+WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
+"""Weights that [`Fusion.fit`] chooses from."""
+
+
+class Fusion:
+    """
+    Ranks the union of what two recommenders hold for best, by a weighted sum of their scores: the exact
+    log-probabilities of the LLM and the scores of a baseline, each standardised over the union (its mean becomes 0,
+    its standard deviation 1).
+
+    Args:
+        recommender ([`PatchRecommender`]):
+            The LLM.
+        baseline ([`~patchrec_hf.evaluation.Scorer`]):
+            The baseline, fitted; its items are those of the recommender, in the same order.
+        weight (`float`, *optional*, defaults to `0.5`):
+            The baseline's, between 0 and 1; the LLM has the rest. [`Fusion.fit`] chooses it.
+        num_candidates (`int`, *optional*, defaults to `200`):
+            How many best items of each are looked at.
+        batch_size (`int`, *optional*, defaults to `8`):
+            Histories per forward of the LLM.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Example:
+    ```python
+    >>> fusion = Fusion(PatchRecommender.from_pretrained("outputs/final"), baseline).fit(examples["validation"])
+    >>> score_targets(fusion, catalog, examples["test"]).metrics()
+    ```
+    """
+
+    def __init__(
+        self,
+        recommender: PatchRecommender,
+        baseline: Scorer,
+        weight: float = 0.5,
+        num_candidates: int = 200,
+        batch_size: int = 8,
+    ) -> None:
+        if not 0 <= weight <= 1:
+            raise ValueError(f"`weight` must lie between 0 and 1, got {weight}.")
+        if num_candidates < 1:
+            raise ValueError(f"`num_candidates` must be at least 1, got {num_candidates}.")
+        self.recommender = recommender
+        self.baseline = baseline
+        self.weight = weight
+        self.num_candidates = num_candidates
+        self.batch_size = batch_size
+        processor = recommender.processor
+        self._trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
+
+    def fit(self, dataset: Dataset, metric: str = "hr@20", weights: Sequence[float] = WEIGHTS) -> Fusion:
+        """
+        Chooses the weight. As 0 and 1 are among the choices, and the best items of each part among the candidates, the
+        fusion ranks these targets at least as well as the better of its parts.
+
+        Args:
+            dataset ([`~datasets.Dataset`]):
+                Example rows to choose on, which neither part should have learned from: validation.
+            metric (`str`, *optional*, defaults to `"hr@20"`):
+                What is best: `hr@k`, `ndcg@k` or `mrr@k`, with k up to `num_candidates`. Of several best weights, the
+                one nearest to their mean is taken.
+            weights (`Sequence[float]`, *optional*, defaults to `WEIGHTS`):
+                The choices.
+
+        Raises:
+            KeyError: If the catalog lacks an item.
+        """
+        histories, targets = single_targets(dataset, self.recommender.processor.catalog)
+        k = cut_off(metric)
+        ranks: list[list[np.ndarray]] = []
+        for start in range(0, len(histories), HISTORIES_AT_ONCE):
+            part = slice(start, start + HISTORIES_AT_ONCE)
+            parts = self._standardised(histories[part])
+            ranks.append([ranks_from_scores(_mix(*parts, weight), targets[part]) for weight in weights])
+        values = np.array(
+            [ranking_metrics(np.concatenate(column), [k])[metric] for column in zip(*ranks, strict=True)]
+        )
+        best = np.array(weights)[values == values.max()]
+        self.weight = float(best[np.abs(best - best.mean()).argmin()])
+        return self
+
+    def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """
+        Scores every item for every history.
+
+        Args:
+            histories (`Sequence[Sequence[int]]`):
+                Item ids, oldest first.
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order; -infinity outside of the union.
+
+        Raises:
+            ValueError, TypeError, FloatingPointError: As [`rank_catalog`] does.
+            KeyError: If the catalog lacks an item.
+        """
+        return _mix(*self._standardised(histories), self.weight)
+
+    def _standardised(self, histories: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Both parts' scores, standardised over the union, -infinity outside of it; shape `(B, num_items)` each."""
+        processor = self.recommender.processor
+        prompts = [processor.encode(processor.title_tokens, processor.catalog.indices_of(list(h))) for h in histories]
+        k = min(self.num_candidates, len(processor.catalog))
+        baseline = np.asarray(self.baseline.score(histories), dtype=np.float64)
+        chosen = np.argpartition(-baseline, k - 1, axis=1)[:, :k]
+        llm = np.full(baseline.shape, -np.inf)
+        for candidates in (None, list(chosen)):
+            ranking = rank_catalog(
+                self.recommender.model,
+                self._trie,
+                prompts,
+                processor.prompt.pad_id,
+                k=k,
+                method="exact" if candidates is None else "all",
+                candidates=candidates,
+                batch_size=self.batch_size,
+            )
+            rows, places = np.nonzero(ranking.items >= 0)
+            llm[rows, ranking.items[rows, places]] = ranking.scores[rows, places]
+        is_candidate = np.isfinite(llm)
+        return _standardise(llm, is_candidate), _standardise(baseline, is_candidate)
+
+
+def _standardise(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Each row's chosen scores with mean 0 and standard deviation 1; -infinity for the others."""
+    scores = np.where(chosen, scores, 0.0)
+    deviations = np.where(chosen, scores - scores.mean(axis=1, where=chosen, keepdims=True), 0.0)
+    spread = np.sqrt((deviations**2).mean(axis=1, where=chosen, keepdims=True))
+    return np.where(chosen, deviations / np.maximum(spread, 1e-12), -np.inf)
+
+
+def _mix(llm: np.ndarray, baseline: np.ndarray, weight: float) -> np.ndarray:
+    chosen = np.isfinite(llm)
+    mixed = np.full(llm.shape, -np.inf)
+    mixed[chosen] = (1 - weight) * llm[chosen] + weight * baseline[chosen]
+    return mixed
