@@ -3,13 +3,13 @@ Reproduces the tables and figures of the PatchRec paper, at one of three scales.
 
     python examples/reproduce_paper.py --scale smoke --table 2
     python examples/reproduce_paper.py --scale laptop --table 2 --dataset goodreads --data_dir data/goodreads
-    accelerate launch --config_file examples/accelerate/zero2.yaml examples/reproduce_paper.py --scale paper --table 3 \
-        --dataset ml-1m --methods PatchRec-I "PatchRec-I without pre-training"
+    accelerate launch --config_file examples/accelerate/zero2.yaml examples/reproduce_paper.py --scale paper \
+        --table 3 --dataset ml-1m --methods PatchRec-I "PatchRec-I without pre-training"
 
 It runs what is missing, goes on where it was interrupted, and writes a folder with JSON, a Markdown table beside the
-paper's figures, and a plot. `smoke` takes minutes, on the sample; `laptop` a night on two CPU cores, with a backbone of
-a few million parameters; `paper` is the paper's backbone, for GPUs. Under a launcher only LLMs are trained: run the
-baselines, and what is made of both, with plain `python` and the same directory.
+paper's figures, and a plot. `smoke` takes minutes, on the sample; `laptop` a night on two CPU cores, with a backbone
+of a few million parameters; `paper` is the paper's backbone, for GPUs. Under a launcher only LLMs are trained: run
+the baselines, and what is made of both, with plain `python` and the same directory.
 """
 
 import os

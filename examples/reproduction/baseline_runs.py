@@ -136,6 +136,8 @@ def _ranked(study: Study, name: str, model: Scorer) -> dict[str, Any]:
         report: EvaluationReport = score_targets(
             model, catalog, examples[split], exclude_seen, train_dataset=examples["train"], batch_size=256
         )
-        report.with_settings(**study.settings(), method=name).save(Path(study.directory(name), key.replace(", ", "_")))
+        report.with_settings(**study.settings(), method=name).save(
+            Path(study.directory(name), key.replace(", ", "_").replace(" ", "_"))
+        )
         results[key] = summarise(report)
     return results

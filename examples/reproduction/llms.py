@@ -67,7 +67,9 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
         )  # fmt: skip
         results[key] = summarise(report)
         if state.is_main_process:
-            report.with_settings(**study.settings(), method=name).save(study.directory(name) / key.replace(", ", "_"))
+            report.with_settings(**study.settings(), method=name).save(
+                study.directory(name) / key.replace(", ", "_").replace(" ", "_")
+            )
     tokens = report.examples["history_tokens"].mean()
     return {
         "method": name,

@@ -15,6 +15,7 @@ from .study import Study
 
 
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
+_STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 _METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
 
 
@@ -78,10 +79,10 @@ def to_markdown(values: dict[str, Any]) -> str:
         "",
     ]
     if reference is not None:
-        stages = ", ".join(f"{stage['examples']:,} in {stage['stage']}ing" for stage in reference["stages"])
+        stages = ", ".join(f"{stage['examples']:,} in {_STAGES[stage['stage']]}" for stage in reference["stages"])
         lines += [
-            f"- Equal examples: all stages of a method together saw as many targets ({REFERENCE}: {stages}); an example "
-            "and its compressed twin count once.",
+            f"- Equal examples: all stages of a method together saw as many targets ({REFERENCE}: {stages}); an "
+            "example and its compressed twin count once.",
             f"- Equal time: trained as long as {REFERENCE}, by the rates measured at equal examples.",
             f"- Training time is relative to {REFERENCE}. Ranking time is relative to the first method that has one: "
             "the same rows in turn, exact, with each prompt's keys and values kept once.",

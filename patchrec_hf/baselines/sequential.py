@@ -343,6 +343,7 @@ def training_arguments(output_dir: str | os.PathLike, **changes: Any) -> Trainin
         "save_strategy": "no",
         "save_total_limit": 1,
         "save_only_model": True,
+        "dataloader_pin_memory": torch.accelerator.is_available(),
         "report_to": "none",
     }
     return TrainingArguments(str(output_dir), **{**settings, **changes})
