@@ -77,7 +77,7 @@ def main(args: Arguments) -> None:
         finish_run(study.directory(name), run(study, name))
     if state.is_main_process:
         done = [name for name in names if study.result(name) is not None]
-        trained = [name for name in done if name in study.methods and "equal time" not in name]
+        trained = [name for name in done if name in study.methods and not study.methods[name].at_equal_time]
         title = f"Table {args.table}" if args.figure is None else f"Figure {args.figure}"
         directory = write_results(study, title, done, latency(study, trained) if trained else {})
         print((directory / "table.md").read_text(encoding="utf-8"))

@@ -89,11 +89,11 @@ def _num_examples(study: Study, name: str, method: LLMMethod) -> int:
     num_examples = study.scale.num_examples or 2 * study.num_train_examples
     if not method.at_equal_time:
         return num_examples
-    rate = study.result(name.removesuffix(", equal time"))
-    reference = study.result(REFERENCE)
-    if rate is None or reference is None:
-        raise SystemExit(f"{name!r} needs {REFERENCE!r} and {name.removesuffix(', equal time')!r} to be run first.")
-    return round(num_examples * reference["train_seconds"] / rate["train_seconds"])
+    same = name.removesuffix(" (equal time)")
+    reference, at_equal_examples = study.result(REFERENCE), study.result(same)
+    if reference is None or at_equal_examples is None:
+        raise SystemExit(f"{name!r} needs {REFERENCE!r} and {same!r} to be run first.")
+    return round(num_examples * reference["train_seconds"] / at_equal_examples["train_seconds"])
 
 
 def _train(

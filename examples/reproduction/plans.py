@@ -55,15 +55,15 @@ def llm_methods(session_group_size: int, max_history: int) -> dict[str, LLMMetho
     }
     # As many items left out as PatchRec-I compresses, and more.
     methods |= {f"Drop {share:.0%}": LLMMethod(DropLayout(share), False) for share in (0.5, 0.9)}
-    methods |= {f"{name}, equal time": replace(method, at_equal_time=True) for name, method in methods.items()}
+    methods |= {f"{name} (equal time)": replace(method, at_equal_time=True) for name, method in methods.items()}
     for length in (length for length in LENGTHS if length < max_history):
         methods |= {
-            f"{name}, {length} items": replace(methods[name], max_history=length)
+            f"{name} ({length} items)": replace(methods[name], max_history=length)
             for name in ("Vanilla", REFERENCE, "PatchRec-S")
         }
-    methods |= {f"PatchRec-I, {count} as text": LLMMethod(ItemPatchLayout(count), True) for count in (1, 2, 10)}
+    methods |= {f"PatchRec-I ({count} as text)": LLMMethod(ItemPatchLayout(count), True) for count in (1, 2, 10)}
     methods |= {
-        f"PatchRec-S, groups of {size}": LLMMethod(SessionPatchLayout(size), True)
+        f"PatchRec-S (groups of {size})": LLMMethod(SessionPatchLayout(size), True)
         for size in (2, 5, 10, 20)
         if size != session_group_size
     }
@@ -89,25 +89,25 @@ def plan(table: int | None, figure: int | None, max_history: int, session_group_
     by_length = [
         name
         for method in ("Vanilla", REFERENCE, "PatchRec-S")
-        for name in [*(f"{method}, {length} items" for length in lengths), method]
+        for name in [*(f"{method} ({length} items)" for length in lengths), method]
     ]
     sizes = sorted({2, 5, 10, 20, session_group_size})
-    sessions = ["PatchRec-S" if size == session_group_size else f"PatchRec-S, groups of {size}" for size in sizes]
+    sessions = ["PatchRec-S" if size == session_group_size else f"PatchRec-S (groups of {size})" for size in sizes]
     plans = {
         ("table", 2): [
-            *BASELINES, "Vanilla", REFERENCE, "PatchRec-S", "Vanilla, equal time", "PatchRec-S, equal time", FUSION
+            *BASELINES, "Vanilla", REFERENCE, "PatchRec-S", "Vanilla (equal time)", "PatchRec-S (equal time)", FUSION
         ],
         ("table", 3): [
             REFERENCE, "PatchRec-I without pre-training", "PatchRec-S", "PatchRec-S without pre-training",
-            "PatchRec-I without pre-training, equal time", "PatchRec-S without pre-training, equal time",
+            "PatchRec-I without pre-training (equal time)", "PatchRec-S without pre-training (equal time)",
         ],
         ("table", 4): [
-            REFERENCE, "Vanilla", "Drop 50%", "Drop 90%", "Vanilla, equal time", "Drop 50%, equal time",
-            "Drop 90%, equal time",
+            REFERENCE, "Vanilla", "Drop 50%", "Drop 90%", "Vanilla (equal time)", "Drop 50% (equal time)",
+            "Drop 90% (equal time)",
         ],
         ("figure", 5): by_length,
         ("figure", 6): by_length,
-        ("figure", 7): ["PatchRec-I, 1 as text", "PatchRec-I, 2 as text", REFERENCE, "PatchRec-I, 10 as text"],
+        ("figure", 7): ["PatchRec-I (1 as text)", "PatchRec-I (2 as text)", REFERENCE, "PatchRec-I (10 as text)"],
         ("figure", 8): sessions,
     }  # fmt: skip
     if (table is None) == (figure is None):

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import torch
 
+from patchrec_hf import EvaluationReport
 from patchrec_hf.runs import write_json
 
 from .plans import REFERENCE
@@ -44,7 +46,14 @@ def write_results(study: Study, title: str, names: list[str], latencies: dict[st
         result = study.result(name)
         if result is not None:
             paper = PAPER.get(study.dataset, {}).get(name, {})
-            rows.append({**result, "latency": latencies.get(name), "paper": paper})
+            rows.append(
+                {
+                    **result,
+                    "latency": latencies.get(name),
+                    "paper": paper,
+                    "less_reference": _less_reference(study, result),
+                }
+            )
     values = {
         "title": title,
         **study.settings(),
@@ -59,14 +68,35 @@ def write_results(study: Study, title: str, names: list[str], latencies: dict[st
     return directory
 
 
+def _less_reference(study: Study, result: dict[str, Any]) -> list[float] | None:
+    """HR@20 less the reference's, with its interval by paired bootstrap; None where the two ranked other rows."""
+    reference = study.result(REFERENCE)
+    length = result["settings"].get("max_history", study.scale.max_history)
+    if reference is None or result["method"] == REFERENCE or length != study.scale.max_history:
+        return None
+    this, other = (EvaluationReport.load(study.directory(name) / "test") for name in (result["method"], REFERENCE))
+    row = this.compare(other).row(by_predicate=pl.col("metric") == "hr@20", named=True)
+    return [row["difference"], row["low"], row["high"]]
+
+
 def to_markdown(values: dict[str, Any]) -> str:
     """The table of one `results.json`, with what must be known to read it."""
     rows, sizes = values["methods"], values["rows"]
     reference = next((row for row in rows if row["method"] == REFERENCE), None)
     columns = [
-        "method", "budget", *(name.upper() for name in _METRICS), "HR@20, seen excluded", "validation HR@20",
-        "history tokens", "examples seen", "training time", "ranking time", "paper HR@20", "paper NDCG@10",
-    ]  # fmt: skip
+        "method",
+        "budget",
+        *(name.upper() for name in _METRICS),
+        f"HR@20 less that of {REFERENCE}",
+        "HR@20, seen excluded",
+        "validation HR@20",
+        "history tokens",
+        "examples seen",
+        "training time",
+        "ranking time",
+        "paper HR@20",
+        "paper NDCG@10",
+    ]
     lines = [
         f"### {values['title']}: {values['dataset']}, {values['scale']['name']} scale",
         "",
@@ -87,10 +117,23 @@ def to_markdown(values: dict[str, Any]) -> str:
             f"- Training time is relative to {REFERENCE}. Ranking time is relative to the first method that has one: "
             "the same rows in turn, exact, with each prompt's keys and values kept once.",
         ]
+        lines += _findings(rows)
     lines += [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if row["settings"]]
     if not all(row["paper"] for row in rows):
         lines.append("- Paper: only figures that are at hand are given, of other backbones and scales than these.")
     return "\n".join(lines) + "\n"
+
+
+def _findings(rows: list[dict[str, Any]]) -> list[str]:
+    """Which differences to the reference are beyond chance, and which are not."""
+    compared = [row for row in rows if row["less_reference"]]
+    kinds = {
+        f"above {REFERENCE}": [row["method"] for row in compared if row["less_reference"][1] > 0],
+        f"below {REFERENCE}": [row["method"] for row in compared if row["less_reference"][2] < 0],
+        "undecided": [row["method"] for row in compared if row["less_reference"][1] <= 0 <= row["less_reference"][2]],
+    }
+    found = "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in kinds.items() if methods)
+    return [f"- By HR@20, with one seed and these rows (intervals that leave out 0) – {found}."] if found else []
 
 
 def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
@@ -100,6 +143,7 @@ def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
         row["method"],
         f"equal {row['budget']}" if is_llm else "–",
         *(_with_interval(row["test"][name]) for name in _METRICS),
+        _with_interval(row["less_reference"], "+") if row["less_reference"] else "–",
         f"{row['test, seen excluded']['hr@20'][0]:.3f}",
         f"{row['validation']['hr@20'][0]:.3f}",
         f"{row['history_tokens']:.0f}" if is_llm else "–",
@@ -112,19 +156,17 @@ def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
 def plot(values: dict[str, Any], path: Path) -> None:
     """HR@20 of each method with its interval; of a figure, along history length, tokens or whatever it varies."""
     try:
-        import matplotlib as mpl
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('The plots need matplotlib: pip install "patchrec-hf[plots]".') from error
-    mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "patchrec"
-    import matplotlib.pyplot as plt
-
     rows = values["methods"]
-    figure, axes = plt.subplots(figsize=(7, max(3, 0.9 + 0.32 * len(rows))), layout="constrained")
+    figure = Figure(figsize=(7, max(3, 0.9 + 0.32 * len(rows))), layout="constrained")
+    axes = figure.subplots()
     if values["title"] in ("Figure 5", "Figure 6"):
         by_length = values["title"] == "Figure 5"
         for series in ("Vanilla", REFERENCE, "PatchRec-S"):
-            own = [row for row in rows if row["method"].split(",")[0] == series]
+            own = [row for row in rows if row["method"].split(" (")[0] == series]
             x = [row["settings"]["max_history"] if by_length else row["history_tokens"] for row in own]
             axes.errorbar(x, *_values_and_errors(own), marker="o", capsize=3, label=series)
         axes.set(xlabel="items of a history" if by_length else "tokens of a history", ylabel="HR@20", xscale="log")
@@ -136,8 +178,8 @@ def plot(values: dict[str, Any], path: Path) -> None:
         axes.invert_yaxis()
         axes.set(xlabel="HR@20 with its 95% interval (blue: an LLM alone)")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+    with rc_context({"svg.hashsalt": "patchrec-hf"}):  # the same file for the same values
+        figure.savefig(path, metadata={"Date": None})
 
 
 def _values_and_errors(rows: list[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
@@ -147,9 +189,9 @@ def _values_and_errors(rows: list[dict[str, Any]]) -> tuple[list[float], list[li
     return [value for value, _, _ in triples], [below, above]
 
 
-def _with_interval(triple: list[float]) -> str:
-    value, low, high = triple
-    return f"{value:.3f} ({low:.3f}–{high:.3f})"
+def _with_interval(triple: list[float], sign: str = "") -> str:
+    value, low, high = (f"{number:{sign}.3f}" for number in triple)
+    return f"{value} ({low}{' to ' if sign else '–'}{high})"
 
 
 def _describe(settings: dict[str, Any]) -> str:

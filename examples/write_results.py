@@ -1,0 +1,55 @@
+"""
+Writes docs/results.md from the folders of `reproduce_paper.py`: every figure in it is one that a run has measured.
+
+    python examples/write_results.py outputs/reproduction/*/table_* outputs/reproduction/*/figure_*
+
+Each folder's `results.json` and `plot.svg` are copied to docs/results first, so that the page can be made again from
+what is kept with it; without folders it is.
+"""
+
+import json
+import shutil
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from reproduction.tables import plot, to_markdown
+
+
+INTRODUCTION = """# Results
+
+What `examples/reproduce_paper.py` measured. This page is made from the folders in [results](results) by
+`python examples/write_results.py`; nothing in it is typed by hand. The command of each table stands above it.
+
+How to read it: the laptop scale trains backbones of a few million parameters from scratch, without any knowledge of
+language, on few examples. It compares what methods make of the same data and little compute; it does not say what the
+paper's backbone reaches. Intervals are by resampling users; they hold the chance of which users were tested, not that
+of another seed.
+"""
+
+
+def main(args: Namespace) -> None:
+    for folder in args.folders:
+        values = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        kept = args.output.with_suffix("") / f"{values['dataset']}-{values['scale']['name']}-{folder.name}"
+        kept.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "results.json", kept)
+    parts = [INTRODUCTION]
+    for kept in sorted(args.output.with_suffix("").glob("*/results.json")):
+        values = json.loads(kept.read_text(encoding="utf-8"))
+        plot(values, kept.with_name("plot.svg"))
+        kind, number = values["title"].lower().split()
+        command = f"python examples/reproduce_paper.py --scale {values['scale']['name']} --dataset {values['dataset']}"
+        picture = f"![HR@20 of each method]({kept.with_name('plot.svg').relative_to(args.output.parent).as_posix()})"
+        heading, *table = to_markdown(values).split("\n", 1)
+        parts.append("\n".join([heading.removeprefix("#"), "", f"`{command} --{kind} {number}`", *table, picture, ""]))
+    part = args.output.with_suffix(".part")
+    part.write_text("\n".join(parts), encoding="utf-8")
+    part.replace(args.output)
+    print(f"{args.output} holds {len(parts) - 1} tables and figures.")
+
+
+if __name__ == "__main__":
+    parser = ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folders", nargs="*", type=Path, help="Folders of finished tables and figures.")
+    parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="The page.")
+    main(parser.parse_args())
