@@ -28,7 +28,7 @@ from patchrec_hf import (
     rank_targets,
     score_targets,
 )
-from patchrec_hf.baselines import Popularity
+from patchrec_hf.baselines import CoVisitation, Popularity
 from patchrec_hf.runs import claim_run, finish_run
 
 
@@ -39,6 +39,7 @@ EFFECTS = {  # from the strict protocol to the authors', one rule after the othe
     "and titles that begin with the target's count": replace(AUTHORS, take_last_match=False),
     "and the last match counts (authors)": AUTHORS,
 }
+BASELINES = {"popularity": Popularity, "co-visitation": CoVisitation}
 PROTOCOLS = {"strict": {"strict": STRICT}, "authors": {"authors": AUTHORS}, "effects": EFFECTS}
 
 
@@ -48,7 +49,7 @@ class Arguments:
 
     output_dir: str = field(metadata={"help": "Where the report goes."})
     model: str | None = field(default=None, metadata={"help": "A checkpoint of this library."})
-    baseline: str | None = field(default=None, metadata={"help": "Instead of a model.", "choices": ["popularity"]})
+    baseline: str | None = field(default=None, metadata={"help": "Instead of a model.", "choices": list(BASELINES)})
     data_dir: str | None = field(default=None, metadata={"help": "A prepared data set; else the embedded sample."})
     split: str = field(default="test", metadata={"help": "Which rows.", "choices": ["train", "validation", "test"]})
     max_history: int = field(default=100, metadata={"help": "Items per history that rows hold."})
@@ -88,8 +89,8 @@ def main(args: Arguments) -> None:
         return
 
     reports: dict[str, EvaluationReport] = {}
-    if args.baseline == "popularity":
-        scorer = Popularity(catalog).fit(train)
+    if args.baseline is not None:
+        scorer = BASELINES[args.baseline](catalog).fit(train)
         reports["strict"] = score_targets(
             scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
         )
