@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -217,12 +217,11 @@ class SequentialRecommender(PreTrainedModel):
             if rows is not None:
                 check_rows(rows, self.config.max_length)
         with tempfile.TemporaryDirectory() as directory:
-            args = training_arguments(directory) if args is None else args
+            settings: dict[str, Any] = {"label_names": ["targets"], "remove_unused_columns": False}
             if validation is not None:
-                args.eval_strategy = args.save_strategy = "epoch"
-                args.metric_for_best_model, args.greater_is_better = "ndcg@20", True
-                args.load_best_model_at_end = True
-            args.label_names, args.remove_unused_columns = ["targets"], False
+                settings |= {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+                settings |= {"metric_for_best_model": "ndcg@20", "greater_is_better": True}
+            args = replace(args or training_arguments(directory), **settings)
             trainer = Trainer(
                 self,
                 args,
