@@ -9,7 +9,8 @@ what is kept with it; without folders it is.
 
 import json
 import shutil
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 
 from reproduction.tables import plot, to_markdown
@@ -27,29 +28,30 @@ of another seed.
 """
 
 
-def main(args: Namespace) -> None:
-    for folder in args.folders:
+def main(folders: Sequence[Path], output: Path) -> None:
+    for folder in folders:
         values = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        kept = args.output.with_suffix("") / f"{values['dataset']}-{values['scale']['name']}-{folder.name}"
+        kept = output.with_suffix("") / f"{values['dataset']}-{values['scale']['name']}-{folder.name}"
         kept.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "results.json", kept)
     parts = [INTRODUCTION]
-    for kept in sorted(args.output.with_suffix("").glob("*/results.json")):
+    for kept in sorted(output.with_suffix("").glob("*/results.json")):
         values = json.loads(kept.read_text(encoding="utf-8"))
         plot(values, kept.with_name("plot.svg"))
         kind, number = values["title"].lower().split()
         command = f"python examples/reproduce_paper.py --scale {values['scale']['name']} --dataset {values['dataset']}"
-        picture = f"![HR@20 of each method]({kept.with_name('plot.svg').relative_to(args.output.parent).as_posix()})"
+        picture = f"![HR@20 of each method]({kept.with_name('plot.svg').relative_to(output.parent).as_posix()})"
         heading, *table = to_markdown(values).split("\n", 1)
         parts.append("\n".join([heading.removeprefix("#"), "", f"`{command} --{kind} {number}`", *table, picture, ""]))
-    part = args.output.with_suffix(".part")
+    part = output.with_suffix(".part")
     part.write_text("\n".join(parts), encoding="utf-8")
-    part.replace(args.output)
-    print(f"{args.output} holds {len(parts) - 1} tables and figures.")
+    part.replace(output)
+    print(f"{output} holds {len(parts) - 1} tables and figures.")
 
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folders", nargs="*", type=Path, help="Folders of finished tables and figures.")
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="The page.")
-    main(parser.parse_args())
+    args = parser.parse_args()
+    main(args.folders, args.output)

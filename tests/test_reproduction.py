@@ -2,25 +2,35 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 
 ROOT = Path(__file__).parent.parent
-REPRODUCE, WRITE = ROOT / "examples" / "reproduce_paper.py", ROOT / "examples" / "write_results.py"
+REPRODUCE = ROOT / "examples" / "reproduce_paper.py"
 METHODS = ["CoVisitation", "SASRec", "Vanilla", "PatchRec-I", "Vanilla (equal time)", "Fusion"]
 
 
-def run(script, *arguments, cwd=ROOT):
+def run(script, *arguments):
     command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Both scripts as modules: calling them saves the time of a new process."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return import_module("reproduce_paper"), import_module("write_results")
 
 
 @pytest.mark.slow
-def test_table_2(tmp_path):
+def test_table_2(tmp_path, scripts, capsys):
+    reproduce, write = scripts
     settings = ["--scale", "tiny", "--table", "2", "--output_dir", tmp_path / "study"]
     done = run(REPRODUCE, *settings, "--methods", *METHODS)
     assert done.returncode == 0, done.stderr
@@ -49,49 +59,59 @@ def test_table_2(tmp_path):
     directory = tmp_path / "study" / "methods" / "patchrec_i"
     (directory / "results.json").unlink()
     before = (directory / "finetune" / "stage.json").stat().st_mtime_ns
-    again = run(REPRODUCE, *settings, "--methods", "PatchRec-I", "SASRec")
-    assert again.returncode == 0, again.stderr
-    assert "2 of 2: SASRec is done." in again.stdout
+    reproduce.main(
+        reproduce.Arguments(
+            table=2, scale="tiny", output_dir=str(tmp_path / "study"), methods=["PatchRec-I", "SASRec"]
+        )
+    )
+    assert "2 of 2: SASRec is done." in capsys.readouterr().out
     assert (directory / "finetune" / "stage.json").stat().st_mtime_ns == before
     repeated = json.loads((tmp_path / "study" / "table_2" / "results.json").read_text())
     assert {row["method"]: row["test"] for row in repeated["methods"]} == {n: row["test"] for n, row in rows.items()}
 
-    written = run(WRITE, tmp_path / "study" / "table_2", "--output", tmp_path / "page" / "results.md")
-    assert written.returncode == 0, written.stderr
-    page = (tmp_path / "page" / "results.md").read_text()
-    assert "--scale tiny --dataset sample --table 2" in page
-    for name in re.findall(r"\]\(([^)#]+\.svg)\)", page):
-        assert (tmp_path / "page" / name).exists()
-    assert run(WRITE, "--output", tmp_path / "page" / "results.md").returncode == 0
-    assert (tmp_path / "page" / "results.md").read_text() == page  # made of what is kept, it is the same
+    page = tmp_path / "page" / "results.md"
+    write.main([tmp_path / "study" / "table_2"], page)
+    text = page.read_text()
+    assert "--scale tiny --dataset sample --table 2" in text
+    pictures = re.findall(r"\]\(([^)#]+\.svg)\)", text)
+    assert pictures
+    assert all((tmp_path / "page" / name).exists() for name in pictures)
+    write.main([], page)
+    assert page.read_text() == text  # made of what is kept, it is the same
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--table", "9"], "There is no table 9"),
-        ([], "exactly one of --table and --figure"),
-        (["--table", "2", "--methods", "BERT4Rec"], "There is no method 'BERT4Rec'"),
-        (["--table", "2", "--scale", "tiny", "--methods", "Fusion"], "needs 'PatchRec-I' and at least one baseline"),
-        (["--table", "2", "--scale", "tiny", "--methods", "Vanilla (equal time)"], "to be run first"),
+        ({"table": 9}, "There is no table 9"),
+        ({}, "exactly one of --table and --figure"),
+        ({"table": 2, "methods": ["BERT4Rec"]}, "There is no method 'BERT4Rec'"),
+        ({"table": 2, "methods": ["Fusion"]}, "needs 'PatchRec-I' and at least one baseline"),
+        ({"table": 2, "methods": ["Vanilla (equal time)"]}, "to be run first"),
     ],
 )
-def test_mistakes_are_named(tmp_path, arguments, message):
-    done = run(REPRODUCE, *arguments, "--output_dir", tmp_path)
-    assert done.returncode == 1
-    assert message in done.stderr
+def test_mistakes_are_named(tmp_path, scripts, arguments, message):
+    reproduce, _ = scripts
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        reproduce.main(reproduce.Arguments(scale="tiny", output_dir=str(tmp_path), **arguments))
 
 
-def test_the_page_of_results_is_what_the_command_writes(tmp_path):
+def test_every_table_and_figure_names_methods_that_exist(scripts):
+    plans = import_module("reproduction.plans")
+    methods = plans.llm_methods(5, 100)
+    for kind, numbers in (("table", (2, 3, 4)), ("figure", (5, 6, 7, 8))):
+        for number in numbers:
+            names = plans.plan(**{"table": None, "figure": None, kind: number}, max_history=100, session_group_size=5)
+            assert len(names) == len(set(names)) >= 4
+            assert not set(names) - set(methods) - set(plans.BASELINES) - {plans.FUSION}
+            waits_for = [name.removesuffix(" (equal time)") for name in names if name.endswith("(equal time)")]
+            assert all(name in names for name in waits_for)
+            assert plans.REFERENCE in names
+
+
+def test_the_page_of_results_is_what_the_command_writes(tmp_path, scripts):
     """Nothing in docs/results.md is typed by hand."""
-    kept = ROOT / "docs" / "results"
-    folders = []
-    for path in sorted(kept.glob("*/results.json")):
-        values = json.loads(path.read_text())
-        folder = tmp_path / path.parent.name / values["title"].lower().replace(" ", "_")
-        folder.mkdir(parents=True)
-        (folder / "results.json").write_bytes(path.read_bytes())
-        folders.append(folder)
-    done = run(WRITE, *folders, "--output", tmp_path / "results.md")
-    assert done.returncode == 0, done.stderr
+    _, write = scripts
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "results")
+    write.main([], tmp_path / "results.md")
     assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()

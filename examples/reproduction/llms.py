@@ -115,6 +115,7 @@ def _train(
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=max(1, rows // (per_device * state.num_processes)),
         learning_rate=scale.learning_rate or rate,
+        weight_decay=scale.weight_decay,
         max_grad_norm=scale.max_grad_norm,
         logging_steps=50,
         save_steps=0.2,

@@ -108,7 +108,7 @@ def plan(table: int | None, figure: int | None, max_history: int, session_group_
         ("figure", 5): by_length,
         ("figure", 6): by_length,
         ("figure", 7): ["PatchRec-I (1 as text)", "PatchRec-I (2 as text)", REFERENCE, "PatchRec-I (10 as text)"],
-        ("figure", 8): sessions,
+        ("figure", 8): [REFERENCE, *sessions],
     }  # fmt: skip
     if (table is None) == (figure is None):
         raise ValueError("Give exactly one of --table and --figure.")

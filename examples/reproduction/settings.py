@@ -22,7 +22,7 @@ class Scale:
 
     Args:
         backbone (`str` or `dict`):
-            A pretrained model, or the arguments of [`build_tiny_backbone`].
+            A pretrained model, or the configuration of a new one, whose tokenizer learns 3,000 words from the titles.
         text_encoder (`str` or `dict`):
             MoRec's: a pretrained model, or the settings of a new BERT that reads the backbone's tokens.
         num_examples (`int`, *optional*):
@@ -38,6 +38,8 @@ class Scale:
             Rows of an optimizer step; the paper's if not given.
         learning_rate (`float`, *optional*):
             Of all stages; the paper's if not given.
+        weight_decay (`float`, *optional*, defaults to `0.0`):
+            Of all stages.
         max_grad_norm (`float`, *optional*, defaults to `0.3`):
             The paper's.
         instruction_first (`bool`, *optional*, defaults to `False`):
@@ -60,6 +62,7 @@ class Scale:
     targets_per_row: int = 1
     rows_per_step: int | None = None
     learning_rate: float | None = None
+    weight_decay: float = 0.0
     max_grad_norm: float = 0.3
     instruction_first: bool = False
     baseline_epochs: int = 200
@@ -70,18 +73,40 @@ class Scale:
     max_eval_rows: int | None = None
 
 
+def _llama(hidden_size: int, num_layers: int) -> dict[str, Any]:
+    return {
+        "model_type": "llama",
+        "hidden_size": hidden_size,
+        "intermediate_size": 3 * hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": 4,
+        "initializer_range": 0.1,
+    }
+
+
 SCALES = {
     # The paper's backbone and settings, for GPUs.
     "paper": Scale(backbone="meta-llama/Llama-3.2-1B-Instruct", text_encoder="google-bert/bert-base-uncased"),
     # A table overnight, on two CPU cores.
     "laptop": Scale(
-        backbone={"vocab_size": 3000, "hidden_size": 192, "num_layers": 3, "num_heads": 6},
+        # A family with dropout: without it, a new model of this size learns its few users by heart.
+        backbone={
+            "model_type": "phi",
+            "hidden_size": 192,
+            "intermediate_size": 768,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 6,
+            "embd_pdrop": 0.2,
+            "resid_pdrop": 0.2,
+            "initializer_range": 0.06,
+        },
         text_encoder={"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128},
-        num_examples=150_000,
-        pretraining_share=0.3,
+        num_examples=250_000,
+        pretraining_share=0.25,
         targets_per_row=16,
         rows_per_step=8,
-        learning_rate=2e-3,
+        learning_rate=5e-3,
+        weight_decay=0.1,
         max_grad_norm=1.0,
         instruction_first=True,
         baseline_epochs=30,
@@ -91,7 +116,7 @@ SCALES = {
     ),
     # Minutes, to see that everything works. It says nothing of the methods.
     "smoke": Scale(
-        backbone={"vocab_size": 1000, "hidden_size": 64, "num_layers": 2, "num_heads": 4},
+        backbone=_llama(64, 2),
         text_encoder={"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64},
         num_examples=6000,
         max_history=20,
@@ -108,7 +133,7 @@ SCALES = {
     ),
     # Seconds a method, for tests.
     "tiny": Scale(
-        backbone={"vocab_size": 1000, "hidden_size": 32, "num_layers": 1, "num_heads": 2},
+        backbone=_llama(32, 1),
         text_encoder={"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32},
         num_examples=320,
         max_history=10,
@@ -121,7 +146,7 @@ SCALES = {
         baseline_epochs=1,
         baseline_grid=({"hidden_size": 16},),
         mamba_settings={"state_size": 4, "expand": 1},
-        max_eval_rows=40,
+        max_eval_rows=30,
     ),
 }
 

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from patchrec_hf import (
     PAPER_PRESETS,
@@ -95,9 +96,19 @@ class Study:
         directory, state = self.output_dir / "backbone", PartialState()
         if state.is_main_process and not (directory / "config.json").exists():
             _, catalog = self.load()
-            model, tokenizer = build_tiny_backbone(catalog, **self.scale.backbone, seed=self.seed)
+            _, tokenizer = build_tiny_backbone(catalog)
+            config = AutoConfig.for_model(
+                **self.scale.backbone,
+                vocab_size=len(tokenizer),
+                max_position_embeddings=4096,
+                tie_word_embeddings=True,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            set_seed(self.seed)
             tokenizer.save_pretrained(directory)
-            model.save_pretrained(directory)
+            AutoModelForCausalLM.from_config(config).save_pretrained(directory)
         state.wait_for_everyone()
         return str(directory)
 
