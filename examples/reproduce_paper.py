@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from reproduction.baseline_runs import run_baseline, run_fusion
+from reproduction.baseline_runs import is_current, run_baseline, run_fusion
 from reproduction.llms import latency, run_llm
 from reproduction.plans import BASELINES, FUSION, plan
 from reproduction.settings import DATA, SCALES
@@ -40,7 +40,7 @@ class Arguments:
     dataset: str = field(default="sample", metadata={"help": "Which data.", "choices": list(DATA)})
     data_dir: str | None = field(default=None, metadata={"help": "Where it is, raw or prepared, if at hand."})
     methods: list[str] | None = field(default=None, metadata={"help": "Only these of its methods."})
-    output_dir: str | None = field(default=None, metadata={"help": "outputs/reproduction/DATASET-SCALE."})
+    output_dir: str | None = field(default=None, metadata={"help": "outputs/reproduction/DATASET-SCALE-SEED."})
     per_device_batch_size: int | None = field(default=None, metadata={"help": "Rows of a forward in training."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and draws."})
 
@@ -50,7 +50,7 @@ def main(args: Arguments) -> None:
     if state.num_processes == 1:  # without a GPU, `accelerate launch` grants a process one thread only
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1)
     logging.set_verbosity_error()
-    output_dir = Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}")
+    output_dir = Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}-{args.seed}")
     study = Study(args.dataset, args.data_dir, args.scale, output_dir, args.per_device_batch_size, args.seed)
     try:
         names = plan(args.table, args.figure, study.scale.max_history, study.session_group_size)
@@ -61,25 +61,25 @@ def main(args: Arguments) -> None:
     if unknown:
         raise SystemExit(f"There is no method {unknown[0]!r}; this table has {', '.join(map(repr, names))}.")
     names += [name for name in chosen if name not in names]
+    try:
+        claim_run(output_dir, study.settings())
+    except FileExistsError as error:
+        raise SystemExit(str(error)) from None
     for place, name in enumerate(chosen, 1):
-        if study.result(name) is not None:
+        if study.result(name) is not None and (name != FUSION or is_current(study)):
             state.print(f"{place} of {len(chosen)}: {name} is done.")
             continue
         if state.num_processes > 1 and name not in study.methods:
             state.print(f"{place} of {len(chosen)}: {name} is left to a run without a launcher.")
             continue
         state.print(f"{place} of {len(chosen)}: {name}")
-        try:
-            claim_run(study.directory(name), study.settings())
-        except FileExistsError as error:
-            raise SystemExit(str(error)) from None
         run = run_llm if name in study.methods else run_fusion if name == FUSION else run_baseline
         finish_run(study.directory(name), run(study, name))
     if state.is_main_process:
         done = [name for name in names if study.result(name) is not None]
-        trained = [name for name in done if name in study.methods and not study.methods[name].at_equal_time]
         title = f"Table {args.table}" if args.figure is None else f"Figure {args.figure}"
-        directory = write_results(study, title, done, latency(study, trained) if trained else {})
+        # What a machine ranks in one process is what is compared.
+        directory = write_results(study, title, done, latency(study, done) if state.num_processes == 1 else {})
         print((directory / "table.md").read_text(encoding="utf-8"))
         print(f"Written to {directory}.")
 

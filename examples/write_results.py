@@ -3,8 +3,8 @@ Writes docs/results.md from the folders of `reproduce_paper.py`: every figure in
 
     python examples/write_results.py outputs/reproduction/*/table_* outputs/reproduction/*/figure_*
 
-Each folder's `results.json` and `plot.svg` are copied to docs/results first, so that the page can be made again from
-what is kept with it; without folders it is.
+Each folder's `results.json` is copied to docs/results first, so that the page can be made again from what is kept with
+it; without folders it is.
 """
 
 import json
@@ -31,18 +31,16 @@ of another seed.
 def main(folders: Sequence[Path], output: Path) -> None:
     for folder in folders:
         values = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        kept = output.with_suffix("") / f"{values['dataset']}-{values['scale']['name']}-{folder.name}"
+        name = f"{values['dataset']}-{values['scale']['name']}-{values['seed']}-{folder.name}"
+        kept = output.with_suffix("") / name
         kept.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / "results.json", kept)
     parts = [INTRODUCTION]
     for kept in sorted(output.with_suffix("").glob("*/results.json")):
         values = json.loads(kept.read_text(encoding="utf-8"))
         plot(values, kept.with_name("plot.svg"))
-        kind, number = values["title"].lower().split()
-        command = f"python examples/reproduce_paper.py --scale {values['scale']['name']} --dataset {values['dataset']}"
         picture = f"![HR@20 of each method]({kept.with_name('plot.svg').relative_to(output.parent).as_posix()})"
-        heading, *table = to_markdown(values).split("\n", 1)
-        parts.append("\n".join([heading.removeprefix("#"), "", f"`{command} --{kind} {number}`", *table, picture, ""]))
+        parts.append(f"{to_markdown(values).removeprefix('#')}\n{picture}\n")
     part = output.with_suffix(".part")
     part.write_text("\n".join(parts), encoding="utf-8")
     part.replace(output)

@@ -21,6 +21,7 @@ from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
 
 CATALOG_NAME = "catalog.parquet"
 _PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
+_PUSH_KWARGS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
@@ -278,10 +279,11 @@ class PatchRecProcessor(ProcessorMixin):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves the tokenizer, `processor_config.json` and `catalog.parquet`."""
-        os.makedirs(save_directory, exist_ok=True)
-        # Written before the base class uploads what it finds in the directory.
+        upload = push_kwargs(save_directory, kwargs)
+        super().save_pretrained(save_directory, **{key: kwargs[key] for key in kwargs if key not in upload})
         self.catalog.to_parquet(os.path.join(save_directory, CATALOG_NAME))
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(**upload)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PatchRecProcessor:
@@ -312,6 +314,15 @@ class PatchRecProcessor(ProcessorMixin):
             max_history=values["max_history"],
             separate_patches=values["separate_patches"],
         )
+
+
+def push_kwargs(save_directory: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    The arguments of `push_to_hub` that `save_pretrained` was given. It would upload by itself only what it has written
+    by itself, and so no catalog.
+    """
+    name = os.path.basename(os.path.abspath(save_directory))
+    return {"repo_id": name, **{key: kwargs[key] for key in _PUSH_KWARGS if key in kwargs}}
 
 
 def hub_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def push():
         export_to_hub,
         rank_targets,
     )
+    from patchrec_hf.baselines import SASRec
 
     source = interrupted_run.make_trainer(Path("unused"))
     processor, model, rows = source.processing_class, source.model, source.train_dataset
@@ -28,6 +29,11 @@ def push():
     model.save_pretrained("base")
     PatchRecForCausalLM.from_pretrained("base").push_to_hub("user/base")
     processor.push_to_hub("user/base")
+    processor.save_pretrained("saved", push_to_hub=True, repo_id="user/processor")
+    SASRec.from_catalog(processor.catalog, hidden_size=8).save_pretrained(
+        "sasrec", push_to_hub=True, repo_id="user/sasrec"
+    )
+    SASRec.from_pretrained("sasrec").push_to_hub("user/sasrec-again")
 
     def trainer(name, model, peft_config=None, **settings):
         args = PatchFinetuneConfig(
@@ -51,6 +57,14 @@ def push():
     )  # fmt: skip
     for name, made in (("trained", full.model), ("adapted", adapter.model.get_base_model())):
         show(name, PatchRecommender(made, processor).recommend(ITEM_IDS[:4], k=3))
+
+
+def load_baseline():
+    """From the repository's name, with its catalog."""
+    from patchrec_hf.baselines import SASRec
+
+    model = SASRec.from_pretrained("user/sasrec")
+    assert (model.score([[10, 11]]) == SASRec.from_pretrained("user/sasrec-again").score([[10, 11]])).all()
 
 
 def push_data():

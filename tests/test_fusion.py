@@ -79,3 +79,5 @@ def test_mistakes_are_named(recommender, baseline, rows):
         Fusion(recommender, baseline, num_candidates=0)
     with pytest.raises(ValueError, match="ndcg@k"):
         Fusion(recommender, baseline).fit(rows, "accuracy")
+    with pytest.raises(ValueError, match="only 5 candidates"):
+        Fusion(recommender, baseline, num_candidates=5).fit(rows)

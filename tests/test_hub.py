@@ -79,6 +79,14 @@ def test_every_push_is_a_whole_checkpoint(hub, pushed):
     assert {"Training in progress, step 1", "Training in progress, step 2", "End of training"} <= set(messages)
 
 
+def test_saving_pushes_the_catalog_too(hub, run, pushed):
+    weights = {"generation_config.json", "model.safetensors", "config.json"}
+    assert hub.repos["user/processor"].keys() >= WEIGHTS_AND_PROCESSOR - weights
+    for name in ("user/sasrec", "user/sasrec-again"):
+        assert hub.repos[name].keys() >= {"catalog.parquet", "config.json", "model.safetensors"}
+    run("load_baseline")
+
+
 def test_nothing_pushed_is_pickled_but_the_optimizers_state(hub, pushed):
     for repo_id, files in hub.repos.items():
         for name, content in files.items():

@@ -72,12 +72,21 @@ def test_table_2(tmp_path, scripts, capsys):
     page = tmp_path / "page" / "results.md"
     write.main([tmp_path / "study" / "table_2"], page)
     text = page.read_text()
-    assert "--scale tiny --dataset sample --table 2" in text
+    assert "--scale tiny --table 2 --dataset sample" in text
     pictures = re.findall(r"\]\(([^)#]+\.svg)\)", text)
     assert pictures
     assert all((tmp_path / "page" / name).exists() for name in pictures)
     write.main([], page)
     assert page.read_text() == text  # made of what is kept, it is the same
+
+
+def test_a_directory_holds_one_study(tmp_path, scripts):
+    """Finished results of another seed are not taken for this one's."""
+    reproduce, _ = scripts
+    settings = {"table": 2, "scale": "tiny", "output_dir": str(tmp_path), "methods": ["Popularity"]}
+    reproduce.main(reproduce.Arguments(**settings))
+    with pytest.raises(SystemExit, match="seed: 0 there, 1 now"):
+        reproduce.main(reproduce.Arguments(**settings, seed=1))
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import time
-from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, set_seed
 
-from patchrec_hf import Catalog, EvaluationReport, PatchRecommender, score_targets
+from patchrec_hf import Catalog, score_targets
 from patchrec_hf.baselines import (
     Caser,
     CoVisitation,
+    CoVisitationWeighting,
     Fusion,
     GRU4Rec,
     LinRec,
@@ -24,12 +27,21 @@ from patchrec_hf.baselines import (
     training_arguments,
 )
 from patchrec_hf.evaluation import Scorer
+from patchrec_hf.runs import write_json
 
-from .plans import BASELINES, REFERENCE
-from .study import Study, summarise
+from .llms import load_llm
+from .plans import BASELINES, FUSION, REFERENCE
+from .study import RANKINGS, Study, summarise
 
 
-_NEURAL = {"GRU4Rec": GRU4Rec, "Caser": Caser, "SASRec": SASRec, "LinRec": LinRec, "Mamba4Rec": Mamba4Rec}
+_NEURAL = {
+    "GRU4Rec": GRU4Rec,
+    "Caser": Caser,
+    "SASRec": SASRec,
+    "LinRec": LinRec,
+    "Mamba4Rec": Mamba4Rec,
+    "MoRec": MoRec,
+}
 _TARGETS_PER_ROW = 32  # of a neural baseline's row; it reads a row once for all of them
 
 
@@ -46,8 +58,11 @@ def run_baseline(study: Study, name: str) -> dict[str, Any]:
         model = CoVisitation(catalog).fit(examples["train"], examples["validation"])
         settings = vars(model.weighting)
     else:
-        model, settings, tried = _best_of_grid(study, name, catalog, examples["validation"])
-    seconds = time.perf_counter() - begin
+        best, tried = _best_of_grid(study, name, catalog, examples["validation"])
+        settings = {**tried[best]["settings"], "setting": best}
+        model = _NEURAL[name].from_pretrained(study.directory(name) / f"setting-{best}" / "model")
+        model.to(PartialState().device)
+    seconds = sum(point["seconds"] for point in tried) if tried else time.perf_counter() - begin
     return {
         "method": name,
         "budget": None,
@@ -59,29 +74,30 @@ def run_baseline(study: Study, name: str) -> dict[str, Any]:
     }
 
 
-def _best_of_grid(
-    study: Study, name: str, catalog: Catalog, validation: Dataset
-) -> tuple[SequentialRecommender, dict[str, Any], list[dict[str, Any]]]:
-    """The model that ranks validation best, saved; its settings; and what each of the settings came to."""
+def _best_of_grid(study: Study, name: str, catalog: Catalog, validation: Dataset) -> tuple[int, list[dict[str, Any]]]:
+    """Which of the settings ranks validation best, and what each of them came to. What is done is not repeated."""
     rows, _ = study.load(targets_per_row=_TARGETS_PER_ROW)
     tried: list[dict[str, Any]] = []
     for place, grid_point in enumerate(study.scale.baseline_grid):
-        settings = {**grid_point, **(study.scale.mamba_settings if name == "Mamba4Rec" else {})}
-        set_seed(study.seed)
-        model = _new_model(study, name, catalog, settings)
-        args = training_arguments(
-            study.directory(name) / f"training-{place}",
-            num_train_epochs=study.scale.baseline_epochs,
-            seed=study.seed,
-        )
-        model.fit(rows["train"], validation, args)
-        report = score_targets(model, catalog, validation, show_progress=False)
-        model.save_pretrained(study.directory(name) / f"model-{place}")
-        tried.append({"settings": settings, "validation": summarise(report)})
+        where = study.directory(name) / f"setting-{place}"
+        if not (where / "validation.json").exists():
+            settings = {**grid_point, **(study.scale.mamba_settings if name == "Mamba4Rec" else {})}
+            set_seed(study.seed)
+            model = _new_model(study, name, catalog, settings).to(PartialState().device)
+            changes = study.scale.text_encoder_training if name == "MoRec" else {}
+            args = training_arguments(
+                where / "training", num_train_epochs=study.scale.baseline_epochs, seed=study.seed, **changes
+            )
+            begin = time.perf_counter()
+            model.fit(rows["train"], validation, args)
+            seconds = time.perf_counter() - begin
+            model.save_pretrained(where / "model")
+            shutil.rmtree(where / "training", ignore_errors=True)
+            metrics = summarise(score_targets(model, catalog, validation, show_progress=False))
+            write_json(where / "validation.json", {"settings": settings, "seconds": seconds, "validation": metrics})
+        tried.append(json.loads((where / "validation.json").read_text(encoding="utf-8")))
     best = max(range(len(tried)), key=lambda place: tried[place]["validation"]["hr@20"][0])
-    model = type(model).from_pretrained(study.directory(name) / f"model-{best}")
-    model.save_pretrained(study.directory(name) / "model")
-    return model, tried[best]["settings"], tried
+    return best, tried
 
 
 def _new_model(study: Study, name: str, catalog: Catalog, settings: dict[str, Any]) -> SequentialRecommender:
@@ -96,48 +112,52 @@ def _new_model(study: Study, name: str, catalog: Catalog, settings: dict[str, An
 
 
 def run_fusion(study: Study, name: str) -> dict[str, Any]:
-    """Fuses the reference with the baseline that ranks validation best."""
-    results = {baseline: study.result(baseline) for baseline in (*BASELINES, REFERENCE)}
-    reference = results.pop(REFERENCE)
-    finished = {baseline: result["validation"]["hr@20"][0] for baseline, result in results.items() if result}
-    if not finished or reference is None:
+    """Fuses the reference with the baseline that ranks validation best, of those that are finished."""
+    finished = _finished(study)
+    if not finished or study.result(REFERENCE) is None:
         raise SystemExit(f"{name!r} needs {REFERENCE!r} and at least one baseline to be run first.")
     best = max(finished, key=lambda baseline: finished[baseline])
     begin = time.perf_counter()
-    recommender = PatchRecommender.from_pretrained(study.directory(REFERENCE) / "finetune" / "final")
     examples, _ = study.load()
-    fusion = Fusion(recommender, load_baseline(study, best), batch_size=16).fit(examples["validation"])
+    fusion = Fusion(load_llm(study, REFERENCE), load_baseline(study, best), batch_size=16).fit(examples["validation"])
     return {
         "method": name,
         "budget": None,
         "train_seconds": time.perf_counter() - begin,
-        "settings": {"parts": [REFERENCE, best], "weight of the baseline": fusion.weight},
+        "settings": {"parts": [REFERENCE, best], "weight of the baseline": fusion.weight, "of": list(finished)},
         **_ranked(study, name, fusion),
     }
+
+
+def is_current(study: Study) -> bool:
+    """Whether the fusion has chosen among all baselines that are finished by now."""
+    fusion = study.result(FUSION)
+    return fusion is not None and fusion["settings"]["of"] == list(_finished(study))
+
+
+def _finished(study: Study) -> dict[str, float]:
+    results = {baseline: study.result(baseline) for baseline in BASELINES}
+    return {baseline: result["validation"]["hr@20"][0] for baseline, result in results.items() if result}
 
 
 def load_baseline(study: Study, name: str) -> Scorer:
     """A baseline that [`run_baseline`] has fitted."""
     examples, catalog = study.load()
+    settings = (study.result(name) or {})["settings"]
     if name == "Popularity":
         return Popularity(catalog).fit(examples["train"])
     if name == "CoVisitation":
-        return CoVisitation(catalog).fit(examples["train"], examples["validation"], show_progress=False)
-    return {**_NEURAL, "MoRec": MoRec}[name].from_pretrained(study.directory(name) / "model")
+        return CoVisitation(catalog, CoVisitationWeighting(**settings)).fit(examples["train"])
+    model = _NEURAL[name].from_pretrained(study.directory(name) / f"setting-{settings['setting']}" / "model")
+    return model.to(PartialState().device)
 
 
 def _ranked(study: Study, name: str, model: Scorer) -> dict[str, Any]:
     """The metrics of validation and test; the reports are kept in the method's directory."""
     examples, catalog = study.load()
     results = {}
-    for key, split, exclude_seen in (
-        ("validation", "validation", False), ("test", "test", False), ("test, seen excluded", "test", True)
-    ):  # fmt: skip
-        report: EvaluationReport = score_targets(
-            model, catalog, examples[split], exclude_seen, train_dataset=examples["train"], batch_size=256
-        )
-        report.with_settings(**study.settings(), method=name).save(
-            Path(study.directory(name), key.replace(", ", "_").replace(" ", "_"))
-        )
+    for key, (split, exclude_seen) in RANKINGS.items():
+        report = score_targets(model, catalog, examples[split], exclude_seen, train_dataset=examples["train"])
+        report.with_settings(**study.settings(), method=name).save(study.directory(name) / key)
         results[key] = summarise(report)
     return results

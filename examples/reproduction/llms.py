@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
+from transformers import TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from patchrec_hf import (
@@ -27,7 +29,7 @@ from patchrec_hf.checkpoints import last_checkpoint
 from patchrec_hf.runs import write_json
 
 from .plans import REFERENCE, LLMMethod
-from .study import Study, summarise
+from .study import RANKINGS, Study, summarise
 
 
 _STAGES = {
@@ -54,22 +56,22 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
     stages.append(_train(study, "finetune", where, checkpoint, processor, num_examples - num_pretraining))
 
     unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded from here on is whole in each process
-    recommender = PatchRecommender.from_pretrained(where / "final")
-    model, collator = recommender.model.to(state.device), PatchDataCollator(recommender.processor, seed=study.seed)
+    recommender = load_llm(study, name)
+    model, collator = recommender.model, PatchDataCollator(recommender.processor, seed=study.seed)
     examples, _ = study.load(max_history)
     results: dict[str, Any] = {}
-    for key, split, exclude_seen in (
-        ("validation", "validation", False), ("test", "test", False), ("test, seen excluded", "test", True)
-    ):  # fmt: skip
+    parts = study.directory(name) / "parts"
+    for key, (split, exclude_seen) in RANKINGS.items():
         report = rank_targets(
             model, collator, examples[split], exclude_seen=exclude_seen, batch_size=16,
-            train_dataset=examples["train"], resume_dir=study.directory(name) / "parts" / key,
+            train_dataset=examples["train"], resume_dir=parts / key,
         )  # fmt: skip
         results[key] = summarise(report)
         if state.is_main_process:
-            report.with_settings(**study.settings(), method=name).save(
-                study.directory(name) / key.replace(", ", "_").replace(" ", "_")
-            )
+            report.with_settings(**study.settings(), method=name).save(study.directory(name) / key)
+    if state.is_main_process:
+        shutil.rmtree(parts)
+    state.wait_for_everyone()
     tokens = report.examples["history_tokens"].mean()
     return {
         "method": name,
@@ -93,6 +95,9 @@ def _num_examples(study: Study, name: str, method: LLMMethod) -> int:
     reference, at_equal_examples = study.result(REFERENCE), study.result(same)
     if reference is None or at_equal_examples is None:
         raise SystemExit(f"{name!r} needs {REFERENCE!r} and {same!r} to be run first.")
+    machines = {json.dumps(stage["machine"]) for row in (reference, at_equal_examples) for stage in row["stages"]}
+    if len(machines) > 1:
+        raise SystemExit(f"Times of different machines cannot be compared: {' and '.join(sorted(machines))}.")
     return round(num_examples * reference["train_seconds"] / at_equal_examples["train_seconds"])
 
 
@@ -107,13 +112,19 @@ def _train(
     is_session = isinstance(processor.layout, SessionPatchLayout)
     rate = study.preset.session_learning_rate if is_session else study.preset.learning_rate
     rows = scale.rows_per_step or study.preset.batch_size
-    per_device = study.per_device_batch_size or -(-rows // state.num_processes)
+    per_device = study.per_device_batch_size or rows // state.num_processes
+    accumulation, rest = divmod(rows, max(per_device * state.num_processes, 1))
+    if rest or not accumulation:
+        raise SystemExit(
+            f"A step has {rows} rows, which {state.num_processes} processes cannot share out by {per_device}. Choose "
+            "another --per_device_batch_size or number of processes."
+        )
     examples, _ = study.load(processor.max_history, scale.targets_per_row)
     args = config_class(
         str(where),
         num_train_epochs=num_examples / study.num_train_examples,
         per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=max(1, rows // (per_device * state.num_processes)),
+        gradient_accumulation_steps=accumulation,
         learning_rate=scale.learning_rate or rate,
         weight_decay=scale.weight_decay,
         max_grad_norm=scale.max_grad_norm,
@@ -123,22 +134,22 @@ def _train(
         report_to="none",
         seed=study.seed,
     )
-    trainer = trainer_class(checkpoint, args, examples["train"], processor)
-    resumed = last_checkpoint(args.output_dir)
-    start = int(resumed.rpartition("-")[2]) if resumed else 0
-    output = trainer.train(resume_from_checkpoint=resumed)
-    steps = output.global_step
+    stopwatch = Stopwatch(where / "seconds.json")
+    trainer = trainer_class(checkpoint, args, examples["train"], processor, callbacks=[stopwatch])
+    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     trainer.save_model(str(where / "final"))
-    # Of a run that was interrupted, only the last part's time is known: it stands for the others.
     values = {
         "stage": stage,
         "examples": num_examples,
-        "steps": steps,
-        "seconds": output.metrics["train_runtime"] * steps / max(steps - start, 1),
-        "interrupted": bool(resumed),
-        "flos": output.metrics.get("total_flos"),
-        "processes": state.num_processes,
-        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "steps": trainer.state.global_step,
+        "rows_per_step": rows,
+        "seconds": stopwatch.seconds,
+        "flos": trainer.state.total_flos,
+        "machine": {
+            "device": state.device.type,
+            "processes": state.num_processes,
+            "threads": torch.get_num_threads(),
+        },
     }
     if state.is_main_process:
         write_json(done, values)
@@ -146,25 +157,54 @@ def _train(
     return values
 
 
+class Stopwatch(TrainerCallback):
+    """Seconds of training, over interruptions: kept by step, whenever there is a checkpoint of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.seconds = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        kept = json.loads(self.path.read_text(encoding="utf-8")) if state.global_step else {}
+        self._begin = time.perf_counter() - kept.get(str(state.global_step), 0.0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds = time.perf_counter() - self._begin
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
+            write_json(self.path, {**kept, str(state.global_step): self.seconds})
+
+
+def load_llm(study: Study, name: str) -> PatchRecommender:
+    """A method's model, where the machine computes."""
+    recommender = PatchRecommender.from_pretrained(study.directory(name) / "finetune" / "final")
+    recommender.model.to(PartialState().device)
+    return recommender
+
+
 def latency(study: Study, names: list[str], num_rows: int = 64, num_rounds: int = 3) -> dict[str, float]:
     """
-    How long each method takes to rank the same test rows exactly, relative to the first. All keep a prompt's keys and
-    values once; they take turns, so that whatever else the machine does falls on all.
+    How long each LLM takes to rank the same test rows exactly, relative to the first, of those trained at equal
+    examples. All keep a prompt's keys and values once; they take turns, so that whatever else the machine does falls
+    on all. Measured once for the same methods, in one process.
     """
-
-    recommenders = {
-        name: PatchRecommender.from_pretrained(study.directory(name) / "finetune" / "final") for name in names
-    }
+    names = [name for name in names if name in study.methods and not study.methods[name].at_equal_time]
+    path = study.output_dir / "latency.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if list(kept) == names:
+        return kept
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for round_number in range(num_rounds + 1):
-        for name, recommender in recommenders.items():
-            examples, _ = study.load(recommender.processor.max_history)
-            rows = examples["test"].select(range(min(num_rows, len(examples["test"]))))
+    for _ in range(num_rounds):
+        for name in names:
+            recommender = load_llm(study, name)
+            rows = study.load(recommender.processor.max_history)[0]["test"]
+            rows, collator = rows.select(range(min(num_rows, len(rows)))), PatchDataCollator(recommender.processor)
+            rank_targets(recommender.model, collator, rows.select(range(1)), show_progress=False)  # warms up
             begin = time.perf_counter()
-            rank_targets(
-                recommender.model, PatchDataCollator(recommender.processor), rows, batch_size=16, show_progress=False
-            )
-            if round_number > 0:  # the first one warms up
-                seconds[name].append(time.perf_counter() - begin)
-    first = min(seconds[names[0]])
-    return {name: min(values) / first for name, values in seconds.items()}
+            rank_targets(recommender.model, collator, rows, batch_size=16, show_progress=False)
+            seconds[name].append(time.perf_counter() - begin)
+    found = {name: min(values) / min(seconds[names[0]]) for name, values in seconds.items()}
+    write_json(path, found)
+    return found

@@ -32,7 +32,8 @@ REFERENCE = "PatchRec-I"
 
 BASELINES = ("Popularity", "CoVisitation", "GRU4Rec", "Caser", "SASRec", "LinRec", "Mamba4Rec", "MoRec")
 FUSION = "Fusion"
-LENGTHS = (10, 20, 50, 100)
+LENGTHS = (0.2, 0.5)
+"""Shorter histories of figures 5 and 6, as shares of the scale's."""
 
 
 def llm_methods(session_group_size: int, max_history: int) -> dict[str, LLMMethod]:
@@ -53,10 +54,9 @@ def llm_methods(session_group_size: int, max_history: int) -> dict[str, LLMMetho
         "PatchRec-I without pre-training": LLMMethod(item, False),
         "PatchRec-S without pre-training": LLMMethod(session, False),
     }
-    # As many items left out as PatchRec-I compresses, and more.
     methods |= {f"Drop {share:.0%}": LLMMethod(DropLayout(share), False) for share in (0.5, 0.9)}
     methods |= {f"{name} (equal time)": replace(method, at_equal_time=True) for name, method in methods.items()}
-    for length in (length for length in LENGTHS if length < max_history):
+    for length in _shorter(max_history):
         methods |= {
             f"{name} ({length} items)": replace(methods[name], max_history=length)
             for name in ("Vanilla", REFERENCE, "PatchRec-S")
@@ -85,11 +85,10 @@ def plan(table: int | None, figure: int | None, max_history: int, session_group_
     Raises:
         ValueError: If exactly one of both is not given, or there is no such one.
     """
-    lengths = [length for length in LENGTHS if length < max_history]
     by_length = [
         name
         for method in ("Vanilla", REFERENCE, "PatchRec-S")
-        for name in [*(f"{method} ({length} items)" for length in lengths), method]
+        for name in [*(f"{method} ({length} items)" for length in _shorter(max_history)), method]
     ]
     sizes = sorted({2, 5, 10, 20, session_group_size})
     sessions = ["PatchRec-S" if size == session_group_size else f"PatchRec-S (groups of {size})" for size in sizes]
@@ -116,3 +115,7 @@ def plan(table: int | None, figure: int | None, max_history: int, session_group_
     if key not in plans:
         raise ValueError(f"There is no {key[0]} {key[1]} here; choose --table 2, 3 or 4, or --figure 5, 6, 7 or 8.")
     return plans[key]
+
+
+def _shorter(max_history: int) -> list[int]:
+    return [round(share * max_history) for share in LENGTHS]

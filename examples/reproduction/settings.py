@@ -25,6 +25,8 @@ class Scale:
             A pretrained model, or the configuration of a new one, whose tokenizer learns 3,000 words from the titles.
         text_encoder (`str` or `dict`):
             MoRec's: a pretrained model, or the settings of a new BERT that reads the backbone's tokens.
+        text_encoder_training (`dict[str, Any]`):
+            MoRec's training arguments, where they are not those of the other baselines.
         num_examples (`int`, *optional*):
             Training examples (targets) that a method sees at equal examples, over all its stages, with repetitions.
             Twice the training set if not given: an epoch of each stage.
@@ -56,6 +58,7 @@ class Scale:
 
     backbone: str | dict[str, Any]
     text_encoder: str | dict[str, Any]
+    text_encoder_training: dict[str, Any] = field(default_factory=dict)
     num_examples: int | None = None
     max_history: int = 100
     pretraining_share: float = 0.5
@@ -86,7 +89,16 @@ def _llama(hidden_size: int, num_layers: int) -> dict[str, Any]:
 
 SCALES = {
     # The paper's backbone and settings, for GPUs.
-    "paper": Scale(backbone="meta-llama/Llama-3.2-1B-Instruct", text_encoder="google-bert/bert-base-uncased"),
+    "paper": Scale(
+        backbone="meta-llama/Llama-3.2-1B-Instruct",
+        text_encoder="google-bert/bert-base-uncased",
+        # A rate that a pretrained encoder can bear, and as many rows a step as the others.
+        text_encoder_training={
+            "learning_rate": 5e-5,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 16,
+        },
+    ),
     # A table overnight, on two CPU cores.
     "laptop": Scale(
         # A family with dropout: without it, a new model of this size learns its few users by heart.

@@ -29,6 +29,10 @@ from .plans import LLMMethod, llm_methods
 from .settings import DATA, SCALES, Scale
 
 
+RANKINGS = {"validation": ("validation", False), "test": ("test", False), "test_seen_excluded": ("test", True)}
+"""What is ranked for each method: which split, and whether items of the history are left out."""
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
     """
@@ -66,7 +70,7 @@ class Study:
 
     @property
     def session_group_size(self) -> int:
-        # Groups of the paper's 20 would leave nothing to compress in the short histories of smaller scales.
+        """The paper's; at smaller scales 5 everywhere, as 20 items of text a target are too dear for two cores."""
         return self.preset.session_group_size if self.scale_name == "paper" else 5
 
     @property
@@ -133,7 +137,9 @@ class Study:
         """JSON-ready: what all results depend on."""
         return {
             "dataset": self.dataset,
+            "data_dir": self.data_dir,
             "scale": {"name": self.scale_name, **json.loads(json.dumps(asdict(self.scale)))},
+            "session_group_size": self.session_group_size,
             "seed": self.seed,
         }
 

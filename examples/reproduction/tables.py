@@ -100,6 +100,8 @@ def to_markdown(values: dict[str, Any]) -> str:
     lines = [
         f"### {values['title']}: {values['dataset']}, {values['scale']['name']} scale",
         "",
+        f"`{_command(values)}`",
+        "",
         f"{sizes['test']} test rows, {values['items']} items to rank, nothing excluded; seed {values['seed']}. "
         "With 95% intervals by resampling users. “Seen excluded”: items of the history cannot be recommended.",
         "",
@@ -124,6 +126,17 @@ def to_markdown(values: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _command(values: dict[str, Any]) -> str:
+    """What has to be called for the same table."""
+    kind, number = values["title"].lower().split()
+    options = {"scale": values["scale"]["name"], kind: number, "dataset": values["dataset"]}
+    if values["data_dir"] is not None:
+        options["data_dir"] = "DIRECTORY"
+    if values["seed"] != 0:
+        options["seed"] = values["seed"]
+    return " ".join(["python examples/reproduce_paper.py", *(f"--{name} {value}" for name, value in options.items())])
+
+
 def _findings(rows: list[dict[str, Any]]) -> list[str]:
     """Which differences to the reference are beyond chance, and which are not."""
     compared = [row for row in rows if row["less_reference"]]
@@ -144,7 +157,7 @@ def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
         f"equal {row['budget']}" if is_llm else "–",
         *(_with_interval(row["test"][name]) for name in _METRICS),
         _with_interval(row["less_reference"], "+") if row["less_reference"] else "–",
-        f"{row['test, seen excluded']['hr@20'][0]:.3f}",
+        f"{row['test_seen_excluded']['hr@20'][0]:.3f}",
         f"{row['validation']['hr@20'][0]:.3f}",
         f"{row['history_tokens']:.0f}" if is_llm else "–",
         f"{row['examples_seen']:,}" if is_llm else "–",

@@ -69,8 +69,8 @@ class Fusion:
 
     def fit(self, dataset: Dataset, metric: str = "hr@20", weights: Sequence[float] = WEIGHTS) -> Fusion:
         """
-        Chooses the weight. As 0 and 1 are among the choices, and the best items of each part among the candidates, the
-        fusion ranks these targets at least as well as the better of its parts.
+        Chooses the weight. With 0 and 1 among the choices, as by default, the fusion ranks these targets at least as
+        well as the better of its parts, because the best items of each part are among the candidates.
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -82,10 +82,13 @@ class Fusion:
                 The choices.
 
         Raises:
+            ValueError: If `metric` is not one of these, or its k is above `num_candidates`.
             KeyError: If the catalog lacks an item.
         """
         histories, targets = single_targets(dataset, self.recommender.processor.catalog)
         k = cut_off(metric)
+        if k > self.num_candidates:
+            raise ValueError(f"`metric` looks at {k} places, but only {self.num_candidates} candidates are ranked.")
         ranks: list[list[np.ndarray]] = []
         for start in range(0, len(histories), HISTORIES_AT_ONCE):
             part = slice(start, start + HISTORIES_AT_ONCE)

@@ -23,8 +23,8 @@ class LinRec(SASRec):
     https://arxiv.org/abs/2411.01537), on SASRec.
 
     Departures: sums over a history run up to each position only, so that one row can teach several targets and no
-    position sees a later one; at a history's last position in the first layer this is the paper's attention. And those
-    of [`SASRec`].
+    position sees a later one; at a history's last position in the first layer this is the paper's attention. Layers
+    normalise their input, not their output. And those of [`SASRec`].
     """
 
     config_class = LinRecConfig
@@ -63,7 +63,8 @@ def linear_attention(
 ) -> torch.Tensor:
     """
     The paper's L2-normalised linear attention (section 3.2) of each position to those up to it: queries are normalised
-    along their features, keys along the history, both after an ELU. It costs T · (chunk_size + size) products of
+    along their features, keys along the history, both after an ELU, and the result is divided by the root of the size,
+    as in the authors' code. It costs T · (chunk_size + size) products of
     vectors: within a chunk positions meet each other, and what came before it as one sum.
 
     Args:
@@ -85,4 +86,4 @@ def linear_attention(
     sums = keys.mT @ values
     before = sums.cumsum(-3) - sums
     within = (queries @ keys.mT).tril() @ values
-    return (queries @ before + within).flatten(-3, -2)[..., :length, :]
+    return (queries @ before + within).flatten(-3, -2)[..., :length, :] / queries.shape[-1] ** 0.5

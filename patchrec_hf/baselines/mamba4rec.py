@@ -36,8 +36,8 @@ class Mamba4Rec(SequentialRecommender):
     Mamba4Rec: Towards Efficient Sequential Recommendation with Selective State Space Models (Liu et al., 2024,
     https://arxiv.org/abs/2403.03900).
 
-    Departures: the Mamba blocks are transformers', which normalise by RMS, and before the mixer too; the loss is of a
-    row's targets, which may be several.
+    Departures: the Mamba blocks are transformers', which normalise by RMS, before the mixer too, and add its input to
+    its output in a single layer too; the loss is of a row's targets, which may be several.
     """
 
     config_class = Mamba4RecConfig
@@ -56,7 +56,7 @@ class Mamba4Rec(SequentialRecommender):
 
 
 class Mamba4RecLayer(nn.Module):
-    """The paper's layer: Mamba, then a position-wise feed-forward network, each with residual connection and norm."""
+    """Mamba, then a position-wise feed-forward network, each with residual connection and norm."""
 
     def __init__(self, config: Mamba4RecConfig) -> None:
         super().__init__()
@@ -80,8 +80,9 @@ class Mamba4RecLayer(nn.Module):
             nn.Linear(4 * size, size),
             nn.Dropout(config.dropout),
         )
+        self.dropout = nn.Dropout(config.dropout)
         self.norm = nn.LayerNorm(size)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = self.mamba(inputs_embeds=states).last_hidden_state
+        states = self.dropout(self.mamba(inputs_embeds=states).last_hidden_state)
         return self.norm(states + self.network(states))

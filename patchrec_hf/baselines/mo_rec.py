@@ -43,8 +43,9 @@ class MoRec(SASRec):
     Where to Go Next for Recommender Systems? ID- vs. Modality-based Recommender Models Revisited (Yuan et al., SIGIR
     2023, https://arxiv.org/abs/2303.13835): text encoder and sequence model are trained together.
 
-    Departures: titles are averaged over their tokens, not read off the first one; in training, a target competes with
-    all items of its batch, each once, without correcting for their popularity. And those of [`SASRec`].
+    Departures: titles are averaged over their tokens, without special tokens, not read off the first one; in training,
+    a target competes with all items of its batch, each once, those of its own history too, without correcting for
+    their popularity. And those of [`SASRec`].
     """
 
     config_class = MoRecConfig

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -21,7 +23,7 @@ from transformers.utils import ModelOutput, cached_file
 from ..catalog import Catalog
 from ..encoding import IGNORED_LABEL
 from ..metrics import ranking_metrics
-from ..processing import CATALOG_NAME, hub_kwargs
+from ..processing import CATALOG_NAME, hub_kwargs, push_kwargs
 from ..rows import check_rows
 
 
@@ -205,7 +207,8 @@ class SequentialRecommender(PreTrainedModel):
                 Example rows that are ranked after each epoch. The model ends up as it was after the best of them by
                 NDCG@20, and training ends when `patience` epochs brought nothing better.
             args ([`~transformers.TrainingArguments`], *optional*):
-                By default [`training_arguments`] of a temporary directory.
+                By default [`training_arguments`] of a temporary directory. With `validation`, models are saved and
+                evaluated after each epoch, whatever these say.
             patience (`int`, *optional*, defaults to `3`):
                 See `validation`.
 
@@ -217,6 +220,8 @@ class SequentialRecommender(PreTrainedModel):
             if rows is not None:
                 check_rows(rows, self.config.max_length)
         with tempfile.TemporaryDirectory() as directory:
+            if PartialState().num_processes > 1:  # the best epoch is read again by all
+                (directory,) = broadcast_object_list([directory])
             settings: dict[str, Any] = {"label_names": ["targets"], "remove_unused_columns": False}
             if validation is not None:
                 settings |= {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
@@ -265,10 +270,11 @@ class SequentialRecommender(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves the model and its catalog."""
-        os.makedirs(save_directory, exist_ok=True)
-        # Written before the base class uploads what it finds in the directory.
+        upload = push_kwargs(save_directory, kwargs)
+        super().save_pretrained(save_directory, **{key: kwargs[key] for key in kwargs if key not in upload})
         self.catalog.to_parquet(os.path.join(save_directory, CATALOG_NAME))
-        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+        if push_to_hub:
+            self.push_to_hub(**upload)
 
     @classmethod
     def from_pretrained(
