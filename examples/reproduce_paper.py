@@ -50,6 +50,7 @@ def main(args: Arguments) -> None:
     if state.num_processes == 1:  # without a GPU, `accelerate launch` grants a process one thread only
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1)
     logging.set_verbosity_error()
+    logging.disable_progress_bar()  # of loading and saving; training and ranking show their own
     output_dir = Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}-{args.seed}")
     study = Study(args.dataset, args.data_dir, args.scale, output_dir, args.per_device_batch_size, args.seed)
     try:
@@ -75,6 +76,7 @@ def main(args: Arguments) -> None:
         state.print(f"{place} of {len(chosen)}: {name}")
         run = run_llm if name in study.methods else run_fusion if name == FUSION else run_baseline
         finish_run(study.directory(name), run(study, name))
+        state.wait_for_everyone()  # the next one may read what this one came to
     if state.is_main_process:
         done = [name for name in names if study.result(name) is not None]
         title = f"Table {args.table}" if args.figure is None else f"Figure {args.figure}"

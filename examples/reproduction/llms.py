@@ -133,6 +133,7 @@ def _train(
         save_total_limit=1,
         report_to="none",
         seed=study.seed,
+        use_cpu=not torch.accelerator.is_available(),  # or processes on a CPU would not know of each other
     )
     stopwatch = Stopwatch(where / "seconds.json")
     trainer = trainer_class(checkpoint, args, examples["train"], processor, callbacks=[stopwatch])

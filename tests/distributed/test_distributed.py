@@ -197,6 +197,21 @@ def test_accelerate_launches_the_example_in_two_processes(tmp_path, ddp_results,
     assert run_example([*launcher, "--main_process_port"], "DeepSpeedEngine", tmp_path) == ddp_results
 
 
+def test_the_papers_tables_are_made_in_two_processes(tmp_path):
+    """Three methods, one after the other; the last at equal time, by what both processes read of the first two."""
+    methods = ["PatchRec-I", "PatchRec-I without pre-training", "PatchRec-I without pre-training (equal time)"]
+    launcher = [ACCELERATE, "--config_file", "examples/accelerate/zero2.yaml", "--num_processes", "2"]
+    printed = launch(
+        [*launcher, "--main_process_port"], HERE / "launch.py", "examples/reproduce_paper.py", "--scale", "tiny", "--table", 3, "--output_dir",
+        tmp_path / "study", "--methods", *methods, "Popularity", directory=tmp_path,
+    )  # fmt: skip
+    assert "4 of 4: Popularity is left to a run without a launcher." in printed
+    results = json.loads((tmp_path / "study" / "table_3" / "results.json").read_text())
+    assert [row["method"] for row in results["methods"]] == methods
+    for row in results["methods"]:
+        assert {stage["machine"]["processes"] for stage in row["stages"]} == {2}
+
+
 def test_the_guide_tells_what_ran():
     """The table in the guide has a row for each scenario, and no other."""
     text = (HERE.parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
