@@ -130,7 +130,7 @@ SCALES = {
     "smoke": Scale(
         backbone=_llama(64, 2),
         text_encoder={"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64},
-        num_examples=6000,
+        num_examples=20_000,
         max_history=20,
         pretraining_share=0.3,
         targets_per_row=16,
@@ -138,7 +138,7 @@ SCALES = {
         learning_rate=1e-2,
         max_grad_norm=1.0,
         instruction_first=True,
-        baseline_epochs=4,
+        baseline_epochs=8,
         baseline_grid=({},),
         mamba_settings={"state_size": 4, "expand": 1},
         max_eval_rows=200,

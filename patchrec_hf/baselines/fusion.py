@@ -133,7 +133,6 @@ class Fusion:
                 prompts,
                 processor.prompt.pad_id,
                 k=k,
-                method="exact" if candidates is None else "all",
                 candidates=candidates,
                 batch_size=self.batch_size,
             )

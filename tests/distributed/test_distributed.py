@@ -202,8 +202,8 @@ def test_the_papers_tables_are_made_in_two_processes(tmp_path):
     methods = ["PatchRec-I", "PatchRec-I without pre-training", "PatchRec-I without pre-training (equal time)"]
     launcher = [ACCELERATE, "--config_file", "examples/accelerate/zero2.yaml", "--num_processes", "2"]
     printed = launch(
-        [*launcher, "--main_process_port"], HERE / "launch.py", "examples/reproduce_paper.py", "--scale", "tiny", "--table", 3, "--output_dir",
-        tmp_path / "study", "--methods", *methods, "Popularity", directory=tmp_path,
+        [*launcher, "--main_process_port"], HERE / "launch.py", "examples/reproduce_paper.py", "--scale", "tiny",
+        "--table", 3, "--output_dir", tmp_path / "study", "--methods", *methods, "Popularity", directory=tmp_path,
     )  # fmt: skip
     assert "4 of 4: Popularity is left to a run without a launcher." in printed
     results = json.loads((tmp_path / "study" / "table_3" / "results.json").read_text())
