@@ -59,6 +59,10 @@ def test_table_2(tmp_path, scripts, capsys):
     directory = tmp_path / "study" / "methods" / "patchrec_i"
     (directory / "results.json").unlink()
     before = (directory / "finetune" / "stage.json").stat().st_mtime_ns
+    # And as if it had been stopped between its training's end and the note of it: its seconds are those it took.
+    pretraining = tmp_path / "study" / "stages" / "pretrain_10_160" / "stage.json"
+    seconds = json.loads(pretraining.read_text())["seconds"]
+    pretraining.unlink()
     reproduce.main(
         reproduce.Arguments(
             table=2, scale="tiny", output_dir=str(tmp_path / "study"), methods=["PatchRec-I", "SASRec"]
@@ -66,6 +70,7 @@ def test_table_2(tmp_path, scripts, capsys):
     )
     assert "2 of 2: SASRec is done." in capsys.readouterr().out
     assert (directory / "finetune" / "stage.json").stat().st_mtime_ns == before
+    assert json.loads(pretraining.read_text())["seconds"] == pytest.approx(seconds)
     repeated = json.loads((tmp_path / "study" / "table_2" / "results.json").read_text())
     assert {row["method"]: row["test"] for row in repeated["methods"]} == {n: row["test"] for n, row in rows.items()}
 

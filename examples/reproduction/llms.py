@@ -166,8 +166,9 @@ class Stopwatch(TrainerCallback):
         self.seconds = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        kept = json.loads(self.path.read_text(encoding="utf-8")) if state.global_step else {}
-        self._begin = time.perf_counter() - kept.get(str(state.global_step), 0.0)
+        if state.global_step:
+            self.seconds = json.loads(self.path.read_text(encoding="utf-8"))[str(state.global_step)]
+        self._begin = time.perf_counter() - self.seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds = time.perf_counter() - self._begin
