@@ -17,7 +17,9 @@ from .study import Study
 
 
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
+_NOT_SHOWN = ("setting", "of")  # which of the grid's, and among which baselines: in results.json
 _STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
+_PAPER_COLUMNS = {"paper HR@20": "hr@20", "paper NDCG@10": "ndcg@10"}
 _METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
 
 
@@ -94,8 +96,7 @@ def to_markdown(values: dict[str, Any]) -> str:
         "examples seen",
         "training time",
         "ranking time",
-        "paper HR@20",
-        "paper NDCG@10",
+        *_PAPER_COLUMNS,
     ]
     lines = [
         f"### {values['title']}: {values['dataset']}, {values['scale']['name']} scale",
@@ -120,7 +121,7 @@ def to_markdown(values: dict[str, Any]) -> str:
             "the same rows in turn, exact, with each prompt's keys and values kept once.",
         ]
         lines += _findings(rows)
-    lines += [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if row["settings"]]
+    lines += [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if _describe(row["settings"])]
     if not all(row["paper"] for row in rows):
         lines.append("- Paper: only figures that are at hand are given, of other backbones and scales than these.")
     return "\n".join(lines) + "\n"
@@ -162,7 +163,7 @@ def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
         f"{row['history_tokens']:.0f}" if is_llm else "–",
         f"{row['examples_seen']:,}" if is_llm else "–",
         *("–" if ratio is None else f"{ratio:.2f}" for ratio in (time, row["latency"])),
-        *(f"{paper[name]:.4g}" if name in paper else "–" for name in ("hr@20", "ndcg@10")),
+        *(f"{paper[name]:.4g}" if name in paper else "–" for name in _PAPER_COLUMNS.values()),
     ]
 
 
@@ -208,4 +209,4 @@ def _with_interval(triple: list[float], sign: str = "") -> str:
 
 
 def _describe(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name not in _NOT_SHOWN)
