@@ -8,12 +8,13 @@ it; without folders it is.
 """
 
 import json
-import shutil
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 from reproduction.tables import plot, to_markdown
+
+from patchrec_hf.runs import write_json
 
 
 INTRODUCTION = """# Results
@@ -34,7 +35,9 @@ def main(folders: Sequence[Path], output: Path) -> None:
         name = f"{values['dataset']}-{values['scale']['name']}-{values['seed']}-{folder.name}"
         kept = output.with_suffix("") / name
         kept.mkdir(parents=True, exist_ok=True)
-        shutil.copy(folder / "results.json", kept)
+        if values["data_dir"] is not None:
+            values["data_dir"] = "DIRECTORY"  # where it was on one machine helps nobody
+        write_json(kept / "results.json", values)
     parts = [INTRODUCTION]
     for kept in sorted(output.with_suffix("").glob("*/results.json")):
         values = json.loads(kept.read_text(encoding="utf-8"))
