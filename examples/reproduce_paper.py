@@ -41,6 +41,8 @@ class Arguments:
     data_dir: str | None = field(default=None, metadata={"help": "Where it is, raw or prepared, if at hand."})
     methods: list[str] | None = field(default=None, metadata={"help": "Only these of its methods."})
     output_dir: str | None = field(default=None, metadata={"help": "outputs/reproduction/DATASET-SCALE-SEED."})
+    num_examples: int | None = field(default=None, metadata={"help": "Examples that an LLM sees; the scale's."})
+    max_eval_rows: int | None = field(default=None, metadata={"help": "Rows that are ranked; the scale's."})
     per_device_batch_size: int | None = field(default=None, metadata={"help": "Rows of a forward in training."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and draws."})
 
@@ -52,7 +54,9 @@ def main(args: Arguments) -> None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # of loading and saving; training and ranking show their own
     output_dir = Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}-{args.seed}")
-    study = Study(args.dataset, args.data_dir, args.scale, output_dir, args.per_device_batch_size, args.seed)
+    changes = {"num_examples": args.num_examples, "max_eval_rows": args.max_eval_rows}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    study = Study(args.dataset, args.data_dir, args.scale, output_dir, args.per_device_batch_size, args.seed, changes)
     try:
         names = plan(args.table, args.figure, study.scale.max_history, study.session_group_size)
     except ValueError as error:

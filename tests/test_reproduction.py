@@ -89,7 +89,11 @@ def test_a_directory_holds_one_study(tmp_path, scripts):
     """Finished results of another seed are not taken for this one's."""
     reproduce, _ = scripts
     settings = {"table": 2, "scale": "tiny", "output_dir": str(tmp_path), "methods": ["Popularity"]}
+    settings["max_eval_rows"] = 20
     reproduce.main(reproduce.Arguments(**settings))
+    table = (tmp_path / "table_2" / "table.md").read_text()
+    assert "--dataset sample --max_eval_rows 20`" in table
+    assert "\n20 test rows" in table
     with pytest.raises(SystemExit, match="seed: 0 there, 1 now"):
         reproduce.main(reproduce.Arguments(**settings, seed=1))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class Study:
             Rows of a forward in training; all of a step's, shared out over the processes, if not given.
         seed (`int`, *optional*, defaults to `0`):
             Of weights, order and draws.
+        changes (`dict[str, int]`):
+            What is not as the scale has it.
     """
 
     dataset: str
@@ -59,10 +61,12 @@ class Study:
     output_dir: Path
     per_device_batch_size: int | None = None
     seed: int = 0
+    changes: dict[str, int] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def scale(self) -> Scale:
-        return SCALES[self.scale_name]
+        """With the changes."""
+        return replace(SCALES[self.scale_name], **self.changes)
 
     @property
     def preset(self) -> PaperPreset:
@@ -139,6 +143,7 @@ class Study:
             "dataset": self.dataset,
             "data_dir": self.data_dir,
             "scale": {"name": self.scale_name, **json.loads(json.dumps(asdict(self.scale)))},
+            "changes": self.changes,
             "session_group_size": self.session_group_size,
             "seed": self.seed,
         }

@@ -130,7 +130,7 @@ def to_markdown(values: dict[str, Any]) -> str:
 def _command(values: dict[str, Any]) -> str:
     """What has to be called for the same table."""
     kind, number = values["title"].lower().split()
-    options = {"scale": values["scale"]["name"], kind: number, "dataset": values["dataset"]}
+    options = {"scale": values["scale"]["name"], kind: number, "dataset": values["dataset"], **values["changes"]}
     if values["data_dir"] is not None:
         options["data_dir"] = "DIRECTORY"
     if values["seed"] != 0:
