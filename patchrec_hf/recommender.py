@@ -87,7 +87,8 @@ class PatchRecommender:
         return cls(model, PatchRecProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs))
 
     @cached_property
-    def _trie(self) -> TitleTrie:
+    def trie(self) -> TitleTrie:
+        """All titles of the catalog as one tree."""
         return build_trie(self.processor.title_tokens, self.processor.prompt.end_of_turn_id)
 
     def recommend(
@@ -159,12 +160,12 @@ class PatchRecommender:
             for history, items in zip(batch, known, strict=True)
         ]
         seen = [
-            self._trie.items_spelled_like(np.array([index for found in items for index in found], dtype=np.int64))
+            self.trie.items_spelled_like(np.array([index for found in items for index in found], dtype=np.int64))
             for items in known
         ]
         ranking = rank_catalog(
             self.model,
-            self._trie,
+            self.trie,
             prompts,
             self.processor.prompt.pad_id,
             k=k,
@@ -191,12 +192,12 @@ class PatchRecommender:
     ) -> list[np.ndarray] | None:
         catalog = self.processor.catalog
         if candidates is None:
-            return [self._trie.titles_of(self._trie.items)[1]] * num_histories if unique_titles else None
+            return [self.trie.titles_of(self.trie.items)[1]] * num_histories if unique_titles else None
         values: list[Any] = list(candidates)
         # One list for all histories, or one for each.
         lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer)) else values
         arrays = [catalog.indices_of(list(item_ids)) for item_ids in lists]
-        return [self._trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
+        return [self.trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
 
     def _indices(self, item: int | str) -> list[int]:
         catalog = self.processor.catalog

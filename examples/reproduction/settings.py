@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -143,24 +143,19 @@ SCALES = {
         mamba_settings={"state_size": 4, "expand": 1},
         max_eval_rows=200,
     ),
-    # Seconds a method, for tests.
-    "tiny": Scale(
-        backbone=_llama(32, 1),
-        text_encoder={"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32},
-        num_examples=320,
-        max_history=10,
-        pretraining_share=0.5,
-        targets_per_row=16,
-        rows_per_step=4,
-        learning_rate=1e-2,
-        max_grad_norm=1.0,
-        instruction_first=True,
-        baseline_epochs=1,
-        baseline_grid=({"hidden_size": 16},),
-        mamba_settings={"state_size": 4, "expand": 1},
-        max_eval_rows=30,
-    ),
 }
+# Seconds a method, for tests.
+SCALES["tiny"] = replace(
+    SCALES["smoke"],
+    backbone=_llama(32, 1),
+    text_encoder={"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32},
+    num_examples=320,
+    max_history=10,
+    pretraining_share=0.5,
+    baseline_epochs=1,
+    baseline_grid=({"hidden_size": 16},),
+    max_eval_rows=30,
+)
 
 
 @dataclass(frozen=True)

@@ -43,19 +43,16 @@ def write_results(study: Study, title: str, names: list[str], latencies: dict[st
     directory = study.output_dir / title.lower().replace(" ", "_")
     directory.mkdir(parents=True, exist_ok=True)
     examples, catalog = study.load()
-    rows = []
-    for name in names:
-        result = study.result(name)
-        if result is not None:
-            paper = PAPER.get(study.dataset, {}).get(name, {})
-            rows.append(
-                {
-                    **result,
-                    "latency": latencies.get(name),
-                    "paper": paper,
-                    "less_reference": _less_reference(study, result),
-                }
-            )
+    results = [result for name in names if (result := study.result(name)) is not None]
+    rows = [
+        {
+            **result,
+            "latency": latencies.get(result["method"]),
+            "paper": PAPER.get(study.dataset, {}).get(result["method"], {}),
+            "less_reference": _less_reference(study, result),
+        }
+        for result in results
+    ]
     values = {
         "title": title,
         **study.settings(),
@@ -186,9 +183,9 @@ def plot(values: dict[str, Any], path: Path) -> None:
         axes.set(xlabel="items of a history" if by_length else "tokens of a history", ylabel="HR@20", xscale="log")
         axes.legend(frameon=False)
     else:
-        values_, errors = _values_and_errors(rows)
+        heights, errors = _values_and_errors(rows)
         colours = ["tab:gray" if row["budget"] is None else "tab:blue" for row in rows]
-        axes.barh([row["method"] for row in rows], values_, xerr=errors, color=colours, capsize=2)
+        axes.barh([row["method"] for row in rows], heights, xerr=errors, color=colours, capsize=2)
         axes.invert_yaxis()
         axes.set(xlabel="HR@20 with its 95% interval (blue: an LLM alone)")
     axes.spines[["top", "right"]].set_visible(False)

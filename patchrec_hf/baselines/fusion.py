@@ -11,7 +11,6 @@ from ..evaluation import Scorer
 from ..metrics import ranking_metrics, ranks_from_scores
 from ..ranking import rank_catalog
 from ..recommender import PatchRecommender
-from ..trie import build_trie
 from .selection import HISTORIES_AT_ONCE, cut_off, single_targets
 
 
@@ -64,8 +63,6 @@ class Fusion:
         self.weight = weight
         self.num_candidates = num_candidates
         self.batch_size = batch_size
-        processor = recommender.processor
-        self._trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
 
     def fit(self, dataset: Dataset, metric: str = "hr@20", weights: Sequence[float] = WEIGHTS) -> Fusion:
         """
@@ -129,7 +126,7 @@ class Fusion:
         for candidates in (None, list(chosen)):
             ranking = rank_catalog(
                 self.recommender.model,
-                self._trie,
+                self.recommender.trie,
                 prompts,
                 processor.prompt.pad_id,
                 k=k,

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -26,8 +26,6 @@ from ..metrics import ranking_metrics
 from ..processing import CATALOG_NAME, hub_kwargs, push_kwargs
 from ..rows import check_rows
 
-
-Self = TypeVar("Self", bound="SequentialRecommender")
 
 _METRIC_CUT_OFFS = (10, 20)
 
@@ -106,7 +104,7 @@ class SequentialRecommender(PreTrainedModel):
         return nn.Embedding(self.config.num_items + 1, self.config.hidden_size, padding_idx=self.config.num_items)
 
     @classmethod
-    def from_catalog(cls: type[Self], catalog: Catalog, **settings: Any) -> Self:
+    def from_catalog(cls, catalog: Catalog, **settings: Any) -> Self:
         """
         A new, untrained model.
 
@@ -191,7 +189,7 @@ class SequentialRecommender(PreTrainedModel):
         return losses / is_target.sum().clamp(min=1)
 
     def fit(
-        self: Self,
+        self,
         dataset: Dataset,
         validation: Dataset | None = None,
         args: TrainingArguments | None = None,
@@ -238,6 +236,7 @@ class SequentialRecommender(PreTrainedModel):
                 callbacks=[] if validation is None else [EarlyStoppingCallback(patience)],
             )
             trainer.train()
+            trainer.accelerator.wait_for_everyone()  # before the directory goes
         self.eval()
         return self
 
@@ -277,9 +276,7 @@ class SequentialRecommender(PreTrainedModel):
             self.push_to_hub(**upload)
 
     @classmethod
-    def from_pretrained(
-        cls: type[Self], pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Self:
         """
         Loads a model with its catalog.
 
