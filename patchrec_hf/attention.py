@@ -14,8 +14,8 @@ from transformers.masking_utils import sdpa_mask
 
 MASKABLE_ATTENTION = ("sdpa", "eager")
 """Attention implementations of transformers that take a mask of any shape."""
-CHAIN_ATTENTION = "patchrec_chains"
-"""Name of [`chain_attention_forward`] among the attention implementations of transformers."""
+CHUNK_ATTENTION = "patchrec_chunks"
+"""Name of [`chunk_attention_forward`] among the attention implementations of transformers."""
 _BLOCK = 128  # FlexAttention's own block of positions
 
 
@@ -61,8 +61,7 @@ def tree_attention_mask(
 def packed_attention_inputs(
     position_ids: torch.Tensor,
     subtree_end: torch.Tensor,
-    chain_queries: torch.Tensor,
-    chain_keys: torch.Tensor,
+    chunk_ancestors: torch.Tensor,
     config: PreTrainedConfig,
     dtype: torch.dtype,
 ) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def packed_attention_inputs(
     Makes the arguments by which a backbone's forward attends within a prefix tree.
 
     Args:
-        position_ids, subtree_end, chain_queries, chain_keys (`torch.LongTensor`):
+        position_ids, subtree_end, chunk_ancestors (`torch.LongTensor`):
             As [`pack_examples`] makes them.
         config ([`~transformers.PreTrainedConfig`]):
             The backbone's configuration.
@@ -84,21 +83,19 @@ def packed_attention_inputs(
     Raises:
         ValueError: If the attention implementation takes no mask.
     """
-    if config._attn_implementation == CHAIN_ATTENTION:
-        depths = position_ids[0][chain_queries.clamp(min=0)]
-        key_depths = torch.arange(chain_keys.shape[1], device=depths.device).expand(len(chain_keys), -1)
-        # A column of `chain_keys` is a depth, so a query sees the columns up to its own.
-        visible = key_depths[:, None, :] <= depths[:, :, None]
-        # Every position stands in one chain; what fills up short chains is sent to a place that is cut off.
-        length = position_ids.shape[1]
-        places = torch.where(chain_queries < 0, length, chain_queries).flatten()
-        slots = torch.zeros(length + 1, dtype=torch.long, device=places.device)
-        slots = slots.scatter(0, places, torch.arange(len(places), device=places.device))[:length]
+    if config._attn_implementation == CHUNK_ATTENTION:
+        length, num_chunks = position_ids.shape[1], len(chunk_ancestors)
+        # The last chunk is filled up with positions that see nothing but themselves, which changes no answer.
+        places = torch.arange(num_chunks * -(-length // num_chunks), device=position_ids.device)
+        ends = torch.cat([subtree_end[0], places[length:] + 1])
+        depths = F.pad(position_ids[0], (0, len(places) - length))
+        queries = places.view(num_chunks, -1)
+        keys = torch.cat([chunk_ancestors, queries], dim=1)
+        seen_until = torch.where(keys < 0, 0, ends[keys])
+        visible = (keys[:, None] <= queries[:, :, None]) & (queries[:, :, None] < seen_until[:, None])
         return {
-            "attention_mask": tree_attention_mask(visible, depths, key_depths, config, dtype),
-            "chain_queries": chain_queries.clamp(min=0),
-            "chain_keys": chain_keys.clamp(min=0),
-            "chain_slots": slots,
+            "attention_mask": tree_attention_mask(visible, depths[queries], depths[keys], config, dtype),
+            "chunk_keys": keys.clamp(min=0, max=length - 1),
         }
     if config._attn_implementation == "flex_attention":
         return {"attention_mask": tree_block_mask(position_ids, subtree_end, config)}
@@ -176,28 +173,28 @@ def _by_layer_type(config: PreTrainedConfig, full: Any, in_window: Any) -> Any:
     return {"full_attention": full(), "sliding_attention": in_window(window)}
 
 
-def register_chain_attention() -> None:
-    """Makes [`chain_attention_forward`] known to transformers, as `"patchrec_chains"`."""
-    AttentionInterface.register(CHAIN_ATTENTION, chain_attention_forward)
-    AttentionMaskInterface.register(CHAIN_ATTENTION, sdpa_mask)
+def register_chunk_attention() -> None:
+    """Makes [`chunk_attention_forward`] known to transformers, as `"patchrec_chunks"`."""
+    AttentionInterface.register(CHUNK_ATTENTION, chunk_attention_forward)
+    AttentionMaskInterface.register(CHUNK_ATTENTION, sdpa_mask)
 
 
-def chain_attention_forward(
+def chunk_attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    chain_queries: torch.Tensor | None = None,
-    chain_keys: torch.Tensor | None = None,
-    chain_slots: torch.Tensor | None = None,
+    chunk_keys: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """
-    SDPA in which each chain of a prefix tree attends to its own path only. Without chains, it is plain SDPA.
+    SDPA in which each chunk of a prefix tree attends only to itself and to the ancestors of its first position: in
+    preorder, whatever else a position of the chunk descends from stands in the chunk. Without chunks, it is plain
+    SDPA.
 
     With a mask over all pairs, SDPA computes T² scores; here they are as many as T positions times the depth of a
-    path, with the keys and values of each path gathered from the sequence.
+    path and the size of a chunk, with the keys and values of each path gathered from the sequence.
 
     Args:
         module (`torch.nn.Module`):
@@ -205,32 +202,24 @@ def chain_attention_forward(
         query, key, value (`torch.Tensor` of shape `(1, heads, T, D)`):
             As transformers passes them.
         attention_mask (`torch.BoolTensor` of shape `(C, 1, Q, K)`):
-            Which of a path's positions each of a chain's positions sees.
-        chain_queries (`torch.LongTensor` of shape `(C, Q)`, *optional*):
-            The positions of each chain (see [`pack_examples`]); padding is any position.
-        chain_keys (`torch.LongTensor` of shape `(C, K)`, *optional*):
-            The positions of each chain's path, by depth; padding is any position.
-        chain_slots (`torch.LongTensor` of shape `(T,)`, *optional*):
-            Where each position stands in the flat `chain_queries`.
+            Which of a chunk's keys each of its positions sees; Q is ⌈T / C⌉.
+        chunk_keys (`torch.LongTensor` of shape `(C, K)`, *optional*):
+            The positions that each chunk attends to; padding is any position.
 
     Returns:
         `tuple[torch.Tensor, None]`: attended values of shape `(1, T, heads, D)`.
     """
-    if chain_queries is None or chain_keys is None or chain_slots is None:
+    if chunk_keys is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    length, num_chunks = query.shape[2], len(chunk_keys)
+    size = -(-length // num_chunks)
+    queries = F.pad(query[0], (0, 0, 0, num_chunks * size - length)).unflatten(1, (num_chunks, size)).transpose(0, 1)
 
-    def gathered(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    def gathered(states: torch.Tensor) -> torch.Tensor:
         # A lookup: its gradient is added up by rows, faster than that of indexing; and in float32, as that of a trunk
-        # has an addend from every chain.
-        rows = F.embedding(places, states[0].transpose(0, 1).flatten(1).float()).to(states.dtype)
+        # has an addend from every chunk.
+        rows = F.embedding(chunk_keys, states[0].transpose(0, 1).flatten(1).float()).to(states.dtype)
         return rows.unflatten(2, (states.shape[1], states.shape[3])).transpose(1, 2)
 
-    attended, _ = sdpa_attention_forward(
-        module,
-        gathered(query, chain_queries),
-        gathered(key, chain_keys),
-        gathered(value, chain_keys),
-        attention_mask,
-        **kwargs,
-    )
-    return F.embedding(chain_slots, attended.flatten(2).flatten(0, 1)).unflatten(1, attended.shape[2:])[None], None
+    attended, _ = sdpa_attention_forward(module, queries, gathered(key), gathered(value), attention_mask, **kwargs)
+    return attended.flatten(0, 1)[None, :length], None

@@ -14,10 +14,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .attention import (
-    CHAIN_ATTENTION,
+    CHUNK_ATTENTION,
     MASKABLE_ATTENTION,
     packed_attention_inputs,
-    register_chain_attention,
+    register_chunk_attention,
 )
 
 
@@ -143,22 +143,21 @@ def reads_trees(model: PreTrainedModel) -> bool:
     if not _may_read_trees(decoder):
         return False
     # The trunk 1 2 3 with the branches 4 5 and 6 7, each at the depths 3 and 4.
-    ids, depths, subtree_end, chain_queries, chain_keys = (
+    ids, depths, subtree_end, chunk_ancestors = (
         torch.tensor(rows, device=model.device)
         for rows in (
             [[1, 2, 3, 4, 5, 6, 7]],
             [[0, 1, 2, 3, 4, 3, 4]],
             [[7, 7, 7, 5, 5, 7, 7]],
-            [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1]],
-            [[0, 1, 2, 3, 4], [0, 1, 2, 5, 6]],
+            [[-1, -1, -1, -1], [0, 1, 2, -1], [0, 1, 2, 5]],  # of three chunks
         )
     )
-    inputs = packed_attention_inputs(depths, subtree_end, chain_queries, chain_keys, config, model.dtype)
+    inputs = packed_attention_inputs(depths, subtree_end, chunk_ancestors, config, model.dtype)
     branches = (ids[:, :5], torch.cat([ids[:, :3], ids[:, 5:]], dim=1))
     with _probing(model):
         try:
             packed = decoder(input_ids=ids, position_ids=depths, use_cache=False, **inputs)
-        # ALiBi models take their positions from a mask of shape (B, T) and no other; a model that keeps chains from
+        # ALiBi models take their positions from a mask of shape (B, T) and no other; a model that keeps chunks from
         # its attention finds their mask of the wrong shape.
         except (ValueError, RuntimeError, TypeError):
             return False
@@ -175,7 +174,7 @@ def reads_trees(model: PreTrainedModel) -> bool:
 def enable_tree_packing(model: PreTrainedModel) -> None:
     """
     Switches a model's attention to what reads packed batches fastest where the model is: in place of SDPA,
-    FlexAttention on a GPU and else SDPA along the tree's paths (see [`chain_attention_forward`]). Either is tried
+    FlexAttention on a GPU and else SDPA in chunks (see [`chunk_attention_forward`]). Either is tried
     first. Eager attention and a FlexAttention that was there before stay.
 
     Args:
@@ -209,8 +208,8 @@ def enable_tree_packing(model: PreTrainedModel) -> None:
     if model.device.type == "cuda" and decoder._supports_flex_attn and not _attention_dropout(decoder.config):
         faster.append("flex_attention")
     if decoder._supports_attention_backend:
-        register_chain_attention()
-        faster.append(CHAIN_ATTENTION)
+        register_chunk_attention()
+        faster.append(CHUNK_ATTENTION)
     for name in faster:
         model.set_attn_implementation(name)
         if is_sharded or reads_trees(model):

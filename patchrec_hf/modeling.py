@@ -131,8 +131,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patch_divisors: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
         subtree_end: torch.Tensor | None = None,
-        chain_queries: torch.Tensor | None = None,
-        chain_keys: torch.Tensor | None = None,
+        chunk_ancestors: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """
@@ -145,7 +144,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
                 As the backbone takes it.
             supervised_positions (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 If given, `last_hidden_state` holds only these positions, in shape `(B, S, H)`.
-            subtree_end, chain_queries, chain_keys (`torch.LongTensor`, *optional*):
+            subtree_end, chunk_ancestors (`torch.LongTensor`, *optional*):
                 Those of a packed batch, which comes without `attention_mask` (see [`pack_examples`]).
             position_ids, past_key_values, inputs_embeds, **kwargs:
                 As the backbone takes them.
@@ -170,12 +169,12 @@ class PatchRecModel(PatchRecPreTrainedModel):
                     )
                 inputs_embeds = self.get_input_embeddings()(input_ids)
         if subtree_end is not None:
-            if position_ids is None or chain_queries is None or chain_keys is None:
-                raise ValueError("A packed batch needs `position_ids`, `chain_queries` and `chain_keys`.")
+            if position_ids is None or chunk_ancestors is None:
+                raise ValueError("A packed batch needs `position_ids` and `chunk_ancestors`.")
             if attention_mask is not None or past_key_values is not None:
                 raise ValueError("A packed batch is read alone: without `attention_mask` and `past_key_values`.")
             packed = packed_attention_inputs(
-                position_ids, subtree_end, chain_queries, chain_keys, self.config.decoder_config, self.dtype
+                position_ids, subtree_end, chunk_ancestors, self.config.decoder_config, self.dtype
             )
             attention_mask = packed.pop("attention_mask")
             kwargs.update(packed)

@@ -11,10 +11,10 @@ from .catalog import ragged_arange
 from .encoding import IGNORED_LABEL, EncodedExample
 
 
-_CHAIN_SIZES = np.arange(16, 257, 16)
-"""Positions that may attend together, as a chain; branches are cut into chains, so that `chain_queries` is even."""
-_CHAIN_OVERHEAD = 32
-"""What it costs to gather what a chain sees, in positions that see it."""
+_CHUNK_SIZES = np.arange(16, 513, 16)
+"""Positions that may attend together, as a chunk of the sequence."""
+_CHUNK_OVERHEAD = 32
+"""What it costs to gather what a chunk sees, in positions that see it."""
 
 
 def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
@@ -36,9 +36,9 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
             - `input_ids`, `labels` of shape `(1, T)`; labels are -100 outside the responses.
             - `position_ids` of shape `(1, T)`: depth, from 0.
             - `subtree_end` of shape `(1, T)`: one past the last descendant.
-            - `chain_queries` of shape `(C, Q)`: all positions, in chains, in which each is the parent of the next;
-              padding is -1.
-            - `chain_keys` of shape `(C, K)`: what a chain's last position sees, by depth; padding is -1.
+            - `chunk_ancestors` of shape `(C, A)`: the sequence is cut into C chunks of ⌈T / C⌉ positions, and these
+              are the ancestors of each chunk's first position, by depth; padding is -1. What any position of a chunk
+              sees is among them or in the chunk itself.
             - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(1, N)`, as in [`pad_examples`].
             - `supervised_positions`, `shift_labels` of shape `(1, S)`: the positions whose next token is a label, and
               those tokens, example after example.
@@ -77,15 +77,13 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
     is_response = depth_of_position >= prompt_lengths[rows_of_position]
 
     supervised, next_tokens = _supervised(np.argsort(order), lengths, prompt_lengths, paths, tokens)
-    queries, seen = _chains(shared, lengths, paths)
     arrays = {
         # Trainer and accelerate read the batch size from the first entry.
         "input_ids": input_ids[None],
         "labels": np.where(is_response, input_ids, IGNORED_LABEL)[None],
         "position_ids": depth_of_position[None],
         "subtree_end": ends[is_own][None],
-        "chain_queries": queries,
-        "chain_keys": seen,
+        "chunk_ancestors": _chunk_ancestors(rows_of_position, depth_of_position, paths),
         **_own_patches(ordered, shared, branch_starts),
         "supervised_positions": supervised[None],
         "shift_labels": next_tokens[None],
@@ -141,19 +139,14 @@ def _supervised(
     return paths[flat_rows, depths], tokens[flat_rows, depths + 1]
 
 
-def _chains(shared: np.ndarray, lengths: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`chain_queries` and `chain_keys`: each example's branch in chains, and the path to each chain's end."""
-    branch_lengths = lengths - shared
-    costs = (-(-branch_lengths // _CHAIN_SIZES[:, None])).sum(axis=1) * (_CHAIN_SIZES + _CHAIN_OVERHEAD)
-    size = int(min(_CHAIN_SIZES[costs.argmin()], branch_lengths.max()))
-    num_chains = -(-branch_lengths // size)
-    rows = np.repeat(np.arange(len(lengths)), num_chains)
-    starts = shared[rows] + size * ragged_arange(num_chains)
-    stops = np.minimum(starts + size, lengths[rows])
-    depths = starts[:, None] + np.arange(size)
-    queries = np.where(depths < stops[:, None], paths[rows[:, None], np.minimum(depths, stops[:, None] - 1)], -1)
-    keys = np.where(np.arange(paths.shape[1]) < stops[:, None], paths[rows], -1)
-    return queries, keys
+def _chunk_ancestors(rows: np.ndarray, depths: np.ndarray, paths: np.ndarray) -> np.ndarray:
+    """`chunk_ancestors`, of positions in the given rows of `paths` and at the given depths."""
+    counts = -(-len(rows) // _CHUNK_SIZES)
+    sizes = -(-len(rows) // counts)
+    costs = counts * (depths.max() + sizes) * (sizes + _CHUNK_OVERHEAD)
+    firsts = np.arange(0, len(rows), sizes[costs.argmin()])
+    columns = np.arange(depths[firsts].max())
+    return np.where(columns < depths[firsts, None], paths[rows[firsts, None], columns], -1)
 
 
 def _own_patches(

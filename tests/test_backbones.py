@@ -57,7 +57,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     rank_catalog,
 )
-from patchrec_hf.attention import CHAIN_ATTENTION
+from patchrec_hf.attention import CHUNK_ATTENTION
 from patchrec_hf.backbones import disable_tree_packing, enable_tree_packing
 from patchrec_hf.encoding import EncodedExample, pad_examples
 from patchrec_hf.prefix_tree import pack_examples
@@ -330,7 +330,7 @@ def test_save_and_load(
 
 
 @pytest.mark.parametrize(("device", "dropout", "expected"), [
-    ("cpu", 0.0, CHAIN_ATTENTION), ("cuda", 0.0, "flex_attention"), ("cuda", 0.1, CHAIN_ATTENTION)
+    ("cpu", 0.0, CHUNK_ATTENTION), ("cuda", 0.0, "flex_attention"), ("cuda", 0.1, CHUNK_ATTENTION)
 ])  # fmt: skip
 def test_attention_to_packed_batches_is_chosen_by_device(
     llama: PatchRecForCausalLM, device: str, dropout: float, expected: str, monkeypatch: pytest.MonkeyPatch
@@ -360,7 +360,7 @@ def test_shards_are_judged_by_their_family(llama: PatchRecForCausalLM, monkeypat
     monkeypatch.setattr(backbones, "is_deepspeed_zero3_enabled", lambda: True)
     monkeypatch.setattr(backbones, "reads_trees", lambda model: pytest.fail("shards were read"))
     enable_tree_packing(llama)
-    assert llama.config.decoder_config._attn_implementation == CHAIN_ATTENTION
+    assert llama.config.decoder_config._attn_implementation == CHUNK_ATTENTION
     llama.config.decoder_config.attention_window_size = 4
     with pytest.raises(ValueError, match="cannot read packed batches"):
         enable_tree_packing(llama)
@@ -370,7 +370,7 @@ def test_packed_batch_gives_the_loss_and_gradients_of_its_examples(family: str, 
     model = copy.deepcopy(shared_model(family))
     enable_tree_packing(model)
     used = model.config.decoder_config._attn_implementation
-    assert used == ("eager" if family == "gemma2" else CHAIN_ATTENTION)  # SDPA has no softcap
+    assert used == ("eager" if family == "gemma2" else CHUNK_ATTENTION)  # SDPA has no softcap
     row = {"user_id": 1, "item_ids": [*histories()[0], *histories()[1]], "target_positions": [5, 6, 7, 9]}
     examples = [
         example

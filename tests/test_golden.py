@@ -21,7 +21,7 @@ from patchrec_hf import (
     TextLayout,
     rank_catalog,
 )
-from patchrec_hf.attention import register_chain_attention
+from patchrec_hf.attention import register_chunk_attention
 from patchrec_hf.encoding import pad_examples
 from patchrec_hf.prefix_tree import pack_examples
 from patchrec_hf.prompts import SPECIAL_TOKENS, Prompt
@@ -101,8 +101,8 @@ def test_joint_batch(golden_model, golden_processor, name, padding_side):
 @pytest.mark.parametrize("name", CASES["joint_batch_loss"])
 def test_packed(golden_model, golden_processor, name):
     """All cases in one sequence: the golden loss, and the gradients of the cases run one by one."""
-    register_chain_attention()
-    golden_model.set_attn_implementation("patchrec_chains")
+    register_chunk_attention()
+    golden_model.set_attn_implementation("patchrec_chunks")
     examples = [encode(golden_processor, case, LAYOUTS[name]) for case in CASES["cases"]]
     packed = gradients(golden_model, pack_examples(examples))
     assert packed[0] == pytest.approx(CASES["joint_batch_loss"][name], abs=1e-4)

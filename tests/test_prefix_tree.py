@@ -20,10 +20,10 @@ from patchrec_hf import (
     TextLayout,
 )
 from patchrec_hf.attention import (
-    CHAIN_ATTENTION,
-    chain_attention_forward,
+    CHUNK_ATTENTION,
+    chunk_attention_forward,
     packed_attention_inputs,
-    register_chain_attention,
+    register_chunk_attention,
     tree_block_mask,
 )
 from patchrec_hf.encoding import EncodedExample, TokenCounts, pad_examples
@@ -80,8 +80,7 @@ def test_by_hand():
     assert packed["labels"].tolist() == [[-100, -100, -100, 1, 2, -100, -100, 3]]
     assert packed["supervised_positions"].tolist() == [[2, 3, 6]]
     assert packed["shift_labels"].tolist() == [[1, 2, 3]]
-    assert packed["chain_queries"].tolist() == [[0, 1, 2, 3, 4], [5, 6, 7, -1, -1]]
-    assert packed["chain_keys"].tolist() == [[0, 1, 2, 3, 4], [0, 1, 5, 6, 7]]
+    assert packed["chunk_ancestors"].shape == (1, 0)
     assert packed["patch_token_ids"].shape == (1, 0)
 
 
@@ -109,11 +108,20 @@ def test_prompt_of_one_token():
     assert packed["position_ids"].tolist() == [[0, 1, 0, 1]]
 
 
-def test_long_chains_are_cut_into_pieces():
+def test_chunks_by_hand():
+    """A trunk of 100 positions and four branches of 50, in four chunks of 75: the last begins within a branch."""
+    trunk = list(range(100))
+    packed = pack_examples([plain([*trunk, *[branch] * 49, 9], 149) for branch in (1, 2, 3, 4)])
+    ancestors = [[place for place in row if place >= 0] for row in packed["chunk_ancestors"].tolist()]
+    assert ancestors == [[], [*range(75)], [*range(100)], [*range(100), *range(200, 225)]]
+
+
+def test_one_long_example_is_cut_into_chunks():
     packed = pack_examples([plain(list(range(300)), 299)])
-    assert packed["chain_queries"].shape == (2, 160)  # 2 · 160 positions are the fewest of all sizes up to 256
-    assert packed["chain_queries"][1].tolist() == [*range(160, 300), *[-1] * 20]
-    assert packed["chain_keys"][0].tolist() == [*range(160), *[-1] * 140]
+    # 3 chunks · 399 positions that they see at most · (100 + 32) are the fewest of all sizes.
+    assert packed["chunk_ancestors"].tolist() == [
+        [-1] * 200, [*range(100), *[-1] * 100], list(range(200))
+    ]  # fmt: skip
 
 
 def test_nothing_to_pack():
@@ -164,24 +172,24 @@ def test_every_example_is_a_path_and_no_prefix_stands_twice(processor, rows, lay
     own = sum(len(example.input_ids) - example.prompt_length + 1 for example in examples)
     assert length == own + len({prefix for example in examples for prefix in prefixes(example)[0]})
 
-    queries, keys = packed["chain_queries"], packed["chain_keys"]
-    assert sorted(queries[queries >= 0].tolist()) == list(range(length))
-    for chain, path in zip(queries, keys, strict=True):
-        last = chain[chain >= 0][-1]
-        assert path[path >= 0].tolist() == paths[last]
+    ancestors = packed["chunk_ancestors"]
+    size = -(-length // len(ancestors))
+    assert (len(ancestors) - 1) * size < length
+    for number, seen in enumerate(ancestors):
+        assert seen[seen >= 0].tolist() == paths[number * size][:-1]
 
 
 @pytest.fixture
 def with_attention(model):
     def switch(implementation):
-        register_chain_attention()
+        register_chunk_attention()
         model.set_attn_implementation(implementation)
         return model
 
     return switch
 
 
-IMPLEMENTATIONS = ["patchrec_chains", "sdpa", "eager"]
+IMPLEMENTATIONS = ["patchrec_chunks", "sdpa", "eager"]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -216,7 +224,7 @@ def test_pretraining_twins_stay_trees(with_attention, processor, implementation)
 
 
 def test_gradient_checkpointing(with_attention, processor):
-    model = with_attention("patchrec_chains").train()
+    model = with_attention("patchrec_chunks").train()
     packed = pack_examples(PatchDataCollator(processor).encode_rows([ROW]))
     expected = gradients(model, packed)
     model.gradient_checkpointing_enable()
@@ -238,16 +246,16 @@ def test_bf16(with_attention, processor, implementation):
 
 
 def test_gradient_of_a_trunk_in_bf16():
-    """600 chains add to each of a trunk's keys: in bf16 a sum of ones would stop at 256."""
+    """600 branches add to each of a trunk's keys: in bf16 a sum of ones would stop at 256."""
     trunk = list(range(20))
     packed = pack_examples([plain([*trunk, token, 9], 21) for token in range(600)])
     states = torch.zeros(1, 1, packed["input_ids"].shape[1], 8, dtype=torch.bfloat16)
     query, key, value = (states.clone().requires_grad_() for _ in range(3))
     config = LlamaConfig(attn_implementation="sdpa")
-    config._attn_implementation = CHAIN_ATTENTION
-    names = ("position_ids", "subtree_end", "chain_queries", "chain_keys")
+    config._attn_implementation = CHUNK_ATTENTION
+    names = ("position_ids", "subtree_end", "chunk_ancestors")
     inputs = packed_attention_inputs(*(packed[name] for name in names), config, torch.bfloat16)
-    chain_attention_forward(torch.nn.Module(), query, key, value, **inputs)[0].sum().backward()
+    chunk_attention_forward(torch.nn.Module(), query, key, value, **inputs)[0].sum().backward()
     # All scores are equal, so each of the 600 last prompt tokens gives 1/21 to each position of its path.
     counts = sum(1 / (depth + 1) for depth in range(20)) + 600 * (1 / 21 + 1 / 22)
     assert value.grad[0, 0, 0, 0].item() == pytest.approx(counts, rel=2e-2)
@@ -327,8 +335,8 @@ def test_attention_without_masks_is_refused(model, processor):
 
 def test_incomplete_packed_batch_is_refused(model, processor):
     packed = pack_examples(PatchDataCollator(processor).encode_rows([ROW]))
-    del packed["chain_keys"]
-    with pytest.raises(ValueError, match="chain_keys"):
+    del packed["chunk_ancestors"]
+    with pytest.raises(ValueError, match="chunk_ancestors"):
         model(**packed)
 
 

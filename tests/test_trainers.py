@@ -449,7 +449,7 @@ def test_packed_training_is_padded_training(make_trainer, blocks, stage, accumul
     assert set(logged(packed, "padding_share")) == {0.0}
     assert max(logged(packed, "positions_per_example")) < min(logged(padded, "positions_per_example"))
     packed.save_model()  # how it attended is not a part of the checkpoint
-    assert "patchrec_chains" not in Path(packed.args.output_dir, "config.json").read_text()
+    assert "patchrec_chunks" not in Path(packed.args.output_dir, "config.json").read_text()
     for key in ("compression_probability", "compression_prompt"):
         assert logged(packed, key) == pytest.approx(logged(padded, key))
 
@@ -552,9 +552,9 @@ def test_padded_training_after_packed_training_attends_as_before(make_trainer, b
         return model.config.decoder_config._attn_implementation
 
     make_trainer("finetune", model, train_dataset=blocks)
-    assert attention() == "patchrec_chains"
+    assert attention() == "patchrec_chunks"
     make_trainer("pretrain", model, train_dataset=blocks)
-    assert attention() == "patchrec_chains"
+    assert attention() == "patchrec_chunks"
     make_trainer("finetune", model, train_dataset=blocks, tree_packing=False)
     assert attention() == "sdpa"
 

@@ -104,6 +104,7 @@ SCALES = {
         # A family with dropout: without it, a new model of this size learns its few users by heart.
         backbone={
             "model_type": "phi",
+            "hidden_act": "gelu_pytorch_tanh",  # that of Phi, in one operation
             "hidden_size": 192,
             "intermediate_size": 768,
             "num_hidden_layers": 3,
