@@ -21,6 +21,7 @@ _NOT_SHOWN = ("setting", "of")  # which of the grid's, and among which baselines
 _STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 _PAPER_COLUMNS = {"paper HR@20": "hr@20", "paper NDCG@10": "ndcg@10"}
 _METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
+_SAME_TIME = 0.05  # trainings that differ by no more than this share of it took equally long
 
 
 def write_results(study: Study, title: str, names: list[str], latencies: dict[str, float]) -> Path:
@@ -113,12 +114,17 @@ def to_markdown(values: dict[str, Any]) -> str:
         lines += [
             f"- Equal examples: all stages of a method together saw as many targets ({REFERENCE}: {stages}); an "
             "example and its compressed twin count once.",
-            f"- Equal time: trained as long as {REFERENCE}, by the rates measured at equal examples.",
+            f"- Equal time: trained as long as {REFERENCE}, by the rates measured at equal examples. “Examples and "
+            f"time”: as many examples took as long, but for {_SAME_TIME:.0%} at most.",
             f"- Training time is relative to {REFERENCE}. Ranking time is relative to the first method that has one: "
             "the same rows in turn, exact, with each prompt's keys and values kept once.",
         ]
         lines += _findings(rows)
     lines += [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if _describe(row["settings"])]
+    best = PAPER.get(values["dataset"], {}).get("best of its rows")
+    if best is not None:
+        figures = " and ".join(f"{name.upper()} {value:.4g}" for name, value in best.items())
+        lines.append(f"- Paper: the best of its rows on this data has {figures}.")
     if not all(row["paper"] for row in rows):
         lines.append("- Paper: only figures that are at hand are given, of other backbones and scales than these.")
     return "\n".join(lines) + "\n"
@@ -150,9 +156,10 @@ def _findings(rows: list[dict[str, Any]]) -> list[str]:
 def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
     is_llm, paper = row["budget"] is not None, row["paper"]
     time = row["train_seconds"] / reference["train_seconds"] if is_llm and reference else None
+    is_same_time = time is not None and abs(time - 1) <= _SAME_TIME and row["budget"] == "examples"
     return [
         row["method"],
-        f"equal {row['budget']}" if is_llm else "–",
+        f"equal {row['budget']}{' and time' if is_same_time else ''}" if is_llm else "–",
         *(_with_interval(row["test"][name]) for name in _METRICS),
         _with_interval(row["less_reference"], "+") if row["less_reference"] else "–",
         f"{row['test_seen_excluded']['hr@20'][0]:.3f}",
