@@ -65,7 +65,7 @@ def main(args: Arguments) -> None:
     unknown = [name for name in chosen if name not in (*BASELINES, FUSION, *study.methods)]
     if unknown:
         raise SystemExit(f"There is no method {unknown[0]!r}; this table has {', '.join(map(repr, names))}.")
-    names += [name for name in chosen if name not in names]
+    planned, names = names, [*names, *(name for name in chosen if name not in names)]
     try:
         claim_run(output_dir, study.settings())
     except FileExistsError as error:
@@ -84,8 +84,8 @@ def main(args: Arguments) -> None:
     if state.is_main_process:
         done = [name for name in names if study.result(name) is not None]
         title = f"Table {args.table}" if args.figure is None else f"Figure {args.figure}"
-        # What a machine ranks in one process is what is compared.
-        directory = write_results(study, title, done, latency(study, done) if state.num_processes == 1 else {})
+        latencies = latency(study, done) if state.num_processes == 1 else {}  # what one process ranks is compared
+        directory = write_results(study, title, done, planned, latencies)
         print((directory / "table.md").read_text(encoding="utf-8"))
         print(f"Written to {directory}.")
 

@@ -32,7 +32,9 @@ of another seed.
 def main(folders: Sequence[Path], output: Path) -> None:
     for folder in folders:
         values = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        name = f"{values['dataset']}-{values['scale']['name']}-{values['seed']}-{folder.name}"
+        parts = [values["dataset"], values["scale"]["name"], values["seed"], folder.name]
+        parts += [f"{name}_{value}" for name, value in values["changes"].items()]
+        name = "-".join(map(str, parts))
         kept = output.with_suffix("") / name
         kept.mkdir(parents=True, exist_ok=True)
         if values["data_dir"] is not None:

@@ -193,8 +193,8 @@ def chunk_attention_forward(
     preorder, whatever else a position of the chunk descends from stands in the chunk. Without chunks, it is plain
     SDPA.
 
-    With a mask over all pairs, SDPA computes T² scores; here they are as many as T positions times the depth of a
-    path and the size of a chunk, with the keys and values of each path gathered from the sequence.
+    With a mask over all pairs, SDPA computes T² scores; here it is T times what the deepest chunk sees, its size and
+    its ancestors, with the keys and values that a chunk sees gathered from the sequence.
 
     Args:
         module (`torch.nn.Module`):

@@ -14,7 +14,7 @@ from .encoding import IGNORED_LABEL, EncodedExample
 _CHUNK_SIZES = np.arange(16, 513, 16)
 """Positions that may attend together, as a chunk of the sequence."""
 _CHUNK_OVERHEAD = 32
-"""What it costs to gather what a chunk sees, in positions that see it."""
+"""What it costs to gather a key that a chunk sees, in scores of it."""
 
 
 def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:

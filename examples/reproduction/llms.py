@@ -29,7 +29,7 @@ from patchrec_hf.checkpoints import last_checkpoint
 from patchrec_hf.runs import write_json
 
 from .plans import REFERENCE, LLMMethod
-from .study import RANKINGS, Study, summarise
+from .study import RANKINGS, Study, evenly, summarise
 
 
 _STAGES = {
@@ -81,6 +81,7 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
         "stages": stages,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history_tokens": tokens,
+        "title_tokens_read": report.examples["num_read"].mean(),
         "settings": {"layout": str(method.layout), "max_history": max_history},
         **results,
     }
@@ -145,7 +146,6 @@ def _train(
         "steps": trainer.state.global_step,
         "rows_per_step": rows,
         "seconds": stopwatch.seconds,
-        "flos": trainer.state.total_flos,
         "machine": {
             "device": state.device.type,
             "processes": state.num_processes,
@@ -159,24 +159,28 @@ def _train(
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of training, over interruptions: kept by step, whenever there is a checkpoint of it."""
+    """
+    Seconds of training, over interruptions: kept by step, whenever there is a checkpoint of it. On a CPU they are
+    those that the process computed, so that what else the machine does changes no budget.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.seconds = 0.0
+        self._now = time.process_time if PartialState().device.type == "cpu" else time.perf_counter
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step:
-            self.seconds = json.loads(self.path.read_text(encoding="utf-8"))[str(state.global_step)]
-        self._begin = time.perf_counter() - self.seconds
+            self.seconds = self._kept()[str(state.global_step)]
+        self._begin = self._now() - self.seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seconds = time.perf_counter() - self._begin
+        self.seconds = self._now() - self._begin
+        if control.should_save and state.is_world_process_zero:  # before the checkpoint, which is then never without
+            write_json(self.path, {**self._kept(), str(state.global_step): self.seconds})
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-            write_json(self.path, {**kept, str(state.global_step): self.seconds})
+    def _kept(self) -> dict[str, float]:
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
 
 
 def load_llm(study: Study, name: str) -> PatchRecommender:
@@ -202,7 +206,7 @@ def latency(study: Study, names: list[str], num_rows: int = 64, num_rounds: int 
         for name in names:
             recommender = load_llm(study, name)
             rows = study.load(recommender.processor.max_history)[0]["test"]
-            rows, collator = rows.select(range(min(num_rows, len(rows)))), PatchDataCollator(recommender.processor)
+            rows, collator = evenly(rows, num_rows), PatchDataCollator(recommender.processor)
             rank_targets(recommender.model, collator, rows.select(range(1)), show_progress=False)  # warms up
             begin = time.perf_counter()
             rank_targets(recommender.model, collator, rows, batch_size=16, show_progress=False)

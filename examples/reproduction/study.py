@@ -14,6 +14,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
+import patchrec_hf
 from patchrec_hf import (
     PAPER_PRESETS,
     Catalog,
@@ -102,7 +103,7 @@ class Study:
         if isinstance(self.scale.backbone, str):
             return self.scale.backbone
         directory, state = self.output_dir / "backbone", PartialState()
-        if state.is_main_process and not (directory / "config.json").exists():
+        if state.is_main_process and not directory.exists():
             _, catalog = self.load()
             _, tokenizer = build_tiny_backbone(catalog)
             config = AutoConfig.for_model(
@@ -115,8 +116,10 @@ class Study:
                 pad_token_id=tokenizer.pad_token_id,
             )
             set_seed(self.seed)
-            tokenizer.save_pretrained(directory)
-            AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+            part = directory.with_suffix(".part")
+            tokenizer.save_pretrained(part)
+            AutoModelForCausalLM.from_config(config).save_pretrained(part)
+            part.rename(directory)
         state.wait_for_everyone()
         return str(directory)
 
@@ -140,6 +143,7 @@ class Study:
     def settings(self) -> dict[str, Any]:
         """JSON-ready: what all results depend on."""
         return {
+            "version": patchrec_hf.__version__,
             "dataset": self.dataset,
             "data_dir": self.data_dir,
             "scale": {"name": self.scale_name, **json.loads(json.dumps(asdict(self.scale)))},

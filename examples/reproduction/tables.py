@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 
 from patchrec_hf import EvaluationReport
 from patchrec_hf.runs import write_json
@@ -21,10 +20,10 @@ _NOT_SHOWN = ("setting", "of")  # which of the grid's, and among which baselines
 _STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 _PAPER_COLUMNS = {"paper HR@20": "hr@20", "paper NDCG@10": "ndcg@10"}
 _METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
-_SAME_TIME = 0.05  # trainings that differ by no more than this share of it took equally long
+_SAME_TIME = 0.05  # trainings that differ by no more than this share took equally long
 
 
-def write_results(study: Study, title: str, names: list[str], latencies: dict[str, float]) -> Path:
+def write_results(study: Study, title: str, names: list[str], planned: list[str], latencies: dict[str, float]) -> Path:
     """
     Writes `results.json`, `table.md` and, with matplotlib, `plot.svg` into a directory of the study.
 
@@ -35,6 +34,8 @@ def write_results(study: Study, title: str, names: list[str], latencies: dict[st
             Of the table or figure, such as `"Table 2"`.
         names (`list[str]`):
             Its methods, in order.
+        planned (`list[str]`):
+            The methods of the table or figure, whether they are done or not.
         latencies (`dict[str, float]`):
             How long methods take for a ranking, relative to the first.
 
@@ -57,9 +58,10 @@ def write_results(study: Study, title: str, names: list[str], latencies: dict[st
     values = {
         "title": title,
         **study.settings(),
+        "planned": planned,
         "rows": {split: len(part) for split, part in examples.items()},
+        "users": {split: len(part.unique("user_id")) for split, part in examples.items()},
         "items": len(catalog),
-        "threads": torch.get_num_threads(),
         "methods": rows,
     }
     write_json(directory / "results.json", values)
@@ -83,49 +85,62 @@ def to_markdown(values: dict[str, Any]) -> str:
     """The table of one `results.json`, with what must be known to read it."""
     rows, sizes = values["methods"], values["rows"]
     reference = next((row for row in rows if row["method"] == REFERENCE), None)
+    known = {name for row in rows for name in row["paper"]}
+    paper_columns = {title: name for title, name in _PAPER_COLUMNS.items() if name in known}
     columns = [
         "method",
         "budget",
         *(name.upper() for name in _METRICS),
-        f"HR@20 less that of {REFERENCE}",
+        f"HR@20 minus {REFERENCE}'s",
         "HR@20, seen excluded",
         "validation HR@20",
         "history tokens",
         "examples seen",
         "training time",
+        "title tokens read",
         "ranking time",
-        *_PAPER_COLUMNS,
+        *paper_columns,
     ]
     lines = [
         f"### {values['title']}: {values['dataset']}, {values['scale']['name']} scale",
         "",
         f"`{_command(values)}`",
         "",
-        f"{sizes['test']} test rows, {values['items']} items to rank, nothing excluded; seed {values['seed']}. "
-        "With 95% intervals by resampling users. “Seen excluded”: items of the history cannot be recommended.",
+        f"{sizes['test']:,} test rows of {values['users']['test']:,} users, {values['items']:,} items to rank, "
+        f"nothing excluded; seed {values['seed']}. With 95% intervals by resampling users. “Seen excluded”: items of "
+        "the history cannot be recommended.",
         "",
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
-        *(f"| {' | '.join(_cells(row, reference))} |" for row in rows),
+        *(f"| {' | '.join(_cells(row, reference, paper_columns))} |" for row in rows),
         "",
     ]
     if reference is not None:
         stages = ", ".join(f"{stage['examples']:,} in {_STAGES[stage['stage']]}" for stage in reference["stages"])
+        clock = "computing time" if reference["stages"][0]["machine"]["device"] == "cpu" else "time"
         lines += [
-            f"- Equal examples: all stages of a method together saw as many targets ({REFERENCE}: {stages}); an "
-            "example and its compressed twin count once.",
+            f"- Equal examples: all stages of a method together saw as many targets ({REFERENCE}: {stages}), of "
+            f"{sizes['train']:,} in the training set; an example and its compressed twin count once.",
             f"- Equal time: trained as long as {REFERENCE}, by the rates measured at equal examples. “Examples and "
-            f"time”: as many examples took as long, but for {_SAME_TIME:.0%} at most.",
-            f"- Training time is relative to {REFERENCE}. Ranking time is relative to the first method that has one: "
-            "the same rows in turn, exact, with each prompt's keys and values kept once.",
+            f"time”: as many examples took as long, within {_SAME_TIME:.0%}.",
+            f"- Training time: {clock} relative to {REFERENCE}'s.",
+            "- Ranking time: relative to the first method that has one, the same rows in turn, exact, with each "
+            "prompt's keys and values kept once. It grows with the prompt, and with the title tokens that are read "
+            "for a user until the ranking is proven: the less sure a model is, the more.",
         ]
         lines += _findings(rows)
+    if any(row["tried"] for row in rows if "tried" in row):
+        scale, most = values["scale"], max(len(row.get("tried", ())) for row in rows)
+        lines.append(
+            f"- Baselines are not matched to the LLMs' budget: neural ones were trained for up to "
+            f"{scale['baseline_epochs']} epochs of the whole training set, {most} settings each, of which validation "
+            "chose; the others count the whole training set."
+        )
+    missing = [name for name in values["planned"] if name not in {row["method"] for row in rows}]
+    if missing:
+        lines.append(f"- Not run: {', '.join(missing)}.")
     lines += [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if _describe(row["settings"])]
-    best = PAPER.get(values["dataset"], {}).get("best of its rows")
-    if best is not None:
-        figures = " and ".join(f"{name.upper()} {value:.4g}" for name, value in best.items())
-        lines.append(f"- Paper: the best of its rows on this data has {figures}.")
-    if not all(row["paper"] for row in rows):
+    if paper_columns:
         lines.append("- Paper: only figures that are at hand are given, of other backbones and scales than these.")
     return "\n".join(lines) + "\n"
 
@@ -138,6 +153,9 @@ def _command(values: dict[str, Any]) -> str:
         options["data_dir"] = "DIRECTORY"
     if values["seed"] != 0:
         options["seed"] = values["seed"]
+    names = [row["method"] for row in values["methods"]]
+    if names != values["planned"]:
+        options["methods"] = " ".join(f'"{name}"' if " " in name else name for name in names)
     return " ".join(["python examples/reproduce_paper.py", *(f"--{name} {value}" for name, value in options.items())])
 
 
@@ -153,10 +171,10 @@ def _findings(rows: list[dict[str, Any]]) -> list[str]:
     return [f"- By HR@20, with one seed and these rows (intervals that leave out 0) – {found}."] if found else []
 
 
-def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
+def _cells(row: dict[str, Any], reference: dict[str, Any] | None, paper_columns: dict[str, str]) -> list[str]:
     is_llm, paper = row["budget"] is not None, row["paper"]
     time = row["train_seconds"] / reference["train_seconds"] if is_llm and reference else None
-    is_same_time = time is not None and abs(time - 1) <= _SAME_TIME and row["budget"] == "examples"
+    is_same_time = row["budget"] == "examples" and row is not reference and time and abs(time - 1) <= _SAME_TIME
     return [
         row["method"],
         f"equal {row['budget']}{' and time' if is_same_time else ''}" if is_llm else "–",
@@ -166,8 +184,10 @@ def _cells(row: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
         f"{row['validation']['hr@20'][0]:.3f}",
         f"{row['history_tokens']:.0f}" if is_llm else "–",
         f"{row['examples_seen']:,}" if is_llm else "–",
-        *("–" if ratio is None else f"{ratio:.2f}" for ratio in (time, row["latency"])),
-        *(f"{paper[name]:.4g}" if name in paper else "–" for name in _PAPER_COLUMNS.values()),
+        "–" if time is None else f"{time:.2f}",
+        f"{row['title_tokens_read']:.0f}" if is_llm else "–",
+        "–" if row["latency"] is None else f"{row['latency']:.2f}",
+        *(f"{paper[name]:.4g}" if name in paper else "–" for name in paper_columns.values()),
     ]
 
 
