@@ -1,7 +1,6 @@
 """Configuration of a PatchRec model: the backbone's own configuration, and which token holds the place of a patch."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: `strict` checks values by their annotations, and lets strings pass.
 from typing import Any
 
 from huggingface_hub.dataclasses import strict

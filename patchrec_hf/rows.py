@@ -10,15 +10,15 @@ import pyarrow as pa
 from datasets import Dataset
 
 
-def check_rows(dataset: Dataset, max_history: int) -> None:
+def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
     """
     Checks a data set of example rows, all at once: a collator would find a bad row in the middle of training.
 
     Args:
         dataset ([`~datasets.Dataset`]):
             Example rows. Which items they name is left to the collator.
-        max_history (`int`):
-            The processor's.
+        max_history (`int`, *optional*):
+            The processor's, which bounds how far apart a row's targets are; nothing does if not given.
 
     Raises:
         TypeError: If it is no data set, or a column does not hold lists of whole numbers.
@@ -41,7 +41,10 @@ def check_rows(dataset: Dataset, max_history: int) -> None:
     first, last = targets.list.first(), targets.list.last()
     ascends = (targets.list.len() == 1) | (targets.list.diff().list.min() > 0)
     is_whole = targets.list.drop_nulls().list.len() == targets.list.len()
-    is_right = (is_whole & ascends & (first > 0) & (last - first < max_history)).fill_null(False)
+    is_right = is_whole & ascends & (first > 0)
+    if max_history is not None:
+        is_right &= last - first < max_history
+    is_right = is_right.fill_null(False)
     if is_right.all():
         return
     row_index = is_right.index_of(False)
@@ -57,15 +60,15 @@ def check_rows(dataset: Dataset, max_history: int) -> None:
         raise ValueError(f"{error} It is row {row_index} of the data set.") from None
 
 
-def check_targets(row: Mapping[str, Any], max_history: int) -> None:
+def check_targets(row: Mapping[str, Any], max_history: int | None = None) -> None:
     """
     Checks that a row's targets can be predicted from one window.
 
     Args:
         row (`Mapping[str, Any]`):
             An example row with at least one target.
-        max_history (`int`):
-            The processor's.
+        max_history (`int`, *optional*):
+            The processor's, which bounds how far apart a row's targets are; nothing does if not given.
 
     Raises:
         ValueError: If they do not ascend, lie `max_history` or more apart, have no earlier item or lie outside the
@@ -80,7 +83,7 @@ def check_targets(row: Mapping[str, Any], max_history: int) -> None:
             )
     if any(later <= earlier for earlier, later in pairwise(targets)):
         raise ValueError(f"Row of user {row.get('user_id')}: its target positions {list(targets)} must ascend.")
-    if targets[-1] - targets[0] >= max_history:
+    if max_history is not None and targets[-1] - targets[0] >= max_history:
         raise ValueError(
             f"Row of user {row.get('user_id')}: its targets, at {targets[0]} to {targets[-1]}, must lie less than "
             f"`max_history` ({max_history}) apart, as all of them are predicted from one window, which would more "

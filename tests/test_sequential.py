@@ -4,11 +4,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from transformers import BertConfig, BertModel, set_seed
 
 from patchrec_hf import Catalog, score_targets
-from patchrec_hf.baselines import Caser, GRU4Rec, LinRec, Mamba4Rec, MoRec, SASRec, training_arguments
+from patchrec_hf.baselines import (
+    Caser,
+    CoVisitation,
+    GRU4Rec,
+    LinRec,
+    Mamba4Rec,
+    MoRec,
+    Popularity,
+    SASRec,
+    training_arguments,
+)
 from patchrec_hf.baselines.lin_rec import linear_attention
 from patchrec_hf.baselines.sequential import SequenceCollator
 
@@ -148,6 +159,47 @@ def test_mistakes_are_named(make, catalog, chains):
         model.fit(chains.remove_columns("target_positions"))
     with pytest.raises(ValueError, match="12 items, the catalog 1"):
         SASRec(model.config, Catalog.from_titles({1: "a"}))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_settings_are_checked(catalog, name):
+    with pytest.raises(TypeError, match=rf"{name} has no setting `hiden_size`; it has .*hidden_size, "):
+        CLASSES[name].from_catalog(catalog, hiden_size=3)
+    with pytest.raises(StrictDataclassFieldValidationError, match="'softmax', 'bce'"):
+        CLASSES[name].from_catalog(catalog, loss="bpr")
+    with pytest.raises(StrictDataclassFieldValidationError, match="hidden_size"):
+        CLASSES[name].from_catalog(catalog, hidden_size="64")
+
+
+@pytest.mark.parametrize("name", ["SASRec", "LinRec"])
+def test_heads_must_share_the_width(catalog, name):
+    with pytest.raises(ValueError, match=r"`hidden_size` \(65\) must be a multiple of `num_heads` \(2\)"):
+        CLASSES[name].from_catalog(catalog, hidden_size=65)
+
+
+def test_only_its_own_files_are_loaded(make, tmp_path):
+    make("SASRec").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'patchrec_sasrec', but GRU4Rec is 'patchrec_gru4rec'"):
+        GRU4Rec.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Popularity", "CoVisitation", "SASRec"])
+def test_all_answer_wrong_histories_alike(make, catalog, chains, name):
+    model = (
+        make("SASRec") if name == "SASRec" else {"Popularity": Popularity, "CoVisitation": CoVisitation}[name](catalog)
+    )
+    if name != "SASRec":
+        with pytest.raises(RuntimeError, match="call `fit` first"):
+            model.score([[10]])
+        with pytest.raises(TypeError, match="DatasetDict"):
+            model.fit(DatasetDict({"train": chains}))
+        model.fit(chains)
+    with pytest.raises(ValueError, match="no history was given"):
+        model.score([])
+    with pytest.raises(ValueError, match="History 1 is empty"):
+        model.score([[10], []])
+    with pytest.raises(TypeError, match=r"got 10. Score a single one by `score\(\[ids\]\)`"):
+        model.score([10, 11])
 
 
 def test_linear_attention_is_the_papers():

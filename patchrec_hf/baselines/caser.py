@@ -1,7 +1,5 @@
 """Caser: convolutions over the last few items."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict

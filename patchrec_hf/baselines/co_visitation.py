@@ -13,6 +13,8 @@ from tqdm.auto import tqdm
 
 from ..catalog import Catalog, ragged_arange
 from ..metrics import ranking_metrics
+from ..rows import check_rows
+from .histories import check_histories
 from .selection import cut_off, ranks_of_targets, single_targets
 
 
@@ -102,8 +104,12 @@ class CoVisitation:
                 Whether to show a progress bar while choosing.
 
         Raises:
+            TypeError, ValueError: If the rows are not example rows (see [`check_rows`]), or there is no such metric.
             KeyError: If the catalog lacks an item.
         """
+        for rows in (dataset, validation):
+            if rows is not None:
+                check_rows(rows)
         items, places, num_before = _flat_targets(dataset, self.catalog)
         popularity = np.maximum(np.bincount(items[places], minlength=len(self.catalog)), 1).astype(np.float64)
         pairs: dict[int, _Pairs] = {}
@@ -137,10 +143,11 @@ class CoVisitation:
 
         Raises:
             RuntimeError: If nothing has been fitted.
-            KeyError: If the catalog lacks an item.
+            TypeError, ValueError, KeyError: As [`check_histories`] does, and if the catalog lacks an item.
         """
         if self._scores is None:
             raise RuntimeError("`CoVisitation` has counted nothing yet; call `fit` first.")
+        check_histories(histories)
         latest = [list(history[-self.weighting.num_history_items :]) for history in histories]
         lengths = np.array([len(history) for history in latest], dtype=np.int64)
         sources = self.catalog.indices_of([item for history in latest for item in history])

@@ -1,7 +1,5 @@
 """GRU4Rec: a recurrent network over the history's items."""
 
-from __future__ import annotations
-
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn

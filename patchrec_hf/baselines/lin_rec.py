@@ -1,7 +1,5 @@
 """LinRec: SASRec with an attention whose cost grows linearly with the history."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict

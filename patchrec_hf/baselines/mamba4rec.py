@@ -1,7 +1,5 @@
 """Mamba4Rec: a selective state space model over the history's items."""
 
-from __future__ import annotations
-
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn

@@ -1,8 +1,6 @@
 """MoRec: SASRec whose item vectors come from the titles, by a text encoder."""
 
-from __future__ import annotations
-
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -53,7 +51,7 @@ class MoRec(SASRec):
     @classmethod
     def from_encoder(
         cls, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalog: Catalog, **settings: Any
-    ) -> MoRec:
+    ) -> Self:
         """
         A new model on a text encoder, which may be pretrained.
 

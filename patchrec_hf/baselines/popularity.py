@@ -9,6 +9,8 @@ from datasets import Dataset
 
 from ..catalog import Catalog
 from ..data.examples import examples_to_interactions
+from ..rows import check_rows
+from .histories import check_histories
 
 
 class Popularity:
@@ -22,7 +24,7 @@ class Popularity:
 
     def __init__(self, catalog: Catalog) -> None:
         self.catalog = catalog
-        self.counts = np.zeros(len(catalog))
+        self._counts: np.ndarray | None = None
 
     def fit(self, dataset: Dataset) -> Popularity:
         """
@@ -33,10 +35,12 @@ class Popularity:
                 Example rows to learn from.
 
         Raises:
+            TypeError, ValueError: If the rows are not example rows (see [`check_rows`]).
             KeyError: If the catalog lacks an item.
         """
+        check_rows(dataset)
         items = self.catalog.indices_of(examples_to_interactions(dataset)["item_id"].to_numpy())
-        self.counts = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
+        self._counts = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
         return self
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
@@ -49,5 +53,12 @@ class Popularity:
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order.
+
+        Raises:
+            RuntimeError: If nothing has been fitted.
+            TypeError, ValueError: As [`check_histories`] does.
         """
-        return np.tile(self.counts, (len(histories), 1))
+        if self._counts is None:
+            raise RuntimeError("`Popularity` has counted nothing yet; call `fit` first.")
+        check_histories(histories)
+        return np.tile(self._counts, (len(histories), 1))

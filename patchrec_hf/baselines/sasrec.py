@@ -1,7 +1,5 @@
 """SASRec: self-attention over the history's items."""
 
-from __future__ import annotations
-
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
@@ -48,6 +46,10 @@ class SASRec(SequentialRecommender):
     config_class = SASRecConfig
 
     def __init__(self, config: SASRecConfig, catalog: Catalog) -> None:
+        if config.hidden_size % config.num_heads:
+            raise ValueError(
+                f"`hidden_size` ({config.hidden_size}) must be a multiple of `num_heads` ({config.num_heads})."
+            )
         super().__init__(config, catalog)
         self.position_embedding = nn.Embedding(config.max_length, config.hidden_size)
         self.layers = nn.ModuleList(self._make_layer() for _ in range(config.num_layers))

@@ -1,11 +1,11 @@
 """What the neural baselines share: one item, one vector; rows as tensors; training by the Hugging Face Trainer."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` where there is a configuration: `strict` checks values by their annotations,
+# and lets strings pass.
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..encoding import IGNORED_LABEL
 from ..metrics import ranking_metrics
 from ..processing import CATALOG_NAME, hub_kwargs, push_kwargs
 from ..rows import check_rows
+from .histories import check_histories
 
 
 _METRIC_CUT_OFFS = (10, 20)
@@ -113,7 +114,16 @@ class SequentialRecommender(PreTrainedModel):
                 The items that can be recommended.
             **settings:
                 Of the model's configuration.
+
+        Raises:
+            TypeError: If the configuration has no such setting.
+            StrictDataclassFieldValidationError: If a setting has a value that it cannot have.
         """
+        own = {field.name for field in fields(cls.config_class)} - {field.name for field in fields(PreTrainedConfig)}
+        own -= {"num_items"}  # the catalog's
+        unknown = sorted(set(settings) - own)
+        if unknown:
+            raise TypeError(f"{cls.__name__} has no setting `{unknown[0]}`; it has {', '.join(sorted(own))}.")
         return cls(cls.config_class(num_items=len(catalog), **settings), catalog)
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
@@ -253,12 +263,9 @@ class SequentialRecommender(PreTrainedModel):
             `numpy.ndarray` of shape `(B, num_items)`, float32, in catalog order.
 
         Raises:
-            ValueError: If a history is empty.
-            KeyError: If the catalog lacks an item.
+            TypeError, ValueError, KeyError: As [`check_histories`] does, and if the catalog lacks an item.
         """
-        for place, history in enumerate(histories):
-            if len(history) == 0:
-                raise ValueError(f"History {place} is empty; a score needs at least one earlier item.")
+        check_histories(histories)
         collate = SequenceCollator(self.catalog, self.config.max_length)
         batch = collate([{"item_ids": history, "target_positions": [len(history)]} for history in histories])
         was_training = self.training
@@ -285,7 +292,16 @@ class SequentialRecommender(PreTrainedModel):
                 A directory or a repository of the Hub.
             *args, **kwargs:
                 Passed to [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: If a model of another kind is saved there.
         """
+        found = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))[0]
+        if found.get("model_type") != cls.config_class.model_type:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} holds a model of type {found.get('model_type')!r}, but "
+                f"{cls.__name__} is {cls.config_class.model_type!r}. Load it with the class that it was saved from."
+            )
         path = cached_file(pretrained_model_name_or_path, CATALOG_NAME, **hub_kwargs(kwargs))
         return super().from_pretrained(pretrained_model_name_or_path, Catalog.from_parquet(path), *args, **kwargs)
 
