@@ -22,8 +22,8 @@ from reproduction.baseline_runs import is_current, run_baseline, run_fusion
 from reproduction.llms import latency, run_llm
 from reproduction.plans import BASELINES, FUSION, plan
 from reproduction.settings import DATA, SCALES
-from reproduction.study import Study
-from reproduction.tables import write_results
+from reproduction.study import Study, check_data_dir
+from reproduction.tables import require_matplotlib, write_results
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
@@ -41,8 +41,8 @@ class Arguments:
     data_dir: str | None = field(default=None, metadata={"help": "Where it is, raw or prepared, if at hand."})
     methods: list[str] | None = field(default=None, metadata={"help": "Only these of its methods."})
     output_dir: str | None = field(default=None, metadata={"help": "outputs/reproduction/DATASET-SCALE-SEED."})
-    num_examples: int | None = field(default=None, metadata={"help": "Examples that an LLM sees; the scale's."})
-    max_eval_rows: int | None = field(default=None, metadata={"help": "Rows that are ranked; the scale's."})
+    num_examples: int | None = field(default=None, metadata={"help": "Examples that an LLM sees, if not the scale's."})
+    max_eval_rows: int | None = field(default=None, metadata={"help": "Rows that are ranked, if not the scale's."})
     per_device_batch_size: int | None = field(default=None, metadata={"help": "Rows of a forward in training."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and draws."})
 
@@ -56,6 +56,11 @@ def main(args: Arguments) -> None:
     output_dir = Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}-{args.seed}")
     changes = {"num_examples": args.num_examples, "max_eval_rows": args.max_eval_rows}
     changes = {name: value for name, value in changes.items() if value is not None}
+    for name, value in changes.items():
+        if value < 1:
+            raise SystemExit(f"--{name} must be at least 1, got {value}.")
+    check_data_dir(args.dataset, args.data_dir)
+    require_matplotlib()  # now, not after a night
     study = Study(args.dataset, args.data_dir, args.scale, output_dir, args.per_device_batch_size, args.seed, changes)
     try:
         names = plan(args.table, args.figure, study.scale.max_history, study.session_group_size)
@@ -66,6 +71,7 @@ def main(args: Arguments) -> None:
     if unknown:
         raise SystemExit(f"There is no method {unknown[0]!r}; this table has {', '.join(map(repr, names))}.")
     planned, names = names, [*names, *(name for name in chosen if name not in names)]
+    study.load()  # before anything is written: it may not be there
     try:
         claim_run(output_dir, study.settings())
     except FileExistsError as error:

@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduction.tables import plot, to_markdown
+from reproduction.tables import plot, require_matplotlib, to_markdown
 
 from patchrec_hf.runs import write_json
 
@@ -22,15 +22,31 @@ INTRODUCTION = """# Results
 What `examples/reproduce_paper.py` measured. This page is made from the folders in [results](results) by
 `python examples/write_results.py`; nothing in it is typed by hand. The command of each table stands above it.
 
-How to read it: the laptop scale trains backbones of a few million parameters from scratch, without any knowledge of
-language, on few examples. It compares what methods make of the same data and little compute; it does not say what the
-paper's backbone reaches. Intervals are by resampling users; they hold the chance of which users were tested, not that
-of another seed.
+The methods:
+
+- **Vanilla**: the LLM is fine-tuned on whole histories as text.
+- **PatchRec-I**: patch pre-training, then fine-tuning with the latest items as text and a patch for each older one
+  (the paper's PFT-I, `ItemPatchLayout`).
+- **PatchRec-S**: the same, with one patch for several of the oldest items (PFT-S, `SessionPatchLayout`).
+- **Fusion**: PatchRec-I and the baseline that ranks validation best, mixed by a weight that validation chose.
+- The others are [baselines](baselines.md). Only MoRec reads titles.
+
+How to read the tables: the *smoke* scale only shows that everything works. The *laptop* scale trains backbones of two
+million parameters from scratch, which know nothing of language or of the world, on few examples. It compares what
+methods make of the same data and little compute; it does not say what the paper's backbone reaches. Its settings come
+from trials of PatchRec-I on MovieLens-100K's validation rows; the other LLMs take them over, and so does Goodreads.
+Intervals are by resampling users: they hold the chance of which users were tested, not that of another seed. Whatever
+was chosen was chosen on validation, whose HR@20 is given too; test is later in time, and harder.
 """
 
 
 def main(folders: Sequence[Path], output: Path) -> None:
+    require_matplotlib()
     for folder in folders:
+        if not (folder / "results.json").exists():
+            raise SystemExit(
+                f"{folder} is no table or figure: it holds no results.json. Give its table_* or figure_*."
+            )
         values = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         parts = [values["dataset"], values["scale"]["name"], values["seed"], folder.name]
         parts += [f"{name}_{value}" for name, value in values["changes"].items()]

@@ -31,17 +31,25 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
             output_dir.mkdir(parents=True, exist_ok=True)
             write_json(output_dir / "run.json", dict(settings))
         found = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
-    names = {*found, *settings}
+    there, now = _flat(found), _flat(settings)
     changed = [
-        f"{name}: {found.get(name)!r} there, {settings.get(name)!r} now"
-        for name in sorted(names)
-        if found.get(name) != settings.get(name)
+        f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted({*there, *now})
+        if there.get(name) != now.get(name)
     ]
     if changed:
         raise FileExistsError(
             f"{output_dir} holds a run with other settings ({'; '.join(changed)}). Repeat its settings to go on with "
             "it, or choose another directory."
         )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings by names such as `outer.inner`, so that a difference is told by itself."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
 
 
 def finish_run(output_dir: str | Path, results: Any) -> None:

@@ -77,7 +77,7 @@ def test_table_2(tmp_path, scripts, capsys):
     page = tmp_path / "page" / "results.md"
     write.main([tmp_path / "study" / "table_2"], page)
     text = page.read_text()
-    assert "--scale tiny --table 2 --dataset sample" in text
+    assert "--scale tiny --table 2 --dataset sample --methods CoVisitation" in text
     pictures = re.findall(r"\]\(([^)#]+\.svg)\)", text)
     assert pictures
     assert all((tmp_path / "page" / name).exists() for name in pictures)
@@ -92,7 +92,7 @@ def test_a_directory_holds_one_study(tmp_path, scripts):
     settings["max_eval_rows"] = 20
     reproduce.main(reproduce.Arguments(**settings))
     table = (tmp_path / "table_2" / "table.md").read_text()
-    assert "--dataset sample --max_eval_rows 20`" in table
+    assert "--dataset sample --max_eval_rows 20 --methods Popularity`" in table
     assert "\n20 test rows" in table
     with pytest.raises(SystemExit, match="seed: 0 there, 1 now"):
         reproduce.main(reproduce.Arguments(**settings, seed=1))
@@ -106,12 +106,43 @@ def test_a_directory_holds_one_study(tmp_path, scripts):
         ({"table": 2, "methods": ["BERT4Rec"]}, "There is no method 'BERT4Rec'"),
         ({"table": 2, "methods": ["Fusion"]}, "needs 'PatchRec-I' and at least one baseline"),
         ({"table": 2, "methods": ["Vanilla (equal time)"]}, "to be run first"),
+        ({"table": 2, "num_examples": 0}, "--num_examples must be at least 1, got 0"),
+        ({"table": 2, "max_eval_rows": -5}, "--max_eval_rows must be at least 1, got -5"),
+        ({"table": 2, "data_dir": "."}, "The sample comes with the library"),
     ],
 )
 def test_mistakes_are_named(tmp_path, scripts, arguments, message):
     reproduce, _ = scripts
     with pytest.raises(SystemExit, match=re.escape(message)):
         reproduce.main(reproduce.Arguments(scale="tiny", output_dir=str(tmp_path), **arguments))
+
+
+def test_results_stand_under_the_name_of_their_data(tmp_path, scripts):
+    reproduce, _ = scripts
+    (tmp_path / "u.data").touch()
+    arguments = {"table": 2, "scale": "tiny", "data_dir": str(tmp_path), "output_dir": str(tmp_path / "study")}
+    with pytest.raises(SystemExit, match="holds ml-100k, not ml-1m: give --dataset ml-100k"):
+        reproduce.main(reproduce.Arguments(dataset="ml-1m", **arguments))
+    # What cannot be read leaves no directory behind, which would belong to it.
+    with pytest.raises(ValueError, match=r"u\.data"):
+        reproduce.main(reproduce.Arguments(dataset="ml-100k", **arguments))
+    assert not (tmp_path / "study").exists()
+
+
+def test_studies_that_differ_in_a_change_are_kept_apart(tmp_path, scripts):
+    reproduce, write = scripts
+    for rows in (20, 30):
+        settings = {"table": 2, "scale": "tiny", "methods": ["Popularity"], "max_eval_rows": rows}
+        reproduce.main(reproduce.Arguments(**settings, output_dir=str(tmp_path / str(rows))))
+    page = tmp_path / "page" / "results.md"
+    write.main([tmp_path / "20" / "table_2", tmp_path / "30" / "table_2"], page)
+    text = page.read_text()
+    assert "\n20 test rows of 20 users" in text
+    assert "\n30 test rows of 30 users" in text
+    assert "--max_eval_rows 20 --methods Popularity`" in text
+    assert "- Not run: CoVisitation, GRU4Rec" in text
+    with pytest.raises(SystemExit, match="20 is no table or figure"):
+        write.main([tmp_path / "20"], page)
 
 
 def test_every_table_and_figure_names_methods_that_exist(scripts):

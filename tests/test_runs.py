@@ -19,6 +19,12 @@ def test_other_settings_are_refused(tmp_path):
         claim_run(tmp_path, {"seed": 1})
 
 
+def test_settings_within_settings_are_told_by_themselves(tmp_path):
+    claim_run(tmp_path, {"scale": {"name": "tiny", "backbone": {"layers": 1}}})
+    with pytest.raises(FileExistsError, match=r"settings \(scale.name: 'tiny' there, 'smoke' now\)"):
+        claim_run(tmp_path, {"scale": {"name": "smoke", "backbone": {"layers": 1}}})
+
+
 def test_finished_runs_are_never_overwritten(tmp_path):
     claim_run(tmp_path, {"seed": 1})
     finish_run(tmp_path, [{"hr@20": 0.5}])

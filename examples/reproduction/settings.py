@@ -169,11 +169,14 @@ class DataSettings:
             The paper's prompt, and the one that packs better.
         preset (`str`):
             Which of [`PAPER_PRESETS`].
+        raw_file (`str`, *optional*):
+            A file by which a directory of it, as published, is known.
     """
 
     prompt: PromptTemplate
     instruction_first_prompt: PromptTemplate
     preset: str
+    raw_file: str | None = None
 
 
 _BOOKS, _MOVIES = (BOOK_PROMPT, BOOK_PROMPT_INSTRUCTION_FIRST), (MOVIE_PROMPT, MOVIE_PROMPT_INSTRUCTION_FIRST)
@@ -181,6 +184,6 @@ _BOOKS, _MOVIES = (BOOK_PROMPT, BOOK_PROMPT_INSTRUCTION_FIRST), (MOVIE_PROMPT, M
 DATA = {
     "sample": DataSettings(*_BOOKS, "goodreads"),
     "goodreads": DataSettings(*_BOOKS, "goodreads"),
-    "ml-100k": DataSettings(*_MOVIES, "ml-100k"),
-    "ml-1m": DataSettings(*_MOVIES, "ml-1m"),
+    "ml-100k": DataSettings(*_MOVIES, "ml-100k", "u.data"),
+    "ml-1m": DataSettings(*_MOVIES, "ml-1m", "ratings.dat"),
 }

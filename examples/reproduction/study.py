@@ -153,6 +153,17 @@ class Study:
         }
 
 
+def check_data_dir(dataset: str, data_dir: str | None) -> None:
+    """Ends the script where a directory is plainly not that of the data set, under whose name results would stand."""
+    if data_dir is None:
+        return
+    if dataset == "sample":
+        raise SystemExit("The sample comes with the library; name the data in --data_dir by --dataset.")
+    for name, data in DATA.items():
+        if name != dataset and data.raw_file is not None and (Path(data_dir) / data.raw_file).exists():
+            raise SystemExit(f"{data_dir} holds {name}, not {dataset}: give --dataset {name}.")
+
+
 def evenly(dataset: Dataset, num_rows: int | None) -> Dataset:
     """So many rows, evenly spaced; all without a number, or if there are no more."""
     if num_rows is None or num_rows >= len(dataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -191,13 +192,17 @@ def _cells(row: dict[str, Any], reference: dict[str, Any] | None, paper_columns:
     ]
 
 
+def require_matplotlib() -> None:
+    """Ends the script where the plots could not be drawn."""
+    if find_spec("matplotlib") is None:
+        raise SystemExit('The plots need matplotlib: pip install "patchrec-hf[plots]".')
+
+
 def plot(values: dict[str, Any], path: Path) -> None:
     """HR@20 of each method with its interval; of a figure, along history length, tokens or whatever it varies."""
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('The plots need matplotlib: pip install "patchrec-hf[plots]".') from error
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     rows = values["methods"]
     figure = Figure(figsize=(7, max(3, 0.9 + 0.32 * len(rows))), layout="constrained")
     axes = figure.subplots()
