@@ -1,5 +1,5 @@
 """
-Trains PatchRec in both stages, and compares it with popularity and with the same backbone fed with plain text.
+Trains PatchRec in both stages, and compares it with two baselines and with the same backbone fed with plain text.
 
 Without arguments: the embedded sample (synthetic readers of real books) and a tiny backbone; some minutes on a CPU.
     accelerate launch examples/train_goodreads.py
@@ -40,7 +40,7 @@ from patchrec_hf import (
     rank_targets,
     score_targets,
 )
-from patchrec_hf.baselines import Popularity
+from patchrec_hf.baselines import CoVisitation, Popularity
 from patchrec_hf.checkpoints import last_checkpoint
 from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.runs import claim_run, finish_run
@@ -75,12 +75,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         raise SystemExit(str(error)) from None
     state.print(SAMPLE_NOTICE if is_sample else f"Data: {script.data_dir}")
 
-    max_history = script.max_history or (20 if is_sample else 100)
-    data = script.data_dir or "sample"
+    data, max_history = script.data_dir or "sample", script.max_history or (20 if is_sample else 100)
     examples, catalog = load_recommendation_data(data, max_history, targets_per_row=script.targets_per_row)
-    max_train_rows = script.max_train_rows or (8000 if is_sample else len(examples["train"]))
-    train = examples["train"].shuffle(seed=args.seed).take(min(max_train_rows, len(examples["train"])))
-    last = len(examples["test"]) - 1
+    train, last = examples["train"].shuffle(seed=args.seed), len(examples["test"]) - 1
+    train = train.take(min(script.max_train_rows or (8000 if is_sample else len(train)), len(train)))
     test = examples["test"].select(np.linspace(0, last, min(script.max_test_rows, last + 1), dtype=int))
 
     backbone = script.model_name_or_path or str(output_dir / "backbone")
@@ -111,8 +109,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained)
 
     unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded from here on is whole in each process
-    report = score_targets(Popularity(catalog).fit(examples["train"]), catalog, test, show_progress=False)
-    results = [summarise("popularity", report)]
+    results = []
+    for name, baseline in (("popularity", Popularity(catalog)), ("co-visitation", CoVisitation(catalog))):
+        report = score_targets(baseline.fit(examples["train"]), catalog, test, show_progress=False)
+        results.append(summarise(name, report))
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):
         recommender = PatchRecommender.from_pretrained(checkpoint)
         model, collator = recommender.model.to(state.device), PatchDataCollator(recommender.processor)

@@ -37,7 +37,7 @@ def test_train_goodreads(tmp_path):
     assert "synthetic" in first.stdout
     assert "| PatchRec " in first.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [row["method"] for row in results] == ["popularity", "vanilla", "PatchRec"]
+    assert [row["method"] for row in results] == ["popularity", "co-visitation", "vanilla", "PatchRec"]
 
     # As if it had been stopped during the last stage: the finished stages are not trained again.
     (tmp_path / "run" / "results.json").unlink()
