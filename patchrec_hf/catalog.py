@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Catalog:
     """
     The items that can be recommended. An item's *index* is its place in the catalog; its *id* is the data set's own.
@@ -109,6 +109,10 @@ class Catalog:
                 f"items from {self.item_ids.max() + 1} on."
             )
         return Catalog(np.concatenate([self.item_ids, more.item_ids]), (*self.titles, *more.titles))
+
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, self.titles[:3]))
+        return f"Catalog({len(self)} items: {first}{', …' if len(self) > 3 else ''})"
 
     def __len__(self) -> int:
         return len(self.titles)

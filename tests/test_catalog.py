@@ -34,6 +34,11 @@ def tokenizer():
     )
 
 
+def test_prints_some_of_its_titles(catalog):
+    assert repr(catalog) == "Catalog(6 items: 'Emma', 'Persuasion', 'Emma', …)"
+    assert repr(Catalog.from_titles({1: "Emma"})) == "Catalog(1 items: 'Emma')"
+
+
 def word_tokenizer(words):
     """Reads whole words; drops control and zero-width characters, as BERT does."""
     core = Tokenizer(models.WordLevel({"[UNK]": 0, **{word: i + 1 for i, word in enumerate(words)}}, "[UNK]"))
