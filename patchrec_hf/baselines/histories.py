@@ -17,10 +17,8 @@ def check_histories(histories: Sequence[Sequence[int]]) -> None:
 
     Raises:
         TypeError: If it is one history instead of several.
-        ValueError: If there is none, or one is empty.
+        ValueError: If one is empty.
     """
-    if len(histories) == 0:
-        raise ValueError("There is nothing to score: no history was given.")
     for place, history in enumerate(histories):
         if not isinstance(history, Sequence | np.ndarray):
             raise TypeError(f"A history is a list of item ids, got {history!r}. Score a single one by `score([ids])`.")

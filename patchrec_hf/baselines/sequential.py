@@ -266,6 +266,8 @@ class SequentialRecommender(PreTrainedModel):
             TypeError, ValueError, KeyError: As [`check_histories`] does, and if the catalog lacks an item.
         """
         check_histories(histories)
+        if len(histories) == 0:
+            return np.empty((0, self.config.num_items), dtype=np.float32)
         collate = SequenceCollator(self.catalog, self.config.max_length)
         batch = collate([{"item_ids": history, "target_positions": [len(history)]} for history in histories])
         was_training = self.training
