@@ -130,12 +130,12 @@ def to_markdown(values: dict[str, Any]) -> str:
             "for a user until the ranking is proven: the less sure a model is, the more.",
         ]
         lines += _findings(rows)
-    if any(row["tried"] for row in rows if "tried" in row):
-        scale, most = values["scale"], max(len(row.get("tried", ())) for row in rows)
+    num_settings = max(len(row.get("tried", ())) for row in rows)
+    if num_settings:
         lines.append(
-            f"- Baselines are not matched to the LLMs' budget: neural ones were trained for up to "
-            f"{scale['baseline_epochs']} epochs of the whole training set, {most} settings each, of which validation "
-            "chose; the others count the whole training set."
+            "- Baselines are not matched to the LLMs' budget: the neural ones were trained for up to "
+            f"{values['scale']['baseline_epochs']} epochs of the whole training set, as often as there were settings "
+            f"for validation to choose from ({num_settings}); the others count the whole training set."
         )
     missing = [name for name in values["planned"] if name not in {row["method"] for row in rows}]
     if missing:
