@@ -186,7 +186,7 @@ def ddp_results(tmp_path_factory):
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
 def test_the_example_trains_in_two_processes(tmp_path, ddp_results, name):
     """From data to recommendations by `torchrun`, with the same results whatever the engine."""
-    assert [row["method"] for row in ddp_results] == ["popularity", "vanilla", "PatchRec"]
+    assert [row["method"] for row in ddp_results] == ["popularity", "co-visitation", "vanilla", "PatchRec"]
     configuration = ["--deepspeed", f"examples/deepspeed/{name}.json"]
     assert run_example(TORCHRUN, "DeepSpeedEngine", tmp_path, *configuration) == ddp_results
 
