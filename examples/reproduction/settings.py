@@ -22,7 +22,7 @@ class Scale:
 
     Args:
         backbone (`str` or `dict`):
-            A pretrained model, or the configuration of a new one, whose tokenizer learns 3,000 words from the titles.
+            A pretrained model, or the configuration of a new one, whose tokenizer learns its words from the titles.
         text_encoder (`str` or `dict`):
             MoRec's: a pretrained model, or the settings of a new BERT that reads the backbone's tokens.
         text_encoder_training (`dict[str, Any]`):
@@ -171,19 +171,22 @@ class DataSettings:
             Which of [`PAPER_PRESETS`].
         raw_file (`str`, *optional*):
             A file by which a directory of it, as published, is known.
+        vocab_size (`int`, *optional*, defaults to `3000`):
+            Words that a new backbone's tokenizer learns from the titles.
     """
 
     prompt: PromptTemplate
     instruction_first_prompt: PromptTemplate
     preset: str
     raw_file: str | None = None
+    vocab_size: int = 3000
 
 
 _BOOKS, _MOVIES = (BOOK_PROMPT, BOOK_PROMPT_INSTRUCTION_FIRST), (MOVIE_PROMPT, MOVIE_PROMPT_INSTRUCTION_FIRST)
 
 DATA = {
     "sample": DataSettings(*_BOOKS, "goodreads"),
-    "goodreads": DataSettings(*_BOOKS, "goodreads"),
+    "goodreads": DataSettings(*_BOOKS, "goodreads", vocab_size=8000),
     "ml-100k": DataSettings(*_MOVIES, "ml-100k", "u.data"),
     "ml-1m": DataSettings(*_MOVIES, "ml-1m", "ratings.dat"),
 }

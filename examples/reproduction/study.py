@@ -105,7 +105,7 @@ class Study:
         directory, state = self.output_dir / "backbone", PartialState()
         if state.is_main_process and not directory.exists():
             _, catalog = self.load()
-            _, tokenizer = build_tiny_backbone(catalog)
+            _, tokenizer = build_tiny_backbone(catalog, DATA[self.dataset].vocab_size)
             config = AutoConfig.for_model(
                 **self.scale.backbone,
                 vocab_size=len(tokenizer),
@@ -149,6 +149,7 @@ class Study:
             "scale": {"name": self.scale_name, **json.loads(json.dumps(asdict(self.scale)))},
             "changes": self.changes,
             "session_group_size": self.session_group_size,
+            "vocab_size": DATA[self.dataset].vocab_size,
             "seed": self.seed,
         }
 
