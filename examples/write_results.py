@@ -31,10 +31,11 @@ The methods:
 - **Fusion**: PatchRec-I and the baseline that ranks validation best, mixed by a weight that validation chose.
 - The others are [baselines](baselines.md). Only MoRec reads titles.
 
-How to read the tables: the *smoke* scale only shows that everything works. The *laptop* scale trains backbones of two to
-three million parameters from scratch, which know nothing of language or of the world, on few examples. It compares what
-methods make of the same data and little compute; it does not say what the paper's backbone reaches. Its settings come
-from trials of PatchRec-I on MovieLens-100K's validation rows; the other LLMs take them over, and so does Goodreads.
+How to read the tables: the *smoke* scale only shows that everything works. The *laptop* scale trains backbones of two
+to three million parameters from scratch, which know nothing of language or of the world, on few examples. It compares
+what methods make of the same data and little compute; it does not say what the paper's backbone reaches. Its
+settings come from trials of PatchRec-I on MovieLens-100K's validation rows; the other LLMs take them over, and so does
+Goodreads.
 Intervals are by resampling users: they hold the chance of which users were tested, not that of another seed. Whatever
 was chosen was chosen on validation, whose HR@20 is given too; test is later in time, and harder.
 """
