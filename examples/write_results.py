@@ -35,9 +35,9 @@ How to read the tables: the *smoke* scale only shows that everything works. The 
 to three million parameters from scratch, which know nothing of language or of the world, on few examples. It compares
 what methods make of the same data and little compute; it does not say what the paper's backbone reaches. Its
 settings come from trials of PatchRec-I on MovieLens-100K's validation rows; the other LLMs take them over, and so does
-Goodreads.
-Intervals are by resampling users: they hold the chance of which users were tested, not that of another seed. Whatever
-was chosen was chosen on validation, whose HR@20 is given too; test is later in time, and harder.
+Goodreads, but for a larger vocabulary. Intervals are by resampling users: they hold the chance of which users were
+tested, not that of another seed. Whatever was chosen was chosen on validation, whose HR@20 is given too; test is later
+in time, and harder.
 """
 
 
@@ -49,10 +49,9 @@ def main(folders: Sequence[Path], output: Path) -> None:
                 f"{folder} is no table or figure: it holds no results.json. Give its table_* or figure_*."
             )
         values = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-        parts = [values["dataset"], values["scale"]["name"], values["seed"], folder.name]
-        parts += [f"{name}_{value}" for name, value in values["changes"].items()]
-        name = "-".join(map(str, parts))
-        kept = output.with_suffix("") / name
+        facts = [values["dataset"], values["scale"]["name"], values["seed"], folder.name]
+        facts += [f"{name}_{value}" for name, value in values["changes"].items()]
+        kept = output.with_suffix("") / "-".join(map(str, facts))
         kept.mkdir(parents=True, exist_ok=True)
         if values["data_dir"] is not None:
             values["data_dir"] = "DIRECTORY"  # where it was on one machine helps nobody

@@ -14,7 +14,7 @@ from .encoding import IGNORED_LABEL, EncodedExample
 _CHUNK_SIZES = np.arange(16, 513, 16)
 """Positions that may attend together, as a chunk of the sequence."""
 _CHUNK_OVERHEAD = 32
-"""What it costs to gather a key that a chunk sees, in scores of it."""
+"""What it costs to gather a key for a chunk, as a number of queries that are scored with it."""
 
 
 def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gradients import assert_same_gradients, gradients, one_by_one
+from huggingface_hub.errors import StrictDataclassFieldValidationError
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
@@ -59,6 +60,7 @@ from patchrec_hf import (
 )
 from patchrec_hf.attention import CHUNK_ATTENTION
 from patchrec_hf.backbones import disable_tree_packing, enable_tree_packing
+from patchrec_hf.configuration import PatchRecConfig
 from patchrec_hf.encoding import EncodedExample, pad_examples
 from patchrec_hf.prefix_tree import pack_examples
 from patchrec_hf.prompts import SPECIAL_TOKENS
@@ -890,3 +892,8 @@ def test_lora_trains(llama: PatchRecForCausalLM, processor: PatchRecProcessor, c
 
 def test_gemma3_is_built_as_text_model() -> None:
     assert isinstance(shared_backbone("gemma3"), Gemma3ForCausalLM)
+
+
+def test_configuration_checks_its_values():
+    with pytest.raises(StrictDataclassFieldValidationError, match="patch_token_id"):
+        PatchRecConfig(patch_token_id="<|patch|>")
