@@ -3,6 +3,7 @@ Evaluates a checkpoint or a baseline on the whole catalog, and writes a report (
 
     python examples/evaluate.py --model outputs/goodreads/finetune/final --output_dir outputs/evaluation
     python examples/evaluate.py --baseline popularity --data_dir data/goodreads --output_dir outputs/popularity
+    python examples/evaluate.py --baseline outputs/sasrec --data_dir data/goodreads --output_dir outputs/sasrec_report
 
 Several processes share the rows: `torchrun --nproc_per_node 2 examples/evaluate.py ...`. What was interrupted goes on
 with the same command. `--compare DIR` sets the report beside that of another run on the same targets; a finished one
@@ -16,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import torch
 from accelerate import PartialState
-from transformers import HfArgumentParser
+from transformers import AutoModel, HfArgumentParser
 
 from patchrec_hf import (
     AUTHORS,
@@ -28,7 +29,7 @@ from patchrec_hf import (
     rank_targets,
     score_targets,
 )
-from patchrec_hf.baselines import CoVisitation, Popularity
+from patchrec_hf.baselines import CoVisitation, Popularity, SequentialRecommender
 from patchrec_hf.runs import claim_run, finish_run
 
 
@@ -49,7 +50,7 @@ class Arguments:
 
     output_dir: str = field(metadata={"help": "Where the report goes."})
     model: str | None = field(default=None, metadata={"help": "A checkpoint of this library."})
-    baseline: str | None = field(default=None, metadata={"help": "Instead of a model.", "choices": list(BASELINES)})
+    baseline: str | None = field(default=None, metadata={"help": f"{', '.join(BASELINES)}, or a saved one."})
     data_dir: str | None = field(default=None, metadata={"help": "A prepared data set; else the embedded sample."})
     split: str = field(default="test", metadata={"help": "Which rows.", "choices": ["train", "validation", "test"]})
     max_history: int = field(default=100, metadata={"help": "Items per history that rows hold."})
@@ -77,6 +78,10 @@ def main(args: Arguments) -> None:
         recommender = PatchRecommender.from_pretrained(args.model)  # an adapter is merged
         model, processor = recommender.model.to(state.device), recommender.processor
         catalog.check_same_titles(processor.catalog)
+    elif args.baseline not in BASELINES:
+        scorer = load_baseline(args.baseline).to(state.device)
+        catalog.check_same_titles(scorer.catalog)
+        catalog = scorer.catalog
     other = EvaluationReport.load(args.compare) if args.compare else None
     try:  # last, so that a mistake in the arguments leaves nothing behind
         claim_run(args.output_dir, {k: v for k, v in asdict(args).items() if k not in ("compare", "batch_size")})
@@ -90,7 +95,8 @@ def main(args: Arguments) -> None:
 
     reports: dict[str, EvaluationReport] = {}
     if args.baseline is not None:
-        scorer = BASELINES[args.baseline](catalog).fit(train)
+        if args.baseline in BASELINES:
+            scorer = BASELINES[args.baseline](catalog).fit(train)
         reports["strict"] = score_targets(
             scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
         )
@@ -107,13 +113,9 @@ def main(args: Arguments) -> None:
     if not state.is_main_process:
         return
 
-    data = {
-        "data set": args.data_dir or "sample",
-        "split": args.split,
-        "rows": {name: len(part) for name, part in examples.items()},
-        "items": len(catalog),
-        "items with a shared title": catalog.num_shared_titles(),
-    }
+    num_rows = {name: len(part) for name, part in examples.items()}
+    data = {"data set": args.data_dir or "sample", "split": args.split, "rows": num_rows, "items": len(catalog)}
+    data["items with a shared title"] = catalog.num_shared_titles()
     reports = {name: replace(report.with_settings(**data), ks=tuple(args.ks)) for name, report in reports.items()}
     last = reports[list(reports)[-1]]
     last.save(args.output_dir)
@@ -126,6 +128,16 @@ def main(args: Arguments) -> None:
         show(table.select("protocol", f"hr@{k}", f"ndcg@{k}", f"title_hr@{k}"), Path(args.output_dir, "effects.md"))
     if other is not None:
         compare(args, last, other)
+
+
+def load_baseline(name: str) -> SequentialRecommender:
+    try:
+        model = AutoModel.from_pretrained(name)
+    except OSError as error:
+        raise SystemExit(f"--baseline {name} is none of {', '.join(BASELINES)}, nor a saved one: {error}") from None
+    if not isinstance(model, SequentialRecommender):
+        raise SystemExit(f"{name} holds a {type(model).__name__}, which is no baseline: give it as --model.")
+    return model
 
 
 def compare(args: Arguments, report: EvaluationReport, other: EvaluationReport) -> None:

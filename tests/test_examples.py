@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from patchrec_hf import EvaluationReport, load_recommendation_data
+from patchrec_hf.baselines import SASRec
 
 
 ROOT = Path(__file__).parent.parent
@@ -79,6 +80,19 @@ def test_evaluate(tmp_path):
     again = run(EVALUATE, *settings, "--output_dir", tmp_path / "first")
     assert again.returncode == 1
     assert "holds a finished run" in again.stderr
+
+
+@pytest.mark.slow
+def test_evaluate_a_saved_baseline(tmp_path):
+    _, catalog = load_recommendation_data("sample")
+    SASRec.from_catalog(catalog, hidden_size=8).save_pretrained(tmp_path / "sasrec")
+    settings = ["--max_rows", "10", "--output_dir", tmp_path / "report"]
+    done = run(EVALUATE, "--baseline", tmp_path / "sasrec", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "| ranker | SASRec |" in done.stdout
+    misspelt = run(EVALUATE, "--baseline", "popularitz", *settings)
+    assert misspelt.returncode == 1
+    assert "popularitz is none of popularity, co-visitation, nor a saved one" in misspelt.stderr
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import BertConfig, BertModel, set_seed
+from transformers import AutoModel, BertConfig, BertModel, set_seed
 
 from patchrec_hf import Catalog, score_targets
 from patchrec_hf.baselines import (
@@ -94,7 +94,8 @@ def test_learns_and_is_saved(make, catalog, chains, tmp_path, name):
     model.fit(chains, args=args)
     assert score_targets(model, catalog, chains, show_progress=False).metrics([1])["title_hr@1"] > 0.9
     model.save_pretrained(tmp_path / "model")
-    loaded = type(model).from_pretrained(tmp_path / "model")
+    loaded = AutoModel.from_pretrained(tmp_path / "model")
+    assert type(loaded) is type(model)
     assert loaded.catalog.titles == catalog.titles
     histories = [[10, 11, 12], [19]]
     np.testing.assert_allclose(loaded.score(histories), model.score(histories), atol=1e-6)

@@ -1,5 +1,7 @@
 """Baselines: what a recommender has to beat. Each is fitted on example rows and scores every item for a history."""
 
+from transformers import AutoConfig, AutoModel
+
 from .caser import Caser
 from .co_visitation import CoVisitation, CoVisitationWeighting
 from .fusion import Fusion
@@ -26,3 +28,7 @@ __all__ = [
     "SequentialRecommender",
     "training_arguments",
 ]
+
+for _model in (Caser, GRU4Rec, LinRec, Mamba4Rec, MoRec, SASRec):
+    AutoConfig.register(_model.config_class.model_type, _model.config_class)
+    AutoModel.register(_model.config_class, _model)
