@@ -53,7 +53,7 @@ class Arguments:
     baseline: str | None = field(default=None, metadata={"help": f"{', '.join(BASELINES)}, or a saved one."})
     data_dir: str | None = field(default=None, metadata={"help": "A prepared data set; else the embedded sample."})
     split: str = field(default="test", metadata={"help": "Which rows.", "choices": ["train", "validation", "test"]})
-    max_history: int = field(default=100, metadata={"help": "Items per history that rows hold."})
+    max_history: int | None = field(default=None, metadata={"help": "Items per history; the model's, or 100."})
     ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs."})
     method: str = field(default="exact", metadata={"help": "How to rank.", "choices": ["exact", "beam", "all"]})
     num_beams: int | None = field(default=None, metadata={"help": "For beam."})
@@ -72,16 +72,21 @@ def main(args: Arguments) -> None:
     if args.baseline is not None and (args.protocol, args.method) != ("strict", "exact"):
         raise SystemExit("A baseline scores every item: leave out --protocol and --method.")
     state = PartialState(cpu=not torch.accelerator.is_available())
-    examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=args.max_history)
-    rows, train = examples[args.split], examples["train"]
+    max_history = args.max_history or 100
     if args.model is not None:
         recommender = PatchRecommender.from_pretrained(args.model)  # an adapter is merged
         model, processor = recommender.model.to(state.device), recommender.processor
-        catalog.check_same_titles(processor.catalog)
+        max_history, own_catalog = args.max_history or processor.max_history, processor.catalog
     elif args.baseline not in BASELINES:
         scorer = load_baseline(args.baseline).to(state.device)
-        catalog.check_same_titles(scorer.catalog)
-        catalog = scorer.catalog
+        own_catalog = scorer.catalog
+    examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=max_history)
+    rows, train = examples[args.split], examples["train"]
+    if args.baseline in BASELINES:
+        scorer = BASELINES[args.baseline](catalog).fit(train)
+    else:
+        catalog.check_same_titles(own_catalog)
+        catalog = own_catalog
     other = EvaluationReport.load(args.compare) if args.compare else None
     try:  # last, so that a mistake in the arguments leaves nothing behind
         claim_run(args.output_dir, {k: v for k, v in asdict(args).items() if k not in ("compare", "batch_size")})
@@ -95,8 +100,6 @@ def main(args: Arguments) -> None:
 
     reports: dict[str, EvaluationReport] = {}
     if args.baseline is not None:
-        if args.baseline in BASELINES:
-            scorer = BASELINES[args.baseline](catalog).fit(train)
         reports["strict"] = score_targets(
             scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
         )

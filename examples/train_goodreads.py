@@ -5,10 +5,12 @@ Without arguments: the embedded sample (synthetic readers of real books) and a t
     accelerate launch examples/train_goodreads.py
 
 On a directory with interactions.parquet and items.parquet, with a pretrained backbone:
-    accelerate launch examples/train_goodreads.py --data_dir data/goodreads \
-        --model_name_or_path meta-llama/Llama-3.2-1B-Instruct --learning_rate 5e-5 --per_device_train_batch_size 32
+    accelerate launch examples/train_goodreads.py --data_dir data/goodreads --output_dir outputs/goodreads_llama \
+        --model_name_or_path meta-llama/Llama-3.2-1B-Instruct --per_device_train_batch_size 4 \
+        --gradient_accumulation_steps 8 --activation_checkpointing
 
-Several processes: docs/distributed.md. Interrupted runs go on where they stopped; finished ones are never overwritten.
+The prompt is the paper's for books: for other things, change it below. Several processes:
+docs/distributed.md. Interrupted runs go on where they stopped; finished ones are never overwritten.
 """
 
 import copy

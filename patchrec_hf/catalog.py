@@ -250,8 +250,8 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
         [`TitleTokens`]
 
     Raises:
-        ValueError: If a title tokenizes to nothing, or holds a special or added token such as `<|im_end|>`, which
-            could end the turn or close the history.
+        ValueError: If a title tokenizes to nothing, or holds an added token that is not split, which could end the
+            turn or close the history.
     """
     titles = list(titles)
     encoded = tokenizer(titles, add_special_tokens=False, split_special_tokens=True)["input_ids"] if titles else []

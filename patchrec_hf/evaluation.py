@@ -209,6 +209,7 @@ def score_targets(
     Raises:
         ValueError: If the data set is empty, a number is out of range, the scores have another shape than
             `(B, num_items)`, or one is NaN.
+        KeyError: If the catalog lacks an item.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")

@@ -261,7 +261,8 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
                 it.
             **kwargs:
                 Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`] where `backbone` is a path.
-                `use_safetensors` is `True` if not given: weights in pickles are refused.
+                `use_safetensors` is `True` if not given: weights in pickles are refused. To train all weights, pass
+                `dtype="float32"` unless they were saved so.
 
         Returns:
             [`PatchRecForCausalLM`]

@@ -46,8 +46,8 @@ class PatchRecProcessor(ProcessorMixin):
             Whether a separator follows each patch, as in the paper.
 
     Raises:
-        ValueError: If the tokenizer lacks the special tokens or knows no token of any title, a title holds markup or
-            tokenizes to nothing, or `max_history` is less than 1.
+        ValueError: If the tokenizer lacks the special tokens or knows no token of any title, a title holds an added
+            token (see [`tokenize_titles`]) or tokenizes to nothing, or `max_history` is less than 1.
         TypeError: If an argument is of another kind.
     """
 
@@ -117,7 +117,7 @@ class PatchRecProcessor(ProcessorMixin):
         The same processor with other items to recommend: an item is its title, so new ones need no training.
 
         Raises:
-            ValueError: If a title holds markup or tokenizes to nothing.
+            ValueError: If a title holds an added token or tokenizes to nothing.
 
         Example:
         ```python

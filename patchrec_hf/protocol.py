@@ -18,7 +18,7 @@ class EvaluationProtocol:
         complete_prefixes (`bool`, *optional*, defaults to `True`):
             Whether a title that begins another can be generated. The release has no end-of-title edge for those.
         credit_prefixes (`bool`, *optional*, defaults to `False`):
-            Whether a title that begins with the target's is taken for it, letter by letter: "Emma" for "Emmanuel".
+            Whether a title that begins with the target's is taken for it, letter by letter: "Emmanuel" for "Emma".
         take_last_match (`bool`, *optional*, defaults to `False`):
             Whether the last of several matches gives the rank, not the first.
         credit_items (`bool`, *optional*, defaults to `True`):

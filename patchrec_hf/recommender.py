@@ -53,7 +53,7 @@ class PatchRecommender:
 
     Example:
     ```python
-    >>> recommender = PatchRecommender.from_pretrained("outputs/finetune")
+    >>> recommender = PatchRecommender.from_pretrained("outputs/final")
     >>> recommender.recommend([3, 14, "A Study in Scarlet"], k=3)
     ```
     """
@@ -111,7 +111,7 @@ class PatchRecommender:
         Args:
             histories (`Sequence[int | str]`, or a sequence of them):
                 One history or a batch, oldest item first. An item is an id of the catalog or a title, which the
-                catalog need not know.
+                catalog need not know. A text is a title, never an id of one's own (`original_id`).
             k (`int`, *optional*, defaults to `10`):
                 How many items to return; fewer where fewer are left.
             exclude_seen (`bool`, *optional*, defaults to `True`):
@@ -134,8 +134,8 @@ class PatchRecommender:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
 
         Raises:
-            ValueError: If a history is empty or longer than the model's context, a title holds markup, k is out of
-                range, or a history has nothing left to recommend.
+            ValueError: If a history is empty or longer than the model's context, a title holds an added token, k is
+                out of range, or a history has nothing left to recommend.
             TypeError: If an item is neither an id nor a title, or the backbone cannot attend to a tree.
             KeyError: If an item id is not in the catalog.
             FloatingPointError: If the model's scores are not numbers.

@@ -49,7 +49,8 @@ class PatchFinetuneTrainer(ResumableTrainer):
     Args:
         model (`str`, `os.PathLike`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
             A model, or the name of one: of a PatchRec checkpoint, an adapter (which is merged) or, to start from, any
-            backbone.
+            backbone. By name it is loaded in float32, whatever it was saved in, as mixed precision needs it
+            (`model_init_kwargs` says otherwise); a model is trained in the dtype that it has.
         args ([`PatchFinetuneConfig`]):
             Training arguments.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
@@ -77,7 +78,7 @@ class PatchFinetuneTrainer(ResumableTrainer):
     Example:
     ```python
     >>> trainer = PatchFinetuneTrainer(
-    ...     model=PatchRecForCausalLM.from_backbone("meta-llama/Llama-3.2-1B-Instruct", processor.tokenizer),
+    ...     model="meta-llama/Llama-3.2-1B-Instruct",
     ...     args=PatchFinetuneConfig("outputs/finetune"),
     ...     train_dataset=examples["train"],
     ...     eval_dataset=examples["validation"],
@@ -127,8 +128,8 @@ class PatchFinetuneTrainer(ResumableTrainer):
         patchrec_model = model.get_base_model() if isinstance(model, PeftModel) else model
         if not isinstance(patchrec_model, PatchRecForCausalLM):
             raise TypeError(
-                f"`model` must be a `PatchRecForCausalLM`, got `{type(patchrec_model).__name__}`. Make one with "
-                "`PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
+                f"`model` must be a `PatchRecForCausalLM`, got `{type(patchrec_model).__name__}`. Pass its name, or "
+                "make one with `PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
             )
         patchrec_model.check_processor(processing_class)
         if peft_config is not None:

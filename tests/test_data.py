@@ -257,6 +257,11 @@ def test_make_examples_needs_a_split():
         make_examples(split_interactions(HISTORIES).drop("split"), catalog_of(10))
 
 
+def test_make_examples_refuses_a_negative_number_of_earlier_items():
+    with pytest.raises(ValueError, match="`min_history` must be at least 0, got -3"):
+        make_examples(split_interactions(HISTORIES), catalog_of(10), min_history=-3)
+
+
 @pytest.mark.parametrize("empty", SPLITS)
 def test_make_examples_names_the_split_without_examples(empty):
     """Missing from the table, or only with histories that are too short."""

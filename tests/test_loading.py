@@ -134,6 +134,10 @@ def test_prepared_data_is_saved_and_loaded(data, tmp_path):
 @pytest.mark.parametrize("kwargs", [{"filters": Filters(min_item_users=2)}, {"ties": "authors"}, {"columns": COLUMNS}])
 def test_prepared_data_is_not_prepared_again(data, tmp_path, kwargs):
     data.save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="The sample is prepared already"):
+        prepare_data("sample", items="products.csv")
+    with pytest.raises(ValueError, match="The sample is prepared already"):
+        load_recommendation_data("sample", streaming=True, cache_dir=tmp_path / "cache", ties="authors")
     with pytest.raises(ValueError, match="is prepared already"):
         load_recommendation_data(tmp_path / "saved", **kwargs)
 

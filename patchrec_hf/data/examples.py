@@ -57,10 +57,10 @@ def make_examples(
 
     Raises:
         ValueError: If `split` is missing or holds another value, a split has no example, `max_history` is less than 1,
-            or `targets_per_row` does not lie between 1 and `max_history`.
+            `min_history` less than 0, or `targets_per_row` does not lie between 1 and `max_history`.
         KeyError: If the catalog lacks an item.
     """
-    check_examples(interactions, catalog, max_history, targets_per_row)
+    check_examples(interactions, catalog, max_history, min_history, targets_per_row)
     datasets = {}
     for split in splits:
         size = targets_per_row if split == "train" else 1
@@ -82,7 +82,9 @@ def make_examples(
     return DatasetDict(datasets)
 
 
-def check_examples(interactions: pl.DataFrame, catalog: Catalog, max_history: int, targets_per_row: int) -> None:
+def check_examples(
+    interactions: pl.DataFrame, catalog: Catalog, max_history: int, min_history: int, targets_per_row: int
+) -> None:
     """
     Checks what [`make_examples`] checks before it begins.
 
@@ -93,6 +95,8 @@ def check_examples(interactions: pl.DataFrame, catalog: Catalog, max_history: in
         raise ValueError("The interactions have no column 'split'. Make one with `temporal_split`.")
     if max_history < 1:
         raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+    if min_history < 0:
+        raise ValueError(f"`min_history` must be at least 0, got {min_history}.")
     if not (type(targets_per_row) is int and 1 <= targets_per_row <= max_history):
         raise ValueError(
             f"`targets_per_row` must be a whole number between 1 and `max_history` ({max_history}), got "

@@ -75,7 +75,9 @@ def load_recommendation_data(
     Raises:
         FileNotFoundError: If there is no such data set, or it lacks a file.
         PermissionError: If the cache cannot be written to.
+        ConnectionError: If it could not be downloaded.
         ValueError: If a file is not as described (with the line), a split is empty, or a setting is out of its range.
+        KeyError: If the items lack one of the interactions.
 
     Example:
     ```python
@@ -162,6 +164,7 @@ def prepare_data(
             nothing is left, a split is empty, or an argument is not for such data.
     """
     if name_or_path == "sample":
+        _refuse_raw_settings("The sample", filters, ties, title_rule, columns, items, time_unit)
         interactions = order_interactions(generate_sample_interactions())
         sample = load_sample_items().select("item_id", "title")
         return PreparedData("sample", (split or temporal_split)(interactions), sample)
@@ -193,6 +196,7 @@ def _prepare_in_cache(
 ) -> Path:
     """The directory in the cache with the prepared data."""
     if name_or_path == "sample":
+        _refuse_raw_settings("The sample", filters, ties, title_rule, columns, items, time_unit)
         data = prepare_data("sample", split=split)
         return _make_once(cache / "prepared" / f"sample-{Hasher.hash([_CACHE_VERSION, split])}", data.save)
     path = Path(name_or_path).expanduser()
@@ -200,11 +204,7 @@ def _prepare_in_cache(
     if not path.exists() and (snapshot := _from_hub(str(name_or_path))):
         path = snapshot
     if any((path / file).is_file() for file in _PREPARED_NAMES):
-        if filters or (ties, title_rule, columns, items, time_unit) != ("stable", None, None, None, "s"):
-            raise ValueError(
-                f"{path} is prepared already: `filters`, `ties`, `title_rule`, `columns`, `items` and `time_unit` are "
-                "for raw data. Only `split` can be given."
-            )
+        _refuse_raw_settings(str(path), filters, ties, title_rule, columns, items, time_unit)
 
         def make(part: Path) -> None:
             data = PreparedData.load(path)
@@ -229,6 +229,14 @@ def _prepare_in_cache(
 
         key = _key(source.files, [kept, splitter, rule, ties, columns, time_unit, source.keeps_all_items])
     return _make_once(cache / "prepared" / f"{name}-{key}", make)
+
+
+def _refuse_raw_settings(name: str, filters: Any, *others: Any) -> None:
+    if filters or others != ("stable", None, None, None, "s"):
+        raise ValueError(
+            f"{name} is prepared already: `filters`, `ties`, `title_rule`, `columns`, `items` and `time_unit` are for "
+            "raw data. Only `split` can be given."
+        )
 
 
 def _from_hub(name: str) -> Path | None:
