@@ -65,7 +65,10 @@ class Catalog:
 
     @classmethod
     def from_titles(cls, titles: dict[int, str]) -> Catalog:
-        """Builds a catalog from a mapping of item id to title."""
+        """Builds a catalog from a mapping of item id (a whole number) to title."""
+        for item_id in titles:
+            if not isinstance(item_id, (int, np.integer)):
+                raise TypeError(f"An item id is a whole number, got {item_id!r}. Number the items.")
         return cls(np.fromiter(titles, dtype=np.int64, count=len(titles)), tuple(titles.values()))
 
     @classmethod

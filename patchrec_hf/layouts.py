@@ -208,4 +208,7 @@ def layout_from_dict(values: dict[str, Any]) -> Layout:
         if layout_class.name == values.get("name"):
             return layout_class(**{key: value for key, value in values.items() if key != "name"})
     known = ", ".join(repr(layout_class.name) for layout_class in _LAYOUTS)
-    raise ValueError(f"Unknown layout {values.get('name')!r}; known layouts are {known}.")
+    raise ValueError(
+        f"Unknown layout {values.get('name')!r}; known layouts are {known}. Pass one of your own as "
+        "`layout` of `PatchRecProcessor.from_pretrained`."
+    )

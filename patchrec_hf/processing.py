@@ -286,19 +286,24 @@ class PatchRecProcessor(ProcessorMixin):
             self.push_to_hub(**upload)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PatchRecProcessor:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, layout: Layout | None = None, **kwargs: Any
+    ) -> PatchRecProcessor:
         """
         Loads the processor of a checkpoint.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub.
+            layout ([`Layout`], *optional*):
+                Instead of the saved one; needed where that is a class of your own, of which only the name is saved.
             **kwargs:
                 The Hub's: `revision`, `token`, `cache_dir` and so on; `trust_remote_code` for a tokenizer that brings
                 its own code.
 
         Raises:
             OSError: If the checkpoint has no `processor_config.json` or `catalog.parquet`.
+            ValueError: If its layout is not of this library, and `layout` is not given.
         """
         where = hub_kwargs(kwargs)
         trust_remote_code = kwargs.get("trust_remote_code", False)  # unset, transformers would ask at the terminal
@@ -310,7 +315,7 @@ class PatchRecProcessor(ProcessorMixin):
             ),
             catalog=Catalog.from_parquet(cached_file(pretrained_model_name_or_path, CATALOG_NAME, **where)),
             prompt=Prompt.from_dict(values["prompt"]),
-            layout=layout_from_dict(values["layout"]),
+            layout=layout_from_dict(values["layout"]) if layout is None else layout,
             max_history=values["max_history"],
             separate_patches=values["separate_patches"],
         )

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 from datasets import Dataset
+
+
+_ROWS_AT_A_TIME = 10_000
 
 
 def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
@@ -21,7 +25,7 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
             The processor's, which bounds how far apart a row's targets are; nothing does if not given.
 
     Raises:
-        TypeError: If it is no data set, or a column does not hold lists of whole numbers.
+        TypeError: If it is no data set, or a column does not hold whole numbers, or lists of them.
         ValueError: If there is no row, a column is missing, or a row has no target or fails [`check_targets`].
     """
     if not isinstance(dataset, Dataset):
@@ -37,11 +41,19 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         if not (is_list and pa.types.is_integer(kind.value_type)):
             raise TypeError(f"Column `{column}` must hold lists of whole numbers, got {kind}.")
-    targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
+    kind = dataset.features.arrow_schema.field("user_id").type
+    if not pa.types.is_integer(kind):
+        raise TypeError(f"Column `user_id` must hold whole numbers, got {kind}. Number the users.")
+    columns = dataset.select_columns(["item_ids", "target_positions"]).with_format("polars")
+    parts = [
+        part.select(pl.col("item_ids").list.len().alias("num_items"), "target_positions")
+        for part in columns.iter(_ROWS_AT_A_TIME)
+    ]
+    num_items, targets = pl.concat(parts).get_columns()
     first, last = targets.list.first(), targets.list.last()
     ascends = (targets.list.len() == 1) | (targets.list.diff().list.min() > 0)
     is_whole = targets.list.drop_nulls().list.len() == targets.list.len()
-    is_right = is_whole & ascends & (first > 0)
+    is_right = is_whole & ascends & (first > 0) & (last < num_items)
     if max_history is not None:
         is_right &= last - first < max_history
     is_right = is_right.fill_null(False)

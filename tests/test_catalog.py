@@ -105,6 +105,12 @@ def test_shared_titles(catalog):
     assert Catalog.from_titles({1: "a", 2: "b"}).num_shared_titles() == 0
 
 
+@pytest.mark.parametrize("item_id", [1.5, "7", None])
+def test_from_titles_takes_whole_numbers_only(item_id):
+    with pytest.raises(TypeError, match=r"whole number, got .*Number the items"):
+        Catalog.from_titles({3: "Emma", item_id: "Persuasion"})
+
+
 def test_from_titles_keeps_the_order():
     catalog = Catalog.from_titles({9: "b", 7: "a"})
     assert catalog.item_ids.tolist() == [9, 7]

@@ -1,5 +1,7 @@
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from patchrec_hf import (
 )
 from patchrec_hf.catalog import tokenize_titles
 from patchrec_hf.encoding import pad_examples
+from patchrec_hf.layouts import Segment
 
 
 def naive_history(processor, history, segments):
@@ -174,6 +177,22 @@ def test_save_and_load(processor, tmp_path):
         assert loaded.catalog.titles == processor.catalog.titles
         history = [[10, 11, 12, 13]]
         assert torch.equal(loaded(history)["input_ids"], processor(history)["input_ids"])
+
+
+@dataclass(frozen=True)
+class LatestOnly:
+    name: ClassVar[str] = "latest only"
+
+    def __call__(self, num_items, seed=()):
+        return [Segment("text", num_items - 1, num_items)]
+
+
+def test_a_layout_of_ones_own_is_given_again(processor, tmp_path):
+    processor.with_layout(LatestOnly()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"Unknown layout 'latest only'.*as `layout` of"):
+        PatchRecProcessor.from_pretrained(tmp_path)
+    for loader in (PatchRecProcessor, AutoProcessor):
+        assert loader.from_pretrained(tmp_path, layout=LatestOnly()).layout == LatestOnly()
 
 
 def test_a_flat_list_is_not_a_batch(processor):

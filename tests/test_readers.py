@@ -4,13 +4,17 @@ import gzip
 import json
 import os
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import polars as pl
 import pytest
 
+from patchrec_hf.data.files import unpack
 from patchrec_hf.data.filters import Filters
 from patchrec_hf.data.loading import load_recommendation_data, prepare_data
 from patchrec_hf.data.movielens import clean_movie_title, read_movielens
+from patchrec_hf.data.sources import find_source
 from patchrec_hf.data.splits import cut_times
 
 
@@ -265,6 +269,21 @@ def test_goodreads_with_two_logs_of_a_kind(goodreads):
         prepare(goodreads)
 
 
+def test_an_archive_is_unpacked_once_by_all(tmp_path):
+    names = [f"{number}.csv" for number in range(20)]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, name * 10_000)
+    barrier = Barrier(4)
+
+    def unpack_together(_):
+        barrier.wait()
+        return sorted(path.name for path in unpack(tmp_path / "a.zip", tmp_path / "a").iterdir())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(unpack_together, range(4))) == [sorted(names)] * 4
+
+
 # Amazon Reviews 2023
 
 PRODUCTS = [
@@ -316,6 +335,16 @@ def test_amazon_with_untitled_products(amazon):
     write_core(amazon)
     with pytest.raises(ValueError, match=r"Item 'B9', with which user 'v' interacts, .*Filters\(drop_untitled=True\)"):
         prepare(amazon)
+
+
+def test_what_the_hub_keeps_of_downloads_is_no_file_of_the_data(amazon):
+    write_core(amazon)
+    kept = amazon / ".cache" / "huggingface" / "download"
+    kept.mkdir(parents=True)
+    for name in ("All_Beauty.csv.metadata", "meta_All_Beauty.jsonl.lock"):
+        (kept / name).touch()
+    files = find_source(amazon, amazon).files
+    assert sorted(path.name for path in files) == ["All_Beauty.csv", "meta_All_Beauty.jsonl"]
 
 
 def test_amazon_without_metadata(tmp_path):

@@ -642,6 +642,7 @@ def test_vanilla_is_the_text_layout(catalog, tokenizer, rows, model, tmp_path):
         ([2, None], r"Row 5 \(user 77\) has the target positions \[2, None\]"),
         (None, r"Row 5 \(user 77\) has the target positions None"),
         ([0], r"position 0 must lie between 1 and 9; .* It is row 5 of"),
+        ([3, 10], r"position 10 must lie between 1 and 9; .* It is row 5 of"),
         ([1, 9], r"must lie less than `max_history` \(8\) apart.* It is row 5 of"),
     ],
 )
@@ -652,6 +653,12 @@ def test_bad_targets_are_found_before_training(make_trainer, rows, targets, mess
         make_trainer("finetune", train_dataset=dataset)
     with pytest.raises(ValueError, match=message):
         make_trainer("finetune", eval_dataset=dataset)
+
+
+def test_users_must_be_whole_numbers(make_trainer, rows):
+    dataset = rows.remove_columns("user_id").add_column("user_id", [f"u{row}" for row in range(len(rows))])
+    with pytest.raises(TypeError, match=r"Column `user_id` must hold whole numbers, got string. Number the users"):
+        make_trainer("finetune", train_dataset=dataset)
 
 
 @pytest.mark.parametrize("targets", [1, 1.5, [1.5], None, ["1"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import polars as pl
+from filelock import FileLock
 
 
 Scan = Callable[[Path | io.BytesIO], pl.LazyFrame]
@@ -116,7 +118,7 @@ def find_file(directory: Path, *names: str) -> Path:
 
 def unpack(archive: Path, target: Path) -> Path:
     """
-    Unpacks a zip archive, unless that is done already.
+    Unpacks a zip archive, unless that is done already: by one process, and all of it or nothing.
 
     Args:
         archive (`pathlib.Path`):
@@ -130,14 +132,16 @@ def unpack(archive: Path, target: Path) -> Path:
     Raises:
         ValueError: If the archive is damaged.
     """
-    if not target.is_dir():
-        part = target.with_name(f"{target.name}.part")
-        try:
-            with zipfile.ZipFile(archive) as content:
-                content.extractall(part)
-        except (zipfile.BadZipFile, *_BROKEN_COMPRESSION) as error:
-            raise ValueError(f"{archive} is damaged ({error}). Download it again.") from error
-        part.rename(target)
+    with FileLock(f"{target}.lock"):
+        if not target.is_dir():
+            part = target.with_name(f"{target.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            try:
+                with zipfile.ZipFile(archive) as content:
+                    content.extractall(part)
+            except (zipfile.BadZipFile, *_BROKEN_COMPRESSION) as error:
+                raise ValueError(f"{archive} is damaged ({error}). Download it again.") from error
+            part.rename(target)
     inside = list(target.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
 

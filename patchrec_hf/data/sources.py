@@ -107,11 +107,17 @@ def find_source(
     return published
 
 
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Source:
     names = {path.name for path in directory.iterdir()}
 
     def files(*patterns: str) -> tuple[Path, ...]:
-        return tuple(sorted(path for pattern in patterns for path in directory.rglob(pattern)))
+        found = (path for pattern in patterns for path in directory.rglob(pattern))
+        # Not what the Hub's client keeps of its downloads in a hidden directory, which every call writes anew.
+        return tuple(sorted(path for path in found if not _is_hidden(path.relative_to(directory))))
 
     def movielens(filters: Filters, *patterns: str) -> Source:
         return Source(
