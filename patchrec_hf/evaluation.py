@@ -214,7 +214,8 @@ def score_targets(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     targets = _targets(dataset, catalog, max_rows, train_dataset)
-    _, title_of_item = np.unique(np.array(catalog.titles), return_inverse=True)
+    # As objects: NumPy's own strings would each take as much as the longest.
+    _, title_of_item = np.unique(np.array(catalog.titles, dtype=object), return_inverse=True)
     by_title = np.argsort(title_of_item, kind="stable")
     title_starts = np.flatnonzero(np.diff(title_of_item[by_title], prepend=-1))
     parts = []
