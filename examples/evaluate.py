@@ -82,9 +82,7 @@ def main(args: Arguments) -> None:
         own_catalog = scorer.catalog
     examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=max_history)
     rows, train = examples[args.split], examples["train"]
-    if args.baseline in BASELINES:
-        scorer = BASELINES[args.baseline](catalog).fit(train)
-    else:
+    if args.baseline not in BASELINES:
         catalog.check_same_titles(own_catalog)
         catalog = own_catalog
     other = EvaluationReport.load(args.compare) if args.compare else None
@@ -100,6 +98,8 @@ def main(args: Arguments) -> None:
 
     reports: dict[str, EvaluationReport] = {}
     if args.baseline is not None:
+        if args.baseline in BASELINES:
+            scorer = BASELINES[args.baseline](catalog).fit(train)
         reports["strict"] = score_targets(
             scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
         )

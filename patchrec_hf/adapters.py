@@ -19,6 +19,10 @@ from .processing import hub_kwargs
 from .prompts import PATCH_TOKEN, special_token_ids
 
 
+# Of what says which files are meant, what does not name the adapter's own.
+_FOR_BASE_TOO = ("token", "cache_dir", "local_files_only", "force_download")
+
+
 def load_model(
     name_or_path: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs: Any
 ) -> PatchRecForCausalLM:
@@ -78,7 +82,7 @@ def load_adapted(
         raise ValueError(
             f"The adapter in {adapter} does not say which model it was trained on. Pass that as `base_model`."
         )
-    others = {name: value for name, value in kwargs.items() if name not in where or name in ("token", "cache_dir")}
+    others = {name: value for name, value in kwargs.items() if name not in where or name in _FOR_BASE_TOO}
     trust_remote_code = kwargs.get("trust_remote_code", False)
     tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code, **where)
     model = load_model(base_model, tokenizer, **others)

@@ -115,7 +115,7 @@ def check_logits(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     """
     ids = torch.tensor([[i for i in range(1, 6) if i != model.config.patch_token_id]], device=model.device)
     with _probing(model), _probing(backbone), maskable_attention(model, backbone.base_model):
-        ours, theirs = model(input_ids=ids, use_cache=False).logits, backbone(input_ids=ids, use_cache=False).logits
+        ours, theirs = (part(input_ids=ids, use_cache=False).logits.to(model.device) for part in (model, backbone))
     if not _almost_equal(ours, theirs, tolerance=1e-2):
         raise ValueError(
             f"{type(backbone).__name__} makes its logits in a way that this library does not know (largest "

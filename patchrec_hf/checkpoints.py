@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers.utils import PROCESSOR_NAME
 
+from .layouts import layout_to_dict
 from .processing import PatchRecProcessor
 from .runs import write_json
 
 
 RUN_NAME = "patchrec_run.json"
 """Written into a checkpoint when everything else in it is; so a checkpoint without it is not whole."""
+_UNFINISHED_NAME = "patchrec_run.part"
 
 
 def mark_whole(checkpoint: str | os.PathLike, facts: Mapping[str, Any]) -> None:
@@ -30,10 +33,18 @@ def mark_whole(checkpoint: str | os.PathLike, facts: Mapping[str, Any]) -> None:
             JSON-ready values: what a run must share to go on from here (see [`check_resumable`]).
     """
     write_json(Path(checkpoint) / RUN_NAME, dict(facts))
+    mark_written(checkpoint)
+
+
+def mark_written(checkpoint: str | os.PathLike) -> None:
+    """Says of a checkpoint that its writing is over, whether a run can go on from it or not."""
+    (Path(checkpoint) / _UNFINISHED_NAME).unlink(missing_ok=True)
 
 
 def unmark(checkpoint: str | os.PathLike) -> None:
-    """Says of a checkpoint that it is not whole, as it is about to be overwritten."""
+    """Says of a checkpoint that it is not whole, as it is about to be written or deleted."""
+    Path(checkpoint).mkdir(parents=True, exist_ok=True)
+    (Path(checkpoint) / _UNFINISHED_NAME).touch()
     (Path(checkpoint) / RUN_NAME).unlink(missing_ok=True)
 
 
@@ -56,7 +67,8 @@ def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
 def delete_old_checkpoints(output_dir: str | os.PathLike, limit: int | None, *kept: str | None) -> None:
     """
-    Deletes checkpoints beyond a number, those of the earliest steps first, and those that were never finished.
+    Deletes checkpoints beyond a number, those of the earliest steps first, and those that were begun and never
+    finished. What others have written (or `save_only_model`) stays.
 
     Args:
         output_dir (`str` or `os.PathLike`):
@@ -72,10 +84,10 @@ def delete_old_checkpoints(output_dir: str | os.PathLike, limit: int | None, *ke
     others = [path for path in _checkpoints(output_dir) if path not in stay]
     whole = [path for path in others if (path / RUN_NAME).is_file()]
     surplus = whole[: max(len(whole) - max(limit - len(stay), 0), 0)]
-    for path in others:
-        if path not in whole or path in surplus:
-            unmark(path)  # first, as deleting may be interrupted too
-            shutil.rmtree(path, ignore_errors=True)
+    unfinished = [path for path in others if path not in whole and (path / _UNFINISHED_NAME).is_file()]
+    for path in (*unfinished, *surplus):
+        unmark(path)  # first, as deleting may be interrupted too
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
@@ -113,10 +125,11 @@ def check_resumable(
             "last whole one."
         )
     found: dict[str, Any] = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
-    there = PatchRecProcessor.from_pretrained(checkpoint)
+    there = PatchRecProcessor.from_pretrained(checkpoint, layout=processor.layout)
+    layout = json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8"))["layout"]
     pairs = [(name, found.get(name), value) for name, value in facts.items()]
     pairs += [
-        ("layout", str(there.layout), str(processor.layout)),
+        ("layout", layout, json.loads(json.dumps(layout_to_dict(processor.layout)))),
         ("max_history", there.max_history, processor.max_history),
         ("separate_patches", there.separate_patches, processor.separate_patches),
     ]

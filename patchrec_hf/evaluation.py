@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset
 from tqdm.auto import tqdm
@@ -27,6 +28,9 @@ from .ranking import Method, rank_catalog
 from .report import COUNT_COLUMNS, EvaluationReport
 from .sharding import run_in_parts
 from .trie import TitleTrie, build_trie
+
+
+_TRAIN_ROWS_AT_ONCE = 10_000
 
 
 class Scorer(Protocol):
@@ -270,6 +274,10 @@ def _targets(dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dat
     rows = np.arange(len(dataset))
     if max_rows is not None and max_rows < len(rows):
         rows = np.linspace(0, len(rows) - 1, max_rows).astype(np.int64)
+    if not pa.types.is_integer(dataset.features.arrow_schema.field("user_id").type):
+        raise TypeError(
+            f"Column `user_id` must hold whole numbers, got {dataset.features['user_id'].dtype}. Number the users."
+        )
     frame = dataset.select(rows).select_columns(["user_id", "item_ids", "target_positions"]).to_polars()
     bad = frame.filter(
         (pl.col("target_positions").list.min() < 1)
@@ -292,7 +300,8 @@ def _targets(dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dat
         raise ValueError("The data set to rank has rows, but no target positions.")
     is_cold = pl.lit(None, dtype=pl.Boolean)
     if train_dataset is not None:
-        known = train_dataset.select_columns(["item_ids"]).to_polars()["item_ids"].explode().unique()
+        parts = train_dataset.select_columns(["item_ids"]).with_format("polars").iter(_TRAIN_ROWS_AT_ONCE)
+        known = pl.concat([part["item_ids"].explode().unique() for part in parts]).unique()
         is_cold = ~pl.col("target_id").is_in(known.implode())
     indices = pl.Series("target", catalog.indices_of(targets["target_id"].to_numpy()))
     return targets.with_columns(indices, is_cold=is_cold)

@@ -187,7 +187,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         )
         if supervised_positions is not None:
             outputs.last_hidden_state = outputs.last_hidden_state.take_along_dim(
-                supervised_positions[..., None], dim=1
+                supervised_positions[..., None].to(outputs.last_hidden_state.device), dim=1
             )
         return outputs
 
@@ -399,6 +399,7 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         )
         hidden_states = outputs.last_hidden_state
         if shift_labels is not None:
+            shift_labels = shift_labels.to(hidden_states.device)  # another where layers are shared out to several
             has_label = shift_labels != IGNORED_LABEL
             hidden_states, shift_labels = hidden_states[has_label][None], shift_labels[has_label][None]
         else:

@@ -296,7 +296,7 @@ class PatchRecProcessor(ProcessorMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub.
             layout ([`Layout`], *optional*):
-                Instead of the saved one; needed where that is a class of your own, of which only the name is saved.
+                Instead of the saved one; needed where that is a class of your own, whose code is not saved.
             **kwargs:
                 The Hub's: `revision`, `token`, `cache_dir` and so on; `trust_remote_code` for a tokenizer that brings
                 its own code.

@@ -21,7 +21,7 @@ from .trie import TitleTrie
 Method = Literal["exact", "beam", "all"]
 METHODS = get_args(Method)
 
-_TOKENS_AT_ONCE = {"exact": 64, "all": 512}
+_TOKENS_AT_ONCE = {"exact": 64, "all": 512}  # beams read one token of each
 
 
 @dataclass(frozen=True, eq=False)

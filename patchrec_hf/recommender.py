@@ -64,13 +64,17 @@ class PatchRecommender:
         self.processor = processor
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> PatchRecommender:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, layout: Layout | None = None, **kwargs: Any
+    ) -> PatchRecommender:
         """
         Loads model and processor from one checkpoint.
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub, of a model or of an adapter, which is merged.
+            layout ([`Layout`], *optional*):
+                See [`PatchRecProcessor.from_pretrained`].
             **kwargs:
                 Passed to [`PatchRecForCausalLM.from_pretrained`]: `device_map`, `dtype`, `revision` and so on. For an
                 adapter, `base_model` says where the model is that it was trained on, if that was moved.
@@ -84,7 +88,7 @@ class PatchRecommender:
             else PatchRecForCausalLM.from_pretrained
         )
         model = load(pretrained_model_name_or_path, **kwargs)
-        return cls(model, PatchRecProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs))
+        return cls(model, PatchRecProcessor.from_pretrained(pretrained_model_name_or_path, layout, **kwargs))
 
     @cached_property
     def trie(self) -> TitleTrie:
@@ -168,7 +172,7 @@ class PatchRecommender:
             self.trie,
             prompts,
             self.processor.prompt.pad_id,
-            k=k,
+            k=min(k, len(self.trie.items)),
             method=method,
             num_beams=num_beams,
             max_expansions=max_expansions,

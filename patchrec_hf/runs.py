@@ -70,4 +70,4 @@ def write_json(path: Path, values: Any) -> None:
     """Writes JSON-ready values to a file, which holds either what it held before or all of them."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(values, indent=2), encoding="utf-8")
-    part.rename(path)
+    part.replace(path)

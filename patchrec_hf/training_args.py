@@ -84,7 +84,7 @@ class PatchFinetuneConfig(SFTConfig):
     > - `lr_scheduler_type`: `"cosine"`, with `warmup_steps=0.05` (a share of all steps).
     > - `max_grad_norm`: `0.3`.
     > - `num_train_epochs`: `1`.
-    > - `bf16`: on where the device supports it.
+    > - `bf16`: on with CUDA, where the device supports it.
     > - `gradient_checkpointing`: unset, and so `activation_checkpointing` off.
     > - `max_length`: `None`. Histories are cut by whole items, in the processor.
 

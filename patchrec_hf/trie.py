@@ -131,7 +131,7 @@ def build_trie(titles: TitleTokens, end_of_turn_id: int, complete_prefixes: bool
     """
     # One row per item, filled up with -1, sorted: equal prefixes stand together at every depth, and a title stands
     # before those that it begins.
-    rows = np.full((len(titles), int(titles.lengths.max()) + 1), -1, dtype=np.int64)
+    rows = np.full((len(titles), int(titles.lengths.max()) + 1), -1, dtype=np.int32)
     rows[np.arange(rows.shape[1]) < titles.lengths[:, None]] = titles.ids
     items = np.lexsort(rows.T[::-1])
     rows, lengths = rows[items], titles.lengths[items]
@@ -147,19 +147,19 @@ def build_trie(titles: TitleTokens, end_of_turn_id: int, complete_prefixes: bool
     row_of_node, column_of_node = np.nonzero(is_new)
     num_nodes = len(row_of_node) + 1
     # The node at each token: its own, or that of the last row above which opened one.
-    nodes = np.zeros(rows.shape, dtype=np.int64)
+    nodes = np.zeros(rows.shape, dtype=np.int32)
     nodes[is_new] = np.arange(1, num_nodes)
     nodes = np.maximum.accumulate(nodes, axis=0)
 
-    parents = np.where(column_of_node > 0, nodes[row_of_node, column_of_node - 1], 0)
+    parents = np.where(column_of_node > 0, nodes[row_of_node, column_of_node - 1], 0).astype(np.int64)
     depths = np.concatenate([[0], column_of_node + 1])
     sizes = np.ones(num_nodes, dtype=np.int64)
     for depth in range(int(depths.max()), 0, -1):
         level = np.flatnonzero(depths == depth)
         sizes += np.bincount(parents[level - 1], weights=sizes[level], minlength=num_nodes).astype(np.int64)
-    leaves = nodes[np.arange(len(rows)), lengths]
+    leaves = nodes[np.arange(len(rows)), lengths].astype(np.int64)
     return TitleTrie(
-        tokens=np.concatenate([[-1], rows[is_new]]),
+        tokens=np.concatenate([[-1], rows[is_new].astype(np.int64)]),
         depths=depths,
         subtree_ends=np.arange(num_nodes) + sizes,
         child_offsets=np.concatenate([[0], np.cumsum(np.bincount(parents, minlength=num_nodes))]),

@@ -172,6 +172,20 @@ def test_adapters_of_another_backbone(catalog, processor, rows, tmp_path):
         load_adapted(tmp_path / "adapter", base_model=deeper)
 
 
+def test_what_says_how_files_are_found_is_said_of_the_base_too(catalog, processor, rows, tmp_path, monkeypatch):
+    backbone = save_backbone(catalog, tmp_path / "backbone", tied=True)
+    train(backbone, processor, rows, tmp_path / "run").save_model(str(tmp_path / "adapter"))
+    asked = {}
+
+    def load(*args, **kwargs):
+        asked.update(kwargs)
+        return load_model(*args, **kwargs)
+
+    monkeypatch.setattr("patchrec_hf.adapters.load_model", load)
+    load_adapted(tmp_path / "adapter", local_files_only=True, revision="main")
+    assert asked == {"local_files_only": True}
+
+
 def test_adapters_that_do_not_say_what_they_were_trained_on(model, processor, rows, tmp_path):
     model.name_or_path = model.config.name_or_path = ""
     trainer = train(model, processor, rows, tmp_path / "run")

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import random
 import signal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import interrupted_run
 import pytest
@@ -18,9 +20,19 @@ from patchrec_hf.checkpoints import (
     mark_whole,
     unmark,
 )
+from patchrec_hf.layouts import Segment
 
 
 NUM_KILLS = 20
+
+
+@dataclass(frozen=True)
+class LatestOnly:
+    num_items: int
+    name: ClassVar[str] = "latest only"
+
+    def __call__(self, num_items, seed=()):
+        return [Segment("text", num_items - min(num_items, self.num_items), num_items)]
 
 
 @pytest.mark.slow
@@ -69,18 +81,22 @@ def test_half_written_checkpoints_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("limit", "best", "left"),
     [
-        (None, None, [5, 10, 15, 20, 30]),
-        (1, None, [15]),
-        (2, None, [15, 30]),
-        (1, 5, [5, 15]),
-        (3, 5, [5, 15, 30]),
-        (9, None, [5, 10, 15, 30]),
+        (None, None, [5, 10, 12, 15, 20, 30]),
+        (1, None, [12, 15]),
+        (2, None, [12, 15, 30]),
+        (1, 5, [5, 12, 15]),
+        (3, 5, [5, 12, 15, 30]),
+        (9, None, [5, 10, 12, 15, 30]),
     ],
 )
 def test_what_is_deleted(tmp_path, limit, best, left):
-    """The latest and the best stay, however many that are; what was never finished goes, whatever its number."""
+    """
+    The latest and the best stay, however many that are; what was begun and never finished (20) goes, whatever its
+    number; what this library has not begun (12) stays.
+    """
+    (tmp_path / "checkpoint-12").mkdir()
     for step in (5, 10, 15, 20, 30):
-        (tmp_path / f"checkpoint-{step}").mkdir()
+        unmark(tmp_path / f"checkpoint-{step}")
         if step != 20:
             mark_whole(tmp_path / f"checkpoint-{step}", {})
     (tmp_path / "checkpoint-best").mkdir()  # somebody's own
@@ -175,7 +191,7 @@ def test_other_rows_layouts_and_catalogs(run, tmp_path):
         check_resumable(checkpoint, {**facts, "training rows": 13}, processor)
     with pytest.raises(ValueError, match="number of processes: None there, 2 now"):
         check_resumable(checkpoint, {**facts, "number of processes": 2}, processor)
-    with pytest.raises(ValueError, match=r"layout: 'ItemPatchLayout\(.*SessionPatchLayout"):
+    with pytest.raises(ValueError, match=r"layout: \{'name': 'item', .* there, \{'name': 'session'"):
         check_resumable(checkpoint, facts, processor.with_layout(SessionPatchLayout()))
     with pytest.raises(ValueError, match=r"the catalog \(12 items there, 13 now\)"):
         check_resumable(checkpoint, facts, processor.with_catalog(processor.catalog.with_items({99: "New"})))
@@ -187,6 +203,32 @@ def test_other_rows_layouts_and_catalogs(run, tmp_path):
     (checkpoint / "processor_config.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="the prompt's tokens"):
         check_resumable(checkpoint, facts, processor)
+
+
+def test_other_rows_of_the_same_number(run):
+    run.train_dataset = run.train_dataset.map(lambda row: {"item_ids": row["item_ids"][::-1]})
+    with pytest.raises(ValueError, match=r"checksum of some training rows: \d+ there, \d+ now"):
+        run.train(resume_from_checkpoint=True)
+
+
+def test_a_run_with_a_layout_of_ones_own_goes_on(run, tmp_path):
+    facts, processor = run._run_facts(), run.processing_class.with_layout(LatestOnly(2))
+    processor.save_pretrained(tmp_path / "checkpoint-1")
+    assert check_resumable(tmp_path / "checkpoint-1", facts, processor)["num_tokens"] > 0
+    with pytest.raises(ValueError, match=r"layout: .*'num_items': 2\} there, .*'num_items': 3\} now"):
+        check_resumable(tmp_path / "checkpoint-1", facts, processor.with_layout(LatestOnly(3)))
+
+
+def test_models_only_are_kept_beside_checkpoints(tmp_path):
+    trainer = interrupted_run.make_trainer(tmp_path)
+    trainer.args.max_steps, trainer.args.save_only_model = 2, True
+    trainer.train()
+    (kept,) = tmp_path.glob("checkpoint-*")  # of the last step, as the limit is 1
+    assert not list(kept.glob("patchrec_run*"))
+    unmark(tmp_path / "checkpoint-7")
+    mark_whole(tmp_path / "checkpoint-7", {})
+    delete_old_checkpoints(tmp_path, 1, str(tmp_path / "checkpoint-7"))
+    assert kept.is_dir()
 
 
 def test_the_mark_is_written_at_once(tmp_path):

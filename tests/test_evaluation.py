@@ -34,6 +34,12 @@ from patchrec_hf import (
 )
 
 
+def test_users_must_be_whole_numbers(model, processor, rows):
+    named = rows.remove_columns("user_id").add_column("user_id", [f"u{row}" for row in range(len(rows))])
+    with pytest.raises(TypeError, match=r"`user_id` must hold whole numbers, got string"):
+        rank_targets(model, PatchDataCollator(processor), named)
+
+
 def test_ranks_of_targets(model, processor, rows):
     """Both items called "Poems" share their two places; in the list of titles they are one."""
     collator = PatchDataCollator(processor)

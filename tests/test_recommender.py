@@ -12,6 +12,11 @@ def recommender(model, processor):
     return PatchRecommender(model, processor)
 
 
+def test_a_catalog_with_fewer_items(recommender):
+    found = recommender.recommend([10, 11], k=1000, exclude_seen=False, unique_titles=False)
+    assert sorted(item.item_id for item in found) == sorted(recommender.processor.catalog.item_ids.tolist())
+
+
 def test_one_history_or_a_batch(recommender):
     one = recommender.recommend([10, 11, 12], k=3)
     two = recommender.recommend([[10, 11, 12], [16, 17]], k=3)

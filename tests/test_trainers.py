@@ -655,6 +655,14 @@ def test_bad_targets_are_found_before_training(make_trainer, rows, targets, mess
         make_trainer("finetune", eval_dataset=dataset)
 
 
+def test_rows_are_checked_as_they_are_selected(make_trainer, rows):
+    bad = {"user_id": 77, "item_ids": rows[0]["item_ids"][:2], "target_positions": [2]}
+    dataset = Dataset.from_list([bad, *rows.to_list()], features=rows.features)
+    make_trainer("finetune", train_dataset=dataset.filter(lambda row: row["user_id"] != 77).shuffle(seed=0))
+    with pytest.raises(ValueError, match="target position 2 must lie between 1 and 1"):
+        make_trainer("finetune", train_dataset=dataset.shuffle(seed=0))
+
+
 def test_users_must_be_whole_numbers(make_trainer, rows):
     dataset = rows.remove_columns("user_id").add_column("user_id", [f"u{row}" for row in range(len(rows))])
     with pytest.raises(TypeError, match=r"Column `user_id` must hold whole numbers, got string. Number the users"):

@@ -26,7 +26,7 @@ _SAME_TIME = 0.05  # trainings that differ by no more than this share took equal
 
 def write_results(study: Study, title: str, names: list[str], planned: list[str], latencies: dict[str, float]) -> Path:
     """
-    Writes `results.json`, `table.md` and, with matplotlib, `plot.svg` into a directory of the study.
+    Writes `results.json`, `table.md` and `plot.svg` into a directory of the study.
 
     Args:
         study ([`Study`]):
