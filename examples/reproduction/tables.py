@@ -108,8 +108,8 @@ def to_markdown(values: dict[str, Any]) -> str:
         f"`{_command(values)}`",
         "",
         f"{sizes['test']:,} test rows of {values['users']['test']:,} users, {values['items']:,} items to rank, "
-        f"nothing excluded; seed {values['seed']}. With 95% intervals by resampling users. “Seen excluded”: items of "
-        "the history cannot be recommended.",
+        f"nothing excluded (HR@20 of a random order: {min(20 / values['items'], 1):.3f}); seed {values['seed']}. With "
+        "95% intervals by resampling users. “Seen excluded”: items of the history cannot be recommended.",
         "",
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
