@@ -20,7 +20,7 @@ from patchrec_hf.runs import write_json
 INTRODUCTION = """# Results
 
 What `examples/reproduce_paper.py` measured. This page is made from the folders in [results](results) by
-`python examples/write_results.py`; nothing in it is typed by hand. The command of each table stands above it.
+`python examples/write_results.py`; no number in it is typed by hand. The command of each table stands above it.
 
 The methods:
 

@@ -19,7 +19,7 @@ from .runs import write_json
 
 RUN_NAME = "patchrec_run.json"
 """Written into a checkpoint when everything else in it is; so a checkpoint without it is not whole."""
-_UNFINISHED_NAME = "patchrec_run.part"
+_UNFINISHED_NAME = "patchrec_unfinished"
 
 
 def mark_whole(checkpoint: str | os.PathLike, facts: Mapping[str, Any]) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset
 from tqdm.auto import tqdm
@@ -26,6 +25,7 @@ from .modeling import PatchRecForCausalLM
 from .protocol import PROTOCOLS, STRICT, EvaluationProtocol
 from .ranking import Method, rank_catalog
 from .report import COUNT_COLUMNS, EvaluationReport
+from .rows import check_user_ids
 from .sharding import run_in_parts
 from .trie import TitleTrie, build_trie
 
@@ -274,10 +274,7 @@ def _targets(dataset: Dataset, catalog: Catalog, max_rows: int | None, train_dat
     rows = np.arange(len(dataset))
     if max_rows is not None and max_rows < len(rows):
         rows = np.linspace(0, len(rows) - 1, max_rows).astype(np.int64)
-    if not pa.types.is_integer(dataset.features.arrow_schema.field("user_id").type):
-        raise TypeError(
-            f"Column `user_id` must hold whole numbers, got {dataset.features['user_id'].dtype}. Number the users."
-        )
+    check_user_ids(dataset)
     frame = dataset.select(rows).select_columns(["user_id", "item_ids", "target_positions"]).to_polars()
     bad = frame.filter(
         (pl.col("target_positions").list.min() < 1)

@@ -41,18 +41,17 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         if not (is_list and pa.types.is_integer(kind.value_type)):
             raise TypeError(f"Column `{column}` must hold lists of whole numbers, got {kind}.")
-    kind = dataset.features.arrow_schema.field("user_id").type
-    if not pa.types.is_integer(kind):
-        raise TypeError(f"Column `user_id` must hold whole numbers, got {kind}. Number the users.")
+    check_user_ids(dataset)
     targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
     first, last = targets.list.first(), targets.list.last()
     ascends = (targets.list.len() == 1) | (targets.list.diff().list.min() > 0)
     is_whole = targets.list.drop_nulls().list.len() == targets.list.len()
     is_right = is_whole & ascends & (first > 0)
-    if not _all_within(*(pl.Series(dataset.data.column(name)) for name in ("item_ids", "target_positions"))):
-        # Of the table beneath, which may hold more rows; shuffled ones take long to gather.
-        num_items = [part["item_ids"].list.len() for part in dataset.with_format("polars").iter(_ROWS_AT_A_TIME)]
-        is_right &= last < pl.concat(num_items)
+    # First of the table beneath, which may hold other rows too: shuffled ones take long to gather.
+    all_items, all_targets = (pl.Series(dataset.data.column(name)) for name in ("item_ids", "target_positions"))
+    if not (all_targets.list.last() < all_items.list.len()).all():
+        parts = dataset.select_columns(["item_ids"]).with_format("polars").iter(_ROWS_AT_A_TIME)
+        is_right &= last < pl.concat([part["item_ids"].list.len() for part in parts])
     if max_history is not None:
         is_right &= last - first < max_history
     is_right = is_right.fill_null(False)
@@ -71,8 +70,16 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
         raise ValueError(f"{error} It is row {row_index} of the data set.") from None
 
 
-def _all_within(item_ids: pl.Series, targets: pl.Series) -> bool:
-    return bool((targets.list.last() < item_ids.list.len()).all())
+def check_user_ids(dataset: Dataset) -> None:
+    """
+    Checks that users are whole numbers, by which rows are grouped.
+
+    Raises:
+        TypeError: If they are not.
+    """
+    kind = dataset.features.arrow_schema.field("user_id").type
+    if not pa.types.is_integer(kind):
+        raise TypeError(f"Column `user_id` must hold whole numbers, got {kind}. Number the users.")
 
 
 def check_targets(row: Mapping[str, Any], max_history: int | None = None) -> None:

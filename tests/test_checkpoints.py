@@ -224,7 +224,7 @@ def test_models_only_are_kept_beside_checkpoints(tmp_path):
     trainer.args.max_steps, trainer.args.save_only_model = 2, True
     trainer.train()
     (kept,) = tmp_path.glob("checkpoint-*")  # of the last step, as the limit is 1
-    assert not list(kept.glob("patchrec_run*"))
+    assert not list(kept.glob("patchrec_*"))
     unmark(tmp_path / "checkpoint-7")
     mark_whole(tmp_path / "checkpoint-7", {})
     delete_old_checkpoints(tmp_path, 1, str(tmp_path / "checkpoint-7"))

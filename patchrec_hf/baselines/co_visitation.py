@@ -192,23 +192,18 @@ class _Pairs:
 
 
 def _count_pairs(items: np.ndarray, places: np.ndarray, num_before: np.ndarray, num_items: int, window: int) -> _Pairs:
-    keys, weights = np.empty(0, dtype=np.int64), np.empty(0)
+    keys: np.ndarray = np.empty(0, dtype=np.int64)
+    weights: np.ndarray = np.empty(0)
     for distance in range(1, window + 1):  # added up one by one, so that memory holds different pairs only
         later = places[num_before >= distance]
         found, counts = np.unique(items[later - distance] * num_items + items[later], return_counts=True)
-        keys, weights = _added_up(np.concatenate([keys, found]), np.concatenate([weights, counts / distance]))
+        keys, cells = np.unique(np.concatenate([keys, found]), return_inverse=True)
+        weights = np.bincount(cells, np.concatenate([weights, counts / distance]), minlength=len(keys))
     turned = keys % num_items * num_items + keys // num_items
-    nothing = np.zeros(len(keys))
-    both = np.concatenate([keys, turned])
-    unique, forward = _added_up(both, np.concatenate([weights, nothing]))
-    _, backward = _added_up(both, np.concatenate([nothing, weights]))
-    return _Pairs(unique // num_items, unique % num_items, forward, backward)
-
-
-def _added_up(keys: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different keys, ascending, and the sum of each one's weights."""
-    unique, cells = np.unique(keys, return_inverse=True)
-    return unique, np.bincount(cells, weights, minlength=len(unique))
+    either, cells = np.unique(np.concatenate([keys, turned]), return_inverse=True)
+    forward = np.bincount(cells[: len(keys)], weights, minlength=len(either))
+    backward = np.bincount(cells[len(keys) :], weights, minlength=len(either))
+    return _Pairs(either // num_items, either % num_items, forward, backward)
 
 
 def _flat_targets(dataset: Dataset, catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
