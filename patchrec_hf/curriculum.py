@@ -162,9 +162,10 @@ class StampedStream(TorchIterableDataset[dict[str, Any]]):
     def __init__(
         self, dataset: IterableDataset, rows_per_micro_batch: int, accumulation_steps: int, seed: int, max_steps: int
     ) -> None:
-        self.dataset = dataset.shuffle(seed=seed, buffer_size=_ROWS_IN_BUFFER)
+        self.dataset = dataset
         self.rows_per_micro_batch = rows_per_micro_batch
         self.accumulation_steps = accumulation_steps
+        self.seed = seed
         self.max_steps = max_steps
         self.first_step = 0
         """The optimizer step to begin at: where a run is resumed, rows of earlier steps are passed over."""
@@ -184,9 +185,11 @@ class StampedStream(TorchIterableDataset[dict[str, Any]]):
 
     def _endless_rows(self) -> Iterator[dict[str, Any]]:
         for epoch in count():
-            self.dataset.set_epoch(epoch)
+            # A new shuffle, as `set_epoch` would write to memory that all workers share, while others still read it.
+            order = np.random.default_rng((self.seed, epoch))
+            shuffled = self.dataset.shuffle(generator=order, buffer_size=_ROWS_IN_BUFFER)
             # By batches: an iteration by rows would share them out to the workers.
-            for batch in self.dataset.iter(batch_size=_ROWS_AT_A_TIME):
+            for batch in shuffled.iter(batch_size=_ROWS_AT_A_TIME):
                 names = list(batch)
                 for values in zip(*batch.values(), strict=True):
                     yield dict(zip(names, values, strict=True))

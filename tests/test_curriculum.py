@@ -71,3 +71,10 @@ def test_processes_share_the_micro_batches_of_a_stream():
 
 def test_a_stream_begins_at_a_later_step():
     assert list(make_stream(first_step=2)) == list(make_stream())[16:]
+
+
+def test_a_stream_leaves_the_epoch_that_its_workers_share():
+    """Three epochs are read; a worker that set `epoch` would change the order of a slower one's rows."""
+    stream = make_stream()
+    assert len(list(stream)) == 24
+    assert stream.dataset.epoch == 0
