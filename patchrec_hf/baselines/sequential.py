@@ -271,9 +271,11 @@ class SequentialRecommender(PreTrainedModel):
         collate = SequenceCollator(self.catalog, self.config.max_length)
         batch = collate([{"item_ids": history, "target_positions": [len(history)]} for history in histories])
         was_training = self.training
-        self.eval()
+        if was_training:
+            self.eval()
         logits = self(batch["items"].to(self.device), batch["positions"].to(self.device)).logits
-        self.train(was_training)
+        if was_training:
+            self.train()
         return logits[:, 0].float().cpu().numpy()
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
