@@ -406,6 +406,23 @@ def test_tables_with_numbers_dates_ratings_and_items_apart(tmp_path, name):
     assert data.catalog.titles == ("C", "B", "A")
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_tables_whose_later_ids_are_texts(tmp_path, name):
+    rows = [{"user_id": i, "item_id": 7, "timestamp": 1_700_000_000.5 + i, "title": "Pen"} for i in range(1_500)]
+    rows.append({"user_id": "ann", "item_id": 7, "timestamp": 1_800_000_000, "title": "Pen"})
+    path = tmp_path / name
+    if name.endswith("csv"):
+        lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    else:
+        lines = [json.dumps(row) for row in rows]
+    path.write_text("\n".join(lines))
+    data = prepare(path)
+    users = sorted([*map(str, range(1_500)), "ann"])
+    assert data.users["original_id"].to_list() == users
+    assert interactions_of(data)[-1] == (users.index("ann"), 7, 1_800_000_000)
+    assert interactions_of(data)[1] == (1, 7, 1_700_000_001)
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

@@ -163,11 +163,9 @@ class _Table:
             rows = pl.scan_csv(source, separator=_SEPARATORS[_kind(self.path)], infer_schema=False)
             rows = rows.select(*self.kinds)
             return rows.filter(~pl.all_horizontal(pl.all().is_null()))
-        if _kind(self.path) in _JSON:  # a number reads as a text too
-            numbers = (pl.Int64, pl.Float64)
-            return pl.scan_ndjson(
-                source, schema={name: kind if kind in numbers else pl.String for name, kind in self.kinds.items()}
-            )
+        if _kind(self.path) in _JSON:
+            # As texts, which numbers read as too: `kinds` knows the first rows only, and later ids may be texts.
+            return pl.scan_ndjson(source, schema=dict.fromkeys(self.kinds, pl.String))
         return pl.scan_parquet(source).select(*self.kinds)
 
     def id(self, column: str) -> pl.Expr:
