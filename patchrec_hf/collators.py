@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from datasets import Dataset
 
@@ -144,7 +145,12 @@ class PatchPretrainDataCollator(PatchDataCollator):
 
 
 def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
-    rows = dataset.select_columns(["item_ids", "target_positions"]).to_polars()
+    parts = dataset.select_columns(["item_ids", "target_positions"]).with_format("polars").iter(_ROWS_AT_ONCE)
+    lengths = [_lengths_of(part, processor, layout) for part in parts]
+    return np.concatenate(lengths) if lengths else np.empty(0, dtype=np.int64)
+
+
+def _lengths_of(rows: pl.DataFrame, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
     num_items = rows["item_ids"].list.len().to_numpy().astype(np.int64)
     first, last = (
         rows["target_positions"].list.get(place, null_on_oob=True).fill_null(0).to_numpy() for place in (0, -1)
@@ -160,10 +166,8 @@ def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout 
     result = np.zeros(len(rows), dtype=np.int64)
     for length in np.unique(lengths):
         alike = np.flatnonzero(lengths == length)
-        for start in range(0, len(alike), _ROWS_AT_ONCE):
-            some = alike[start : start + _ROWS_AT_ONCE]
-            histories = title_lengths[starts[some][:, None] + np.arange(length)]
-            result[some] = processor.count_history_tokens(histories, layout)
+        histories = title_lengths[starts[alike][:, None] + np.arange(length)]
+        result[alike] = processor.count_history_tokens(histories, layout)
     return result
 
 

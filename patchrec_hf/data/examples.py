@@ -15,6 +15,7 @@ from .splits import SPLITS
 
 
 _ROWS_AT_A_TIME = 20_000
+_NUM_EARLIER = pl.col("target_positions").list.min()
 
 
 def make_examples(
@@ -158,15 +159,19 @@ def examples_to_interactions(examples: Dataset) -> pl.DataFrame:
     Returns:
         `polars.DataFrame` with the columns `user_id` and `item_id`.
     """
-    rows = examples.select_columns(["user_id", "item_ids", "target_positions"]).to_polars()
-    targets = rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions")))
-    num_earlier = pl.col("target_positions").list.min()
-    earlier = (
-        rows.sort(num_earlier, maintain_order=True)
-        .unique("user_id", keep="first", maintain_order=True)
-        .select("user_id", item_id=pl.col("item_ids").list.head(num_earlier))
-    )
-    return pl.concat([earlier, targets]).explode("item_id").drop_nulls("item_id")
+    columns = ["user_id", "item_ids", "target_positions"]
+    parts: Iterator[pl.DataFrame] = examples.select_columns(columns).with_format("polars").iter(_ROWS_AT_A_TIME)
+    targets, first_rows = [], []
+    for rows in parts:  # rows of one target hold a history many times over, too much for memory
+        targets.append(rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions"))))
+        first_rows.append(_first_rows(rows))
+    earlier = _first_rows(pl.concat(first_rows)).select("user_id", item_id=pl.col("item_ids").list.head(_NUM_EARLIER))
+    return pl.concat([earlier, *targets]).explode("item_id").drop_nulls("item_id")
+
+
+def _first_rows(rows: pl.DataFrame) -> pl.DataFrame:
+    """Each user's row with the fewest earlier items."""
+    return rows.sort(_NUM_EARLIER, maintain_order=True).unique("user_id", keep="first", maintain_order=True)
 
 
 def _block_starts(user_ids: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:
