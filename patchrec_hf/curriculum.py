@@ -185,9 +185,9 @@ class StampedStream(TorchIterableDataset[dict[str, Any]]):
 
     def _endless_rows(self) -> Iterator[dict[str, Any]]:
         for epoch in count():
-            # A new shuffle, as `set_epoch` would write to memory that all workers share, while others still read it.
-            order = np.random.default_rng((self.seed, epoch))
-            shuffled = self.dataset.shuffle(generator=order, buffer_size=_ROWS_IN_BUFFER)
+            # A new shuffle: `set_epoch` writes to memory that all workers share, so one could get another's epoch.
+            generator = np.random.default_rng((self.seed, epoch))
+            shuffled = self.dataset.shuffle(generator=generator, buffer_size=_ROWS_IN_BUFFER)
             # By batches: an iteration by rows would share them out to the workers.
             for batch in shuffled.iter(batch_size=_ROWS_AT_A_TIME):
                 names = list(batch)

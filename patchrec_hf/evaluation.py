@@ -205,7 +205,7 @@ def score_targets(
         dataset, exclude_seen, max_rows, train_dataset, show_progress:
             See [`rank_targets`].
         batch_size (`int`, *optional*, defaults to `256`):
-            Histories that are scored at once.
+            Histories of one call of `score`. More take more memory, some arrays of `(batch_size, num_items)`.
 
     Returns:
         [`EvaluationReport`]

@@ -58,7 +58,9 @@ def test_targets_of_a_row_share_the_start_of_their_window(processor):
 
 @pytest.mark.parametrize("layout", [TextLayout(), ItemPatchLayout(2), SessionPatchLayout(3), DropLayout(1.0)])
 @pytest.mark.parametrize("separate", [True, False])
-def test_row_lengths_are_those_of_the_longest_histories(processor, rows, layout, separate):
+@pytest.mark.parametrize("rows_at_once", [2, 1000])
+def test_row_lengths_are_those_of_the_longest_histories(processor, rows, layout, separate, rows_at_once, monkeypatch):
+    monkeypatch.setattr("patchrec_hf.collators._ROWS_AT_ONCE", rows_at_once)
     processor = PatchRecProcessor(
         processor.tokenizer, processor.catalog, processor.prompt, layout, max_history=8, separate_patches=separate
     )

@@ -1,6 +1,7 @@
 import pytest
 from accelerate.data_loader import IterableDatasetShard
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import TrainerState
 
 from patchrec_hf.curriculum import Stamp, StampedDataset, StampedSampler, StampedStream
@@ -73,8 +74,18 @@ def test_a_stream_begins_at_a_later_step():
     assert list(make_stream(first_step=2)) == list(make_stream())[16:]
 
 
-def test_a_stream_leaves_the_epoch_that_its_workers_share():
-    """Three epochs are read; a worker that set `epoch` would change the order of a slower one's rows."""
-    stream = make_stream()
-    assert len(list(stream)) == 24
-    assert stream.dataset.epoch == 0
+def test_workers_do_not_disturb_each_others_order():
+    """Workers pass 500 epochs of twelve rows, each at its own pace, with a data set whose epoch they share."""
+    rows = Dataset.from_list([{"item_ids": [i]} for i in range(12)]).to_iterable_dataset(num_shards=4)
+    stream = StampedStream(rows, rows_per_micro_batch=4, accumulation_steps=1, seed=0, max_steps=1500)
+    alone, helped = (
+        list(DataLoader(stream, batch_size=4, num_workers=workers, collate_fn=list)) for workers in (0, 2)
+    )
+    assert alone == helped
+
+
+def test_streams_of_two_seeds_differ():
+    rows = Dataset.from_list([{"item_ids": [i]} for i in range(12)]).to_iterable_dataset()
+    orders = [[row["item_ids"] for row in StampedStream(rows, 4, 1, seed, 3)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])

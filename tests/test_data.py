@@ -1,6 +1,7 @@
 """Tests of the data: interactions, splits, example rows, loading, and the popularity baseline."""
 
 import os
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -402,8 +403,13 @@ def test_popularity_on_goodreads(exclude_seen, expected):
 
 
 @settings(deadline=None)
-@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(4, 20), st.randoms())
-def test_interactions_of_examples_are_those_they_were_made_of(lengths, max_history, random):
+@given(
+    st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    st.integers(4, 20),
+    st.sampled_from([1, 3, 100]),
+    st.randoms(),
+)
+def test_interactions_of_examples_are_those_they_were_made_of(lengths, max_history, rows_at_a_time, random):
     """Whatever the order of the rows; users with too few interactions have no rows."""
     users = [user for user, length in enumerate(lengths) for _ in range(length)]
     items = [random.randrange(1, 9) for _ in users]
@@ -418,7 +424,8 @@ def test_interactions_of_examples_are_those_they_were_made_of(lengths, max_histo
         }
     )
     examples = make_examples(order_interactions(pl.concat([train, rest])), catalog_of(*range(1, 9)), max_history)
-    found = examples_to_interactions(examples["train"].shuffle(seed=random.randrange(99)))
+    with patch("patchrec_hf.data.examples._ROWS_AT_A_TIME", rows_at_a_time):
+        found = examples_to_interactions(examples["train"].shuffle(seed=random.randrange(99)))
     expected = [(user, item) for user, item in zip(users, items, strict=True) if lengths[user] > 3]
     assert sorted(found.rows()) == sorted([*expected, *[(99, 1)] * 4])
 

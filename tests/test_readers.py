@@ -464,6 +464,13 @@ def test_tables_name_the_line(tmp_path, time, problem):
         prepare(path, columns=NAMES)
 
 
+@pytest.mark.parametrize("rating", ["", "NaN", "good"])
+def test_tables_need_a_rating_where_ratings_are_read(tmp_path, rating):
+    path = write_table(LOG.with_columns(rating=pl.Series(["5", "4", rating, "3"])), tmp_path / "log.csv")
+    with pytest.raises(ValueError, match=r"log\.csv, line 4: 'rating' is missing or no number"):
+        prepare(path, Filters(min_rating=3), columns=NAMES, time_unit="ms")
+
+
 def test_tables_in_parquet_name_the_row(tmp_path):
     path = write_table(LOG.with_columns(at=pl.Series([1, 2, None, 3])), tmp_path / "log.parquet")
     with pytest.raises(ValueError, match=r"log\.parquet, row 3: 'at' is missing"):

@@ -80,13 +80,17 @@ class MoRec(SASRec):
     def _make_item_embedding(self) -> nn.Module:
         return TitleEmbedding(self.config)
 
+    def catalog_table(self) -> torch.Tensor:
+        """Reads all titles. See [`SequentialRecommender.catalog_table`]."""
+        return self.item_embedding(torch.arange(self.config.num_items + 1, device=self.device))
+
     def item_table(
         self, items: torch.Tensor, targets: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """In training, the items of the batch; else the catalog. See [`SequentialRecommender.item_table`]."""
         num_items = self.config.num_items
         if not (self.training and targets is not None):
-            return self.item_embedding.all_vectors(), items, targets
+            return self.catalog_table(), items, targets
         is_target = targets != IGNORED_LABEL
         padding = items.new_tensor([num_items])
         wanted = torch.where(is_target, targets, num_items)
@@ -102,7 +106,6 @@ class TitleEmbedding(nn.Module):
 
     title_ids: torch.Tensor
     title_mask: torch.Tensor
-    kept_vectors: torch.Tensor | None
 
     def __init__(self, config: MoRecConfig) -> None:
         super().__init__()
@@ -112,8 +115,6 @@ class TitleEmbedding(nn.Module):
         shape = (config.num_items + 1, config.title_length)
         self.register_buffer("title_ids", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("title_mask", torch.zeros(shape, dtype=torch.bool))
-        self.register_buffer("kept_vectors", None, persistent=False)
-        self.register_load_state_dict_pre_hook(lambda module, *_: module.forget_vectors())
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
         """Shape `(num_items, hidden_size)`, for catalog indices of shape `(num_items,)`."""
@@ -127,21 +128,3 @@ class TitleEmbedding(nn.Module):
         vectors = torch.cat(parts)
         is_item = self.title_mask[items].any(-1)
         return self.projection(vectors) * is_item[:, None]
-
-    def all_vectors(self) -> torch.Tensor:
-        """Shape `(num_items + 1, hidden_size)`; read once for as long as the weights stay as they are."""
-        items = torch.arange(len(self.title_ids), device=self.title_ids.device)
-        if self.training or torch.is_grad_enabled():
-            return self(items)
-        if self.kept_vectors is None:
-            self.kept_vectors = self(items)
-        return self.kept_vectors
-
-    def forget_vectors(self) -> None:
-        """Before weights change."""
-        self.kept_vectors = None
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode; the vectors are read anew, as training changes weights."""
-        self.forget_vectors()
-        return super().train(mode)

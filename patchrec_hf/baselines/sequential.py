@@ -29,6 +29,7 @@ from .histories import check_histories
 
 
 _METRIC_CUT_OFFS = (10, 20)
+_HISTORIES_AT_ONCE = 256
 
 
 @strict
@@ -139,6 +140,10 @@ class SequentialRecommender(PreTrainedModel):
         """
         raise NotImplementedError
 
+    def catalog_table(self) -> torch.Tensor:
+        """The vectors of all items and one more, of padding; shape `(num_items + 1, hidden_size)`."""
+        return self.item_embedding.weight
+
     def item_table(
         self, items: torch.Tensor, targets: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -153,7 +158,7 @@ class SequentialRecommender(PreTrainedModel):
             `tuple`: their vectors and one more, of padding, shape `(num_candidates + 1, hidden_size)`; and `items` and
             `targets` as rows of it.
         """
-        return self.item_embedding.weight, items, targets
+        return self.catalog_table(), items, targets
 
     def forward(
         self, items: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor | None = None
@@ -173,16 +178,19 @@ class SequentialRecommender(PreTrainedModel):
             [`SequentialOutput`]
         """
         table, items, targets = self.item_table(items, targets)
-        num_candidates = len(table) - 1
-        states = self.encode(F.embedding(items, table, padding_idx=num_candidates))
-        states = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
+        states = self._read(items, positions, table)
         if targets is not None and self.training and self.config.loss == "bce":
             return SequentialOutput(loss=self._bce_loss(states, table, items, targets))
-        logits = states @ table[:num_candidates].T
+        logits = states @ table[:-1].T
         if targets is None:
             return SequentialOutput(logits=logits)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED_LABEL)
         return SequentialOutput(loss=loss, logits=logits)
+
+    def _read(self, items: torch.Tensor, positions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """What stands at `positions`, `[B, S, hidden_size]`; `items` are rows of `table`, the last one padding."""
+        states = self.encode(F.embedding(items, table, padding_idx=len(table) - 1))
+        return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
 
     def _bce_loss(
         self, states: torch.Tensor, table: torch.Tensor, items: torch.Tensor, targets: torch.Tensor
@@ -253,7 +261,8 @@ class SequentialRecommender(PreTrainedModel):
     @torch.no_grad()
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """
-        Scores every item for every history.
+        Scores every item for every history. Items' vectors are computed once in each call, so where that is work
+        (`MoRec`), many histories should come together.
 
         Args:
             histories (`Sequence[Sequence[int]]`):
@@ -266,17 +275,19 @@ class SequentialRecommender(PreTrainedModel):
             TypeError, ValueError, KeyError: As [`check_histories`] does, and if the catalog lacks an item.
         """
         check_histories(histories)
-        if len(histories) == 0:
-            return np.empty((0, self.config.num_items), dtype=np.float32)
+        scores = np.empty((len(histories), self.config.num_items), dtype=np.float32)
         collate = SequenceCollator(self.catalog, self.config.max_length)
-        batch = collate([{"item_ids": history, "target_positions": [len(history)]} for history in histories])
+        rows = [{"item_ids": history, "target_positions": [len(history)]} for history in histories]
         was_training = self.training
-        if was_training:
-            self.eval()
-        logits = self(batch["items"].to(self.device), batch["positions"].to(self.device)).logits
-        if was_training:
-            self.train()
-        return logits[:, 0].float().cpu().numpy()
+        self.eval()
+        table = self.catalog_table()
+        for start in range(0, len(rows), _HISTORIES_AT_ONCE):
+            part = slice(start, start + _HISTORIES_AT_ONCE)
+            batch = collate(rows[part])
+            states = self._read(batch["items"].to(self.device), batch["positions"].to(self.device), table)
+            scores[part] = (states[:, 0] @ table[:-1].T).float().cpu().numpy()
+        self.train(was_training)
+        return scores
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Saves the model and its catalog."""

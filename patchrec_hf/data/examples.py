@@ -162,7 +162,7 @@ def examples_to_interactions(examples: Dataset) -> pl.DataFrame:
     columns = ["user_id", "item_ids", "target_positions"]
     parts: Iterator[pl.DataFrame] = examples.select_columns(columns).with_format("polars").iter(_ROWS_AT_A_TIME)
     targets, first_rows = [], []
-    for rows in parts:  # rows of one target hold a history many times over, too much for memory
+    for rows in parts:  # rows repeat a history for every target: all at once would be much larger than the result
         targets.append(rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions"))))
         first_rows.append(_first_rows(rows))
     earlier = _first_rows(pl.concat(first_rows)).select("user_id", item_id=pl.col("item_ids").list.head(_NUM_EARLIER))

@@ -49,7 +49,8 @@ def read_tables(
             The unit of times that are numbers. Times may be texts in ISO 8601 too; without a time zone they are UTC.
 
     Returns:
-        [`RawData`]. Ids that are all whole numbers stay as they are; others become categories.
+        [`RawData`]. Ids that are all whole numbers, written as numbers or as texts, are numbers; others become
+        categories.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -79,7 +80,7 @@ def read_tables(
         ),
     }
     if has_rating:
-        faults[f"{names['rating']!r} is missing or no number"] = pl.col("rating").is_null()
+        faults[f"{names['rating']!r} is missing or no number"] = pl.col("rating").is_null() | pl.col("rating").is_nan()
     rows, num_read = read_interactions(
         interactions_path, scan_log, min_rating, faults=faults, has_header=table.has_header
     )
