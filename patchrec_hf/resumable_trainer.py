@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import zlib
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, HubStrategy, TrainOutput, rotate_checkpoints
-from transformers.utils import PushInProgress
+from transformers.utils import PushInProgress, logging
 from trl import SFTTrainer
 
 from .checkpoints import (
@@ -30,6 +31,8 @@ from .checkpoints import (
 )
 from .hub_token import require_token
 
+
+logger = logging.get_logger(__name__)
 
 _ROWS_TO_TELL_BY = 100
 # What a checkpoint holds besides the model.
@@ -61,6 +64,7 @@ class ResumableTrainer(SFTTrainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.push_in_progress: PushInProgress | None = None
         super().__init__(*args, **kwargs)
+        self._hub = HfApi(token=self.args.hub_token)  # one, as uploads wait for those of the same object only
         if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             raise ValueError(
                 "FSDP must save whole weights, which load everywhere: set `state_dict_type` to FULL_STATE_DICT in "
@@ -155,6 +159,7 @@ class ResumableTrainer(SFTTrainer):
                 delete_old_checkpoints(output_dir, limit, checkpoint, best)
             else:
                 rotate_checkpoints(output_dir, limit, best, use_mtime=True)
+        self.accelerator.wait_for_everyone()  # no process looks for the last checkpoint before this one is marked
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         # The base class would add its arguments as a pickle.
@@ -170,7 +175,7 @@ class ResumableTrainer(SFTTrainer):
         elif args.hub_strategy == HubStrategy.ALL_CHECKPOINTS:
             folders.append((os.path.basename(checkpoint_folder), []))
         jobs = [
-            HfApi(token=args.hub_token).upload_folder(
+            self._hub.upload_folder(
                 repo_id=self.hub_model_id,
                 folder_path=checkpoint_folder,
                 path_in_repo=path,
@@ -181,6 +186,8 @@ class ResumableTrainer(SFTTrainer):
             )
             for path, ignored in folders
         ]
+        for job in jobs:
+            job.add_done_callback(_report_failure)
         self.push_in_progress = PushInProgress([*([] if running is None else running.jobs), *jobs])
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -191,6 +198,11 @@ class ResumableTrainer(SFTTrainer):
             os.remove(os.path.join(directory, TRAINING_ARGS_NAME))
             if isinstance(self.model, PeftModel):  # PEFT looks for it where an adapter was trained on top of this one
                 self.model.get_base_model().config.save_pretrained(directory)
+
+
+def _report_failure(upload: Future[Any]) -> None:
+    if not upload.cancelled() and (error := upload.exception()) is not None:
+        logger.error(f"A checkpoint was not pushed to the Hub, and training went on: {error}")
 
 
 def _checksum(dataset: Dataset) -> int:

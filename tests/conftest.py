@@ -9,12 +9,14 @@ import tempfile
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # where the tests' own servers are
 os.environ["PATCHREC_HF_CACHE"] = tempfile.mkdtemp(prefix="patchrec_hf_tests_")
 
 import datasets
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import settings
 
 from patchrec_hf import BOOK_PROMPT, Catalog, ItemPatchLayout, PatchRecForCausalLM, PatchRecProcessor
 from patchrec_hf.tiny import build_tiny_backbone
@@ -22,6 +24,9 @@ from patchrec_hf.tiny import build_tiny_backbone
 
 atexit.register(shutil.rmtree, os.environ["PATCHREC_HF_CACHE"], ignore_errors=True)
 datasets.disable_progress_bars()
+# The first call of much that is tried takes long, and any of them on a busy machine.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 # Tiny models gain nothing from a second thread, and lose much where other processes are at work.
 torch.set_num_threads(1)
 

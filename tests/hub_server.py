@@ -7,6 +7,7 @@ from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import PurePosixPath
 from threading import Lock, Thread
+from time import sleep
 from typing import Any, NamedTuple, Self
 from urllib.parse import unquote, urlsplit
 
@@ -48,13 +49,14 @@ def card_tags(card: str) -> list[str]:
 class HubServer(ThreadingHTTPServer):
     """
     Serves models and data sets on a free local port inside a `with` block, and shows what was pushed to their main
-    branch. Data sets are kept as `datasets/user/name`.
+    branch. Data sets are kept as `datasets/user/name`. Commits whose message begins with `slow_commits` take a second.
     """
 
     token = "hf_test"
 
-    def __init__(self) -> None:
+    def __init__(self, slow_commits: bytes | None = None) -> None:
         super().__init__(("127.0.0.1", 0), HubRequestHandler)
+        self.slow_commits = slow_commits
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repos: dict[str, Files] = {}
         self.private: set[str] = set()
@@ -157,6 +159,9 @@ class HubRequestHandler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         status, headers = 200, {}
+        slow = self.server.slow_commits
+        if slow is not None and "/commit/" in self.path and b'"summary": "' + slow in body:
+            sleep(1)
         try:
             with self.server.lock:
                 content = self.route(body)

@@ -28,12 +28,17 @@ NUM_STEPS = 100
 
 
 class Killer(TrainerCallback):
-    """Kills the process some time after some steps, wherever it then is: in a forward, or writing a checkpoint."""
+    """
+    Kills the process some time after some steps, wherever it then is: writing a checkpoint, or in the next forward.
+    There it stops, however fast it is.
+    """
 
     def __init__(self, num_steps, seconds):
         self.num_steps, self.seconds = num_steps, seconds
 
     def on_step_end(self, args, state, control, **kwargs):
+        if self.num_steps < 0:
+            threading.Event().wait()
         if self.num_steps == 0:
             threading.Timer(self.seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
         self.num_steps -= 1

@@ -3,7 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -68,7 +68,6 @@ def test_indices_of_names_the_unknown_id(catalog, unknown):
         catalog.indices_of([9, unknown, 8])
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-1000, 1000), min_size=1, max_size=30, unique=True), st.data())
 def test_indices_of_inverts_item_ids(item_ids, data):
     catalog = Catalog(np.array(item_ids), tuple(f"title {item_id}" for item_id in item_ids))
@@ -238,7 +237,6 @@ def test_num_prefix_titles(titles, expected):
     assert titles_of(*titles).num_prefix_titles() == expected
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=15))
 def test_num_prefix_titles_equals_all_pairs(titles):
     expected = sum(

@@ -47,7 +47,7 @@ def test_weighting_by_hand():
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.lists(st.lists(st.integers(10, 13), min_size=2, max_size=7), min_size=1, max_size=5),
     st.integers(1, 4),

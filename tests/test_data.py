@@ -199,7 +199,7 @@ def test_blocks_by_hand():
     assert rows_of(datasets["test"]) == [(1, [5, 6, 7, 8, 9], [4])]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(st.sampled_from(SPLITS), min_size=2, max_size=20), min_size=1, max_size=4),
     st.integers(1, 6),
@@ -273,7 +273,7 @@ def test_make_examples_names_the_split_without_examples(empty):
             make_examples(split_interactions(histories), catalog_of(*range(7)), min_history=2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.lists(st.integers(0, 25), min_size=3, max_size=12), min_size=1, max_size=6),
     st.integers(1, 8),
@@ -402,7 +402,6 @@ def test_popularity_on_goodreads(exclude_seen, expected):
     assert report.metrics()["hr@20"] == pytest.approx(expected, abs=0.0005)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=6),
     st.integers(4, 20),

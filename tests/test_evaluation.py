@@ -1,7 +1,6 @@
 """Tests of evaluations: where the targets of a data set stand in rankings."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -438,10 +437,7 @@ def test_two_processes(tmp_path):
     The report of two processes is that of one, also after an interruption; and both run the model equally often,
     without which sharded weights would wait for each other.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
         [*launcher, Path(evaluate_in_processes.__file__), str(tmp_path)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},

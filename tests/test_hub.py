@@ -1,8 +1,10 @@
 """What is pushed to the Hub, and that it loads from there: against a local stand-in for its HTTP interface."""
 
+import json
 import os
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import interrupted_run
@@ -13,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 
 from patchrec_hf import PatchFinetuneConfig, export_to_hub
 from patchrec_hf.checkpoints import RUN_NAME
+from patchrec_hf.resumable_trainer import _report_failure
 
 
 WEIGHTS_AND_PROCESSOR = {
@@ -30,7 +33,7 @@ WEIGHTS_AND_PROCESSOR = {
 
 @pytest.fixture(scope="module")
 def hub():
-    with HubServer() as server:
+    with HubServer(slow_commits=b"Training in progress, step 1") as server:
         yield server
 
 
@@ -75,8 +78,27 @@ def test_every_push_is_a_whole_checkpoint(hub, pushed):
     weights = {"generation_config.json", "model.safetensors"}
     assert hub.repos["user/adapted"].keys() == (WEIGHTS_AND_PROCESSOR - weights) | adapter
     assert hub.private == {"user/exported"}
+
+
+def test_pushes_arrive_in_order(hub, pushed):
+    """Though the Hub takes long for the first step's: for its weights, and for its checkpoint to go on from."""
     messages = [commit.message for commit in hub.commits if commit.repo_id == "user/trained"]
-    assert {"Training in progress, step 1", "Training in progress, step 2", "End of training"} <= set(messages)
+    expected = ["Training in progress, step 1"] * 2 + ["Training in progress, step 2"] * 2 + ["End of training"]
+    assert [message for message in messages if message in expected] == expected
+    state = json.loads(hub.repos["user/trained"]["last-checkpoint/trainer_state.json"])
+    assert state["global_step"] == 2
+
+
+def test_a_failed_push_is_reported(caplog):
+    done, failed, cancelled = Future(), Future(), Future()
+    done.set_result("a commit")
+    failed.set_exception(OSError("no space left"))
+    cancelled.cancel()
+    for upload in (done, failed, cancelled):
+        _report_failure(upload)
+    assert [record.message for record in caplog.records] == [
+        "A checkpoint was not pushed to the Hub, and training went on: no space left"
+    ]
 
 
 def test_saving_pushes_the_catalog_too(hub, run, pushed):
@@ -131,6 +153,7 @@ def test_cards(hub, pushed):
 
 def test_pushing_without_a_token(model, processor, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"without a token.*hf auth login.*HF_TOKEN"):
         export_to_hub(model, processor, "user/name")

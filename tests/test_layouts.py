@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from patchrec_hf.layouts import (
@@ -126,7 +126,6 @@ def test_session_patch_layout_counted_from_the_oldest(num_items, expected):
     assert SessionPatchLayout(group_size=5, align="oldest")(num_items) == expected
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), lengths)
 def test_latest_groups_equal_counting_back_from_each_item(group_size, num_items):
     """The group of an item is its distance from the newest, divided by the group size."""
@@ -141,7 +140,6 @@ def test_latest_groups_equal_counting_back_from_each_item(group_size, num_items)
     assert SessionPatchLayout(group_size)(num_items) == expected
 
 
-@settings(deadline=None)
 @given(st.integers(1, 12), lengths)
 def test_oldest_sessions_never_change_as_the_history_grows(group_size, num_items):
     layout = SessionPatchLayout(group_size, align="oldest")
@@ -155,7 +153,6 @@ def test_oldest_sessions_never_change_as_the_history_grows(group_size, num_items
     assert len(now) == max(0, num_items // group_size - 2)
 
 
-@settings(deadline=None)
 @given(covering_layouts, lengths, seeds)
 def test_segments_cover_every_item_once(layout, num_items, seed):
     segments = layout(num_items, seed)
@@ -163,7 +160,6 @@ def test_segments_cover_every_item_once(layout, num_items, seed):
     assert all(segment.start < segment.stop for segment in segments)
 
 
-@settings(deadline=None)
 @given(probabilities, lengths, seeds)
 def test_drop_layout_is_ascending_and_keeps_the_newest(probability, num_items, seed):
     segments = DropLayout(probability)(num_items, seed)
@@ -174,7 +170,6 @@ def test_drop_layout_is_ascending_and_keeps_the_newest(probability, num_items, s
     assert all(segment.granularity == "text" and segment.start < segment.stop for segment in segments)
 
 
-@settings(deadline=None)
 @given(lengths, seeds)
 def test_certain_draws(num_items, seed):
     assert RandomPatchLayout(0.0)(num_items, seed) == TextLayout()(num_items)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from patchrec_hf.metrics import (
@@ -53,7 +53,6 @@ def test_nothing_ranked_is_zero():
     assert set(ranking_metrics([INF, INF], ks=[1, 10]).values()) == {0.0}
 
 
-@settings(deadline=None)
 @given(rank_lists, st.integers(1, 30))
 def test_metrics_equal_their_definitions(ranks, k):
     metrics = ranking_metrics(ranks, [k])
@@ -101,7 +100,6 @@ def test_ranks_from_scores_by_hand():
     assert ranks.dtype == np.float64
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.data())
 def test_ranks_equal_the_mean_place_in_a_sort(scores, data):
     target = data.draw(st.integers(0, len(scores) - 1))
@@ -111,7 +109,6 @@ def test_ranks_equal_the_mean_place_in_a_sort(scores, data):
     assert ranks.tolist() == [sum(places) / len(places)]
 
 
-@settings(deadline=None)
 @given(st.permutations(range(10)))
 def test_ranks_without_ties_equal_argsort(permutation):
     scores = np.array(permutation, dtype=np.float64)
@@ -190,7 +187,6 @@ def test_interval_grows_with_the_confidence():
     assert low_99 < low_90 < high_90 < high_99
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 5)), min_size=1, max_size=30), st.integers(0, 5))
 def test_interval_contains_the_mean(rows, seed):
     values, users = (np.array(column) for column in zip(*rows, strict=True))

@@ -41,7 +41,7 @@ LAYOUTS = {
 }
 ITEM_IDS = list(range(10, 22))
 SLOW_FIXTURES = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 

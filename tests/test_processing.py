@@ -52,7 +52,7 @@ def naive_history(processor, history, segments):
     return [*ids, prompt.end_id, *prompt.suffix_ids], patches
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     history=st.lists(st.integers(0, len(ITEM_IDS) - 1), min_size=1, max_size=12),
     layout=st.sampled_from(

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from patchrec_hf import AUTHORS, STRICT, EvaluationProtocol
@@ -82,7 +82,6 @@ def first_place(generated, real):
     return generated.index(real) + 1 if real in generated else np.inf
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_places_are_those_of_a_plain_loop(data):
     # Short titles of two letters begin each other, and repeat, all the time.

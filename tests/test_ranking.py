@@ -74,7 +74,7 @@ random_titles = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), mi
 random_prompts = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=5), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     titles=random_titles,
     k=st.integers(1, 14),

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from patchrec_hf.catalog import TitleTokens
@@ -93,7 +93,6 @@ def test_titles_of_the_smallest_and_an_end_below_all_tokens():
     assert trie.tokens.tolist() == [-1, 1, 0, 5, 0, 6, 0]
 
 
-@settings(deadline=None)
 @given(token_lists)
 def test_every_title_spells_its_leaf(titles):
     trie = trie_of(titles)
@@ -107,7 +106,6 @@ def test_every_title_spells_its_leaf(titles):
         assert np.bincount(places).tolist() == [len(same)] * 2
 
 
-@settings(deadline=None)
 @given(token_lists)
 def test_nodes_are_the_distinct_prefixes(titles):
     trie = trie_of(titles)
@@ -122,7 +120,6 @@ def test_nodes_are_the_distinct_prefixes(titles):
         assert items(trie, nodes[-1]) == below
 
 
-@settings(deadline=None)
 @given(token_lists, st.data())
 def test_titles_of_items(titles, data):
     trie = trie_of(titles)
@@ -146,7 +143,6 @@ def test_items_that_cannot_be_spelled_are_like_none():
     assert trie.items_spelled_like(np.array([0, 1])).tolist() == [1]
 
 
-@settings(deadline=None)
 @given(token_lists)
 def test_preorder(titles):
     trie = trie_of(titles)
@@ -171,7 +167,6 @@ def test_preorder(titles):
         assert set(np.flatnonzero(on_the_way[:, node])) == way
 
 
-@settings(deadline=None)
 @given(token_lists)
 def test_chains_have_no_choice(titles):
     trie = trie_of(titles)
@@ -186,7 +181,6 @@ def test_chains_have_no_choice(titles):
         assert trie.chain_lengths[node] == length
 
 
-@settings(deadline=None)
 @given(token_lists, st.data())
 def test_children_of_several_nodes(titles, data):
     trie = trie_of(titles)

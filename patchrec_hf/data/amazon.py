@@ -46,7 +46,7 @@ def read_amazon(directory: Path, min_rating: float | None = None) -> RawData:
         )
     category = metadata[0].name.removeprefix(_PREFIX).split(".")[0]
     names = [f"{category}{ending}" for ending in (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")]
-    log = next((path for name in names for path in directory.rglob(name)), None)
+    log = next((path for name in names for path in sorted(directory.rglob(name))), None)
     if log is None:
         raise FileNotFoundError(f"{directory} holds none of {names}.")
     is_csv = ".csv" in log.suffixes
