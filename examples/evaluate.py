@@ -11,6 +11,7 @@ is not made again for that. `--protocol effects` prints what each rule of the au
 """
 
 import shutil
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -118,6 +119,7 @@ def main(args: Arguments) -> None:
 
     num_rows = {name: len(part) for name, part in examples.items()}
     data = {"data set": args.data_dir or "sample", "split": args.split, "rows": num_rows, "items": len(catalog)}
+    data["max_history"] = max_history
     data["items with a shared title"] = catalog.num_shared_titles()
     reports = {name: replace(report.with_settings(**data), ks=tuple(args.ks)) for name, report in reports.items()}
     last = reports[list(reports)[-1]]
@@ -157,4 +159,8 @@ def show(table: pl.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(HfArgumentParser(Arguments).parse_args_into_dataclasses()[0])
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    try:
+        main(*parser.parse_args_into_dataclasses())
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"{type(error).__name__}: {error}") from None

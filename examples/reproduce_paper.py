@@ -13,6 +13,7 @@ the baselines, and what is made of both, with plain `python` and the same direct
 """
 
 import os
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Arguments:
     scale: str = field(default="smoke", metadata={"help": "How large.", "choices": list(SCALES)})
     dataset: str = field(default="sample", metadata={"help": "Which data.", "choices": list(DATA)})
     data_dir: str | None = field(default=None, metadata={"help": "Where it is, raw or prepared, if at hand."})
-    methods: list[str] | None = field(default=None, metadata={"help": "Only these of its methods."})
+    methods: list[str] | None = field(default=None, metadata={"help": "Only these, as the table calls them."})
     output_dir: str | None = field(default=None, metadata={"help": "outputs/reproduction/DATASET-SCALE-SEED."})
     num_examples: int | None = field(default=None, metadata={"help": "Examples that an LLM sees, if not the scale's."})
     max_eval_rows: int | None = field(default=None, metadata={"help": "Rows that are ranked, if not the scale's."})
@@ -97,4 +98,5 @@ def main(args: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    main(HfArgumentParser(Arguments).parse_args_into_dataclasses()[0])
+    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    main(*parser.parse_args_into_dataclasses())

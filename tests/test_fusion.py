@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from patchrec_hf import PatchDataCollator, PatchRecommender, rank_targets, score_targets
+from patchrec_hf import Catalog, PatchDataCollator, PatchRecommender, rank_targets, score_targets
 from patchrec_hf.baselines import Fusion
 from patchrec_hf.ranking import score_catalog
 from patchrec_hf.trie import build_trie
@@ -12,7 +12,8 @@ from patchrec_hf.trie import build_trie
 class Table:
     """A baseline that scores by a fixed table, whatever the history."""
 
-    def __init__(self, scores):
+    def __init__(self, scores, catalog):
+        self.catalog = catalog
         self.scores = np.asarray(scores, dtype=np.float64)
 
     def score(self, histories):
@@ -25,8 +26,8 @@ def recommender(model, processor):
 
 
 @pytest.fixture
-def baseline():
-    return Table([3, 1, 4, 1.5, 9, 2.6, 5, 3.5, 8, 9.7, 9.3, 2.3])
+def baseline(catalog):
+    return Table([3, 1, 4, 1.5, 9, 2.6, 5, 3.5, 8, 9.7, 9.3, 2.3], catalog)
 
 
 def test_sum_by_hand(recommender, processor, baseline):
@@ -66,7 +67,7 @@ def test_fit_gives_an_oracle_all_the_weight(recommender, processor, rows):
     same = rows.map(lambda row: {"item_ids": [*row["item_ids"][:-1], 20]})
     scores = np.zeros(12)
     scores[10] = 1
-    fusion = Fusion(recommender, Table(scores)).fit(same, "hr@1", weights=[0.0, 1.0])
+    fusion = Fusion(recommender, Table(scores, processor.catalog)).fit(same, "hr@1", weights=[0.0, 1.0])
     assert fusion.weight == 1.0
     report = score_targets(fusion, processor.catalog, same, show_progress=False)
     assert report.metrics([1])["hr@1"] == 1
@@ -81,3 +82,14 @@ def test_mistakes_are_named(recommender, baseline, rows):
         Fusion(recommender, baseline).fit(rows, "accuracy")
     with pytest.raises(ValueError, match="only 5 candidates"):
         Fusion(recommender, baseline, num_candidates=5).fit(rows)
+
+
+def test_parts_of_different_data_sets_are_refused(recommender, baseline, catalog):
+    others = (
+        (Catalog(catalog.item_ids[:5], catalog.titles[:5]), "catalog of 12 items and the baseline's of 5"),
+        (Catalog(catalog.item_ids[::-1], catalog.titles[::-1]), "same ids in the same order"),
+        (Catalog(catalog.item_ids, catalog.titles[::-1]), "different data sets"),
+    )
+    for other, problem in others:
+        with pytest.raises(ValueError, match=problem):
+            Fusion(recommender, Table(baseline.scores, other))

@@ -9,6 +9,7 @@ from functools import partial
 import polars as pl
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
+from torch.utils.data import DataLoader
 
 from patchrec_hf import (
     Filters,
@@ -107,6 +108,19 @@ def test_streamed_rows_are_the_same_rows(log, monkeypatch, tmp_path, targets_per
     for split in ("validation", "test"):
         assert isinstance(streamed[split], Dataset)
         assert streamed[split].to_list() == kept[split].to_list()
+
+
+def test_workers_stream(log, monkeypatch, tmp_path):
+    """They are forks of a process that has used polars, and hang where they use it too."""
+    monkeypatch.setattr(preparation, "_GROUP_SIZE", 100)  # several row groups
+    settings = {"split": CUTS, "columns": COLUMNS, "cache_dir": tmp_path}
+    streamed, _ = load_recommendation_data(log, 5, **settings, streaming=True)
+    alone, helped = (
+        [row for batch in DataLoader(streamed["train"], batch_size=4, collate_fn=list, **workers) for row in batch]
+        for workers in ({}, {"num_workers": 2, "timeout": 30, "multiprocessing_context": "fork"})
+    )
+    assert len(alone) > 100
+    assert sorted(map(str, alone)) == sorted(map(str, helped))
 
 
 def test_the_sample_streams(tmp_path):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 from datasets import Dataset
+from tqdm.auto import tqdm
 
+from ..catalog import Catalog
 from ..evaluation import Scorer
 from ..metrics import ranking_metrics, ranks_from_scores
 from ..ranking import rank_catalog
@@ -18,6 +21,12 @@ WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
 """Weights that [`Fusion.fit`] chooses from."""
 
 
+class Baseline(Scorer, Protocol):
+    """What scores all items of a catalog, for every history."""
+
+    catalog: Catalog
+
+
 class Fusion:
     """
     Ranks the union of what two recommenders hold for best, by a weighted sum of their scores: the exact
@@ -27,8 +36,9 @@ class Fusion:
     Args:
         recommender ([`PatchRecommender`]):
             The LLM.
-        baseline ([`~patchrec_hf.evaluation.Scorer`]):
-            The baseline, fitted; its items are those of the recommender, in the same order.
+        baseline ([`~patchrec_hf.baselines.fusion.Baseline`]):
+            The baseline, fitted on the data set that the recommender learned from; or any object with its `score` and
+            its `catalog`.
         weight (`float`, *optional*, defaults to `0.5`):
             The baseline's, between 0 and 1; the LLM has the rest. [`Fusion.fit`] chooses it.
         num_candidates (`int`, *optional*, defaults to `200`):
@@ -37,7 +47,7 @@ class Fusion:
             Histories per forward of the LLM.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or the two have different catalogs.
 
     Example:
     ```python
@@ -49,7 +59,7 @@ class Fusion:
     def __init__(
         self,
         recommender: PatchRecommender,
-        baseline: Scorer,
+        baseline: Baseline,
         weight: float = 0.5,
         num_candidates: int = 200,
         batch_size: int = 8,
@@ -58,13 +68,22 @@ class Fusion:
             raise ValueError(f"`weight` must lie between 0 and 1, got {weight}.")
         if num_candidates < 1:
             raise ValueError(f"`num_candidates` must be at least 1, got {num_candidates}.")
+        catalog = recommender.processor.catalog
+        if not np.array_equal(catalog.item_ids, baseline.catalog.item_ids):
+            raise ValueError(
+                f"The recommender's catalog of {len(catalog)} items and the baseline's of {len(baseline.catalog)} "
+                "do not hold the same ids in the same order. Make both of one data set."
+            )
+        catalog.check_same_titles(baseline.catalog)
         self.recommender = recommender
         self.baseline = baseline
         self.weight = weight
         self.num_candidates = num_candidates
         self.batch_size = batch_size
 
-    def fit(self, dataset: Dataset, metric: str = "hr@20", weights: Sequence[float] = WEIGHTS) -> Fusion:
+    def fit(
+        self, dataset: Dataset, metric: str = "hr@20", weights: Sequence[float] = WEIGHTS, show_progress: bool = True
+    ) -> Fusion:
         """
         Chooses the weight. With 0 and 1 among the choices, as by default, the fusion ranks these targets at least as
         well as the better of its parts, because the best items of each part are among the candidates.
@@ -77,6 +96,8 @@ class Fusion:
                 one nearest to their mean is taken.
             weights (`Sequence[float]`, *optional*, defaults to `WEIGHTS`):
                 The choices.
+            show_progress (`bool`, *optional*, defaults to `True`):
+                Whether to show a progress bar.
 
         Raises:
             ValueError: If `metric` is not one of these, or its k is above `num_candidates`.
@@ -87,10 +108,12 @@ class Fusion:
         if k > self.num_candidates:
             raise ValueError(f"`metric` looks at {k} places, but only {self.num_candidates} candidates are ranked.")
         ranks: list[list[np.ndarray]] = []
-        for start in range(0, len(histories), HISTORIES_AT_ONCE):
-            part = slice(start, start + HISTORIES_AT_ONCE)
-            parts = self._standardised(histories[part])
-            ranks.append([ranks_from_scores(_mix(*parts, weight), targets[part]) for weight in weights])
+        with tqdm(total=len(histories), desc="Choosing the weight", disable=not show_progress) as progress:
+            for start in range(0, len(histories), HISTORIES_AT_ONCE):
+                part = slice(start, start + HISTORIES_AT_ONCE)
+                parts = self._standardised(histories[part])
+                ranks.append([ranks_from_scores(_mix(*parts, weight), targets[part]) for weight in weights])
+                progress.update(len(histories[part]))
         values = np.array(
             [ranking_metrics(np.concatenate(column), [k])[metric] for column in zip(*ranks, strict=True)]
         )

@@ -357,7 +357,7 @@ class SequenceCollator:
 
 def training_arguments(output_dir: str | os.PathLike, **changes: Any) -> TrainingArguments:
     """
-    Training arguments that suit the baselines.
+    Training arguments that suit the baselines: 50 epochs, 64 rows a step, a constant learning rate of 0.001.
 
     Args:
         output_dir (`str` or `os.PathLike`):

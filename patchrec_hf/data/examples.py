@@ -62,10 +62,12 @@ def make_examples(
         KeyError: If the catalog lacks an item.
     """
     check_examples(interactions, catalog, max_history, min_history, targets_per_row)
+    users, items, positions = (interactions[name].to_numpy() for name in ("user_id", "item_id", "position"))
     datasets = {}
     for split in splits:
         size = targets_per_row if split == "train" else 1
-        batches = iterate_examples(interactions, split, max_history, min_history, size)
+        is_in_split = (interactions["split"] == split).to_numpy()
+        batches = iterate_examples(users, items, positions, is_in_split, max_history, min_history, size)
         first = next(batches, None)
         if first is None:
             raise ValueError(
@@ -110,23 +112,30 @@ def check_examples(
 
 
 def iterate_examples(
-    interactions: pl.DataFrame, split: str, max_history: int, min_history: int, targets_per_row: int
+    user_ids: np.ndarray,
+    item_ids: np.ndarray,
+    positions: np.ndarray,
+    is_in_split: np.ndarray,
+    max_history: int,
+    min_history: int,
+    targets_per_row: int,
 ) -> Iterator[pa.RecordBatch]:
     """
-    The rows of one split, some thousands at a time, in order of users and of time.
+    The rows of one split, some thousands at a time, in order of users and of time. Nothing here may use polars: a
+    data loader's worker is a fork of a process that has, and would wait for threads that a fork lacks.
 
     Args:
-        interactions, split, max_history, min_history, targets_per_row:
+        user_ids, item_ids, positions (`numpy.ndarray` of shape `(num_interactions,)`, integers):
+            The columns of interactions as [`order_interactions`] returns them.
+        is_in_split (`numpy.ndarray` of shape `(num_interactions,)`, bool):
+            Which of them belong to the split.
+        max_history, min_history, targets_per_row:
             As for [`make_examples`], checked.
 
     Yields:
         `pyarrow.RecordBatch`: rows as [`make_examples`] describes them.
     """
-    user_ids = interactions["user_id"].to_numpy()
-    item_ids = interactions["item_id"].to_numpy()
-    positions = interactions["position"].to_numpy()
-    is_target = (interactions["split"] == split) & (interactions["position"] >= max(1, min_history))
-    targets = is_target.arg_true().to_numpy().astype(np.int64)
+    targets = np.flatnonzero(is_in_split & (positions >= max(1, min_history)))
     opens = _block_starts(user_ids[targets], positions[targets], targets_per_row)
     for start in range(0, len(opens), _ROWS_AT_A_TIME):
         stop = start + _ROWS_AT_A_TIME

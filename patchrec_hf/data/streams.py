@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features, IterableDataset, List, Value
 
@@ -44,6 +45,8 @@ def stream_examples(
 def _generate(path: str, groups: list[int], settings: dict[str, int]) -> Iterator[dict[str, Any]]:
     file = pq.ParquetFile(path)
     for group in groups:
-        interactions = pl.from_arrow(file.read_row_group(group))
-        for batch in iterate_examples(interactions, "train", **settings):  # type: ignore[arg-type]
+        table = file.read_row_group(group, use_threads=False)
+        users, items, positions = (table[name].to_numpy() for name in ("user_id", "item_id", "position"))
+        is_in_split = pc.equal(table["split"].cast(pa.string()), "train").to_numpy()
+        for batch in iterate_examples(users, items, positions, is_in_split, **settings):
             yield from batch.to_pylist()
