@@ -233,7 +233,7 @@ def test_histories_are_scored_by_parts(make, name, monkeypatch):
     model = make(name)
     histories = [[10, 11], [12], [13, 14, 15], [10], [16, 12]]
     expected = model.score(histories)
-    monkeypatch.setattr("patchrec_hf.baselines.sequential._HISTORIES_AT_ONCE", 2)
+    monkeypatch.setattr("patchrec_hf.baselines.sequential.HISTORIES_AT_ONCE", 2)
     np.testing.assert_allclose(model.train().score(histories), expected, atol=1e-6)
     assert model.training
     assert model.score([]).shape == (0, expected.shape[1])
@@ -243,7 +243,7 @@ def test_morec_reads_titles_once_in_each_call(make, monkeypatch):
     model = make("MoRec")
     reads = []
     model.item_embedding.encoder.register_forward_hook(lambda *_: reads.append(1))
-    monkeypatch.setattr("patchrec_hf.baselines.sequential._HISTORIES_AT_ONCE", 1)
+    monkeypatch.setattr("patchrec_hf.baselines.sequential.HISTORIES_AT_ONCE", 1)
     before = model.score([[10, 11], [12]])
     assert len(reads) == 1
     with torch.no_grad():

@@ -14,7 +14,8 @@ from ..evaluation import Scorer
 from ..metrics import ranking_metrics, ranks_from_scores
 from ..ranking import rank_catalog
 from ..recommender import PatchRecommender
-from .selection import HISTORIES_AT_ONCE, cut_off, single_targets
+from .histories import HISTORIES_AT_ONCE
+from .selection import cut_off, single_targets
 
 
 WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())

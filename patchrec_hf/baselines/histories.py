@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 
+HISTORIES_AT_ONCE = 256
+"""How many are scored together, which bounds the memory."""
+
+
 def check_histories(histories: Sequence[Sequence[int]]) -> None:
     """
     Checks what `score` is given, but for the items, which the catalog looks up.

@@ -10,9 +10,7 @@ from datasets import Dataset
 from ..catalog import Catalog
 from ..evaluation import Scorer
 from ..metrics import ranks_from_scores
-
-
-HISTORIES_AT_ONCE = 256
+from .histories import HISTORIES_AT_ONCE
 
 
 def single_targets(dataset: Dataset, catalog: Catalog) -> tuple[list[list[int]], np.ndarray]:

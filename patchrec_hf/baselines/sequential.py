@@ -25,11 +25,10 @@ from ..encoding import IGNORED_LABEL
 from ..metrics import ranking_metrics
 from ..processing import CATALOG_NAME, hub_kwargs, push_kwargs
 from ..rows import check_rows
-from .histories import check_histories
+from .histories import HISTORIES_AT_ONCE, check_histories
 
 
 _METRIC_CUT_OFFS = (10, 20)
-_HISTORIES_AT_ONCE = 256
 
 
 @strict
@@ -281,8 +280,8 @@ class SequentialRecommender(PreTrainedModel):
         was_training = self.training
         self.eval()
         table = self.catalog_table()
-        for start in range(0, len(rows), _HISTORIES_AT_ONCE):
-            part = slice(start, start + _HISTORIES_AT_ONCE)
+        for start in range(0, len(rows), HISTORIES_AT_ONCE):
+            part = slice(start, start + HISTORIES_AT_ONCE)
             batch = collate(rows[part])
             states = self._read(batch["items"].to(self.device), batch["positions"].to(self.device), table)
             scores[part] = (states[:, 0] @ table[:-1].T).float().cpu().numpy()
