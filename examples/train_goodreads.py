@@ -43,9 +43,9 @@ from patchrec_hf import (
     score_targets,
 )
 from patchrec_hf.baselines import CoVisitation, Popularity
-from patchrec_hf.checkpoints import last_checkpoint
 from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.runs import claim_run, finish_run
+from patchrec_hf.training.checkpoints import last_checkpoint
 
 
 LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}

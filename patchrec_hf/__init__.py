@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 
-from .catalog import Catalog
-from .configuration import PatchRecConfig
-from .layouts import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
-from .modeling import PatchRecForCausalLM, PatchRecModel
-from .processing import PatchRecProcessor
-from .prompts import (
+from .runtime.catalog import Catalog
+from .runtime.configuration import PatchRecConfig
+from .runtime.layouts import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
+from .runtime.modeling import PatchRecForCausalLM, PatchRecModel
+from .runtime.processing import PatchRecProcessor
+from .runtime.prompts import (
     BOOK_PROMPT,
     BOOK_PROMPT_INSTRUCTION_FIRST,
     MOVIE_PROMPT,
@@ -22,56 +22,56 @@ from .prompts import (
 
 
 if TYPE_CHECKING:
-    from .collators import PatchDataCollator, PatchPretrainDataCollator
+    from .batches.collators import PatchDataCollator, PatchPretrainDataCollator
     from .data.data_card import DataCard, describe_data
     from .data.filters import Filters
     from .data.loading import load_recommendation_data, prepare_data
     from .data.preparation import PreparedData
     from .data.splits import leave_one_out_split, temporal_split, user_ratio_split
-    from .evaluation import rank_targets, score_targets
-    from .hub import export_backbone, export_checkpoint, export_to_hub
-    from .protocol import AUTHORS, STRICT, EvaluationProtocol
-    from .ranking import rank_catalog, score_catalog
-    from .recommender import PatchRecommender, Recommendation
-    from .report import EvaluationReport
+    from .evaluation.protocol import AUTHORS, STRICT, EvaluationProtocol
+    from .evaluation.report import EvaluationReport
+    from .evaluation.targets import rank_targets, score_targets
+    from .hub.exports import export_backbone, export_checkpoint, export_to_hub
+    from .runtime.ranking import rank_catalog, score_catalog
+    from .runtime.recommender import PatchRecommender, Recommendation
+    from .runtime.trie import build_trie
     from .tiny import build_tiny_backbone
-    from .trainers import PatchFinetuneTrainer, PatchPretrainTrainer
-    from .training_args import PAPER_PRESETS, PatchFinetuneConfig, PatchPretrainConfig
-    from .trie import build_trie
+    from .training.arguments import PAPER_PRESETS, PatchFinetuneConfig, PatchPretrainConfig
+    from .training.trainers import PatchFinetuneTrainer, PatchPretrainTrainer
 
 __version__ = version("patchrec-hf")
 
 # Imported on first use: these bring in TRL, PEFT and datasets.
 _LAZY = {
-    "AUTHORS": "protocol",
+    "AUTHORS": "evaluation.protocol",
     "DataCard": "data.data_card",
-    "EvaluationProtocol": "protocol",
-    "EvaluationReport": "report",
+    "EvaluationProtocol": "evaluation.protocol",
+    "EvaluationReport": "evaluation.report",
     "Filters": "data.filters",
-    "PAPER_PRESETS": "training_args",
-    "PatchDataCollator": "collators",
-    "PatchFinetuneConfig": "training_args",
-    "PatchFinetuneTrainer": "trainers",
-    "PatchPretrainConfig": "training_args",
-    "PatchPretrainDataCollator": "collators",
-    "PatchPretrainTrainer": "trainers",
-    "PatchRecommender": "recommender",
+    "PAPER_PRESETS": "training.arguments",
+    "PatchDataCollator": "batches.collators",
+    "PatchFinetuneConfig": "training.arguments",
+    "PatchFinetuneTrainer": "training.trainers",
+    "PatchPretrainConfig": "training.arguments",
+    "PatchPretrainDataCollator": "batches.collators",
+    "PatchPretrainTrainer": "training.trainers",
+    "PatchRecommender": "runtime.recommender",
     "PreparedData": "data.preparation",
-    "Recommendation": "recommender",
-    "STRICT": "protocol",
+    "Recommendation": "runtime.recommender",
+    "STRICT": "evaluation.protocol",
     "build_tiny_backbone": "tiny",
-    "build_trie": "trie",
+    "build_trie": "runtime.trie",
     "describe_data": "data.data_card",
-    "export_backbone": "hub",
-    "export_checkpoint": "hub",
-    "export_to_hub": "hub",
+    "export_backbone": "hub.exports",
+    "export_checkpoint": "hub.exports",
+    "export_to_hub": "hub.exports",
     "leave_one_out_split": "data.splits",
     "load_recommendation_data": "data.loading",
     "prepare_data": "data.loading",
-    "rank_catalog": "ranking",
-    "rank_targets": "evaluation",
-    "score_catalog": "ranking",
-    "score_targets": "evaluation",
+    "rank_catalog": "runtime.ranking",
+    "rank_targets": "evaluation.targets",
+    "score_catalog": "runtime.ranking",
+    "score_targets": "evaluation.targets",
     "temporal_split": "data.splits",
     "user_ratio_split": "data.splits",
 }

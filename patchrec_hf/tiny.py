@@ -6,8 +6,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .catalog import Catalog
-from .prompts import BOOK_PROMPT, MOVIE_PROMPT, SPECIAL_TOKENS
+from .runtime.catalog import Catalog
+from .runtime.prompts import BOOK_PROMPT, MOVIE_PROMPT, SPECIAL_TOKENS
 
 
 _CHAT_TEMPLATE = (

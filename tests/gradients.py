@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patchrec_hf.encoding import pad_examples
+from patchrec_hf.runtime.encoding import pad_examples
 
 
 def gradients(model, batch):

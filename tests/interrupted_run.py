@@ -21,7 +21,7 @@ from patchrec_hf import (
     PatchRecProcessor,
     build_tiny_backbone,
 )
-from patchrec_hf.checkpoints import last_checkpoint
+from patchrec_hf.training.checkpoints import last_checkpoint
 
 
 NUM_STEPS = 100

@@ -21,11 +21,11 @@ from patchrec_hf import (
     TextLayout,
     rank_catalog,
 )
-from patchrec_hf.attention import register_chunk_attention
-from patchrec_hf.encoding import pad_examples
-from patchrec_hf.prefix_tree import pack_examples
-from patchrec_hf.prompts import SPECIAL_TOKENS, Prompt
-from patchrec_hf.trie import build_trie
+from patchrec_hf.batches.packing import pack_examples
+from patchrec_hf.runtime.attention import register_chunk_attention
+from patchrec_hf.runtime.encoding import pad_examples
+from patchrec_hf.runtime.prompts import SPECIAL_TOKENS, Prompt
+from patchrec_hf.runtime.trie import build_trie
 
 
 GOLDEN = Path(__file__).parent / "golden"

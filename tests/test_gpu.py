@@ -23,9 +23,9 @@ from patchrec_hf import (
     build_tiny_backbone,
     rank_catalog,
 )
-from patchrec_hf.backbones import enable_tree_packing
-from patchrec_hf.ranking import CatalogRanking
-from patchrec_hf.trie import build_trie
+from patchrec_hf.runtime.backbones import enable_tree_packing
+from patchrec_hf.runtime.ranking import CatalogRanking
+from patchrec_hf.runtime.trie import build_trie
 
 
 pytestmark = [

@@ -9,7 +9,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from patchrec_hf import PatchDataCollator, PatchFinetuneTrainer, TextLayout
-from patchrec_hf.backbones import disable_tree_packing, enable_tree_packing
+from patchrec_hf.runtime.backbones import disable_tree_packing, enable_tree_packing
 
 
 PROGRESS = 0.5  # of pre-training: every other item is compressed

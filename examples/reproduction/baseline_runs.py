@@ -26,7 +26,7 @@ from patchrec_hf.baselines import (
     SequentialRecommender,
     training_arguments,
 )
-from patchrec_hf.evaluation import Scorer
+from patchrec_hf.evaluation.targets import Scorer
 from patchrec_hf.runs import write_json
 
 from .llms import load_llm

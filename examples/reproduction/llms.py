@@ -25,8 +25,8 @@ from patchrec_hf import (
     SessionPatchLayout,
     rank_targets,
 )
-from patchrec_hf.checkpoints import last_checkpoint
 from patchrec_hf.runs import write_json
+from patchrec_hf.training.checkpoints import last_checkpoint
 
 from .plans import REFERENCE, LLMMethod
 from .study import RANKINGS, Study, evenly, summarise

@@ -23,8 +23,8 @@ from patchrec_hf import (
     build_tiny_backbone,
     load_recommendation_data,
 )
-from patchrec_hf.layouts import Layout
-from patchrec_hf.training_args import PaperPreset
+from patchrec_hf.runtime.layouts import Layout
+from patchrec_hf.training.arguments import PaperPreset
 
 from .plans import LLMMethod, llm_methods
 from .settings import DATA, SCALES, Scale

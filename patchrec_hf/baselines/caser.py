@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import nn
 
-from ..catalog import Catalog
+from ..runtime.catalog import Catalog
 from .sequential import SequentialConfig, SequentialRecommender
 
 

@@ -11,9 +11,9 @@ import polars as pl
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..catalog import Catalog, ragged_arange
-from ..metrics import ranking_metrics
-from ..rows import check_rows
+from ..data.rows import check_rows
+from ..evaluation.metrics import ranking_metrics
+from ..runtime.catalog import Catalog, ragged_arange
 from .histories import check_histories
 from .selection import cut_off, ranks_of_targets, single_targets
 

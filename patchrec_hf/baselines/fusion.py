@@ -9,11 +9,11 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..catalog import Catalog
-from ..evaluation import Scorer
-from ..metrics import ranking_metrics, ranks_from_scores
-from ..ranking import rank_catalog
-from ..recommender import PatchRecommender
+from ..evaluation.metrics import ranking_metrics, ranks_from_scores
+from ..evaluation.targets import Scorer
+from ..runtime.catalog import Catalog
+from ..runtime.ranking import rank_catalog
+from ..runtime.recommender import PatchRecommender
 from .histories import HISTORIES_AT_ONCE
 from .selection import cut_off, single_targets
 

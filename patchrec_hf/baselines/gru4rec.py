@@ -4,7 +4,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import nn
 
-from ..catalog import Catalog
+from ..runtime.catalog import Catalog
 from .sequential import SequentialConfig, SequentialRecommender
 
 

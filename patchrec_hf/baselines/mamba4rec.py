@@ -5,7 +5,7 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import MambaConfig, MambaModel
 
-from ..catalog import Catalog
+from ..runtime.catalog import Catalog
 from .sequential import SequentialConfig, SequentialRecommender
 
 

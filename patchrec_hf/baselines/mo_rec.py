@@ -9,8 +9,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
 
-from ..catalog import Catalog, tokenize_titles
-from ..encoding import IGNORED_LABEL
+from ..runtime.catalog import Catalog, tokenize_titles
+from ..runtime.encoding import IGNORED_LABEL
 from .sasrec import SASRec, SASRecConfig
 
 

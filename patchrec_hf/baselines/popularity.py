@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset
 
-from ..catalog import Catalog
 from ..data.examples import examples_to_interactions
-from ..rows import check_rows
+from ..data.rows import check_rows
+from ..runtime.catalog import Catalog
 from .histories import check_histories
 
 

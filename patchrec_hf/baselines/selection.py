@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset
 
-from ..catalog import Catalog
-from ..evaluation import Scorer
-from ..metrics import ranks_from_scores
+from ..evaluation.metrics import ranks_from_scores
+from ..evaluation.targets import Scorer
+from ..runtime.catalog import Catalog
 from .histories import HISTORIES_AT_ONCE
 
 

@@ -20,11 +20,11 @@ from transformers import EarlyStoppingCallback, PreTrainedConfig, PreTrainedMode
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import ModelOutput, cached_file
 
-from ..catalog import Catalog
-from ..encoding import IGNORED_LABEL
-from ..metrics import ranking_metrics
-from ..processing import CATALOG_NAME, hub_kwargs, push_kwargs
-from ..rows import check_rows
+from ..data.rows import check_rows
+from ..evaluation.metrics import ranking_metrics
+from ..runtime.catalog import Catalog
+from ..runtime.encoding import IGNORED_LABEL
+from ..runtime.hub_files import CATALOG_NAME, hub_kwargs, push_kwargs
 from .histories import HISTORIES_AT_ONCE, check_histories
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
 
-from ..catalog import Catalog, tokenize_titles
+from ..runtime.catalog import Catalog, tokenize_titles
 from .filters import FilterStep, report_steps
 from .preparation import PreparedData
 from .splits import SPLITS

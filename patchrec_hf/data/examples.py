@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
-from ..catalog import Catalog, ragged_arange
+from ..runtime.catalog import Catalog, ragged_arange
 from .splits import SPLITS
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from ..catalog import Catalog, ragged_arange
+from ..runtime.catalog import Catalog, ragged_arange
 from .ties import authors_order
 
 

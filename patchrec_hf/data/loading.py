@@ -18,7 +18,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.utils import logging
 
-from ..catalog import Catalog
+from ..runtime.catalog import Catalog
 from .downloads import cache_directory, say_terms
 from .examples import make_examples
 from .filters import Filters, report_steps

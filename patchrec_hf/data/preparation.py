@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 
-from ..catalog import Catalog
-from ..hub_token import require_token
+from ..runtime.catalog import Catalog
+from ..runtime.hub_files import require_token
 from .filters import Filters, FilterStep, apply_filters, report_steps
 from .interactions import count_per_user, order_interactions, read_directory
 from .raw import RawData

@@ -24,7 +24,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     rank_targets,
 )
-from patchrec_hf.prompts import SPECIAL_TOKENS
+from patchrec_hf.runtime.prompts import SPECIAL_TOKENS
 
 
 GLOBAL_BATCH = 4

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from scenarios import NUM_STEPS, SAVED_STEP, SCENARIOS
 
 from patchrec_hf import PatchRecommender, PatchRecProcessor
-from patchrec_hf.adapters import load_model
+from patchrec_hf.runtime.adapters import load_model
 
 
 pytest.importorskip("deepspeed", reason='needs pip install "patchrec-hf[deepspeed]"')

@@ -1,0 +1,1 @@
+"""From example rows to the batches that a trainer feeds."""

@@ -1,0 +1,100 @@
+"""Sharding: an evaluation's rows in equal shares for every process, and in parts that survive an interruption."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather
+from tqdm.auto import tqdm
+
+from ..runs import claim_run
+
+
+_BATCHES_IN_A_PART = 8
+
+
+def run_in_parts(
+    rank: Callable[[np.ndarray], np.ndarray],
+    num_targets: int,
+    batch_size: int,
+    resume_dir: str | Path | None,
+    settings: Mapping[str, Any],
+    show_progress: bool,
+) -> np.ndarray:
+    """
+    Calls `rank` on all targets, in parts. Each part is shared out over the processes of a distributed run, in equal
+    shares, and kept when all processes have done theirs.
+
+    Args:
+        rank (`Callable`):
+            Turns the places of some targets into an array with one row each.
+        num_targets (`int`):
+            How many there are.
+        batch_size (`int`):
+            Rows that a process runs through the model at once; a part holds a few batches of each process.
+        resume_dir (`str` or `pathlib.Path`, *optional*):
+            Where parts are kept; those that are there already are not ranked again.
+        settings (`Mapping[str, Any]`):
+            JSON-ready values on which the results depend, kept beside the parts.
+        show_progress (`bool`):
+            Whether to show a progress bar, on the main process.
+
+    Returns:
+        `numpy.ndarray` with `num_targets` rows, the same on every process.
+
+    Raises:
+        ValueError: If `batch_size` is less than 1.
+        FileExistsError: If `resume_dir` holds parts that were made with other settings.
+        RuntimeError: If several processes were launched but do not know of each other.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    state = PartialState()
+    if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RuntimeError(
+            f"A launcher started {os.environ['WORLD_SIZE']} processes, but each believes to be alone, as accelerate "
+            "does on a CPU. Call `accelerate.PartialState(cpu=True)` before anything else."
+        )
+    if resume_dir is not None:
+        claim_run(resume_dir, settings)
+    parts = _read_parts(resume_dir) if state.is_main_process and resume_dir is not None else []
+    if state.num_processes > 1:
+        (parts,) = broadcast_object_list([parts])
+    num_done, part_size = sum(map(len, parts)), _BATCHES_IN_A_PART * batch_size * state.num_processes
+    is_shown = show_progress and state.is_main_process
+    with tqdm(total=num_targets, initial=num_done, desc="Ranking", unit="user", disable=not is_shown) as progress:
+        for start in range(num_done, num_targets, part_size):
+            stop = min(start + part_size, num_targets)
+            # Equal shares, so that all processes run alike; the last place fills up the last shares.
+            share = -(-(stop - start) // state.num_processes)
+            first = start + state.process_index * share
+            found = torch.from_numpy(rank(np.minimum(np.arange(first, first + share), stop - 1)))
+            if state.num_processes > 1:
+                found = gather(found.to(state.device))
+            parts.append(found.cpu().numpy()[: stop - start])
+            if resume_dir is not None and state.is_main_process:
+                _write_part(Path(resume_dir), start, parts[-1])
+            progress.update(stop - start)
+    return np.concatenate(parts)
+
+
+def _read_parts(directory: str | Path) -> list[np.ndarray]:
+    """The parts that follow each other from the first target on."""
+    parts: list[np.ndarray] = []
+    for path in sorted(Path(directory).glob("part-*.npy")):
+        if int(path.stem.removeprefix("part-")) == sum(map(len, parts)):
+            parts.append(np.load(path, allow_pickle=False))
+    return parts
+
+
+def _write_part(directory: Path, start: int, part: np.ndarray) -> None:
+    path = directory / f"part-{start:010d}.npy"
+    with open(path.with_suffix(".tmp"), "wb") as file:
+        np.save(file, part, allow_pickle=False)
+    path.with_suffix(".tmp").replace(path)

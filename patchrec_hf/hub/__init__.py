@@ -1,0 +1,1 @@
+"""Exports of checkpoints, and their model cards."""

@@ -1,0 +1,221 @@
+"""Sharing: what is pushed to the Hub, and what other engines take."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from huggingface_hub import CommitInfo, HfApi
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
+
+from ..evaluation.report import EvaluationReport
+from ..runtime.backbones import is_sharded
+from ..runtime.hub_files import CATALOG_NAME, require_token
+from ..runtime.modeling import PatchRecForCausalLM
+from ..runtime.processing import PatchRecProcessor
+from .model_card import make_model_card
+
+
+ITEM_VECTORS_NAME = "item_vectors.safetensors"
+_PROMPT_NAME = "patchrec_prompt.json"
+# Whose relative imports are all the code that a checkpoint needs.
+_ENTRY_MODULE = "recommender.py"
+_AUTO_MAPS = {
+    CONFIG_NAME: {
+        "AutoConfig": "configuration.PatchRecConfig",
+        "AutoModel": "modeling.PatchRecModel",
+        "AutoModelForCausalLM": "modeling.PatchRecForCausalLM",
+    },
+    PROCESSOR_NAME: {"AutoProcessor": "processing.PatchRecProcessor"},
+}
+
+
+def export_checkpoint(
+    model: PatchRecForCausalLM,
+    processor: PatchRecProcessor,
+    directory: str | os.PathLike,
+    repo_id: str | None = None,
+    include_code: bool = False,
+    results: EvaluationReport | Mapping[str, float] | None = None,
+    **card: Any,
+) -> None:
+    """
+    Saves model, processor and model card, as they are pushed to the Hub.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model; an adapter must be merged first.
+        processor ([`PatchRecProcessor`]):
+            The processor that it was trained with.
+        directory (`str` or `os.PathLike`):
+            Where to save; made if it does not exist.
+        repo_id (`str`, *optional*):
+            Where the card says that it can be loaded from; `directory` if not given.
+        include_code (`bool`, *optional*, defaults to `False`):
+            Whether to add this library's code, so that it loads where the library is not installed. Who loads it must
+            then trust it (`trust_remote_code=True`), and have the packages that it imports.
+        results ([`EvaluationReport`] or `Mapping[str, float]`, *optional*):
+            What was measured, for the card.
+        **card:
+            Passed to [`make_model_card`]: `dataset_name`, `base_model`, `data`, `training`, `tags`.
+
+    Raises:
+        TypeError: If the model is of another kind.
+        ValueError: If model and processor were not made for each other, or the weights are shared out to processes.
+    """
+    _check_whole(model, processor)
+    directory = Path(directory)
+    model.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    if include_code:
+        _add_code(directory)
+    make_model_card(processor, repo_id or str(directory), results, include_code=include_code, **card).save(
+        directory / "README.md"
+    )
+
+
+def export_to_hub(
+    model: PatchRecForCausalLM,
+    processor: PatchRecProcessor,
+    repo_id: str,
+    include_code: bool = False,
+    results: EvaluationReport | Mapping[str, float] | None = None,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload PatchRec checkpoint",
+    **card: Any,
+) -> CommitInfo:
+    """
+    Pushes model, processor and model card to the Hub, in one commit. Under a launcher, call it in one process only.
+
+    Args:
+        model, processor, include_code, results, **card:
+            See [`export_checkpoint`].
+        repo_id (`str`):
+            The repository, such as `"user/name"`; made if it does not exist.
+        token (`str`, *optional*):
+            A token with the right to write; the one of the environment or of `hf auth login` if not given.
+        private (`bool`, *optional*):
+            Whether a new repository is private.
+        revision (`str`, *optional*):
+            The branch; the main one if not given.
+        commit_message (`str`, *optional*):
+            The commit's message.
+
+    Returns:
+        [`~huggingface_hub.CommitInfo`]
+
+    Raises:
+        TypeError, ValueError: As [`export_checkpoint`] does, and if there is no token.
+
+    Example:
+    ```python
+    >>> report = rank_targets(model, PatchDataCollator(processor), examples["test"])
+    >>> export_to_hub(model, processor, "user/patchrec-goodreads", results=report, dataset_name="Goodreads")
+    ```
+    """
+    require_token(token)
+    with TemporaryDirectory() as directory:
+        export_checkpoint(model, processor, directory, repo_id, include_code, results, **card)
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return api.upload_folder(
+            repo_id=repo_id, folder_path=directory, revision=revision, commit_message=commit_message
+        )
+
+
+@torch.no_grad()
+def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, directory: str | os.PathLike) -> None:
+    """
+    Saves what engines need that know the backbone and take prompts as embeddings: the backbone as a plain causal
+    language model, and one vector for each item, its item patch. A session patch is the mean of its items' vectors;
+    all other positions of a prompt are the backbone's own embeddings of tokens.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model; an adapter must be merged first.
+        processor ([`PatchRecProcessor`]):
+            The processor that it was trained with.
+        directory (`str` or `os.PathLike`):
+            Where to save the backbone with its tokenizer, `item_vectors.safetensors` (`item_vectors` of shape
+            `(num_items, H)`, in the model's dtype and in the order of `catalog.parquet`) and `patchrec_prompt.json`
+            (the prompt's token ids, the layout, the history's length).
+
+    Raises:
+        TypeError, ValueError: As [`export_checkpoint`] does.
+    """
+    _check_whole(model, processor)
+    directory = Path(directory)
+    with torch.device("meta"):
+        backbone = AutoModelForCausalLM.from_config(model.config.text_config)
+    # Only the modules that hold the weights are moved; nothing is copied.
+    setattr(backbone, backbone.base_model_prefix, model.model.language_model)
+    backbone.set_output_embeddings(model.lm_head)
+    backbone.generation_config = model.generation_config
+    backbone.save_pretrained(directory)
+    processor.tokenizer.save_pretrained(directory)
+    processor.catalog.to_parquet(directory / CATALOG_NAME)
+    save_file({"item_vectors": compute_item_vectors(model, processor)}, directory / ITEM_VECTORS_NAME)
+    (directory / _PROMPT_NAME).write_text(json.dumps(processor.to_dict(), indent=2), encoding="utf-8")
+
+
+def compute_item_vectors(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> torch.Tensor:
+    """
+    The item patch of every item: the mean of its title's token embeddings.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model.
+        processor ([`PatchRecProcessor`]):
+            Its processor.
+
+    Returns:
+        `torch.Tensor` of shape `(num_items, H)`, in the model's dtype, on the CPU.
+    """
+    titles, device = processor.title_tokens, model.device
+    lengths = torch.from_numpy(titles.lengths)
+    # One row of placeholders, each of which is an item.
+    return (
+        model.prepare_inputs_embeds(
+            torch.full((1, len(titles)), processor.prompt.patch_id, device=device),
+            torch.from_numpy(titles.ids)[None].to(device),
+            torch.arange(len(titles)).repeat_interleave(lengths)[None].to(device),
+            lengths.repeat_interleave(lengths)[None].to(device),
+        )[0]
+        .cpu()
+        .contiguous()
+    )
+
+
+def _check_whole(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
+    if not isinstance(model, PatchRecForCausalLM):
+        raise TypeError(
+            f"`model` must be a `PatchRecForCausalLM`, got `{type(model).__name__}`. Merge an adapter first: "
+            "`trainer.model.merge_and_unload()`."
+        )
+    model.check_processor(processor)
+    if is_sharded(model):
+        raise ValueError(
+            "Each process holds a part of the weights only. Save with `trainer.save_model`, load the result with "
+            "`PatchRecForCausalLM.from_pretrained` in one process, and export that."
+        )
+
+
+def _add_code(directory: Path) -> None:
+    """Adds the modules that loading and recommending import, and tells the Auto classes of them."""
+    package = Path(__file__).parents[1] / "runtime"
+    for path in {str(package / _ENTRY_MODULE), *get_relative_import_files(package / _ENTRY_MODULE)}:
+        shutil.copy(path, directory)
+    for name, auto_map in _AUTO_MAPS.items():
+        values = json.loads((directory / name).read_text(encoding="utf-8"))
+        (directory / name).write_text(json.dumps({**values, "auto_map": auto_map}, indent=2) + "\n", encoding="utf-8")

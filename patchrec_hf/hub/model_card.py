@@ -1,0 +1,145 @@
+"""The model card: what a checkpoint is, how it is used, and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from datasets import Dataset
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import TrainerState, TrainingArguments
+
+from ..evaluation.report import EvaluationReport
+from ..runtime.processing import PatchRecProcessor
+from ..runtime.prompts import END_TOKEN, START_TOKEN
+
+
+_TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
+_METRICS = ("hr@", "ndcg@", "mrr@", "title_hr@", "title_ndcg@", "loss", "certified_share", "compression_")
+_HISTORY_MARK = "…"
+
+
+def make_model_card(
+    processor: PatchRecProcessor,
+    repo_id: str,
+    results: EvaluationReport | Mapping[str, float] | None = None,
+    dataset_name: str | None = None,
+    base_model: str | None = None,
+    data: Mapping[str, object] | None = None,
+    training: Mapping[str, object] | None = None,
+    tags: list[str] | None = None,
+    include_code: bool = False,
+) -> ModelCard:
+    """
+    Makes the README of a checkpoint: how it is used, what was measured (in its metadata too), how it reads a history,
+    and what it was trained on.
+
+    Args:
+        processor ([`PatchRecProcessor`]):
+            The checkpoint's.
+        repo_id (`str`):
+            Where the checkpoint can be loaded from.
+        results ([`EvaluationReport`] or `Mapping[str, float]`, *optional*):
+            What was measured; a report's metrics come with their 95% intervals by users.
+        dataset_name (`str`, *optional*):
+            What it was measured on.
+        base_model (`str`, *optional*):
+            The backbone's name on the Hub.
+        data (`Mapping[str, object]`, *optional*):
+            Further rows of the table of data; what the catalog holds is always told.
+        training (`Mapping[str, object]`, *optional*):
+            Rows of the table of training.
+        tags (`list[str]`, *optional*):
+            Tags of the repository.
+        include_code (`bool`, *optional*, defaults to `False`):
+            Whether the repository holds the code that it needs (see [`export_checkpoint`]).
+
+    Returns:
+        [`~huggingface_hub.ModelCard`]
+    """
+    values = results.metrics() if isinstance(results, EvaluationReport) else dict(results or {})
+    values = {name: value for name, value in values.items() if name.startswith(_METRICS)}
+    shown = {name: f"{value:.4f}" for name, value in values.items()}
+    measured_by = "The last evaluation of its trainer."
+    if isinstance(results, EvaluationReport):
+        measured_by = f"On {len(results.examples)} targets, with 95% intervals by resampling users."
+        for row in results.intervals().filter(slice="all").iter_rows(named=True):
+            if row["metric"] in shown:
+                shown[row["metric"]] += f" ({row['low']:.4f}–{row['high']:.4f})"
+    catalog, lengths = processor.catalog, processor.title_tokens.lengths
+    return ModelCard.from_template(
+        ModelCardData(
+            base_model=base_model,
+            library_name="patchrec-hf",
+            tags=tags,
+            pipeline_tag="text-generation",
+            model_name=repo_id.rpartition("/")[2],
+            eval_results=[
+                EvalResult(
+                    task_type="sequential-recommendation",
+                    task_name="Sequential recommendation",
+                    dataset_type=dataset_name or "unnamed",
+                    dataset_name=dataset_name or "unnamed",
+                    metric_type=name,
+                    metric_value=round(value, 6),
+                )
+                for name, value in values.items()
+            ]
+            or None,
+        ),
+        template_path=str(_TEMPLATE),
+        model_name=repo_id.rpartition("/")[2],
+        repo_id=repo_id,
+        include_code=include_code,
+        metrics=shown,
+        measured_by=measured_by,
+        max_history=processor.max_history,
+        example_history=catalog.item_ids[:3].tolist(),
+        reading={
+            "layout": processor.layout,
+            "longest history": processor.max_history,
+            "separators after patches": processor.separate_patches,
+        },
+        history_mark=_HISTORY_MARK,
+        prompt=_show_prompt(processor),
+        data={
+            **({"data set": dataset_name} if dataset_name else {}),
+            "items": len(catalog),
+            "items that share their title": catalog.num_shared_titles(),
+            "tokens per title": f"{lengths.mean():.1f} ({lengths.min()} to {lengths.max()})",
+            **(data or {}),
+        },
+        training=training,
+    )
+
+
+def describe_rows(dataset: Dataset) -> dict[str, str]:
+    """Rows of the table of data, of the example rows that were trained on."""
+    rows = dataset.select_columns(["user_id", "target_positions"]).to_polars()
+    targets = rows["target_positions"].explode()
+    return {
+        "training rows": f"{len(rows)}, of {rows['user_id'].n_unique()} users",
+        "training targets": f"{targets.count()}, each after {targets.mean():.1f} items on average",
+    }
+
+
+def describe_training(args: TrainingArguments, state: TrainerState) -> dict[str, object]:
+    """Rows of the table of training, of any trainer."""
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return {
+        "optimizer steps": f"{state.global_step} of {state.max_steps}",
+        "rows per step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
+        "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}",
+        "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
+        "processes": args.world_size,
+        **({"last training loss": f"{losses[-1]:.4f}"} if losses else {}),
+        "versions": ", ".join(f"{name} {version(name)}" for name in ("patchrec-hf", "transformers", "trl", "torch")),
+    }
+
+
+def _show_prompt(processor: PatchRecProcessor) -> str:
+    prompt, decode = processor.prompt, processor.tokenizer.decode
+    return "".join(
+        [decode(prompt.prefix_ids), START_TOKEN, _HISTORY_MARK, END_TOKEN, decode(prompt.suffix_ids)]
+    ).strip()

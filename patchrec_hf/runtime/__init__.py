@@ -1,0 +1,1 @@
+"""What runs a checkpoint, and what an export carries: nothing here imports the package outside this room."""

@@ -1,0 +1,483 @@
+"""PatchRec's models: any decoder-only backbone, whose input embeddings are spliced with patches."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.initialization import no_init_weights
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from .attention import packed_attention_inputs
+from .backbones import check_logits, check_outputs, maskable_attention, mean_initialise, reads_trees, scale_logits
+from .configuration import PatchRecConfig
+from .encoding import IGNORED_LABEL
+from .hub_files import hub_kwargs
+from .processing import PatchRecProcessor
+from .prompts import PATCH_TOKEN, SPECIAL_TOKENS, add_special_tokens
+
+
+class PatchRecPreTrainedModel(PreTrainedModel):
+    """What the two models below share: how transformers names, saves and moves them."""
+
+    config_class = PatchRecConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    # The backbone checks for itself what it supports; nothing else here attends.
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+
+class PatchRecModel(PatchRecPreTrainedModel):
+    """
+    The backbone without its head, fed with text tokens and patches.
+
+    Args:
+        config ([`PatchRecConfig`]):
+            The model's configuration.
+        language_model ([`~transformers.PreTrainedModel`], *optional*):
+            The backbone's base model. Built from `config.text_config` if not given.
+    """
+
+    def __init__(self, config: PatchRecConfig, language_model: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if language_model is None:
+            language_model = AutoModelForCausalLM.from_config(config.text_config).base_model
+        self.language_model = language_model
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def prepare_inputs_embeds(
+        self,
+        input_ids: torch.Tensor,
+        patch_token_ids: torch.Tensor,
+        patch_positions: torch.Tensor,
+        patch_divisors: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Embeds text tokens and folds title tokens into patches, as the paper aggregates them.
+
+        An item patch is the mean of its title's token embeddings; a session patch is the mean of its item patches.
+        Both are one weighted sum over title tokens. The embedding module is called once, on the unique ids: so it may
+        be sharded, adapted or scaled, and its gradient has one row per token of the vocabulary that occurs.
+
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`):
+                Text tokens, and `<|patch|>` where a patch stands.
+            patch_token_ids (`torch.LongTensor` of shape `(B, N)`):
+                The title tokens that are folded into patches.
+            patch_positions (`torch.LongTensor` of shape `(B, N)`):
+                The position, in `[0, T)`, of the patch that each of them is folded into; ascending in each row.
+            patch_divisors (`torch.LongTensor` of shape `(B, N)`):
+                What each token's embedding is divided by; 0 marks padding.
+
+        Returns:
+            `torch.Tensor` of shape `(B, T, H)`, in the embedding's dtype.
+        """
+        batch_size, length = input_ids.shape
+        ids, inverse = torch.cat([input_ids.flatten(), patch_token_ids.flatten()]).unique(return_inverse=True)
+        rows = self.get_input_embeddings()(ids)
+        text_rows, patch_rows = inverse[: batch_size * length], inverse[batch_size * length :]
+
+        embeds = rows[text_rows]
+        is_patch = (input_ids == self.config.patch_token_id).flatten()
+        places = is_patch.nonzero().squeeze(1)
+        if len(places) > 0:
+            is_token = patch_divisors > 0
+            # In low precision three thirds are not one, so patches are summed in float32.
+            weights = torch.where(is_token, 1.0 / patch_divisors.clamp(min=1).float(), 0.0)
+            # One bag a placeholder. Padding goes to its row's end, with weight 0, so that the bags ascend.
+            row_starts = length * torch.arange(batch_size, device=input_ids.device)[:, None]
+            place_of_token = torch.where(is_token, patch_positions, length - 1) + row_starts
+            bags = (is_patch.cumsum(0) - 1).clamp(min=0)[place_of_token.flatten()]
+            bag_starts = torch.searchsorted(bags, torch.arange(len(places), device=bags.device))
+            patches = F.embedding_bag(
+                patch_rows, rows.float(), bag_starts, mode="sum", per_sample_weights=weights.flatten()
+            )
+            embeds = embeds.index_put((places,), patches.to(embeds.dtype))
+        return embeds.view(batch_size, length, -1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        patch_token_ids: torch.Tensor | None = None,
+        patch_positions: torch.Tensor | None = None,
+        patch_divisors: torch.Tensor | None = None,
+        supervised_positions: torch.Tensor | None = None,
+        subtree_end: torch.Tensor | None = None,
+        chunk_ancestors: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """
+        Runs the backbone.
+
+        Args:
+            input_ids, patch_token_ids, patch_positions, patch_divisors (`torch.LongTensor`):
+                See [`PatchRecModel.prepare_inputs_embeds`].
+            attention_mask (`torch.Tensor` of shape `(B, T)`, or a mask per layer type):
+                As the backbone takes it.
+            supervised_positions (`torch.LongTensor` of shape `(B, S)`, *optional*):
+                If given, `last_hidden_state` holds only these positions, in shape `(B, S, H)`.
+            subtree_end, chunk_ancestors (`torch.LongTensor`, *optional*):
+                Those of a packed batch, which comes without `attention_mask` (see [`pack_examples`]).
+            position_ids, past_key_values, inputs_embeds, **kwargs:
+                As the backbone takes them.
+
+        Raises:
+            ValueError: If `input_ids` holds `<|patch|>` but no patch tensors are given, not exactly one of `input_ids`
+                and `inputs_embeds` is given, or a packed batch lacks a part or meets attention that takes no mask.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
+        if input_ids is not None:
+            if patch_token_ids is not None and patch_positions is not None and patch_divisors is not None:
+                inputs_embeds = self.prepare_inputs_embeds(input_ids, patch_token_ids, patch_positions, patch_divisors)
+            elif any(tensor is not None for tensor in (patch_token_ids, patch_positions, patch_divisors)):
+                raise ValueError("`patch_token_ids`, `patch_positions`, `patch_divisors`: one is missing.")
+            else:
+                if not _holds_prompt(past_key_values) and (input_ids == self.config.patch_token_id).any():
+                    raise ValueError(
+                        f"`input_ids` holds {PATCH_TOKEN} but no patch tensors came with it, so its patches would be "
+                        "the placeholder's own embedding. Pass `patch_token_ids`, `patch_positions` and "
+                        "`patch_divisors` as the processor and the collators make them."
+                    )
+                inputs_embeds = self.get_input_embeddings()(input_ids)
+        if subtree_end is not None:
+            if position_ids is None or chunk_ancestors is None:
+                raise ValueError("A packed batch needs `position_ids` and `chunk_ancestors`.")
+            if attention_mask is not None or past_key_values is not None:
+                raise ValueError("A packed batch is read alone: without `attention_mask` and `past_key_values`.")
+            packed = packed_attention_inputs(
+                position_ids, subtree_end, chunk_ancestors, self.config.decoder_config, self.dtype
+            )
+            attention_mask = packed.pop("attention_mask")
+            kwargs.update(packed)
+        outputs = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        if supervised_positions is not None:
+            outputs.last_hidden_state = outputs.last_hidden_state.take_along_dim(
+                supervised_positions[..., None].to(outputs.last_hidden_state.device), dim=1
+            )
+        return outputs
+
+
+class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
+    """
+    A causal language model that reads patches: [`PatchRecModel`] and the backbone's own head.
+
+    Args:
+        config ([`PatchRecConfig`]):
+            The model's configuration.
+        backbone ([`~transformers.PreTrainedModel`], *optional*):
+            The causal language model whose modules are taken over. Built from `config.text_config` if not given. Use
+            [`PatchRecForCausalLM.from_backbone`] to start from one.
+    """
+
+    def __init__(self, config: PatchRecConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        if backbone is None:
+            backbone = AutoModelForCausalLM.from_config(config.text_config)
+        self.model = PatchRecModel(config, backbone.base_model)
+        self.lm_head = backbone.get_output_embeddings()
+        # Every backbone names its embedding table in its own way.
+        embeddings = self.get_input_embeddings()
+        table = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{table}.weight"} if config.tie_word_embeddings else {}
+        self._tree_attention_works: bool | None = None
+        self._unpacked_attention: str | None = None
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *model_args: Any, **kwargs: Any
+    ) -> PatchRecForCausalLM:
+        """
+        Loads a PatchRec checkpoint; see [`~transformers.PreTrainedModel.from_pretrained`]. Weights are read from
+        safetensors only, unless `use_safetensors` says otherwise.
+
+        Raises:
+            ValueError: If the checkpoint is of another kind.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        if kwargs.get("config") is None:
+            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))
+            if config.get("model_type") != PatchRecConfig.model_type:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is not a PatchRec checkpoint but one of type "
+                    f"{config.get('model_type')!r}. To start from it, use `PatchRecForCausalLM.from_backbone`."
+                )
+        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> PatchRecForCausalLM:
+        """
+        Makes a PatchRec model of any decoder-only causal language model.
+
+        The special tokens are added to the tokenizer where it lacks them, and the embeddings of those that are new to
+        the backbone start as the mean of all embeddings.
+
+        Args:
+            backbone (`str`, `os.PathLike` or [`~transformers.PreTrainedModel`]):
+                A repository of the Hub, a directory, or a causal language model, whose modules are taken over.
+            tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+                The backbone's tokenizer, changed in place. Loaded from `backbone` if that is a path. A special token
+                that the tokenizer of a given model already has counts as trained if the embedding table has a row for
+                it.
+            **kwargs:
+                Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`] where `backbone` is a path.
+                `use_safetensors` is `True` if not given: weights in pickles are refused. To train all weights, pass
+                `dtype="float32"` unless they were saved so.
+
+        Returns:
+            [`PatchRecForCausalLM`]
+
+        Raises:
+            ValueError: If the model is not a decoder-only causal language model with a key-value cache, a model is
+                given without its tokenizer, or its logits are made in a way that this wrapper does not reproduce
+                (checked on a few tokens).
+        """
+        if isinstance(backbone, PreTrainedModel):
+            if tokenizer is None:
+                raise ValueError("A backbone given as a model needs its tokenizer: `from_backbone(model, tokenizer)`.")
+            known_tokens = tokenizer.get_vocab()
+        else:
+            own_tokenizer = AutoTokenizer.from_pretrained(
+                backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
+            )
+            known_tokens = own_tokenizer.get_vocab()
+            tokenizer = own_tokenizer if tokenizer is None else tokenizer
+            backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
+        if isinstance(backbone, PatchRecForCausalLM):
+            raise ValueError("This is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
+        if backbone.config.is_encoder_decoder or backbone.get_output_embeddings() is None:
+            raise ValueError(
+                f"{type(backbone).__name__} is not a decoder-only causal language model. Load the backbone "
+                "with `AutoModelForCausalLM`."
+            )
+        if not is_deepspeed_zero3_enabled():  # shards cannot be read before their engine exists
+            check_outputs(backbone)
+        add_special_tokens(tokenizer)
+        vocabulary = tokenizer.get_vocab()
+        num_rows = backbone.get_input_embeddings().num_embeddings  # ZeRO-3 leaves the weight itself no shape
+        new_ids = [
+            vocabulary[token] for token in SPECIAL_TOKENS if token not in known_tokens or vocabulary[token] >= num_rows
+        ]
+        if len(tokenizer) > num_rows:
+            backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        mean_initialise(backbone, new_ids, num_rows)
+
+        # A composite configuration resets the implementations of the one it is given.
+        attention, experts = backbone.config._attn_implementation, backbone.config._experts_implementation
+        config = PatchRecConfig(
+            text_config=backbone.config, patch_token_id=vocabulary[PATCH_TOKEN], dtype=backbone.dtype
+        )
+        config._attn_implementation, backbone.config._experts_implementation = attention, experts
+        config.name_or_path = backbone.config.name_or_path  # adapters name it as what they were trained on
+        with no_init_weights():
+            model = cls(config, backbone)
+        quantizer = getattr(backbone, "hf_quantizer", None)
+        if quantizer is not None:
+            model.hf_quantizer = quantizer
+            quantizer.postprocess_model(model)
+        model.generation_config = backbone.generation_config
+        model.train(backbone.training)
+        if not is_deepspeed_zero3_enabled():
+            check_logits(model, backbone)
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings
+
+    def prepare_inputs_embeds(self, *args: torch.Tensor, **kwargs: torch.Tensor) -> torch.Tensor:
+        """See [`PatchRecModel.prepare_inputs_embeds`]."""
+        return self.model.prepare_inputs_embeds(*args, **kwargs)
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """
+        Projects hidden states of shape `(..., H)` to logits of shape `(..., V)`, scaled and capped as the backbone
+        does.
+        """
+        return scale_logits(self.lm_head(hidden_states), self.config.text_config)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | dict[str, torch.Tensor] | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        patch_token_ids: torch.Tensor | None = None,
+        patch_positions: torch.Tensor | None = None,
+        patch_divisors: torch.Tensor | None = None,
+        supervised_positions: torch.Tensor | None = None,
+        shift_labels: torch.Tensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """
+        Scores next tokens.
+
+        Args:
+            input_ids, patch_token_ids, patch_positions, patch_divisors, supervised_positions (`torch.LongTensor`):
+                See [`PatchRecModel.forward`]. With `supervised_positions`, only those positions are projected.
+            labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                Next tokens before shifting, -100 where there is none. Used where `shift_labels` is not given.
+            shift_labels (`torch.LongTensor` of shape `(B, S)`, *optional*):
+                The next token of each of `supervised_positions`, -100 where there is none.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to `0`):
+                How many of the last positions are projected; 0 for all. With `shift_labels`, those that have one are.
+            attention_mask, position_ids, past_key_values, inputs_embeds:
+                As the backbone takes them.
+            **kwargs:
+                What else a packed batch holds (see [`PatchRecModel.forward`]), and what the backbone takes.
+
+        Returns:
+            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: logits of shape `(B, T, V)`, `(B, S, V)` with
+            `supervised_positions`, or `(1, n, V)` with `shift_labels`: of the n positions that have one.
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        if supervised_positions is not None and labels is not None and shift_labels is None:
+            raise ValueError("With `supervised_positions`, pass the labels of those positions as `shift_labels`.")
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            patch_token_ids=patch_token_ids,
+            patch_positions=patch_positions,
+            patch_divisors=patch_divisors,
+            supervised_positions=supervised_positions,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        if shift_labels is not None:
+            shift_labels = shift_labels.to(hidden_states.device)  # another where layers are shared out to several
+            has_label = shift_labels != IGNORED_LABEL
+            hidden_states, shift_labels = hidden_states[has_label][None], shift_labels[has_label][None]
+        else:
+            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            hidden_states = hidden_states[:, kept]
+        logits = self.compute_logits(hidden_states)
+        loss = None
+        if labels is not None or shift_labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+                shift_labels=shift_labels,
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence that the backbone reads, in tokens; `None` if its configuration names none."""
+        return getattr(self.config.decoder_config, "max_position_embeddings", None)
+
+    def check_processor(self, processor: PatchRecProcessor) -> None:
+        """
+        Checks that a processor marks patches as this model expects them.
+
+        Args:
+            processor ([`PatchRecProcessor`]):
+                The processor whose prompts the model shall read.
+
+        Raises:
+            ValueError: If their ids of `<|patch|>` differ.
+        """
+        if self.config.patch_token_id != processor.prompt.patch_id:
+            raise ValueError(
+                f"The model's {PATCH_TOKEN} is token {self.config.patch_token_id}, the processor's is "
+                f"{processor.prompt.patch_id}: they were not made for each other. Make the model with "
+                "`from_backbone(backbone, processor.tokenizer)`, or load both from one checkpoint."
+            )
+
+    def supports_tree_attention(self) -> bool:
+        """
+        Whether the backbone can read several branches that share a trunk as one sequence, told by a mask and by
+        positions. Found out by reading two branches packed and one by one, once per model: recurrent and ALiBi
+        backbones accept masks and positions that they then ignore.
+        """
+        if self._tree_attention_works is None:
+            with maskable_attention(self, self.model.language_model):
+                self._tree_attention_works = reads_trees(self)
+        return self._tree_attention_works
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        model_inputs = super().prepare_inputs_for_generation(
+            input_ids,
+            past_key_values=past_key_values,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        if _holds_prompt(past_key_values):
+            for key in ("patch_token_ids", "patch_positions", "patch_divisors"):
+                model_inputs.pop(key, None)
+        return model_inputs
+
+
+def _holds_prompt(past_key_values: Cache | None) -> bool:
+    return past_key_values is not None and past_key_values.get_seq_length() > 0

@@ -1,0 +1,349 @@
+"""The processor: tokenizer + catalog + prompt + layout, which together turn a history into model inputs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import PROCESSOR_NAME, cached_file
+
+from .catalog import Catalog, TitleTokens, ragged_arange, tokenize_titles
+from .encoding import EncodedExample, TokenCounts, pad_examples
+from .hub_files import CATALOG_NAME, hub_kwargs, push_kwargs
+from .layouts import ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
+from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
+
+
+_PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
+
+
+class PatchRecProcessor(ProcessorMixin):
+    """
+    Everything that stands between item ids and model inputs. Saved with the checkpoint, so that a checkpoint
+    recommends without any other file.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The backbone's tokenizer, with the special tokens (see [`add_special_tokens`]).
+        catalog ([`Catalog`]):
+            The items that can be recommended.
+        prompt ([`PromptTemplate`] or [`Prompt`]):
+            The words around the history; a template is rendered once, here.
+        layout ([`Layout`], *optional*, defaults to `ItemPatchLayout(5)`):
+            Which item gets which granularity, when fine-tuning, evaluating and recommending.
+        max_history (`int`, *optional*, defaults to `100`):
+            Only the latest `max_history` items of a history are read, as in the paper. Rows are cut by whole items,
+            never by tokens.
+        separate_patches (`bool`, *optional*, defaults to `True`):
+            Whether a separator follows each patch, as in the paper.
+
+    Raises:
+        ValueError: If the tokenizer lacks the special tokens or knows no token of any title, a title holds an added
+            token (see [`tokenize_titles`]) or tokenizes to nothing, or `max_history` is less than 1.
+        TypeError: If an argument is of another kind.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        catalog: Catalog,
+        prompt: PromptTemplate | Prompt,
+        layout: Layout | None = None,
+        max_history: int = 100,
+        separate_patches: bool = True,
+    ) -> None:
+        if max_history < 1:
+            raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+        if not isinstance(catalog, Catalog):
+            raise TypeError(f"`catalog` must be a `Catalog`, got `{type(catalog).__name__}`.")
+        if not isinstance(prompt, (Prompt, PromptTemplate)):
+            raise TypeError(f"`prompt` must be a `PromptTemplate`, got `{type(prompt).__name__}`.")
+        if layout is not None and not callable(layout):
+            raise TypeError(f"`layout` must be a layout such as `ItemPatchLayout(5)`, got {layout!r}.")
+        super().__init__(tokenizer)
+        self.catalog = catalog
+        self.prompt = prompt if isinstance(prompt, Prompt) else render_prompt(prompt, tokenizer)
+        self.layout = ItemPatchLayout() if layout is None else layout
+        self.max_history = max_history
+        self.separate_patches = separate_patches
+        self.title_tokens = _tokenize_catalog(catalog, tokenizer)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: str | os.PathLike,
+        catalog: Catalog,
+        prompt: PromptTemplate,
+        layout: Layout | None = None,
+        max_history: int = 100,
+        separate_patches: bool = True,
+        **kwargs: Any,
+    ) -> PatchRecProcessor:
+        """
+        Makes a processor with a backbone's tokenizer, to which the special tokens are added.
+
+        Args:
+            backbone (`str` or `os.PathLike`):
+                A repository of the Hub or a directory, as for [`PatchRecForCausalLM.from_backbone`].
+            catalog, prompt, layout, max_history, separate_patches:
+                See [`PatchRecProcessor`].
+            **kwargs:
+                Passed to [`~transformers.AutoTokenizer.from_pretrained`].
+        """
+        tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
+        add_special_tokens(tokenizer)
+        return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches)
+
+    @classmethod
+    def get_attributes(cls) -> list[str]:
+        return ["tokenizer"]
+
+    def with_layout(self, layout: Layout) -> PatchRecProcessor:
+        """The same processor with another layout."""
+        other = copy.copy(self)
+        other.layout = layout
+        return other
+
+    def with_catalog(self, catalog: Catalog) -> PatchRecProcessor:
+        """
+        The same processor with other items to recommend: an item is its title, so new ones need no training.
+
+        Raises:
+            ValueError: If a title holds an added token or tokenizes to nothing.
+
+        Example:
+        ```python
+        >>> processor = processor.with_catalog(processor.catalog.with_items({9001: "A New Book"}))
+        >>> PatchRecommender(model, processor).recommend([3, 14, 9001])
+        ```
+        """
+        other = copy.copy(self)
+        other.catalog = catalog
+        other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
+        return other
+
+    def encode(
+        self,
+        titles: TitleTokens,
+        history: np.ndarray,
+        target: int | None = None,
+        layout: Layout | None = None,
+        seed: Sequence[int] | None = None,
+        max_history: int | None = None,
+    ) -> EncodedExample:
+        """
+        Encodes one history.
+
+        Args:
+            titles ([`TitleTokens`]):
+                The titles that `history` and `target` index; `self.title_tokens` for items of the catalog.
+            history (`numpy.ndarray` of shape `(num_items,)`, int64):
+                Indices into `titles`, oldest first.
+            target (`int`, *optional*):
+                Index into `titles` of the item to predict. Without it there is no response.
+            layout ([`Layout`], *optional*):
+                Overrides the processor's.
+            seed (`Sequence[int]`, *optional*):
+                What a random layout draws from; the history itself if not given (see [`TitleTokens.checksum`]).
+            max_history (`int`, *optional*):
+                Overrides the processor's.
+
+        Returns:
+            [`EncodedExample`]
+
+        Raises:
+            ValueError: If the history is empty.
+        """
+        history = history[-(max_history or self.max_history) :]
+        if len(history) == 0:
+            raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
+        prompt = self.prompt
+        segments = (layout or self.layout)(len(history), (titles.checksum(history),) if seed is None else seed)
+        is_text, unit_of_item, items_in_unit = _units(segments, len(history))
+        kept = unit_of_item >= 0
+        items, units, is_text = history[kept], unit_of_item[kept], is_text[kept]
+        lengths = titles.lengths[items]
+
+        # A unit is what separators stand between: an item as text, an item patch or a session patch.
+        widths = np.ones(len(items_in_unit), dtype=np.int64)
+        widths[units[is_text]] = lengths[is_text]
+        _, is_separated = self._separators(is_text, units, len(items_in_unit))
+        starts = np.cumsum(widths + is_separated) - (widths + is_separated)
+
+        history_ids = np.full(int((widths + is_separated).sum()), prompt.patch_id, dtype=np.int64)
+        history_ids[(starts + widths)[is_separated]] = prompt.separator_id
+        places = np.repeat(starts[units[is_text]], lengths[is_text]) + ragged_arange(lengths[is_text])
+        history_ids[places] = titles.gather(items[is_text])
+        prompt_ids = np.concatenate(
+            [prompt.prefix_ids, [prompt.start_id], history_ids, [prompt.end_id], prompt.suffix_ids]
+        ).astype(np.int64)
+        response_ids = np.empty(0) if target is None else np.append(titles[target], prompt.end_of_turn_id)
+
+        is_folded = ~is_text
+        folded_starts = len(prompt.prefix_ids) + 1 + starts[units[is_folded]]
+        divisors = items_in_unit[units[is_folded]] * lengths[is_folded]
+        num_title_tokens = int(titles.lengths[history].sum())
+        text_length = num_title_tokens + len(history) - 1
+        return EncodedExample(
+            input_ids=np.concatenate([prompt_ids, response_ids]).astype(np.int64),
+            prompt_length=len(prompt_ids),
+            patch_token_ids=titles.gather(items[is_folded]),
+            patch_positions=np.repeat(folded_starts, lengths[is_folded]),
+            patch_divisors=np.repeat(divisors, lengths[is_folded]),
+            counts=TokenCounts(int(widths.sum()), len(history_ids), len(prompt_ids)),
+            text_counts=TokenCounts(num_title_tokens, text_length, len(prompt_ids) - len(history_ids) + text_length),
+        )
+
+    def count_history_tokens(self, title_lengths: np.ndarray, layout: Layout | None = None) -> np.ndarray:
+        """
+        Positions that histories take, with their separators, without encoding them.
+
+        Args:
+            title_lengths (`numpy.ndarray` of shape `(num_histories, num_items)`, int64):
+                Tokens of each item's title.
+            layout ([`Layout`], *optional*):
+                Overrides the processor's. A random one is drawn once for all.
+
+        Returns:
+            `numpy.ndarray` of shape `(num_histories,)`, int64.
+        """
+        num_items = title_lengths.shape[1]
+        is_text, units, items_in_unit = _units((layout or self.layout)(num_items), num_items)
+        unit_is_text, is_separated = self._separators(is_text, units, len(items_in_unit))
+        return title_lengths[:, is_text].sum(axis=1) + (~unit_is_text).sum() + is_separated.sum()
+
+    def _separators(self, is_text: np.ndarray, units: np.ndarray, num_units: int) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each unit is an item as text, and whether a separator follows it."""
+        unit_is_text = np.zeros(num_units, dtype=bool)
+        unit_is_text[units[is_text]] = True
+        is_separated = unit_is_text | self.separate_patches
+        is_separated[-1:] = False
+        return unit_is_text, is_separated
+
+    def __call__(
+        self,
+        histories: Sequence[Sequence[int]],
+        layout: Layout | None = None,
+        padding_side: Literal["left", "right"] = "left",
+    ) -> BatchFeature:
+        """
+        Turns histories into the prompts that `model.generate` takes.
+
+        Args:
+            histories (`Sequence[Sequence[int]]`):
+                Item ids of the catalog, oldest first.
+            layout ([`Layout`], *optional*):
+                Overrides the processor's.
+            padding_side (`"left"` or `"right"`, *optional*, defaults to `"left"`):
+                Where short prompts are filled up; generation needs `"left"`.
+
+        Returns:
+            [`~transformers.BatchFeature`]: the prompt's tensors, as in [`pad_examples`].
+
+        Raises:
+            TypeError: If `histories` is not a list of lists.
+            ValueError: If a history is empty.
+            KeyError: If an item id is not in the catalog.
+        """
+        if isinstance(histories, str) or any(isinstance(history, (int, str, np.integer)) for history in histories):
+            raise TypeError(f"`histories` must be a list of lists of item ids, such as [[3, 14]], got {histories!r}.")
+        examples = [
+            self.encode(self.title_tokens, self.catalog.indices_of(history), layout=layout) for history in histories
+        ]
+        batch = pad_examples(examples, self.prompt.pad_id, padding_side)
+        return BatchFeature({key: batch[key] for key in _PROMPT_KEYS})
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; the catalog and the tokenizer have files of their own."""
+        return {
+            "processor_class": type(self).__name__,
+            "prompt": self.prompt.to_dict(),
+            "layout": layout_to_dict(self.layout),
+            "max_history": self.max_history,
+            "separate_patches": self.separate_patches,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({len(self.catalog)} items, layout={self.layout}, max_history={self.max_history}, "
+            f"separate_patches={self.separate_patches})"
+        )
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Saves the tokenizer, `processor_config.json` and `catalog.parquet`."""
+        upload = push_kwargs(save_directory, kwargs)
+        super().save_pretrained(save_directory, **{key: kwargs[key] for key in kwargs if key not in upload})
+        self.catalog.to_parquet(os.path.join(save_directory, CATALOG_NAME))
+        if push_to_hub:
+            self.push_to_hub(**upload)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, layout: Layout | None = None, **kwargs: Any
+    ) -> PatchRecProcessor:
+        """
+        Loads the processor of a checkpoint.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                A directory or a repository of the Hub.
+            layout ([`Layout`], *optional*):
+                Instead of the saved one; needed where that is a class of your own, whose code is not saved.
+            **kwargs:
+                The Hub's: `revision`, `token`, `cache_dir` and so on; `trust_remote_code` for a tokenizer that brings
+                its own code.
+
+        Raises:
+            OSError: If the checkpoint has no `processor_config.json` or `catalog.parquet`.
+            ValueError: If its layout is not of this library, and `layout` is not given.
+        """
+        where = hub_kwargs(kwargs)
+        trust_remote_code = kwargs.get("trust_remote_code", False)  # unset, transformers would ask at the terminal
+        with open(cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **where), encoding="utf-8") as file:
+            values = json.load(file)
+        return cls(
+            tokenizer=AutoTokenizer.from_pretrained(
+                pretrained_model_name_or_path, trust_remote_code=trust_remote_code, **where
+            ),
+            catalog=Catalog.from_parquet(cached_file(pretrained_model_name_or_path, CATALOG_NAME, **where)),
+            prompt=Prompt.from_dict(values["prompt"]),
+            layout=layout_from_dict(values["layout"]) if layout is None else layout,
+            max_history=values["max_history"],
+            separate_patches=values["separate_patches"],
+        )
+
+
+def _tokenize_catalog(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> TitleTokens:
+    titles = tokenize_titles(catalog.titles, tokenizer)
+    if (titles.ids == tokenizer.unk_token_id).all():
+        raise ValueError(
+            f"None of the {len(titles)} titles (such as {catalog.titles[0]!r}) shares a token with "
+            f"{type(tokenizer).__name__}: to it they are all {tokenizer.unk_token}. Choose a backbone whose tokenizer "
+            "knows the titles' script."
+        )
+    return titles
+
+
+def _units(segments: Sequence[Any], num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Spreads segments over items: whether each item is text, the unit it belongs to (-1: left out), and the number of
+    items in each unit.
+    """
+    is_text = np.zeros(num_items, dtype=bool)
+    unit_of_item = np.full(num_items, -1, dtype=np.int64)
+    num_units = 0
+    for granularity, start, stop in segments:
+        if granularity == "session_patch":
+            unit_of_item[start:stop] = num_units
+            num_units += 1
+        else:
+            is_text[start:stop] = granularity == "text"
+            unit_of_item[start:stop] = np.arange(num_units, num_units + stop - start)
+            num_units += stop - start
+    return is_text, unit_of_item, np.bincount(unit_of_item[unit_of_item >= 0], minlength=num_units)

@@ -1,0 +1,200 @@
+"""Training arguments: TRL's, with the paper's defaults, and every check of their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import SFTConfig
+
+from ..runtime.hub_files import require_token
+
+
+@dataclass(frozen=True)
+class PaperPreset:
+    """
+    The settings of the paper for one data set.
+
+    Args:
+        learning_rate (`float`):
+            Learning rate of pre-training, PFT-I and vanilla fine-tuning.
+        batch_size (`int`):
+            Targets per optimizer step.
+        session_group_size (`int`):
+            Items per group of PFT-S.
+        session_learning_rate (`float`):
+            Learning rate of PFT-S.
+    """
+
+    learning_rate: float
+    batch_size: int
+    session_group_size: int
+    session_learning_rate: float
+
+
+PAPER_PRESETS = {
+    "ml-1m": PaperPreset(8e-6, 64, 5, 8e-6),
+    "goodreads": PaperPreset(5e-5, 32, 5, 5e-5),
+    # The session learning rate is the released script's; the paper gives one for all.
+    "ml-100k": PaperPreset(1e-5, 64, 20, 3e-6),
+}
+"""
+[`PaperPreset`] by data set: `"ml-1m"`, `"goodreads"`, `"ml-100k"`.
+
+Example:
+```python
+>>> preset = PAPER_PRESETS["goodreads"]
+>>> PatchFinetuneConfig("out", learning_rate=preset.learning_rate, per_device_train_batch_size=preset.batch_size)
+```
+"""
+
+
+@dataclass
+class PatchFinetuneConfig(SFTConfig):
+    r"""
+    Configuration of [`PatchFinetuneTrainer`]: an [`~trl.SFTConfig`] with the paper's defaults.
+
+    Args:
+        tree_packing (`bool`, *optional*):
+            Whether a batch is one sequence, in which prefixes that prompts share stand once: the same loss and
+            gradients for less compute (see [`pack_examples`]; dropout draws once for what is shared). Rows with
+            several targets share most of theirs (`targets_per_row` of [`load_recommendation_data`]). By default,
+            batches are packed if any row has several targets, unless the backbone cannot read trees, which is then
+            said once; with `True` that is an error.
+        train_sampling_strategy (`"random"` or `"group_by_length"`, *optional*, defaults to `"random"`):
+            `"group_by_length"` puts rows of about one length into a batch, which saves padding where batches are not
+            packed. The batches still come in random order.
+        eval_ks (`list[int]`, *optional*, defaults to `[10, 20]`):
+            Cut-offs of the ranking metrics that `evaluate` adds: `eval_hr@10`, `eval_ndcg@10` and so on. Empty: rank
+            nothing.
+        eval_max_rows (`int`, *optional*, defaults to `500`):
+            How many rows, evenly spaced over the evaluation set, are ranked by an evaluation during training. `None`
+            ranks all. The loss is always of all rows, and so is the ranking when `evaluate` is called outside
+            training.
+        eval_max_expansions (`int`, *optional*, defaults to `1000`):
+            Title tokens that are read for a row before the ranking gives up on being exact (see [`rank_catalog`]), as
+            a model that has learned little would need very many; `eval_certified_share` tells how often it was exact.
+            `None` always goes on.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.SFTConfig`]:
+    > - `learning_rate`: `5e-5`, the paper's for Goodreads; see [`PAPER_PRESETS`] for the others.
+    > - `lr_scheduler_type`: `"cosine"`, with `warmup_steps=0.05` (a share of all steps).
+    > - `max_grad_norm`: `0.3`.
+    > - `num_train_epochs`: `1`.
+    > - `bf16`: on with CUDA, where the device supports it.
+    > - `gradient_checkpointing`: unset, and so `activation_checkpointing` off.
+    > - `max_length`: `None`. Histories are cut by whole items, in the processor.
+
+    Raises:
+        ValueError: If a setting contradicts what the trainer does (packing, padding-free batches, cutting by tokens,
+            NEFTune and so on), the weights of a sharded run would not be saved whole, or nothing can be pushed for
+            lack of a token.
+    """
+
+    learning_rate: float = field(default=5e-5, metadata={"help": "The initial learning rate for AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The scheduler type to use."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
+    max_grad_norm: float = field(default=0.3, metadata={"help": "Norm that gradients are clipped to."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Number of epochs."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
+    )
+    max_length: int | None = field(default=None, metadata={"help": "Unused: histories are cut by whole items."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: the collator reads example rows."})
+    dataset_kwargs: dict[str, Any] | None = field(
+        default_factory=lambda: {"skip_prepare_dataset": True},
+        metadata={"help": "Rows are encoded by the collator, so the dataset is not prepared."},
+    )
+    tree_packing: bool | None = field(
+        default=None,
+        metadata={"help": "Merge prefixes that prompts share; by default where rows have several targets."},
+    )
+    eval_ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs of HR and NDCG."})
+    eval_max_rows: int | None = field(
+        default=500, metadata={"help": "Rows that are ranked by an evaluation during training; None: all."}
+    )
+    eval_max_expansions: int | None = field(
+        default=1000, metadata={"help": "Title tokens that are read for a row while the ranking is exact."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and not self.fp16:
+            self.bf16: bool | None = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
+        super().__post_init__()
+        self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is no device to pin for
+        # Rows differ in length, so only the process that reads a batch can collate it.
+        if self.accelerator_config.dispatch_batches:
+            raise ValueError("`dispatch_batches=True` would corrupt batches of unequal length; leave it unset.")
+        if self.accelerator_config.split_batches:
+            raise ValueError("`split_batches=True` is not supported; set `per_device_train_batch_size` per process.")
+        self.accelerator_config.dispatch_batches = False
+        if self.ddp_find_unused_parameters is None:
+            # SFTTrainer turns it on for every processor, as vision towers may go unused; here every weight is used.
+            self.ddp_find_unused_parameters: bool | None = False
+        self._refuse("packing", "eval_packing", "padding_free", reason="use `tree_packing` instead")
+        self._refuse("max_length", reason="histories are cut by whole items; set the processor's `max_history`")
+        self._refuse("neftune_noise_alpha", reason="it hooks the embedding, which patches need without noise")
+        self._refuse("assistant_only_loss", "completion_only_loss", reason="the loss is always of the response only")
+        self._refuse("eos_token", "chat_template_path", "pad_token", reason="the processor's prompt is fixed")
+        self._refuse("label_smoothing_factor", reason="only the response is projected")
+        if self.train_sampling_strategy not in ("random", "group_by_length"):
+            raise ValueError(
+                f"`train_sampling_strategy={self.train_sampling_strategy!r}` is not supported; use 'random' or "
+                "'group_by_length'."
+            )
+        if self.tree_packing not in (None, True, False):
+            raise ValueError(f"`tree_packing` must be True, False or None, got {self.tree_packing!r}.")
+        if any(k < 1 for k in self.eval_ks):
+            raise ValueError(f"`eval_ks` must be at least 1, got {self.eval_ks}.")
+        if self.eval_max_expansions is not None and self.eval_max_expansions < 0:
+            raise ValueError(f"`eval_max_expansions` must be at least 0 or None, got {self.eval_max_expansions}.")
+        if self.eval_max_rows is not None and self.eval_max_rows < 1:
+            raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
+
+        if self.push_to_hub and self.process_index == 0:  # the one that pushes
+            require_token(self.hub_token)
+        self._check_deepspeed()
+
+    def _check_deepspeed(self) -> None:
+        """What else would be found out after the model is loaded, or after it was trained."""
+        if self.deepspeed and self.hf_deepspeed_config.mismatches:
+            raise ValueError(
+                "The DeepSpeed configuration contradicts the training arguments: "
+                f'{"; ".join(line.strip("- ") for line in self.hf_deepspeed_config.mismatches)}. Set these to "auto" '
+                "in the configuration, and say them once, in the training arguments."
+            )
+        plugin, key = self.deepspeed_plugin, "zero_optimization.stage3_gather_16bit_weights_on_model_save"
+        if plugin is not None and plugin.hf_ds_config.is_zero3() and not plugin.hf_ds_config.get_value(key, False):
+            raise ValueError(
+                f"The DeepSpeed configuration must set `{key}` to true (`zero3_save_16bit_model` in accelerate's), or "
+                "no whole weights are saved."
+            )
+
+    def _refuse(self, *names: str, reason: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value:
+                raise ValueError(f"`{name}={value!r}` is not supported: {reason}.")
+
+
+@dataclass
+class PatchPretrainConfig(PatchFinetuneConfig):
+    r"""
+    Configuration of [`PatchPretrainTrainer`]: a [`PatchFinetuneConfig`] for patch pre-training.
+
+    Raises:
+        ValueError: If `ignore_data_skip` is set: after resuming, the curriculum would run on rows that it has shown.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.ignore_data_skip:
+            raise ValueError(
+                "`ignore_data_skip=True` is not supported in pre-training: the compression probability "
+                "belongs to a step and its rows."
+            )

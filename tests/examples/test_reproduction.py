@@ -1,0 +1,168 @@
+"""The reproduction of the paper's tables, in seconds: it runs what is missing, resumes, and writes results."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[2]
+REPRODUCE = ROOT / "examples" / "reproduce_paper.py"
+METHODS = ["CoVisitation", "SASRec", "Vanilla", "PatchRec-I", "Vanilla (equal time)", "Fusion"]
+
+
+def run(script, *arguments):
+    command = [sys.executable, script, *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many as the tests have, so that sums are the same
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    """Both scripts as modules: calling them saves the time of a new process."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return import_module("reproduce_paper"), import_module("write_results")
+
+
+@pytest.mark.slow
+def test_table_2(tmp_path, scripts, capsys):
+    reproduce, write = scripts
+    settings = ["--scale", "tiny", "--table", "2", "--output_dir", tmp_path / "study"]
+    done = run(REPRODUCE, *settings, "--methods", *METHODS)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "study" / "table_2" / "results.json").read_text())
+    rows = {row["method"]: row for row in results["methods"]}
+    assert list(rows) == METHODS
+    assert [row["budget"] for row in rows.values()] == [None, None, "examples", "examples", "time", None]
+    vanilla, reference, longer = (rows[name] for name in ("Vanilla", "PatchRec-I", "Vanilla (equal time)"))
+    assert vanilla["examples_seen"] == reference["examples_seen"] == 320
+    assert [stage["examples"] for stage in reference["stages"]] == [160, 160]
+    ratio = reference["train_seconds"] / vanilla["train_seconds"]
+    assert longer["examples_seen"] == round(320 * ratio)
+    assert reference["history_tokens"] < vanilla["history_tokens"]
+    assert rows["Vanilla"]["latency"] == 1.0
+    assert rows["PatchRec-I"]["latency"] > 0
+    # On what it was chosen on, the fusion is at least as good as its parts.
+    best = max(rows[name]["validation"]["hr@20"][0] for name in rows["Fusion"]["settings"]["parts"])
+    assert rows["Fusion"]["validation"]["hr@20"][0] >= best
+    for row in rows.values():
+        value, low, high = row["test"]["hr@20"]
+        assert low <= value <= high
+    assert "| Vanilla (equal time) | equal time |" in (tmp_path / "study" / "table_2" / "table.md").read_text()
+    assert (tmp_path / "study" / "table_2" / "plot.svg").exists()
+
+    # As if it had been stopped while it ranked: what was trained stays.
+    directory = tmp_path / "study" / "methods" / "patchrec_i"
+    (directory / "results.json").unlink()
+    before = (directory / "finetune" / "stage.json").stat().st_mtime_ns
+    # And as if it had been stopped between its training's end and the note of it: its seconds are those it took.
+    pretraining = tmp_path / "study" / "stages" / "pretrain_10_160" / "stage.json"
+    seconds = json.loads(pretraining.read_text())["seconds"]
+    pretraining.unlink()
+    reproduce.main(
+        reproduce.Arguments(
+            table=2, scale="tiny", output_dir=str(tmp_path / "study"), methods=["PatchRec-I", "SASRec"]
+        )
+    )
+    assert "2 of 2: SASRec is done." in capsys.readouterr().out
+    assert (directory / "finetune" / "stage.json").stat().st_mtime_ns == before
+    assert json.loads(pretraining.read_text())["seconds"] == pytest.approx(seconds)
+    repeated = json.loads((tmp_path / "study" / "table_2" / "results.json").read_text())
+    assert {row["method"]: row["test"] for row in repeated["methods"]} == {n: row["test"] for n, row in rows.items()}
+
+    page = tmp_path / "page" / "results.md"
+    write.main([tmp_path / "study" / "table_2"], page)
+    text = page.read_text()
+    assert "--scale tiny --table 2 --dataset sample --methods CoVisitation" in text
+    pictures = re.findall(r"\]\(([^)#]+\.svg)\)", text)
+    assert pictures
+    assert all((tmp_path / "page" / name).exists() for name in pictures)
+    write.main([], page)
+    assert page.read_text() == text  # made of what is kept, it is the same
+
+
+def test_a_directory_holds_one_study(tmp_path, scripts):
+    """Finished results of another seed are not taken for this one's."""
+    reproduce, _ = scripts
+    settings = {"table": 2, "scale": "tiny", "output_dir": str(tmp_path), "methods": ["Popularity"]}
+    settings["max_eval_rows"] = 20
+    reproduce.main(reproduce.Arguments(**settings))
+    table = (tmp_path / "table_2" / "table.md").read_text()
+    assert "--dataset sample --max_eval_rows 20 --methods Popularity`" in table
+    assert "\n20 test rows" in table
+    with pytest.raises(SystemExit, match="seed: 0 there, 1 now"):
+        reproduce.main(reproduce.Arguments(**settings, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"table": 9}, "There is no table 9"),
+        ({}, "exactly one of --table and --figure"),
+        ({"table": 2, "methods": ["BERT4Rec"]}, "There is no method 'BERT4Rec'"),
+        ({"table": 2, "methods": ["Fusion"]}, "needs 'PatchRec-I' and at least one baseline"),
+        ({"table": 2, "methods": ["Vanilla (equal time)"]}, "to be run first"),
+        ({"table": 2, "num_examples": 0}, "--num_examples must be at least 1, got 0"),
+        ({"table": 2, "max_eval_rows": -5}, "--max_eval_rows must be at least 1, got -5"),
+        ({"table": 2, "data_dir": "."}, "The sample comes with the library"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, scripts, arguments, message):
+    reproduce, _ = scripts
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        reproduce.main(reproduce.Arguments(scale="tiny", output_dir=str(tmp_path), **arguments))
+
+
+def test_results_stand_under_the_name_of_their_data(tmp_path, scripts):
+    reproduce, _ = scripts
+    (tmp_path / "u.data").touch()
+    arguments = {"table": 2, "scale": "tiny", "data_dir": str(tmp_path), "output_dir": str(tmp_path / "study")}
+    with pytest.raises(SystemExit, match="holds ml-100k, not ml-1m: give --dataset ml-100k"):
+        reproduce.main(reproduce.Arguments(dataset="ml-1m", **arguments))
+    # What cannot be read leaves no directory behind, which would belong to it.
+    with pytest.raises(ValueError, match=r"u\.data"):
+        reproduce.main(reproduce.Arguments(dataset="ml-100k", **arguments))
+    assert not (tmp_path / "study").exists()
+
+
+def test_studies_that_differ_in_a_change_are_kept_apart(tmp_path, scripts):
+    reproduce, write = scripts
+    for rows in (20, 30):
+        settings = {"table": 2, "scale": "tiny", "methods": ["Popularity"], "max_eval_rows": rows}
+        reproduce.main(reproduce.Arguments(**settings, output_dir=str(tmp_path / str(rows))))
+    page = tmp_path / "page" / "results.md"
+    write.main([tmp_path / "20" / "table_2", tmp_path / "30" / "table_2"], page)
+    text = page.read_text()
+    assert "\n20 test rows of 20 users" in text
+    assert "\n30 test rows of 30 users" in text
+    assert "--max_eval_rows 20 --methods Popularity`" in text
+    assert "- Not run: CoVisitation, GRU4Rec" in text
+    with pytest.raises(SystemExit, match="20 is no table or figure"):
+        write.main([tmp_path / "20"], page)
+
+
+def test_every_table_and_figure_names_methods_that_exist(scripts):
+    plans = import_module("reproduction.plans")
+    methods = plans.llm_methods(5, 100)
+    for kind, numbers in (("table", (2, 3, 4)), ("figure", (5, 6, 7, 8))):
+        for number in numbers:
+            names = plans.plan(**{"table": None, "figure": None, kind: number}, max_history=100, session_group_size=5)
+            assert len(names) == len(set(names)) >= 4
+            assert not set(names) - set(methods) - set(plans.BASELINES) - {plans.FUSION}
+            waits_for = [name.removesuffix(" (equal time)") for name in names if name.endswith("(equal time)")]
+            assert all(name in names for name in waits_for)
+            assert plans.REFERENCE in names
+
+
+def test_the_page_of_results_is_what_the_command_writes(tmp_path, scripts):
+    """Nothing in docs/results.md is typed by hand."""
+    _, write = scripts
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "results")
+    write.main([], tmp_path / "results.md")
+    assert (tmp_path / "results.md").read_text() == (ROOT / "docs" / "results.md").read_text()

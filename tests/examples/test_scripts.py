@@ -1,0 +1,189 @@
+"""The examples run as their users run them: from the command line, interrupted and repeated."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from patchrec_hf import EvaluationReport, load_recommendation_data
+from patchrec_hf.baselines import SASRec
+
+
+ROOT = Path(__file__).parents[2]
+TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / "evaluate.py"
+BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
+TRAIN_STEP, SHARING, PREPARE_BENCHMARK = (
+    ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py", "prepare.py")
+)
+PREPARE_DATA = ROOT / "examples" / "prepare_data.py"
+
+
+def run(script, *arguments):
+    command = [sys.executable, script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_train_goodreads(tmp_path):
+    settings = [
+        "--output_dir", str(tmp_path / "run"), "--max_steps", "4", "--per_device_train_batch_size", "4",
+        "--max_history", "8", "--max_test_rows", "12", "--save_steps", "2",
+    ]  # fmt: skip
+    first = run(TRAIN, *settings)
+    assert first.returncode == 0, first.stderr
+    assert "synthetic" in first.stdout
+    assert "| PatchRec " in first.stdout
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["method"] for row in results] == ["popularity", "co-visitation", "vanilla", "PatchRec"]
+
+    # As if it had been stopped during the last stage: the finished stages are not trained again.
+    (tmp_path / "run" / "results.json").unlink()
+    (tmp_path / "run" / "finetune" / "final").rename(tmp_path / "moved")
+    resumed = run(TRAIN, *settings)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "== finetune ==" in resumed.stdout
+    assert "== vanilla ==" not in resumed.stdout
+    assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+
+
+def test_readme_is_filled_in():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "@@" not in text
+    for name in re.findall(r"\]\(([^)#]+)\)", text):
+        assert name.startswith("http") or (ROOT / name).exists(), name
+
+
+@pytest.mark.slow
+def test_evaluate(tmp_path):
+    """A report, its comparison with another one, and a refusal to overwrite it."""
+    settings = ["--baseline", "popularity", "--max_rows", "40", "--max_history", "10"]
+    first = run(EVALUATE, *settings, "--output_dir", tmp_path / "first")
+    assert first.returncode == 0, first.stderr
+    assert "| history 10–19 | 40 |" in first.stdout
+    report = EvaluationReport.load(tmp_path / "first")
+    assert len(report.examples) == 40
+    assert report.settings["rows"]["test"] > 40
+    second = run(
+        EVALUATE, *settings, "--exclude_seen", "--output_dir", tmp_path / "second", "--compare", tmp_path / "first"
+    )
+    assert second.returncode == 0, second.stderr
+    assert re.search(r"\| hr@20 +\| 0\.\d+ +\| 0\.\d+ ", second.stdout)
+    # A finished report is compared without being made again.
+    swapped = run(EVALUATE, *settings, "--output_dir", tmp_path / "first", "--compare", tmp_path / "second")
+    assert swapped.returncode == 0, swapped.stderr
+    assert "is compared as it is" in swapped.stdout
+    assert (tmp_path / "first" / "comparison.md").read_text() in swapped.stdout
+    again = run(EVALUATE, *settings, "--output_dir", tmp_path / "first")
+    assert again.returncode == 1
+    assert "holds a finished run" in again.stderr
+
+
+@pytest.mark.slow
+def test_evaluate_a_saved_baseline(tmp_path):
+    _, catalog = load_recommendation_data("sample")
+    SASRec.from_catalog(catalog, hidden_size=8).save_pretrained(tmp_path / "sasrec")
+    settings = ["--max_rows", "10", "--output_dir", tmp_path / "report"]
+    done = run(EVALUATE, "--baseline", tmp_path / "sasrec", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "| ranker | SASRec |" in done.stdout
+    misspelt = run(EVALUATE, "--baseline", "popularitz", *settings)
+    assert misspelt.returncode == 1
+    assert "popularitz is none of popularity, co-visitation, nor a saved one" in misspelt.stderr
+
+
+@pytest.mark.slow
+def test_benchmark_of_training_steps(tmp_path):
+    """What is fast is not asserted; that all sides compute the same loss is, TRL's on the text included."""
+    done = run(TRAIN_STEP, "--quick", "--rounds", "1", "--output_dir", tmp_path, "--json", tmp_path / "step.json")
+    assert done.returncode == 0, done.stderr
+    assert "| text, TRL | padded | 1 | 1.0 |" in done.stdout
+    results = json.loads((tmp_path / "step.json").read_text())
+    assert set(results["ratios"]) == {
+        "packed_vs_trl",
+        "packed_vs_unpacked",
+        "packed_vs_fastest_unpacked",
+        "unpacked_vs_trl",
+    }
+    assert all(ratio > 0 for ratio in results["ratios"].values())
+    assert results["max_relative_loss_difference"] < 1e-5
+    tokens = results["tokens_per_example"]
+    assert tokens["packed"] < tokens["unpacked"] < tokens["trl"]
+    assert 0 < results["peak_share"] < 1.2
+    refused = run(TRAIN_STEP, "--output_dir", tmp_path)
+    assert refused.returncode == 1
+    assert "No user has 100 interactions and then 32 to predict" in refused.stderr
+
+
+@pytest.mark.slow
+def test_benchmark_of_sharing(tmp_path):
+    done = run(
+        SHARING, "--variants", "1 targets per row", "4 targets per row", "--seeds", "1", "--num_examples", "256",
+        "--num_eval_rows", "8", "--output_dir", tmp_path, "--json", tmp_path / "sharing.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "| 4 targets per row |" in done.stdout
+    one, four = json.loads((tmp_path / "sharing.json").read_text()).values()
+    assert len(one["losses"][0]) == len(four["losses"][0]) == 8
+    assert four["packed"][0] < 0.8 * one["packed"][0]
+
+
+@pytest.mark.slow
+def test_benchmark_of_rankings(tmp_path):
+    """Few steps and users: what is fast is not asserted, what is right is. Its checkpoint is then evaluated."""
+    done = run(
+        BENCHMARK, "--train_steps", "5", "--num_users", "2", "--num_brute_force", "1", "--max_history", "10",
+        "--output_dir", tmp_path, "--json", tmp_path / "ranking.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "ranking.json").read_text())
+    assert results["exact_equals_brute_force"] is True
+    assert results["exact_equals_all"] is True
+    assert results["certified_share"] == 1.0
+    assert results["kv_ratio"] > 0
+    assert set(results["ratios"]) >= {"exact_vs_generate", "exact_vs_generate_uncached"}
+    assert 0 <= results["beam_missed_share"] <= 1
+
+    done = run(
+        EVALUATE, "--model", tmp_path / "final", "--max_rows", "12", "--max_history", "10", "--protocol", "effects",
+        "--output_dir", tmp_path / "report",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "and the last match counts (authors)" in done.stdout
+    settings = EvaluationReport.load(tmp_path / "report").settings
+    assert settings["protocol"]["take_last_match"] is True
+    assert settings["model"] == str(tmp_path / "final")
+    assert not (tmp_path / "report" / "parts").exists()
+
+
+def test_prepare_data(tmp_path):
+    rows = [(f"c{user}", item, 100 * item + user, f"Book {item}") for user in range(20) for item in range(9)]
+    table = pl.DataFrame(rows, schema=["customer", "sku", "timestamp", "title"], orient="row")
+    table.write_csv(tmp_path / "log.csv")
+    settings = [
+        tmp_path / "log.csv", tmp_path / "out", "--columns", "user_id=customer", "item_id=sku", "--cuts", "0.6", "0.8",
+        "--cache_dir", tmp_path / "cache", "--min_item_users", "3", "--iterate",
+    ]  # fmt: skip
+    done = run(PREPARE_DATA, *settings)
+    assert done.returncode == 0, done.stderr
+    assert "| interactions | 180 |" in done.stdout
+    sequences = pl.read_parquet(tmp_path / "out" / "sequences.parquet")
+    assert sequences["item_id"].to_list() == [list(range(9))] * 20
+    assert (tmp_path / "out" / "README.md").read_text() in done.stdout
+    examples, _ = load_recommendation_data(tmp_path / "out")
+    assert len(examples["test"]) == 36
+    again = run(PREPARE_DATA, *settings)
+    assert again.returncode == 1
+    assert "out is not empty" in again.stderr
+
+
+def test_benchmark_of_preparation(tmp_path):
+    done = run(PREPARE_BENCHMARK, "--rows", "60000", "--repeats", "1", "--json", tmp_path / "results.json")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["ratios"]["vs_pandas"] > 0
+    assert 0 < results["peak_gib"] < 4
+    assert 0 < results["kept"] < 60_000

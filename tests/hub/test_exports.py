@@ -1,0 +1,138 @@
+"""Exports: other engines get what this library computes."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from conftest import ITEM_IDS, TITLES
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    Catalog,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+    SessionPatchLayout,
+    TextLayout,
+    export_backbone,
+    export_checkpoint,
+)
+from patchrec_hf.runtime.prompts import PATCH_TOKEN
+
+
+HISTORY = ITEM_IDS[:8]
+
+
+def embed_prompt(backbone, item_vectors, example, units):
+    """A prompt as another engine would make it: tokens from the table, patches from the items' vectors."""
+    ids = torch.from_numpy(example.input_ids)
+    embeds = backbone.get_input_embeddings()(ids)
+    places = np.unique(example.patch_positions)
+    assert len(places) == len(units)
+    for place, items in zip(places, units, strict=True):
+        embeds[place] = item_vectors[items].mean(dim=0)
+    return embeds[None]
+
+
+@pytest.mark.parametrize(
+    ("layout", "units"),
+    [
+        (ItemPatchLayout(3), [[0], [1], [2], [3], [4]]),
+        (SessionPatchLayout(group_size=3), [[0, 1], [2], [3], [4]]),
+    ],
+)
+def test_item_vectors_make_the_prompts_of_the_model(model, processor, tmp_path, layout, units):
+    export_backbone(model, processor, tmp_path)
+    backbone = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(backbone) is LlamaForCausalLM
+    assert len(AutoTokenizer.from_pretrained(tmp_path)) == len(processor.tokenizer)
+    vectors = load_file(tmp_path / "item_vectors.safetensors")["item_vectors"]
+    catalog = pl.read_parquet(tmp_path / "catalog.parquet")
+    assert vectors.shape == (len(catalog), 32)
+    index = {item_id: place for place, item_id in enumerate(catalog["item_id"])}
+    example = processor.encode(
+        processor.title_tokens, processor.catalog.indices_of(HISTORY), layout=layout, max_history=8
+    )
+    row = {"user_id": 0, "item_ids": [*HISTORY, ITEM_IDS[9]], "target_positions": [8]}
+    batch = PatchDataCollator(processor, layout)([row])
+    length = example.prompt_length
+    with torch.no_grad():
+        embeds = embed_prompt(backbone, vectors, example, [[index[HISTORY[i]] for i in items] for items in units])
+        found = backbone(inputs_embeds=embeds).logits[:, -1]
+        batch.pop("labels"), batch.pop("shift_labels"), batch.pop("supervised_positions")
+        expected = model(**batch).logits[:, length - 1]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_goes_on_as_before(model, processor, rows, tmp_path):
+    batch = PatchDataCollator(processor)(list(rows))
+    before = model(**batch).loss.item()
+    export_backbone(model, processor, tmp_path)
+    assert model(**batch).loss.item() == before
+    again = PatchRecForCausalLM.from_backbone(tmp_path, processor.tokenizer).eval()
+    assert again(**batch).loss.item() == pytest.approx(before, rel=1e-6)
+
+
+def test_a_processor_of_another_model(model, processor, tmp_path):
+    model.config.patch_token_id = 5
+    for export in (export_backbone, export_checkpoint):
+        with pytest.raises(ValueError, match="not made for each other"):
+            export(model, processor, tmp_path)
+
+
+def test_the_authors_checkpoints_load(catalog, tokenizer, rows, tmp_path):
+    """Theirs are plain causal language models of Llama 3's form, whose tokenizer has three special tokens."""
+    tokenizer.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        values = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(_without_patch_token(values)))
+    size = len(AutoTokenizer.from_pretrained(tmp_path))
+    assert size == len(tokenizer) - 1
+    config = LlamaConfig(
+        vocab_size=size, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=131072,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0, "original_max_position_embeddings": 8192},
+    )  # fmt: skip
+    released = LlamaForCausalLM(config).eval()
+    released.save_pretrained(tmp_path)
+
+    processor = PatchRecProcessor.from_backbone(tmp_path, catalog, BOOK_PROMPT, TextLayout(), max_history=8)
+    model = PatchRecForCausalLM.from_backbone(tmp_path, processor.tokenizer).eval()
+    model.check_processor(processor)
+    table, before = model.get_input_embeddings().weight, released.get_input_embeddings().weight
+    assert len(table) == size + 1
+    assert torch.equal(table[:size], before)  # what they trained stays, the three tokens with it
+    torch.testing.assert_close(table[size], before.mean(dim=0))
+    batch = PatchDataCollator(processor)(list(rows))
+    plain = released(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    found = model(**{name: batch[name] for name in batch if "shift" not in name and name != "supervised_positions"})
+    torch.testing.assert_close(found.logits[..., :size], plain, rtol=1e-4, atol=1e-5)
+
+
+def test_pickled_weights_are_refused(model, tokenizer, tmp_path):
+    """Unless they are asked for."""
+    export_backbone(model, PatchRecProcessor(tokenizer, Catalog.from_titles(TITLES), BOOK_PROMPT), tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"model.safetensors"):
+        PatchRecForCausalLM.from_backbone(tmp_path)
+    PatchRecForCausalLM.from_backbone(tmp_path, use_safetensors=False)
+
+
+def _without_patch_token(values):
+    if isinstance(values, dict):
+        return {
+            name: _without_patch_token(value)
+            for name, value in values.items()
+            if not (isinstance(value, dict) and value.get("content") == PATCH_TOKEN)
+        }
+    if isinstance(values, list):
+        kept = [value for value in values if value != PATCH_TOKEN]
+        return [_without_patch_token(v) for v in kept if not (isinstance(v, dict) and v.get("content") == PATCH_TOKEN)]
+    return values

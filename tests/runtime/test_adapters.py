@@ -1,0 +1,221 @@
+"""Adapters: what they train, and that saving, loading and merging them changes no ranking."""
+
+import importlib.util
+import warnings
+
+import pytest
+import torch
+from conftest import ITEM_IDS
+from peft import IA3Config, LoraConfig, PeftModel
+from safetensors.torch import load_file
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecForCausalLM,
+    PatchRecommender,
+    PatchRecProcessor,
+    build_tiny_backbone,
+)
+from patchrec_hf.runtime.adapters import complete_lora_config, load_adapted, load_model
+from patchrec_hf.runtime.prompts import PATCH_TOKEN, SPECIAL_TOKENS
+
+
+HISTORY = ITEM_IDS[:5]
+STAGES = {
+    "pretrain": (PatchPretrainTrainer, PatchPretrainConfig),
+    "finetune": (PatchFinetuneTrainer, PatchFinetuneConfig),
+}
+
+
+def save_backbone(catalog, directory, tied, **kwargs):
+    backbone, tokenizer = build_tiny_backbone(catalog, **{"vocab_size": 400, "hidden_size": 32} | kwargs)
+    # The special tokens are new to it.
+    backbone.resize_token_embeddings(min(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))))
+    if not tied:
+        backbone.config.tie_word_embeddings = False
+        backbone.lm_head.weight = nn.Parameter(backbone.lm_head.weight.detach().flip(0))
+    for part in (backbone, tokenizer):
+        part.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(params=["tied", "untied"])
+def backbone(request, catalog, tmp_path):
+    return save_backbone(catalog, tmp_path / "backbone", request.param == "tied")
+
+
+def train(model, processor, rows, output_dir, stage="finetune", peft_config=None, **kwargs):
+    trainer_class, config_class = STAGES[stage]
+    args = config_class(
+        str(output_dir), use_cpu=True, max_steps=3, learning_rate=1e-2, warmup_steps=0, report_to="none",
+        disable_tqdm=True, eval_ks=[], **{"save_strategy": "no"} | kwargs,
+    )  # fmt: skip
+    trainer = trainer_class(model, args, rows, processor, peft_config=peft_config or LoraConfig(r=4))
+    trainer.train()
+    return trainer
+
+
+def scores(model, processor):
+    model.eval()
+    return {item.item_id: item.score for item in PatchRecommender(model, processor).recommend(HISTORY, k=6)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_adapters_save_load_merge_and_rank_alike(backbone, processor, rows, tmp_path, stage):
+    trainer = train(backbone, processor, rows, tmp_path / "run", stage)
+    expected = scores(trainer.model.get_base_model(), processor)
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+
+    # What is merged in memory, what is loaded and merged, and what is saved merged are one model.
+    loaded = PatchRecommender.from_pretrained(tmp_path / "adapter")
+    found = {item.item_id: item.score for item in loaded.recommend(HISTORY, k=6)}
+    assert found == pytest.approx(expected, rel=1e-4)
+    merged = trainer.model.merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    processor.save_pretrained(tmp_path / "merged")
+    assert scores(merged, processor) == pytest.approx(expected, rel=1e-4)
+    assert scores(PatchRecForCausalLM.from_pretrained(tmp_path / "merged"), processor) == pytest.approx(
+        expected, rel=1e-4
+    )
+    untouched = load_model(backbone, processor.tokenizer)
+    assert scores(untouched, processor) != pytest.approx(expected, rel=1e-4)
+
+
+def test_special_tokens_are_trained_and_the_place_holder_is_not(backbone, processor, rows, tmp_path):
+    before = load_model(backbone, processor.tokenizer).get_input_embeddings().weight.detach().clone()
+    trainer = train(backbone, processor, rows, tmp_path)
+    after = trainer.model.merge_and_unload().get_input_embeddings().weight.detach()
+    changed = (before != after).any(dim=1).nonzero().flatten().tolist()
+    ids = dict(zip(SPECIAL_TOKENS, processor.tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
+    assert sorted(changed) == sorted(ids[token] for token in SPECIAL_TOKENS if token != PATCH_TOKEN)
+
+
+def test_an_adapter_on_a_tied_head_is_not_passed_by(catalog, processor, rows, tmp_path):
+    """SFTTrainer's fused head would take the weight that the adapter wraps."""
+    trainer = train(save_backbone(catalog, tmp_path / "backbone", tied=True), processor, rows, tmp_path / "run")
+    batch = trainer.data_collator(list(rows)[:4])
+    assert trainer._projects_itself({"input_ids": batch["input_ids"].to("meta")})
+    untied = save_backbone(catalog, tmp_path / "untied", tied=False)
+    assert not train(untied, processor, rows, tmp_path / "run")._projects_itself(
+        {"input_ids": batch["input_ids"].to("meta")}
+    )
+
+
+def test_training_goes_on_from_an_adapter(backbone, processor, rows, tmp_path):
+    """Pre-trained with one adapter, fine-tuned with another, which names what it was trained on."""
+    first = train(backbone, processor, rows, tmp_path / "run", "pretrain")
+    first.save_model(str(tmp_path / "pretrained"))
+    expected = scores(first.model.get_base_model(), processor)
+    model = load_model(tmp_path / "pretrained")
+    assert scores(model, processor) == pytest.approx(expected, rel=1e-4)
+    second = train(str(tmp_path / "pretrained"), processor, rows, tmp_path / "run2")
+    expected = scores(second.model.get_base_model(), processor)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PEFT warns where it knows nothing of what it was trained on
+        second.save_model(str(tmp_path / "finetuned"))
+    assert scores(load_model(tmp_path / "finetuned"), processor) == pytest.approx(expected, rel=1e-4)
+
+
+def test_adapters_resume(backbone, processor, rows, tmp_path):
+    unbroken = train(backbone, processor, rows, tmp_path / "unbroken")
+    train(backbone, processor, rows, tmp_path / "run", save_strategy="steps", save_steps=2)
+    trainer_class, config_class = STAGES["finetune"]
+    args = config_class(
+        str(tmp_path / "again"), use_cpu=True, max_steps=3, learning_rate=1e-2, warmup_steps=0, report_to="none",
+        disable_tqdm=True, eval_ks=[], save_strategy="no",
+    )  # fmt: skip
+    resumed = trainer_class(backbone, args, rows, processor, peft_config=LoraConfig(r=4))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    one, other = (
+        {name: p for name, p in trainer.model.named_parameters() if p.requires_grad} for trainer in (unbroken, resumed)
+    )
+    assert one.keys() == other.keys()
+    assert any("trainable_tokens" in name for name in one)
+    for name, parameter in one.items():
+        torch.testing.assert_close(parameter, other[name])
+
+
+def test_what_is_said_is_not_changed(model, tokenizer):
+    config = LoraConfig(target_modules=["q_proj"], trainable_token_indices=[])
+    assert complete_lora_config(config, model, tokenizer).trainable_token_indices is None
+    whole = LoraConfig(target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    assert complete_lora_config(whole, model, tokenizer).trainable_token_indices is None
+    other = IA3Config()
+    assert complete_lora_config(other, model, tokenizer) is other
+    empty = LoraConfig()
+    completed = complete_lora_config(empty, model, tokenizer)
+    assert (empty.target_modules, empty.trainable_token_indices) == (None, None)
+    assert set(completed.target_modules) == {"q_proj", "v_proj"}
+    assert list(completed.trainable_token_indices) == ["embed_tokens"]
+
+
+def test_target_modules_that_do_not_exist(model, tokenizer):
+    with pytest.raises(ValueError, match=r"names 'query', which the backbone \(LlamaModel\) does not have.*q_proj"):
+        complete_lora_config(LoraConfig(target_modules=["q_proj", "query"]), model, tokenizer)
+
+
+def test_adapters_of_another_backbone(catalog, processor, rows, tmp_path):
+    backbone = save_backbone(catalog, tmp_path / "backbone", tied=True)
+    train(backbone, processor, rows, tmp_path / "run").save_model(str(tmp_path / "adapter"))
+    other = save_backbone(catalog, tmp_path / "other", tied=True, hidden_size=64)
+    with pytest.raises(ValueError, match=r"adapter.*does not fit .*other.*trained on another model"):
+        load_adapted(tmp_path / "adapter", base_model=other)
+    deeper = save_backbone(catalog, tmp_path / "deeper", tied=True, num_layers=3)
+    with pytest.raises(ValueError, match=r"does not fit .*deeper"):
+        load_adapted(tmp_path / "adapter", base_model=deeper)
+
+
+def test_what_says_how_files_are_found_is_said_of_the_base_too(catalog, processor, rows, tmp_path, monkeypatch):
+    backbone = save_backbone(catalog, tmp_path / "backbone", tied=True)
+    train(backbone, processor, rows, tmp_path / "run").save_model(str(tmp_path / "adapter"))
+    asked = {}
+
+    def load(*args, **kwargs):
+        asked.update(kwargs)
+        return load_model(*args, **kwargs)
+
+    monkeypatch.setattr("patchrec_hf.runtime.adapters.load_model", load)
+    load_adapted(tmp_path / "adapter", local_files_only=True, revision="main")
+    assert asked == {"local_files_only": True}
+
+
+def test_adapters_that_do_not_say_what_they_were_trained_on(model, processor, rows, tmp_path):
+    model.name_or_path = model.config.name_or_path = ""
+    trainer = train(model, processor, rows, tmp_path / "run")
+    trainer.save_model(str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match=r"does not say which model it was trained on.*`base_model`"):
+        PatchRecommender.from_pretrained(tmp_path / "adapter")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+@pytest.mark.parametrize("stage", STAGES)
+def test_quantized_backbones_train_an_adapter(catalog, rows, tmp_path, monkeypatch, stage):
+    """QLoRA: the weights stay in four bits, and what was trained is loaded with them."""
+    from bitsandbytes.nn import Linear4bit, modules
+
+    # Its kernel for inference on a CPU rearranges the weights for good, and has no gradient.
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)
+    backbone = save_backbone(catalog, tmp_path / "backbone", tied=True, hidden_size=64)
+    processor = PatchRecProcessor.from_backbone(backbone, catalog, BOOK_PROMPT, max_history=8)
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = load_model(backbone, processor.tokenizer, quantization_config=quantization, dtype="float32")
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 14
+    trainer = train(model, processor, rows, tmp_path / "run", stage, logging_steps=1)
+    gradients = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert min(gradients) > 0
+    assert isinstance(trainer.model, PeftModel)
+    expected = scores(trainer.model.get_base_model(), processor)
+    trainer.save_model(str(tmp_path / "adapter"))
+    names = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert all("lora" in name or "trainable_tokens" in name for name in names)
+    again = load_model(backbone, processor.tokenizer, quantization_config=quantization, dtype="float32")
+    loaded = PeftModel.from_pretrained(again, tmp_path / "adapter")
+    assert scores(loaded.get_base_model(), processor) == pytest.approx(expected, rel=1e-3)

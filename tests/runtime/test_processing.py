@@ -1,0 +1,231 @@
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from conftest import ITEM_IDS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoProcessor, PreTrainedTokenizerFast
+
+from patchrec_hf import (
+    BOOK_PROMPT,
+    Catalog,
+    DropLayout,
+    ItemPatchLayout,
+    PatchRecProcessor,
+    RandomPatchLayout,
+    SessionPatchLayout,
+    TextLayout,
+    add_special_tokens,
+)
+from patchrec_hf.runtime.catalog import tokenize_titles
+from patchrec_hf.runtime.encoding import pad_examples
+from patchrec_hf.runtime.layouts import Segment
+
+
+def naive_history(processor, history, segments):
+    """The history and its patches, spelled out item by item."""
+    prompt, titles = processor.prompt, processor.title_tokens
+    units = []  # tokens of a unit, or its folded tokens with their divisors
+    for granularity, start, stop in segments:
+        if granularity == "session_patch":
+            units.append(
+                [(token, (stop - start) * len(titles[i])) for i in history[start:stop] for token in titles[i]]
+            )
+        for i in history[start:stop] if granularity != "session_patch" else []:
+            units.append(titles[i].tolist() if granularity == "text" else [(t, len(titles[i])) for t in titles[i]])
+    ids, patches = [*prompt.prefix_ids, prompt.start_id], []
+    for place, unit in enumerate(units):
+        is_text = not isinstance(unit[0], tuple)
+        if is_text:
+            ids += unit
+        else:
+            patches += [(token, len(ids), divisor) for token, divisor in unit]
+            ids.append(prompt.patch_id)
+        if place + 1 < len(units) and (is_text or processor.separate_patches):
+            ids.append(prompt.separator_id)
+    return [*ids, prompt.end_id, *prompt.suffix_ids], patches
+
+
+@settings(max_examples=60)
+@given(
+    history=st.lists(st.integers(0, len(ITEM_IDS) - 1), min_size=1, max_size=12),
+    layout=st.sampled_from(
+        [
+            TextLayout(),
+            ItemPatchLayout(0),
+            ItemPatchLayout(2),
+            SessionPatchLayout(2),
+            SessionPatchLayout(3, "oldest"),
+            RandomPatchLayout(0.5),
+            DropLayout(0.5),
+        ]
+    ),
+    separate_patches=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_encoding_equals_the_naive_one(processor, history, layout, separate_patches, seed):
+    processor = PatchRecProcessor(
+        processor.tokenizer, processor.catalog, processor.prompt, max_history=8, separate_patches=separate_patches
+    )
+    laid_out = []
+
+    def spy(num_items, seed):
+        laid_out.extend(layout(num_items, seed))
+        return laid_out
+
+    example = processor.encode(processor.title_tokens, np.array(history), 3, spy, seed=(seed,))
+    ids, patches = naive_history(processor, history[-8:], laid_out)
+    response = [*processor.title_tokens[3].tolist(), processor.prompt.end_of_turn_id]
+    assert example.input_ids.tolist() == ids + response
+    assert example.prompt_length == len(ids)
+    got = zip(example.patch_token_ids, example.patch_positions, example.patch_divisors, strict=True)
+    assert [tuple(map(int, patch)) for patch in got] == patches
+    text = processor.encode(processor.title_tokens, np.array(history), 3, TextLayout())
+    assert example.text_counts == text.counts == text.text_counts
+    assert example.counts.prompt == len(ids)
+
+
+def test_counts_by_hand(processor):
+    lengths = processor.title_tokens.lengths
+    history = np.array([0, 1, 6, 8])
+    example = processor.encode(processor.title_tokens, history, layout=ItemPatchLayout(2))
+    assert example.counts.titles == 2 + lengths[6] + lengths[8]
+    assert example.counts.history == example.counts.titles + 3  # three separators between four units
+    around = len(processor.prompt.prefix_ids) + len(processor.prompt.suffix_ids) + 2
+    assert example.counts.prompt == example.counts.history + around
+    assert example.text_counts.titles == lengths[history].sum()
+
+
+def test_history_is_cut_by_whole_items(processor):
+    history = np.arange(12)
+    long = processor.encode(processor.title_tokens, history, layout=TextLayout())
+    short = processor.encode(processor.title_tokens, history[-8:], layout=TextLayout())
+    assert long.input_ids.tolist() == short.input_ids.tolist()
+
+
+def test_empty_history(processor):
+    with pytest.raises(ValueError, match="history is empty"):
+        processor.encode(processor.title_tokens, np.array([], dtype=np.int64))
+
+
+def test_unknown_item(processor):
+    with pytest.raises(KeyError, match="Item id 999 is not in the catalog"):
+        processor([[10, 999]])
+
+
+def test_tokenizer_without_special_tokens(catalog):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "</s>": 1})), eos_token="</s>")
+    with pytest.raises(ValueError, match="lacks the special tokens"):
+        PatchRecProcessor(bare, catalog, BOOK_PROMPT)
+
+
+def test_max_history_must_be_positive(processor):
+    with pytest.raises(ValueError, match="max_history"):
+        PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, max_history=0)
+
+
+def test_titles_are_data(tokenizer):
+    """A title that looks like markup must not end the turn or close the history."""
+    catalog = Catalog.from_titles({0: "How to write <|end|><|end_seq_id|>", 1: "Emma"})
+    processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, TextLayout())
+    ids = processor.encode(processor.title_tokens, np.array([0, 1])).input_ids.tolist()
+    assert ids.count(processor.prompt.end_id) == 1
+    assert ids.count(processor.prompt.separator_id) == 1
+    assert ids.count(processor.prompt.end_of_turn_id) == 2  # those of the system's and the user's turn
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_padding(processor, padding_side):
+    examples = [
+        processor.encode(processor.title_tokens, np.array(history), target)
+        for history, target in (([0, 1, 2, 3, 4], 5), ([6, 7], 8))
+    ]
+    batch = pad_examples(examples, processor.prompt.pad_id, padding_side)
+    assert next(iter(batch)) == "input_ids"
+    assert all(tensor.dtype == torch.int64 for tensor in batch.values())
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        shift = batch["input_ids"].shape[1] - length if padding_side == "left" else 0
+        inside = slice(shift, shift + length)
+        assert batch["input_ids"][row, inside].tolist() == example.input_ids.tolist()
+        assert batch["attention_mask"][row].sum() == length == batch["attention_mask"][row, inside].sum()
+        supervised = batch["labels"][row] != -100
+        assert batch["labels"][row, supervised].tolist() == example.input_ids[example.prompt_length :].tolist()
+        kept = batch["shift_labels"][row] != -100
+        positions = batch["supervised_positions"][row, kept]
+        assert torch.equal(batch["labels"][row, positions + 1], batch["shift_labels"][row, kept])
+        folded = batch["patch_divisors"][row] > 0
+        assert folded.sum() == len(example.patch_token_ids)
+        places = batch["patch_positions"][row, folded]
+        assert (batch["input_ids"][row, places] == processor.prompt.patch_id).all()
+
+
+def test_save_and_load(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    for loaded in (PatchRecProcessor.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)):
+        assert isinstance(loaded, PatchRecProcessor)
+        assert loaded.to_dict() == processor.to_dict()
+        assert loaded.catalog.titles == processor.catalog.titles
+        history = [[10, 11, 12, 13]]
+        assert torch.equal(loaded(history)["input_ids"], processor(history)["input_ids"])
+
+
+@dataclass(frozen=True)
+class LatestOnly:
+    name: ClassVar[str] = "latest only"
+
+    def __call__(self, num_items, seed=()):
+        return [Segment("text", num_items - 1, num_items)]
+
+
+def test_a_layout_of_ones_own_is_given_again(processor, tmp_path):
+    processor.with_layout(LatestOnly()).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"Unknown layout 'latest only'.*as `layout` of"):
+        PatchRecProcessor.from_pretrained(tmp_path)
+    for loader in (PatchRecProcessor, AutoProcessor):
+        assert loader.from_pretrained(tmp_path, layout=LatestOnly()).layout == LatestOnly()
+
+
+def test_a_flat_list_is_not_a_batch(processor):
+    with pytest.raises(TypeError, match="list of lists"):
+        processor([10, 11])
+
+
+def test_with_layout_leaves_the_original_alone(processor):
+    other = processor.with_layout(TextLayout())
+    assert (other.layout, processor.layout) == (TextLayout(), ItemPatchLayout(2))
+    assert other.title_tokens is processor.title_tokens
+
+
+@pytest.mark.parametrize(("name", "value"), [("catalog", {1: "a"}), ("prompt", "Read this"), ("layout", "session")])
+def test_arguments_of_another_kind(processor, name, value):
+    kwargs = {"catalog": processor.catalog, "prompt": processor.prompt} | {name: value}
+    with pytest.raises(TypeError, match=f"`{name}` must be a"):
+        PatchRecProcessor(processor.tokenizer, **kwargs)
+
+
+def test_import_leaves_training_libraries_alone():
+    code = "import sys, patchrec_hf; print([name for name in ('trl', 'peft', 'datasets') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_titles_in_a_script_that_the_tokenizer_does_not_know():
+    words = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "Emma": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", eos_token="</s>")
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    add_special_tokens(tokenizer)
+    known = PatchRecProcessor(tokenizer, Catalog.from_titles({1: "Эмма", 2: "Emma"}), BOOK_PROMPT)
+    with pytest.raises(ValueError, match=r"None of the 1 titles \(such as 'Эмма'\) shares a token with"):
+        known.with_catalog(Catalog.from_titles({1: "Эмма"}))
+    # A free title in a history is another matter: the others may still say enough.
+    assert tokenize_titles(["Эмма"], tokenizer).ids.tolist() == [0]

@@ -1,0 +1,213 @@
+"""Tests of the title trie."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchrec_hf.runtime.catalog import TitleTokens
+from patchrec_hf.runtime.trie import build_trie
+
+
+END = 9
+token_lists = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=20)
+
+
+def trie_of(titles):
+    ids = np.array([token for title in titles for token in title], dtype=np.int64)
+    return build_trie(TitleTokens(ids, np.cumsum([0, *map(len, titles)])), END)
+
+
+def children(trie, node):
+    return trie.children[trie.child_offsets[node] : trie.child_offsets[node + 1]].tolist()
+
+
+def items(trie, node):
+    return sorted(trie.items[trie.item_offsets[node] : trie.item_offsets[trie.subtree_ends[node]]].tolist())
+
+
+def walk(trie, tokens):
+    """The nodes on the way from the root along `tokens`."""
+    nodes = [0]
+    for token in tokens:
+        (node,) = (child for child in children(trie, nodes[-1]) if trie.tokens[child] == token)
+        nodes.append(node)
+    return nodes[1:]
+
+
+def test_by_hand():
+    # Preorder: root 0; 5 → 1, 5·end → 2, 5·6 → 3, 5·6·end → 4; 7 → 5, 7·end → 6.
+    trie = trie_of([[5], [5, 6], [7], [5]])
+    assert trie.tokens.tolist() == [-1, 5, END, 6, END, 7, END]
+    assert trie.depths.tolist() == [0, 1, 2, 2, 3, 1, 2]
+    assert trie.parents.tolist() == [-1, 0, 1, 1, 3, 0, 5]
+    assert trie.subtree_ends.tolist() == [7, 5, 3, 5, 5, 7, 7]
+    assert trie.child_offsets.tolist() == [0, 2, 4, 4, 5, 5, 6, 6]
+    assert trie.children.tolist() == [1, 5, 2, 3, 4, 6]
+    assert trie.items.tolist() == [0, 3, 1, 2]
+    assert trie.item_offsets.tolist() == [0, 0, 0, 2, 2, 3, 3, 4]
+    assert trie.chain_lengths.tolist() == [1, 1, 0, 1, 0, 1, 0]
+    assert (trie.num_nodes, trie.max_depth, trie.num_items) == (7, 3, 4)
+    arrays = (value for value in vars(trie).values() if isinstance(value, np.ndarray))
+    assert {array.dtype for array in arrays} == {np.dtype(np.int64)}
+
+
+def test_one_item():
+    trie = trie_of([[4, 4]])
+    assert trie.tokens.tolist() == [-1, 4, 4, END]
+    assert trie.children.tolist() == [1, 2, 3]
+    # From the root on, one run leads to the node before the leaf.
+    assert trie.chain_lengths.tolist() == [3, 2, 1, 0]
+
+
+def test_chains_end_before_a_choice():
+    trie = trie_of([[1, 2, 3, 4], [1, 2, 5, 6, 7]])
+    assert trie.tokens.tolist() == [-1, 1, 2, 3, 4, END, 5, 6, 7, END]
+    assert trie.chain_lengths.tolist() == [3, 2, 1, 2, 1, 0, 3, 2, 1, 0]
+
+
+def test_a_title_that_begins_another_has_its_own_leaf():
+    trie = trie_of([[1, 2, 3], [1], [1, 2]])
+    # After 1·2, both the end and 3 are open.
+    assert trie.tokens[children(trie, walk(trie, [1, 2])[-1])].tolist() == [END, 3]
+    assert items(trie, walk(trie, [1, 2, END])[-1]) == [2]
+
+
+def test_without_ends_for_titles_that_begin_others():
+    """As in the authors' release; two items of such a title are both left out, and the end of an equal one stays."""
+    titles = [[1, 2, 3], [1], [1, 2], [1], [1, 2, 3], [4], [2]]
+    lengths = np.cumsum([0, *map(len, titles)])
+    tokens = TitleTokens(np.array([token for title in titles for token in title]), lengths)
+    trie = build_trie(tokens, END, complete_prefixes=False)
+    assert sorted(trie.items.tolist()) == [0, 4, 5, 6]
+    assert trie.num_items == 7
+    assert trie.tokens[children(trie, walk(trie, [1, 2])[-1])].tolist() == [3]
+
+
+def test_titles_of_the_smallest_and_an_end_below_all_tokens():
+    """Token 0 is a token like others, and the end-of-turn token may sort before those of the titles."""
+    titles = TitleTokens(np.array([5, 5, 6, 1]), np.array([0, 1, 3, 4]))
+    trie = build_trie(titles, end_of_turn_id=0)
+    assert trie.tokens.tolist() == [-1, 1, 0, 5, 0, 6, 0]
+
+
+@given(token_lists)
+def test_every_title_spells_its_leaf(titles):
+    trie = trie_of(titles)
+    for item, title in enumerate(titles):
+        leaf = walk(trie, [*title, END])[-1]
+        assert children(trie, leaf) == []
+        same = [other for other, tokens in enumerate(titles) if tokens == title]
+        assert items(trie, leaf) == same
+        places, found = trie.items_at(np.array([leaf, leaf]))
+        assert item in found
+        assert np.bincount(places).tolist() == [len(same)] * 2
+
+
+@given(token_lists)
+def test_nodes_are_the_distinct_prefixes(titles):
+    trie = trie_of(titles)
+    prefixes = {tuple([*title, END][:stop]) for title in titles for stop in range(1, len(title) + 2)}
+    assert trie.num_nodes == len(prefixes) + 1
+    assert trie.max_depth == max(map(len, titles)) + 1
+    for prefix in prefixes:
+        nodes = walk(trie, prefix)
+        assert tuple(trie.tokens[nodes].tolist()) == prefix
+        assert trie.depths[nodes].tolist() == list(range(1, len(prefix) + 1))
+        below = [item for item, title in enumerate(titles) if tuple([*title, END][: len(prefix)]) == prefix]
+        assert items(trie, nodes[-1]) == below
+
+
+@given(token_lists, st.data())
+def test_titles_of_items(titles, data):
+    trie = trie_of(titles)
+    chosen = data.draw(st.lists(st.integers(0, len(titles) - 1), unique=True))
+    leaves, first, counts = trie.titles_of(np.array(chosen, dtype=np.int64))
+    spelled = [tuple(titles[item]) for item in chosen]
+    assert {tuple(titles[item]) for item in first} == set(spelled)
+    assert len(first) == len(set(spelled))
+    for leaf, item, count in zip(leaves, first, counts, strict=True):
+        same = [other for other in chosen if titles[other] == titles[item]]
+        assert (item, count, trie.leaf_of_item[item]) == (min(same), len(same), leaf)
+    alike = trie.items_spelled_like(np.array(chosen, dtype=np.int64))
+    assert sorted(alike) == [item for item, title in enumerate(titles) if tuple(title) in spelled]
+
+
+def test_items_that_cannot_be_spelled_are_like_none():
+    tokens = TitleTokens(np.array([1, 1, 2]), np.array([0, 1, 3]))
+    trie = build_trie(tokens, END, complete_prefixes=False)
+    assert trie.leaf_of_item[0] == -1
+    assert trie.items_spelled_like(np.array([0])).tolist() == []
+    assert trie.items_spelled_like(np.array([0, 1])).tolist() == [1]
+
+
+@given(token_lists)
+def test_preorder(titles):
+    trie = trie_of(titles)
+    parents = np.full(trie.num_nodes, -1)
+    for node in range(trie.num_nodes):
+        below = children(trie, node)
+        parents[below] = node
+        # The first child is the next node, and each child follows the last node below the one before.
+        starts = [node + 1, *(trie.subtree_ends[child] for child in below)]
+        assert starts == [*below, trie.subtree_ends[node]]
+        # Only the end of a title has no children.
+        assert (len(below) == 0) == (trie.tokens[node] == END)
+    assert trie.parents.tolist() == parents.tolist()
+    on_the_way = (np.arange(trie.num_nodes)[:, None] <= np.arange(trie.num_nodes)) & (
+        np.arange(trie.num_nodes) < trie.subtree_ends[:, None]
+    )
+    for node in range(trie.num_nodes):
+        way, above = {node}, node
+        while above > 0:
+            above = parents[above]
+            way.add(above)
+        assert set(np.flatnonzero(on_the_way[:, node])) == way
+
+
+@given(token_lists)
+def test_chains_have_no_choice(titles):
+    trie = trie_of(titles)
+    for node in range(trie.num_nodes):
+        length, last = 0, node
+        if children(trie, node):
+            length = 1
+            while len(children(trie, last)) == 1 and children(trie, children(trie, last)[0]):
+                (last,) = children(trie, last)
+                length += 1
+            assert last == node + length - 1
+        assert trie.chain_lengths[node] == length
+
+
+@given(token_lists, st.data())
+def test_children_of_several_nodes(titles, data):
+    trie = trie_of(titles)
+    nodes = data.draw(st.lists(st.integers(0, trie.num_nodes - 1), max_size=5))
+    places, found = trie.children_of(np.array(nodes, dtype=np.int64))
+    expected = [(place, child) for place, node in enumerate(nodes) for child in children(trie, node)]
+    assert list(zip(places.tolist(), found.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_order_of_the_items_changes_nothing_but_the_rows(seed):
+    rng = np.random.default_rng(seed)
+    titles = [rng.integers(0, 3, rng.integers(1, 5)).tolist() for _ in range(30)]
+    shuffle = rng.permutation(30)
+    trie, shuffled = trie_of(titles), trie_of([titles[item] for item in shuffle])
+    assert shuffled.tokens.tolist() == trie.tokens.tolist()
+    assert shuffled.child_offsets.tolist() == trie.child_offsets.tolist()
+    assert [items(shuffled, node) for node in range(trie.num_nodes)] == [
+        sorted(np.argsort(shuffle)[items(trie, node)].tolist()) for node in range(trie.num_nodes)
+    ]
+
+
+def test_ten_thousand_titles_take_less_than_a_second():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 20, 10_000)
+    titles = TitleTokens(rng.integers(0, 3000, lengths.sum()), np.concatenate([[0], np.cumsum(lengths)]))
+    start = time.perf_counter()
+    trie = build_trie(titles, end_of_turn_id=5000)
+    assert time.perf_counter() - start < 1
+    assert len(trie.items) == 10_000

@@ -1,0 +1,236 @@
+"""Checkpoints: nothing is lost when a run is killed, and no run goes on from what is not its own."""
+
+import json
+import multiprocessing
+import random
+import signal
+from dataclasses import dataclass
+from typing import ClassVar
+
+import interrupted_run
+import pytest
+from safetensors.torch import load_file
+
+from patchrec_hf import Catalog, PatchFinetuneTrainer, SessionPatchLayout
+from patchrec_hf.runtime.layouts import Segment
+from patchrec_hf.training.checkpoints import (
+    RUN_NAME,
+    check_resumable,
+    delete_old_checkpoints,
+    last_checkpoint,
+    mark_whole,
+    unmark,
+)
+
+
+NUM_KILLS = 20
+
+
+@dataclass(frozen=True)
+class LatestOnly:
+    num_items: int
+    name: ClassVar[str] = "latest only"
+
+    def __call__(self, num_items, seed=()):
+        return [Segment("text", num_items - min(num_items, self.num_items), num_items)]
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_training_ends_as_if_it_had_not_been(tmp_path):
+    # The server has imported what takes long; each run is a fork of it.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["patchrec_hf.training.trainers", "patchrec_hf.tiny"])
+
+    def run(*args):
+        process = processes.Process(target=interrupted_run.train, args=args)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert run(tmp_path / "unbroken") == 0
+    chance, places = random.Random(0), []
+    for _ in range(NUM_KILLS):
+        exitcode = run(tmp_path / "broken", chance.randrange(3), chance.uniform(0, 0.06))
+        assert exitcode == -signal.SIGKILL
+        places.append(last_checkpoint(tmp_path / "broken"))
+    assert run(tmp_path / "broken") == 0
+
+    assert len(set(places)) > NUM_KILLS // 3  # it went on in between
+    broken, unbroken = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("broken", "unbroken"))
+    assert broken == unbroken
+    assert len(unbroken) == interrupted_run.NUM_STEPS
+    one, other = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("broken", "unbroken"))
+    assert one.keys() == other.keys()
+    assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_half_written_checkpoints_are_passed_over(tmp_path):
+    assert last_checkpoint(tmp_path / "nothing") is None
+    for step in (5, 10, 20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert last_checkpoint(tmp_path) is None
+    for step in (5, 10):
+        mark_whole(tmp_path / f"checkpoint-{step}", {})
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    unmark(tmp_path / "checkpoint-10")
+    unmark(tmp_path / "checkpoint-20")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-5")
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [
+        (None, None, [5, 10, 12, 15, 20, 30]),
+        (1, None, [12, 15]),
+        (2, None, [12, 15, 30]),
+        (1, 5, [5, 12, 15]),
+        (3, 5, [5, 12, 15, 30]),
+        (9, None, [5, 10, 12, 15, 30]),
+    ],
+)
+def test_what_is_deleted(tmp_path, limit, best, left):
+    """
+    The latest and the best stay, however many that are; what was begun and never finished (20) goes, whatever its
+    number; what this library has not begun (12) stays.
+    """
+    (tmp_path / "checkpoint-12").mkdir()
+    for step in (5, 10, 15, 20, 30):
+        unmark(tmp_path / f"checkpoint-{step}")
+        if step != 20:
+            mark_whole(tmp_path / f"checkpoint-{step}", {})
+    (tmp_path / "checkpoint-best").mkdir()  # somebody's own
+    latest, best = str(tmp_path / "checkpoint-15"), best and str(tmp_path / f"checkpoint-{best}")
+    delete_old_checkpoints(tmp_path, limit, latest, best)
+    found = sorted(int(path.name.rpartition("-")[2]) for path in tmp_path.glob("checkpoint-[0-9]*"))
+    assert found == left
+    assert (tmp_path / "checkpoint-best").exists()
+
+
+def test_a_checkpoint_is_marked_when_it_is_whole(tmp_path, monkeypatch):
+    """An older one goes only then; and one that is written again is not whole meanwhile."""
+    trainer = interrupted_run.make_trainer(tmp_path)
+    trainer.args.max_steps = 2
+    seen = []
+    save = PatchFinetuneTrainer._save
+    monkeypatch.setattr(
+        PatchFinetuneTrainer, "_save", lambda self, *args: (seen.append(last_checkpoint(tmp_path)), save(self, *args))
+    )
+    trainer.train()
+    assert seen == [None, str(tmp_path / "checkpoint-1")]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2"]
+    trainer._save_checkpoint(trainer.model, None)
+    assert seen[-1] is None
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+
+def test_a_model_alone_is_no_checkpoint_to_go_on_from(tmp_path):
+    trainer = interrupted_run.make_trainer(tmp_path)
+    trainer.args.max_steps, trainer.args.save_only_model = 1, True
+    trainer.train()
+    assert (tmp_path / "checkpoint-1" / "model.safetensors").exists()
+    assert last_checkpoint(tmp_path) is None
+
+
+def test_checkpoints_hold_no_pickled_arguments(tmp_path):
+    trainer = interrupted_run.make_trainer(tmp_path)
+    trainer.args.max_steps = 1
+    trainer.train()
+    trainer.save_model()
+    assert not list(tmp_path.rglob("training_args.bin"))
+    assert {path.suffix for path in tmp_path.glob("*")} <= {".safetensors", ".json", ".jinja", ".parquet", ".md", ""}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A trainer that has written a checkpoint."""
+    trainer = interrupted_run.make_trainer(tmp_path)
+    trainer.args.max_steps = 1
+    trainer.train()
+    return trainer
+
+
+def change(trainer, **settings):
+    for name, value in settings.items():
+        setattr(trainer.args, name, value)
+
+
+def test_resuming_by_true_takes_the_last_whole_checkpoint(run, tmp_path):
+    (tmp_path / "checkpoint-7").mkdir()
+    trainer = interrupted_run.make_trainer(tmp_path)
+    trainer.args.max_steps = 1
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 1
+    unmark(tmp_path / "checkpoint-1")
+    with pytest.raises(ValueError, match=r"no whole checkpoint in .*last_checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
+    with pytest.raises(ValueError, match=r"checkpoint-7 is not a whole checkpoint.*patchrec_run.json"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 1}, "seed: 42 there, 1 now"),
+        ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps: 1 there, 3 now"),
+        ({"max_steps": 5}, "max_steps: 1 there, 5 now"),
+        ({"num_train_epochs": 5}, "num_train_epochs: 1.0 there, 5 now"),
+    ],
+)
+def test_other_settings(run, tmp_path, settings, message):
+    change(run, **settings)
+    with pytest.raises(ValueError, match=rf"cannot go on from .* {message}"):
+        run.train(resume_from_checkpoint=True)
+
+
+def test_other_rows_layouts_and_catalogs(run, tmp_path):
+    checkpoint, processor = tmp_path / "checkpoint-1", run.processing_class
+    facts = run._run_facts()
+    assert check_resumable(checkpoint, facts, processor)["num_tokens"] > 0
+    with pytest.raises(ValueError, match="training rows: 14 there, 13 now"):
+        check_resumable(checkpoint, {**facts, "training rows": 13}, processor)
+    with pytest.raises(ValueError, match="number of processes: None there, 2 now"):
+        check_resumable(checkpoint, {**facts, "number of processes": 2}, processor)
+    with pytest.raises(ValueError, match=r"layout: \{'name': 'item', .* there, \{'name': 'session'"):
+        check_resumable(checkpoint, facts, processor.with_layout(SessionPatchLayout()))
+    with pytest.raises(ValueError, match=r"the catalog \(12 items there, 13 now\)"):
+        check_resumable(checkpoint, facts, processor.with_catalog(processor.catalog.with_items({99: "New"})))
+    renamed = Catalog(processor.catalog.item_ids, ("Emmeline", *processor.catalog.titles[1:]))
+    with pytest.raises(ValueError, match="the catalog"):
+        check_resumable(checkpoint, facts, processor.with_catalog(renamed))
+    values = json.loads((checkpoint / "processor_config.json").read_text())
+    values["prompt"]["suffix_ids"].append(3)
+    (checkpoint / "processor_config.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match="the prompt's tokens"):
+        check_resumable(checkpoint, facts, processor)
+
+
+def test_other_rows_of_the_same_number(run):
+    run.train_dataset = run.train_dataset.map(lambda row: {"item_ids": row["item_ids"][::-1]})
+    with pytest.raises(ValueError, match=r"checksum of some training rows: \d+ there, \d+ now"):
+        run.train(resume_from_checkpoint=True)
+
+
+def test_a_run_with_a_layout_of_ones_own_goes_on(run, tmp_path):
+    facts, processor = run._run_facts(), run.processing_class.with_layout(LatestOnly(2))
+    processor.save_pretrained(tmp_path / "checkpoint-1")
+    assert check_resumable(tmp_path / "checkpoint-1", facts, processor)["num_tokens"] > 0
+    with pytest.raises(ValueError, match=r"layout: .*'num_items': 2\} there, .*'num_items': 3\} now"):
+        check_resumable(tmp_path / "checkpoint-1", facts, processor.with_layout(LatestOnly(3)))
+
+
+def test_models_only_are_kept_beside_checkpoints(tmp_path):
+    trainer = interrupted_run.make_trainer(tmp_path)
+    trainer.args.max_steps, trainer.args.save_only_model = 2, True
+    trainer.train()
+    (kept,) = tmp_path.glob("checkpoint-*")  # of the last step, as the limit is 1
+    assert not list(kept.glob("patchrec_*"))
+    unmark(tmp_path / "checkpoint-7")
+    mark_whole(tmp_path / "checkpoint-7", {})
+    delete_old_checkpoints(tmp_path, 1, str(tmp_path / "checkpoint-7"))
+    assert kept.is_dir()
+
+
+def test_the_mark_is_written_at_once(tmp_path):
+    mark_whole(tmp_path, {"seed": 1})
+    assert [path.name for path in tmp_path.iterdir()] == [RUN_NAME]
