@@ -18,8 +18,8 @@ from patchrec_hf import (
     build_tiny_backbone,
     evaluation,
     rank_targets,
-    tree_reader,
 )
+from patchrec_hf.runtime import tree_reader
 
 
 RUNS = {

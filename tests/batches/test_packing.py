@@ -18,8 +18,8 @@ from patchrec_hf import (
     RandomPatchLayout,
     SessionPatchLayout,
     TextLayout,
-    prefix_tree,
 )
+from patchrec_hf.batches import packing
 from patchrec_hf.batches.packing import pack_examples
 from patchrec_hf.runtime.attention import (
     CHUNK_ATTENTION,
@@ -248,7 +248,7 @@ def test_bf16(with_attention, processor, implementation):
 
 def test_gradient_of_a_trunk_in_bf16(monkeypatch):
     """600 chunks add to each of a trunk's keys: in bf16 a sum would stop growing long before."""
-    monkeypatch.setattr(prefix_tree, "_CHUNK_SIZES", np.array([2]))  # one for each branch
+    monkeypatch.setattr(packing, "_CHUNK_SIZES", np.array([2]))  # one for each branch
     trunk = list(range(20))
     packed = pack_examples([plain([*trunk, token, 9], 21) for token in range(600)])
     states = torch.zeros(1, 1, packed["input_ids"].shape[1], 8, dtype=torch.bfloat16)

@@ -54,11 +54,11 @@ from patchrec_hf import (
     SessionPatchLayout,
     TextLayout,
     add_special_tokens,
-    backbones,
     build_tiny_backbone,
     rank_catalog,
 )
 from patchrec_hf.batches.packing import pack_examples
+from patchrec_hf.runtime import backbones
 from patchrec_hf.runtime.attention import CHUNK_ATTENTION
 from patchrec_hf.runtime.backbones import disable_tree_packing, enable_tree_packing
 from patchrec_hf.runtime.configuration import PatchRecConfig
