@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,7 +72,7 @@ def packed_attention_inputs(
 
     Args:
         position_ids, subtree_end, chunk_ancestors (`torch.LongTensor`):
-            As [`pack_examples`] makes them.
+            As [`pack_histories`] makes them.
         config ([`~transformers.PreTrainedConfig`]):
             The backbone's configuration.
         dtype (`torch.dtype`):
@@ -118,7 +120,7 @@ def tree_block_mask(
 
     Args:
         position_ids, subtree_end (`torch.LongTensor` of shape `(1, T)`):
-            As [`pack_examples`] makes them.
+            As [`pack_histories`] makes them.
         config ([`~transformers.PreTrainedConfig`]):
             The backbone's configuration.
 
@@ -171,6 +173,28 @@ def _by_layer_type(config: PreTrainedConfig, full: Any, in_window: Any) -> Any:
     if layer_types is None:  # every layer slides, as in Mistral
         return in_window(window)
     return {"full_attention": full(), "sliding_attention": in_window(window)}
+
+
+@contextmanager
+def maskable_attention(model: Any, decoder: Any) -> Iterator[None]:
+    """
+    Switches to attention that takes masks of any shape and any precision. Flash attention does not take them.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model whose attention is switched inside the context.
+        decoder ([`~transformers.PreTrainedModel`]):
+            The part of the model that attends.
+    """
+    implementation = decoder.config.get_text_config()._attn_implementation
+    if implementation in MASKABLE_ATTENTION:
+        yield
+        return
+    model.set_attn_implementation("sdpa" if decoder._supports_sdpa else "eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(implementation)
 
 
 def register_chunk_attention() -> None:

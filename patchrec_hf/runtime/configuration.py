@@ -7,6 +7,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .hub_files import FORMAT_VERSION, check_format_version
+
 
 @strict
 class PatchRecConfig(PreTrainedConfig):
@@ -20,6 +22,12 @@ class PatchRecConfig(PreTrainedConfig):
             Id of `<|patch|>`.
         tie_word_embeddings (`bool`, *optional*):
             Copied from the backbone.
+        format_version (`int`, *optional*):
+            Format of the checkpoint that the configuration was read from: 0 if it was written before formats had a
+            version. Checkpoints are always written in the current format.
+
+    Raises:
+        ValueError: If a newer version of the library wrote the configuration.
     """
 
     model_type = "patchrec"
@@ -28,10 +36,19 @@ class PatchRecConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     patch_token_id: int | None = None
     tie_word_embeddings: bool = False
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
+        check_format_version(self.format_version, "The model's configuration")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        return super().from_dict({"format_version": 0, **config_dict}, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**super().to_dict(), "format_version": FORMAT_VERSION}
 
     @property
     def decoder_config(self) -> PreTrainedConfig:

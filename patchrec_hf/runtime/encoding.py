@@ -32,7 +32,7 @@ class TokenCounts(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedExample:
+class EncodedHistory:
     """
     One history, and its target if it has one, as arrays. All arrays are int64.
 
@@ -63,14 +63,14 @@ class EncodedExample:
     text_counts: TokenCounts
 
 
-def pad_examples(
-    examples: Sequence[EncodedExample], pad_id: int, padding_side: Literal["left", "right"] = "right"
+def pad_histories(
+    examples: Sequence[EncodedHistory], pad_id: int, padding_side: Literal["left", "right"] = "right"
 ) -> dict[str, torch.Tensor]:
     """
     Fills examples up to one shape. All tensors are int64, batch first.
 
     Args:
-        examples (`Sequence[EncodedExample]`):
+        examples (`Sequence[EncodedHistory]`):
             B examples; T is the longest one's length, N the largest number of folded tokens and S the longest
             response's length.
         pad_id (`int`):

@@ -1,4 +1,4 @@
-"""Files of the Hub: which ones are meant, what is pushed with them, and whether anything can be pushed."""
+"""Files of a checkpoint and of the Hub: names, format version, keyword arguments, and the token to push with."""
 
 from __future__ import annotations
 
@@ -7,23 +7,68 @@ from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import get_token
+from transformers.utils import cached_file
 
 
 CATALOG_NAME = "catalog.parquet"
+FORMAT_VERSION = 1
+"""Version of the format of checkpoints. It rises when an older version of the library could misread a checkpoint."""
+
 _PUSH_KWARGS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
+def find_file(name_or_path: str | os.PathLike, file: str, kwargs: Mapping[str, Any]) -> str:
+    """
+    Finds a file of a directory, or downloads it from a repository of the Hub.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`):
+            The directory or the repository.
+        file (`str`):
+            Name of the file.
+        kwargs (`Mapping[str, Any]`):
+            Keyword arguments of a `from_pretrained`; those that choose files on the Hub are used.
+
+    Returns:
+        `str`: path of the file.
+
+    Raises:
+        OSError: If there is no such file.
+    """
+    return str(cached_file(name_or_path, file, **hub_kwargs(kwargs)))
+
+
+def check_format_version(version: int, name: str) -> None:
+    """
+    Checks that this version of the library can read a file.
+
+    Args:
+        version (`int`):
+            The file's `format_version`; 0 for files that were written before formats had a version.
+        name (`str`):
+            The file, for the message.
+
+    Raises:
+        ValueError: If a newer version of the library wrote the file.
+    """
+    if version > FORMAT_VERSION:
+        raise ValueError(
+            f"{name} has format version {version}, but this version of patchrec-hf reads versions up to "
+            f"{FORMAT_VERSION}. Upgrade the library: `pip install --upgrade patchrec-hf`."
+        )
+
+
 def require_token(token: str | None = None) -> None:
     """
-    Checks, before anything is computed, that something can be pushed to the Hub.
+    Checks that there is a token to push to the Hub with, before anything is computed.
 
     Args:
         token (`str`, *optional*):
-            A token; the one of the environment or of `hf auth login` if not given.
+            A token. If not given, the environment's token or the one of `hf auth login` counts.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is no token.
     """
     if not (token or get_token()):
         raise ValueError(
@@ -34,13 +79,13 @@ def require_token(token: str | None = None) -> None:
 
 def push_kwargs(save_directory: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The arguments of `push_to_hub` that `save_pretrained` was given. It would upload by itself only what it has written
-    by itself, and so no catalog.
+    Picks the arguments of `push_to_hub` from those of `save_pretrained`. transformers would upload only the files that
+    it has written itself, so the catalog would be missing; the caller pushes after it has written the catalog.
     """
     name = os.path.basename(os.path.abspath(save_directory))
     return {"repo_id": name, **{key: kwargs[key] for key in _PUSH_KWARGS if key in kwargs}}
 
 
 def hub_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the keyword arguments of a `from_pretrained` that say which files of the Hub are meant."""
+    """Picks the keyword arguments of a `from_pretrained` that choose files on the Hub."""
     return {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}

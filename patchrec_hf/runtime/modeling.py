@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     Cache,
     GenerationMixin,
     PreTrainedConfig,
@@ -23,12 +22,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.utils import can_return_tuple
 
 from .attention import packed_attention_inputs
-from .backbones import check_logits, check_outputs, maskable_attention, mean_initialise, reads_trees, scale_logits
+from .backbones import check_logits, load_backbone, scale_logits
 from .configuration import PatchRecConfig
 from .encoding import IGNORED_LABEL
 from .hub_files import hub_kwargs
-from .processing import PatchRecProcessor
-from .prompts import PATCH_TOKEN, SPECIAL_TOKENS, add_special_tokens
+from .prompts import PATCH_TOKEN, Prompt
+from .tree_attention import TreeAttentionMixin
 
 
 class PatchRecPreTrainedModel(PreTrainedModel):
@@ -146,7 +145,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
             supervised_positions (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 If given, `last_hidden_state` holds only these positions, in shape `(B, S, H)`.
             subtree_end, chunk_ancestors (`torch.LongTensor`, *optional*):
-                Those of a packed batch, which comes without `attention_mask` (see [`pack_examples`]).
+                Those of a packed batch, which comes without `attention_mask` (see [`pack_histories`]).
             position_ids, past_key_values, inputs_embeds, **kwargs:
                 As the backbone takes them.
 
@@ -193,7 +192,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         return outputs
 
 
-class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
+class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, GenerationMixin):
     """
     A causal language model that reads patches: [`PatchRecModel`] and the backbone's own head.
 
@@ -209,18 +208,17 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         super().__init__(config)
         if backbone is None:
             backbone = AutoModelForCausalLM.from_config(config.text_config)
-        self.model = PatchRecModel(config, backbone.base_model)
+        decoder: Any = backbone.base_model
+        self.model = PatchRecModel(config, decoder)
         self.lm_head = backbone.get_output_embeddings()
         # Every backbone names its embedding table in its own way.
         embeddings = self.get_input_embeddings()
         table = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{table}.weight"} if config.tie_word_embeddings else {}
-        self._tree_attention_works: bool | None = None
-        self._unpacked_attention: str | None = None
         self.post_init()
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike, *model_args: Any, **kwargs: Any
     ) -> PatchRecForCausalLM:
         """
@@ -273,41 +271,11 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
                 given without its tokenizer, or its logits are made in a way that this wrapper does not reproduce
                 (checked on a few tokens).
         """
-        if isinstance(backbone, PreTrainedModel):
-            if tokenizer is None:
-                raise ValueError("A backbone given as a model needs its tokenizer: `from_backbone(model, tokenizer)`.")
-            known_tokens = tokenizer.get_vocab()
-        else:
-            own_tokenizer = AutoTokenizer.from_pretrained(
-                backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
-            )
-            known_tokens = own_tokenizer.get_vocab()
-            tokenizer = own_tokenizer if tokenizer is None else tokenizer
-            backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
-        if isinstance(backbone, PatchRecForCausalLM):
-            raise ValueError("This is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
-        if backbone.config.is_encoder_decoder or backbone.get_output_embeddings() is None:
-            raise ValueError(
-                f"{type(backbone).__name__} is not a decoder-only causal language model. Load the backbone "
-                "with `AutoModelForCausalLM`."
-            )
-        if not is_deepspeed_zero3_enabled():  # shards cannot be read before their engine exists
-            check_outputs(backbone)
-        add_special_tokens(tokenizer)
-        vocabulary = tokenizer.get_vocab()
-        num_rows = backbone.get_input_embeddings().num_embeddings  # ZeRO-3 leaves the weight itself no shape
-        new_ids = [
-            vocabulary[token] for token in SPECIAL_TOKENS if token not in known_tokens or vocabulary[token] >= num_rows
-        ]
-        if len(tokenizer) > num_rows:
-            backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        mean_initialise(backbone, new_ids, num_rows)
-
+        backbone, tokenizer = load_backbone(backbone, tokenizer, **kwargs)
+        patch_token_id = tokenizer.get_vocab()[PATCH_TOKEN]
         # A composite configuration resets the implementations of the one it is given.
         attention, experts = backbone.config._attn_implementation, backbone.config._experts_implementation
-        config = PatchRecConfig(
-            text_config=backbone.config, patch_token_id=vocabulary[PATCH_TOKEN], dtype=backbone.dtype
-        )
+        config = PatchRecConfig(text_config=backbone.config, patch_token_id=patch_token_id, dtype=backbone.dtype)
         config._attn_implementation, backbone.config._experts_implementation = attention, experts
         config.name_or_path = backbone.config.name_or_path  # adapters name it as what they were trained on
         with no_init_weights():
@@ -429,44 +397,33 @@ class PatchRecForCausalLM(PatchRecPreTrainedModel, GenerationMixin):
         """Longest sequence that the backbone reads, in tokens; `None` if its configuration names none."""
         return getattr(self.config.decoder_config, "max_position_embeddings", None)
 
-    def check_processor(self, processor: PatchRecProcessor) -> None:
+    def check_prompt(self, prompt: Prompt) -> None:
         """
-        Checks that a processor marks patches as this model expects them.
+        Checks that a prompt marks patches as this model expects them.
 
         Args:
-            processor ([`PatchRecProcessor`]):
-                The processor whose prompts the model shall read.
+            prompt ([`Prompt`]):
+                The prompt of the processor that feeds the model.
 
         Raises:
-            ValueError: If their ids of `<|patch|>` differ.
+            ValueError: If model and prompt have different ids of `<|patch|>`.
         """
-        if self.config.patch_token_id != processor.prompt.patch_id:
+        if self.config.patch_token_id != prompt.patch_id:
             raise ValueError(
                 f"The model's {PATCH_TOKEN} is token {self.config.patch_token_id}, the processor's is "
-                f"{processor.prompt.patch_id}: they were not made for each other. Make the model with "
+                f"{prompt.patch_id}: they were not made for each other. Make the model with "
                 "`from_backbone(backbone, processor.tokenizer)`, or load both from one checkpoint."
             )
 
-    def supports_tree_attention(self) -> bool:
-        """
-        Whether the backbone can read several branches that share a trunk as one sequence, told by a mask and by
-        positions. Found out by reading two branches packed and one by one, once per model: recurrent and ALiBi
-        backbones accept masks and positions that they then ignore.
-        """
-        if self._tree_attention_works is None:
-            with maskable_attention(self, self.model.language_model):
-                self._tree_attention_works = reads_trees(self)
-        return self._tree_attention_works
-
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self,
-        input_ids: torch.Tensor,
+        input_ids: Any,
         past_key_values: Cache | None = None,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        model_inputs = super().prepare_inputs_for_generation(
+        model_inputs = super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids,
             past_key_values=past_key_values,
             attention_mask=attention_mask,

@@ -6,18 +6,20 @@ import copy
 import json
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import PROCESSOR_NAME, cached_file
+from transformers.utils import PROCESSOR_NAME
 
 from .catalog import Catalog, TitleTokens, ragged_arange, tokenize_titles
-from .encoding import EncodedExample, TokenCounts, pad_examples
-from .hub_files import CATALOG_NAME, hub_kwargs, push_kwargs
+from .encoding import EncodedHistory, TokenCounts, pad_histories
+from .hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, hub_kwargs, push_kwargs
 from .layouts import ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
 from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
+from .trie import TitleTrie, build_trie
 
 
 _PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
@@ -124,42 +126,51 @@ class PatchRecProcessor(ProcessorMixin):
         ```
         """
         other = copy.copy(self)
+        other.__dict__.pop("trie", None)  # it spells the former titles
         other.catalog = catalog
         other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
         return other
 
+    @cached_property
+    def trie(self) -> TitleTrie:
+        """The title trie of the catalog, in which every title can be spelled. Built on first use."""
+        return build_trie(self.title_tokens, self.prompt.end_of_turn_id)
+
     def encode(
         self,
-        titles: TitleTokens,
         history: np.ndarray,
         target: int | None = None,
+        *,
         layout: Layout | None = None,
         seed: Sequence[int] | None = None,
         max_history: int | None = None,
-    ) -> EncodedExample:
+        titles: TitleTokens | None = None,
+    ) -> EncodedHistory:
         """
         Encodes one history.
 
         Args:
-            titles ([`TitleTokens`]):
-                The titles that `history` and `target` index; `self.title_tokens` for items of the catalog.
             history (`numpy.ndarray` of shape `(num_items,)`, int64):
-                Indices into `titles`, oldest first.
+                Catalog indices, oldest first.
             target (`int`, *optional*):
-                Index into `titles` of the item to predict. Without it there is no response.
+                Catalog index of the item to predict. Without it there is no response.
             layout ([`Layout`], *optional*):
                 Overrides the processor's.
             seed (`Sequence[int]`, *optional*):
-                What a random layout draws from; the history itself if not given (see [`TitleTokens.checksum`]).
+                Seed of a random layout. If not given, the layout draws from the history itself (see
+                [`TitleTokens.checksum`]).
             max_history (`int`, *optional*):
                 Overrides the processor's.
+            titles ([`TitleTokens`], *optional*):
+                The titles that `history` and `target` index. If not given, they are those of the catalog.
 
         Returns:
-            [`EncodedExample`]
+            [`EncodedHistory`]
 
         Raises:
             ValueError: If the history is empty.
         """
+        titles = self.title_tokens if titles is None else titles
         history = history[-(max_history or self.max_history) :]
         if len(history) == 0:
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
@@ -190,7 +201,7 @@ class PatchRecProcessor(ProcessorMixin):
         divisors = items_in_unit[units[is_folded]] * lengths[is_folded]
         num_title_tokens = int(titles.lengths[history].sum())
         text_length = num_title_tokens + len(history) - 1
-        return EncodedExample(
+        return EncodedHistory(
             input_ids=np.concatenate([prompt_ids, response_ids]).astype(np.int64),
             prompt_length=len(prompt_ids),
             patch_token_ids=titles.gather(items[is_folded]),
@@ -244,7 +255,7 @@ class PatchRecProcessor(ProcessorMixin):
                 Where short prompts are filled up; generation needs `"left"`.
 
         Returns:
-            [`~transformers.BatchFeature`]: the prompt's tensors, as in [`pad_examples`].
+            [`~transformers.BatchFeature`]: the prompt's tensors, as in [`pad_histories`].
 
         Raises:
             TypeError: If `histories` is not a list of lists.
@@ -253,16 +264,15 @@ class PatchRecProcessor(ProcessorMixin):
         """
         if isinstance(histories, str) or any(isinstance(history, (int, str, np.integer)) for history in histories):
             raise TypeError(f"`histories` must be a list of lists of item ids, such as [[3, 14]], got {histories!r}.")
-        examples = [
-            self.encode(self.title_tokens, self.catalog.indices_of(history), layout=layout) for history in histories
-        ]
-        batch = pad_examples(examples, self.prompt.pad_id, padding_side)
+        encoded = [self.encode(self.catalog.indices_of(history), layout=layout) for history in histories]
+        batch = pad_histories(encoded, self.prompt.pad_id, padding_side)
         return BatchFeature({key: batch[key] for key in _PROMPT_KEYS})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; the catalog and the tokenizer have files of their own."""
         return {
             "processor_class": type(self).__name__,
+            "format_version": FORMAT_VERSION,
             "prompt": self.prompt.to_dict(),
             "layout": layout_to_dict(self.layout),
             "max_history": self.max_history,
@@ -284,7 +294,7 @@ class PatchRecProcessor(ProcessorMixin):
             self.push_to_hub(**upload)
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike, layout: Layout | None = None, **kwargs: Any
     ) -> PatchRecProcessor:
         """
@@ -301,17 +311,18 @@ class PatchRecProcessor(ProcessorMixin):
 
         Raises:
             OSError: If the checkpoint has no `processor_config.json` or `catalog.parquet`.
-            ValueError: If its layout is not of this library, and `layout` is not given.
+            ValueError: If its layout is not of this library, and `layout` is not given; or if a newer version of the
+                library wrote the checkpoint.
         """
-        where = hub_kwargs(kwargs)
         trust_remote_code = kwargs.get("trust_remote_code", False)  # unset, transformers would ask at the terminal
-        with open(cached_file(pretrained_model_name_or_path, PROCESSOR_NAME, **where), encoding="utf-8") as file:
+        with open(find_file(pretrained_model_name_or_path, PROCESSOR_NAME, kwargs), encoding="utf-8") as file:
             values = json.load(file)
+        check_format_version(values.get("format_version", 0), f"{pretrained_model_name_or_path}/{PROCESSOR_NAME}")
         return cls(
             tokenizer=AutoTokenizer.from_pretrained(
-                pretrained_model_name_or_path, trust_remote_code=trust_remote_code, **where
+                pretrained_model_name_or_path, trust_remote_code=trust_remote_code, **hub_kwargs(kwargs)
             ),
-            catalog=Catalog.from_parquet(cached_file(pretrained_model_name_or_path, CATALOG_NAME, **where)),
+            catalog=Catalog.from_parquet(find_file(pretrained_model_name_or_path, CATALOG_NAME, kwargs)),
             prompt=Prompt.from_dict(values["prompt"]),
             layout=layout_from_dict(values["layout"]) if layout is None else layout,
             max_history=values["max_history"],

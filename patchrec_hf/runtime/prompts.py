@@ -73,7 +73,7 @@ BOOK_PROMPT_INSTRUCTION_FIRST = PromptTemplate(
     instruction="Please recommend one book for a user to read next with its title only and without any explanation. "
     "The user has read {history}",
 )
-"""As `BOOK_PROMPT`, with the instruction before the history, where all prompts share it (see [`pack_examples`])."""
+"""As `BOOK_PROMPT`, with the instruction before the history, where all prompts share it (see [`pack_histories`])."""
 
 MOVIE_PROMPT_INSTRUCTION_FIRST = PromptTemplate(
     system=MOVIE_PROMPT.system,

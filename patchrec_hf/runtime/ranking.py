@@ -1,4 +1,4 @@
-"""Ranking: the k items of the catalog whose titles the model holds most likely."""
+"""Ranking: the k items of the catalog whose titles the model finds most likely."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from .backbones import gathered_root, maskable_attention
-from .encoding import EncodedExample
+from .attention import maskable_attention
+from .encoding import EncodedHistory
 from .modeling import PatchRecForCausalLM
-from .search import AllowedItems, Prefixes, places_in_groups, score_all_titles, search_titles
+from .processing import PatchRecProcessor
+from .search import AllowedItems, Prefixes, ranks_in_groups, score_all_titles, search_titles
+from .sharding import gathered_root
 from .tree_reader import TreeReader
 from .trie import TitleTrie
 
@@ -21,7 +23,69 @@ from .trie import TitleTrie
 Method = Literal["exact", "beam", "all"]
 METHODS = get_args(Method)
 
-_TOKENS_AT_ONCE = {"exact": 64, "all": 512}  # beams read one token of each
+_TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
+
+
+@dataclass(frozen=True)
+class RankingConfig:
+    """
+    How a catalog is ranked. A prompt is read once, and its keys and values are kept. The titles are branches of one
+    tree behind the prompt, and each method reads as much of the tree as it needs.
+
+    Args:
+        k (`int`, *optional*, defaults to `20`):
+            Number of items to return.
+        method (`"exact"`, `"beam"` or `"all"`, *optional*, defaults to `"exact"`):
+            - `"exact"` searches best-first. The score of a prefix bounds every title that it begins, so the search
+              stops when no open prefix scores above the k-th best title. The result is proven to be the top k.
+            - `"beam"` keeps the best `num_beams` prefixes at each depth. The result may miss items, and says so.
+            - `"all"` reads every title. It costs most, and gives the rank of every item.
+        num_beams (`int`, *optional*):
+            For `"beam"`: prefixes that are kept at each depth, at least k. `2 * k` if not given.
+        length_penalty (`float`, *optional*, defaults to `0.0`):
+            For `"beam"`: titles are ranked by score / (number of tokens with the end of turn) ** length_penalty, and
+            no result is proven. 1 is the default of transformers' `generate`.
+        max_title_tokens (`int`, *optional*):
+            For `"exact"`: after this many title tokens for a history, the search continues as a beam search with one
+            beam for each item still missing, and its result is rarely proven. A model that finds most titles about
+            equally likely needs very many tokens. Without this bound the result is always proven.
+        batch_size (`int`, *optional*, defaults to `8`):
+            Histories per forward; bounds the memory.
+        synchronize (`bool`, *optional*, defaults to `False`):
+            Whether every process of a distributed run ranks equally many prompts at the same time. All of them then
+            run the same number of forwards, which sharded weights (ZeRO-3, FSDP2) need.
+
+    Raises:
+        ValueError: If a number is out of range, or a setting does not belong to the method.
+    """
+
+    k: int = 20
+    method: Method = "exact"
+    num_beams: int | None = None
+    length_penalty: float = 0.0
+    max_title_tokens: int | None = None
+    batch_size: int = 8
+    synchronize: bool = False
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"`k` must be at least 1, got {self.k}.")
+        if self.method not in METHODS:
+            raise ValueError(f"`method` must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}.")
+        if self.method != "beam" and (self.num_beams is not None or self.length_penalty != 0):
+            raise ValueError(
+                f"`num_beams` and `length_penalty` belong to `method='beam'`, got `method={self.method!r}`."
+            )
+        if self.method != "exact" and self.max_title_tokens is not None:
+            raise ValueError(f"`max_title_tokens` belongs to `method='exact'`, got `method={self.method!r}`.")
+        if self.max_title_tokens is not None and self.max_title_tokens < 0:
+            raise ValueError(f"`max_title_tokens` must be at least 0, got {self.max_title_tokens}.")
+        if self.method == "beam" and self.num_beams is None:
+            object.__setattr__(self, "num_beams", 2 * self.k)
+        if self.num_beams is not None and self.num_beams < self.k:
+            raise ValueError(f"`num_beams` must be at least k = {self.k}, got {self.num_beams}.")
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,175 +100,216 @@ class CatalogRanking:
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
             Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided as `length_penalty` says
             if there is one; -infinity where `items` is -1.
-        certified (`numpy.ndarray` of shape `(B,)`, bool):
+        is_exact (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
-        num_read (`numpy.ndarray` of shape `(B,)`, int64):
-            Title tokens that the model read to find it.
-        num_columns (`numpy.ndarray` of shape `(B,)`, int64):
-            Keys and values that were held at once for the prompt and the titles, for each layer and head.
+        tokens_read (`numpy.ndarray` of shape `(B,)`, int64):
+            Title tokens that the model read to find the list.
+        kv_length (`numpy.ndarray` of shape `(B,)`, int64):
+            Largest number of keys and values that a layer's head held at once, for the prompt and the titles.
     """
 
     items: np.ndarray
     scores: np.ndarray
-    certified: np.ndarray
-    num_read: np.ndarray
-    num_columns: np.ndarray
+    is_exact: np.ndarray
+    tokens_read: np.ndarray
+    kv_length: np.ndarray
 
 
-def rank_catalog(
-    model: PatchRecForCausalLM,
-    trie: TitleTrie,
-    prompts: Sequence[EncodedExample],
-    pad_id: int,
-    k: int = 20,
-    method: Method = "exact",
-    num_beams: int | None = None,
-    length_penalty: float = 0.0,
-    max_expansions: int | None = None,
-    candidates: Sequence[np.ndarray] | None = None,
-    excluded: Sequence[np.ndarray] | None = None,
-    batch_size: int = 8,
-    synchronize: bool = False,
-    show_progress: bool = False,
-) -> CatalogRanking:
+class CatalogRanker:
     """
-    Ranks the catalog for each prompt by score(item) = Σ log p(title tokens + end of turn | prompt).
-
-    A prompt is read once, and its keys and values are kept once. The titles are branches of one tree behind it, of
-    which each method reads as much as it needs:
-
-    - `"exact"`: best-first. A prefix's score is an upper bound of every title that it begins, so the search stops when
-      no open prefix scores above the k-th best title, and the result is proven to be the top k.
-    - `"beam"`: the best `num_beams` prefixes at each depth. The result may miss items, and says whether it can have.
-    - `"all"`: every title. The costliest; for the rank of every item, and to check the others.
+    Ranks the catalog for encoded histories by score(item) = Σ log p(title tokens + end of turn | prompt).
 
     Args:
         model ([`PatchRecForCausalLM`]):
             The model, in evaluation mode.
-        trie ([`TitleTrie`]):
-            The catalog's titles.
-        prompts (`Sequence[EncodedExample]`):
-            The histories; responses, if any, are ignored.
-        pad_id (`int`):
-            Fills up short prompts.
-        k (`int`, *optional*, defaults to `20`):
-            How many items to return.
-        method (`"exact"`, `"beam"` or `"all"`, *optional*, defaults to `"exact"`):
-            See above.
-        num_beams (`int`, *optional*):
-            For `"beam"`: prefixes that are kept at each depth, at least k; `2 * k` if not given.
-        length_penalty (`float`, *optional*, defaults to `0.0`):
-            For `"beam"`: the titles that it finds are ranked by score / (number of tokens with the end of turn) **
-            length_penalty, and nothing is certified. 1 is the default of transformers' `generate`.
-        max_expansions (`int`, *optional*):
-            For `"exact"`: title tokens that are read for a user before the search goes on as a beam search for as many
-            items as are missing; its result is then rarely certified. A model that finds most titles about equally
-            likely needs very many. Without it the search always ends with a certified result.
-        candidates (`Sequence[numpy.ndarray]`, *optional*):
-            For each prompt, the catalog indices that may be recommended; all if not given.
-        excluded (`Sequence[numpy.ndarray]`, *optional*):
-            For each prompt, the catalog indices that may not be recommended.
-        batch_size (`int`, *optional*, defaults to `8`):
-            Users per forward; bounds the memory.
-        synchronize (`bool`, *optional*, defaults to `False`):
-            Whether every process of a distributed run calls this with as many prompts at the same time. All of them
-            then run the same number of forwards, which sharded weights (ZeRO-3, FSDP2) need.
-        show_progress (`bool`, *optional*, defaults to `False`):
-            Whether to show a progress bar.
-
-    Returns:
-        [`CatalogRanking`]
+        processor ([`PatchRecProcessor`]):
+            The model's processor. Its title trie is used, and built only once for all rankers.
+        config ([`RankingConfig`], *optional*):
+            How to rank.
 
     Raises:
-        ValueError: If k is less than 1 or above the catalog's size, an argument does not fit the method, a prompt is
-            longer than the model's context, the titles were made by another tokenizer, an index lies outside the
-            catalog, or a user has no item that may be recommended.
-        TypeError: If the backbone cannot attend to a tree (recurrent or ALiBi models).
-        FloatingPointError: If the model's scores are not numbers.
+        ValueError: If model and processor were not made for each other, k is above the number of items that can be
+            spelled, or the titles were tokenized for another model.
+
+    Example:
+    ```python
+    >>> ranker = CatalogRanker(model, processor, RankingConfig(k=10))
+    >>> ranking = ranker.rank([processor.encode(processor.catalog.indices_of([3, 14]))])
+    >>> processor.catalog.item_ids[ranking.items[0]]
+    ```
     """
-    num_items = len(trie.items)
-    if not 1 <= k <= num_items:
-        raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {k}.")
-    if method not in METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(map(repr, METHODS))}, got {method!r}.")
-    if method != "beam" and (num_beams is not None or length_penalty != 0):
-        raise ValueError(f"`num_beams` and `length_penalty` belong to `method='beam'`, got `method={method!r}`.")
-    if method != "exact" and max_expansions is not None:
-        raise ValueError(f"`max_expansions` belongs to `method='exact'`, got `method={method!r}`.")
-    if max_expansions is not None and max_expansions < 0:
-        raise ValueError(f"`max_expansions` must be at least 0, got {max_expansions}.")
-    if method == "beam":
-        num_beams = 2 * k if num_beams is None else num_beams
-        if num_beams < k:
-            raise ValueError(f"`num_beams` must be at least k = {k}, got {num_beams}.")
-    for name, arrays in (("candidates", candidates), ("excluded", excluded)):
-        if arrays is not None and len(arrays) != len(prompts):
-            raise ValueError(f"`{name}` needs one array for each of {len(prompts)} prompts, got {len(arrays)}.")
 
-    def allowed(row: int) -> np.ndarray:
-        return _allowed(
-            trie, row, None if candidates is None else candidates[row], None if excluded is None else excluded[row]
-        )
+    def __init__(
+        self, model: PatchRecForCausalLM, processor: PatchRecProcessor, config: RankingConfig | None = None
+    ) -> None:
+        model.check_prompt(processor.prompt)
+        self._prepare(model, processor.trie, processor.prompt.pad_id, config)
 
-    if candidates is not None or excluded is not None:
-        for row in range(len(prompts)):  # before hours are spent on those before it
-            allowed(row)
+    @classmethod
+    def from_trie(
+        cls, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, config: RankingConfig | None = None
+    ) -> CatalogRanker:
+        """
+        Makes a ranker for titles that are not a processor's.
 
-    def rank(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        allowed_items = AllowedItems(trie, np.stack([allowed(row) for row in rows]))
-        if method == "all":
-            found = score_all_titles(reader, allowed_items, _TOKENS_AT_ONCE["all"])
-        else:
-            found = search_titles(
-                reader,
-                allowed_items,
-                k,
-                num_beams=num_beams,
-                max_expansions=max_expansions,
-                tokens_per_wave=_TOKENS_AT_ONCE["exact"],
-                prune=length_penalty == 0,
+        Args:
+            model ([`PatchRecForCausalLM`]):
+                The model, in evaluation mode.
+            trie ([`TitleTrie`]):
+                The titles.
+            pad_id (`int`):
+                Token that fills short prompts.
+            config ([`RankingConfig`], *optional*):
+                How to rank.
+        """
+        ranker = cls.__new__(cls)
+        ranker._prepare(model, trie, pad_id, config)
+        return ranker
+
+    def _prepare(self, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, config: RankingConfig | None) -> None:
+        config = RankingConfig() if config is None else config
+        num_items, vocab_size = len(trie.items), model.config.decoder_config.vocab_size
+        if config.k > num_items:
+            raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {config.k}.")
+        if trie.tokens.max() >= vocab_size:
+            raise ValueError(
+                f"The titles hold token {trie.tokens.max()}, but the model's vocabulary has {vocab_size} tokens: they "
+                "were tokenized for another model."
             )
-        items, scores = _top_k(trie, found.titles, allowed_items, k, length_penalty)
-        certified = (found.dropped <= scores[:, -1]) & (length_penalty == 0)
-        return items, scores, certified, found.num_read, np.full(len(rows), reader.num_columns)
+        self.model = model
+        self.trie = trie
+        self.config = config
+        self._pad_id = pad_id
 
-    return CatalogRanking(*_in_batches(rank, model, trie, prompts, pad_id, batch_size, synchronize, show_progress))
+    def rank(
+        self,
+        prompts: Sequence[EncodedHistory],
+        candidates: Sequence[np.ndarray] | None = None,
+        excluded: Sequence[np.ndarray] | None = None,
+        show_progress: bool = False,
+    ) -> CatalogRanking:
+        """
+        Finds the best items for each prompt.
 
+        Args:
+            prompts (`Sequence[EncodedHistory]`):
+                B histories; responses, if any, are ignored.
+            candidates (`Sequence[numpy.ndarray]`, *optional*):
+                For each prompt, the catalog indices that may be recommended; all if not given.
+            excluded (`Sequence[numpy.ndarray]`, *optional*):
+                For each prompt, the catalog indices that may not be recommended.
+            show_progress (`bool`, *optional*, defaults to `False`):
+                Whether to show a progress bar.
 
-def score_catalog(
-    model: PatchRecForCausalLM,
-    trie: TitleTrie,
-    prompts: Sequence[EncodedExample],
-    pad_id: int,
-    batch_size: int = 8,
-    synchronize: bool = False,
-    show_progress: bool = False,
-) -> np.ndarray:
-    """
-    Scores every item of the catalog for each prompt.
+        Returns:
+            [`CatalogRanking`]
 
-    Args:
-        model, trie, prompts, pad_id, batch_size, synchronize, show_progress:
-            See [`rank_catalog`].
+        Raises:
+            ValueError: If there is no prompt, a prompt is longer than the model's context, an index lies outside the
+                catalog, or a prompt has no item that may be recommended.
+            TypeError: If the backbone cannot attend to a tree (recurrent or ALiBi models).
+            FloatingPointError: If the model's scores are not numbers.
+        """
+        config, trie = self.config, self.trie
+        for name, arrays in (("candidates", candidates), ("excluded", excluded)):
+            if arrays is not None and len(arrays) != len(prompts):
+                raise ValueError(f"`{name}` needs one array for each of {len(prompts)} prompts, got {len(arrays)}.")
 
-    Returns:
-        `numpy.ndarray` of shape `(B, num_items)`, float32, by catalog index: Σ log p(title tokens + end of turn |
-        prompt); -infinity for titles that the trie cannot spell.
+        def allowed(row: int) -> np.ndarray:
+            return _allowed(
+                trie, row, None if candidates is None else candidates[row], None if excluded is None else excluded[row]
+            )
 
-    Raises:
-        ValueError, TypeError, FloatingPointError: As [`rank_catalog`] does.
-    """
+        if candidates is not None or excluded is not None:
+            for row in range(len(prompts)):  # a bad row fails before the model has ranked for hours
+                allowed(row)
 
-    def score(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        everything = AllowedItems(trie, np.ones((len(rows), trie.num_items), dtype=bool))
-        found = score_all_titles(reader, everything, _TOKENS_AT_ONCE["all"]).titles
-        leaves, items = trie.items_at(found.nodes)
-        scores = np.full((len(rows), trie.num_items), -np.inf, dtype=np.float32)
-        scores[found.users[leaves], items] = found.scores[leaves]
-        return (scores,)
+        def answer(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+            allowed_items = AllowedItems(trie, np.stack([allowed(row) for row in rows]))
+            if config.method == "all":
+                result = score_all_titles(reader, allowed_items, _TOKENS_PER_FORWARD["all"])
+            else:
+                result = search_titles(
+                    reader,
+                    allowed_items,
+                    config.k,
+                    num_beams=config.num_beams,
+                    max_title_tokens=config.max_title_tokens,
+                    tokens_per_wave=_TOKENS_PER_FORWARD["exact"],
+                    prune=config.length_penalty == 0,
+                )
+            items, scores = _top_k(trie, result.titles, allowed_items, config.k, config.length_penalty)
+            is_exact = (result.dropped <= scores[:, -1]) & (config.length_penalty == 0)
+            return items, scores, is_exact, result.tokens_read, np.full(len(rows), reader.kv_length)
 
-    (scores,) = _in_batches(score, model, trie, prompts, pad_id, batch_size, synchronize, show_progress)
-    return scores
+        return CatalogRanking(*self._answer_in_batches(prompts, answer, show_progress))
+
+    def score(self, prompts: Sequence[EncodedHistory], show_progress: bool = False) -> np.ndarray:
+        """
+        Scores every item of the catalog for each prompt.
+
+        Args:
+            prompts, show_progress:
+                See [`CatalogRanker.rank`].
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, float32, by catalog index: Σ log p(title tokens + end of turn |
+            prompt); -infinity for titles that the trie cannot spell.
+
+        Raises:
+            ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
+        """
+        trie = self.trie
+
+        def answer(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+            everything = AllowedItems(trie, np.ones((len(rows), trie.num_items), dtype=bool))
+            titles = score_all_titles(reader, everything, _TOKENS_PER_FORWARD["all"]).titles
+            leaves, items = trie.items_at(titles.nodes)
+            scores = np.full((len(rows), trie.num_items), -np.inf, dtype=np.float32)
+            scores[titles.users[leaves], items] = titles.scores[leaves]
+            return (scores,)
+
+        (scores,) = self._answer_in_batches(prompts, answer, show_progress)
+        return scores
+
+    @torch.no_grad()
+    def _answer_in_batches(
+        self,
+        prompts: Sequence[EncodedHistory],
+        answer: Callable[[TreeReader, np.ndarray], tuple[np.ndarray, ...]],
+        show_progress: bool,
+    ) -> list[np.ndarray]:
+        """The arrays that `answer` returns for a reader and the rows of its prompts, in the order of `prompts`."""
+        if not prompts:
+            raise ValueError("There is nothing to rank: no prompt was given.")
+        model = self.model
+        lengths = np.array([prompt.prompt_length for prompt in prompts])
+        longest = int(lengths.max()) + self.trie.max_depth
+        if model.max_length is not None and longest > model.max_length:
+            raise ValueError(
+                f"The longest prompt takes {longest} tokens with a title, but the model reads at most "
+                f"{model.max_length}. Lower the processor's `max_history`, or choose a layout that compresses more."
+            )
+        order = np.argsort(-lengths, kind="stable")  # prompts of similar lengths need little padding
+        parts = []
+        with (
+            gathered_root(model),
+            maskable_attention(model, model.model.language_model),
+            tqdm(total=len(prompts), desc="Ranking", unit="history", disable=not show_progress) as progress,
+        ):
+            if not model.supports_tree_attention():
+                raise TypeError(
+                    f"{type(model.model.language_model).__name__} cannot attend to a tree of candidates: its state or "
+                    "its positions do not follow the attention mask. Use a backbone with attention and position ids."
+                )
+            reader = TreeReader(model, self.trie, self._pad_id, self.config.synchronize)
+            for start in range(0, len(prompts), self.config.batch_size):
+                rows = order[start : start + self.config.batch_size]
+                reader.start([prompts[row] for row in rows])
+                parts.append(answer(reader, rows))
+                progress.update(len(rows))
+        back = np.argsort(order)
+        return [np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)]
 
 
 def _allowed(trie: TitleTrie, row: int, candidates: np.ndarray | None, excluded: np.ndarray | None) -> np.ndarray:
@@ -237,61 +342,10 @@ def _indices(trie: TitleTrie, row: int, indices: np.ndarray) -> np.ndarray:
     return indices
 
 
-@torch.no_grad()
-def _in_batches(
-    answer: Callable[[TreeReader, np.ndarray], tuple[np.ndarray, ...]],
-    model: PatchRecForCausalLM,
-    trie: TitleTrie,
-    prompts: Sequence[EncodedExample],
-    pad_id: int,
-    batch_size: int,
-    synchronize: bool,
-    show_progress: bool,
-) -> list[np.ndarray]:
-    """What `answer` makes of a reader and the rows of its prompts, over all batches and in the order of `prompts`."""
-    if not prompts:
-        raise ValueError("There is nothing to rank: no prompt was given.")
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    lengths = np.array([prompt.prompt_length for prompt in prompts])
-    longest = int(lengths.max()) + trie.max_depth
-    if model.max_length is not None and longest > model.max_length:
-        raise ValueError(
-            f"The longest prompt takes {longest} tokens with a title, but the model reads at most {model.max_length}. "
-            "Lower the processor's `max_history`, or choose a layout that compresses more."
-        )
-    vocab_size = model.config.decoder_config.vocab_size
-    if trie.tokens.max() >= vocab_size:
-        raise ValueError(
-            f"The titles hold token {trie.tokens.max()}, but the model's vocabulary has {vocab_size} tokens: they "
-            "were tokenized for another model."
-        )
-    order = np.argsort(-lengths, kind="stable")  # prompts of like lengths need little padding
-    parts = []
-    with (
-        gathered_root(model),
-        maskable_attention(model, model.model.language_model),
-        tqdm(total=len(prompts), desc="Ranking", unit="user", disable=not show_progress) as progress,
-    ):
-        if not model.supports_tree_attention():
-            raise TypeError(
-                f"{type(model.model.language_model).__name__} cannot attend to a tree of candidates: its state or its "
-                "positions do not follow the attention mask. Use a backbone with attention and position ids."
-            )
-        reader = TreeReader(model, trie, pad_id, synchronize)
-        for start in range(0, len(prompts), batch_size):
-            rows = order[start : start + batch_size]
-            reader.start([prompts[row] for row in rows])
-            parts.append(answer(reader, rows))
-            progress.update(len(rows))
-    back = np.argsort(order)
-    return [np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)]
-
-
 def _top_k(
     trie: TitleTrie, titles: Prefixes, allowed: AllowedItems, k: int, length_penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best allowed items of each user and their scores, as rows."""
+    """The k best allowed items of each user and their scores, each of shape `(B, k)`."""
     leaves, items = trie.items_at(titles.nodes)
     users, scores = titles.users[leaves], titles.scores[leaves]
     if length_penalty != 0:
@@ -299,11 +353,11 @@ def _top_k(
     is_allowed = allowed.mask[users, items]
     users, items, scores = users[is_allowed], items[is_allowed], scores[is_allowed]
     order = np.lexsort((items, -scores, users))
-    places = places_in_groups(users[order])
-    order, places = order[places < k], places[places < k]
+    ranks = ranks_in_groups(users[order])
+    order, ranks = order[ranks < k], ranks[ranks < k]
     num_users = len(allowed.mask)
     best_items = np.full((num_users, k), -1)
     best_scores = np.full((num_users, k), -np.inf)
-    best_items[users[order], places] = items[order]
-    best_scores[users[order], places] = scores[order]
+    best_items[users[order], ranks] = items[order]
+    best_scores[users[order], ranks] = scores[order]
     return best_items, best_scores

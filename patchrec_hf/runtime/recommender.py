@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,7 @@ from .catalog import tokenize_titles
 from .layouts import Layout
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
-from .ranking import Method, rank_catalog
-from .trie import TitleTrie, build_trie
+from .ranking import CatalogRanker, Method, RankingConfig
 
 
 @dataclass(frozen=True)
@@ -31,14 +29,14 @@ class Recommendation:
             The item's title.
         score (`float`):
             Log-probability of the title after the history; at most 0.
-        certified (`bool`):
+        is_exact (`bool`):
             Whether the list that it stands in is proven to be the best one.
     """
 
     item_id: int
     title: str
     score: float
-    certified: bool
+    is_exact: bool
 
 
 class PatchRecommender:
@@ -59,7 +57,7 @@ class PatchRecommender:
     """
 
     def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
-        model.check_processor(processor)
+        model.check_prompt(processor.prompt)
         self.model = model.eval()
         self.processor = processor
 
@@ -90,11 +88,6 @@ class PatchRecommender:
         model = load(pretrained_model_name_or_path, **kwargs)
         return cls(model, PatchRecProcessor.from_pretrained(pretrained_model_name_or_path, layout, **kwargs))
 
-    @cached_property
-    def trie(self) -> TitleTrie:
-        """All titles of the catalog as one tree."""
-        return build_trie(self.processor.title_tokens, self.processor.prompt.end_of_turn_id)
-
     def recommend(
         self,
         histories: Sequence[int | str] | Sequence[Sequence[int | str]],
@@ -104,7 +97,7 @@ class PatchRecommender:
         candidates: Collection[int] | Sequence[Collection[int]] | None = None,
         method: Method = "exact",
         num_beams: int | None = None,
-        max_expansions: int | None = None,
+        max_title_tokens: int | None = None,
         layout: Layout | None = None,
         batch_size: int = 8,
         show_progress: bool = False,
@@ -125,8 +118,8 @@ class PatchRecommender:
             candidates (`Collection[int]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended, for all histories alike or for each; the whole catalog if not
                 given.
-            method, num_beams, max_expansions:
-                See [`rank_catalog`].
+            method, num_beams, max_title_tokens:
+                See [`RankingConfig`].
             layout ([`Layout`], *optional*):
                 Overrides the processor's.
             batch_size (`int`, *optional*, defaults to `8`):
@@ -145,63 +138,61 @@ class PatchRecommender:
             FloatingPointError: If the model's scores are not numbers.
         """
         is_single, batch = _as_batch(histories)
-        catalog, titles = self.processor.catalog, self.processor.title_tokens
+        processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
         known = [[self._indices(item) for item in history] for history in batch]
-        # Titles that the catalog lacks follow those that it has.
-        new = [item for history in batch for item in history if isinstance(item, str)]
-        new = [title for title in dict.fromkeys(new) if not catalog.indices_of_title(title)]
-        places = {title: len(catalog) + place for place, title in enumerate(new)}
+        # Titles that the catalog lacks follow the catalog's own.
+        texts = dict.fromkeys(item for history in batch for item in history if isinstance(item, str))
+        new = [title for title in texts if not catalog.indices_of_title(title)]
+        index_of_new = {title: len(catalog) + number for number, title in enumerate(new)}
+        titles = processor.title_tokens
         if new:
-            titles = titles.extended(tokenize_titles(new, self.processor.tokenizer))
+            titles = titles.extended(tokenize_titles(new, processor.tokenizer))
         prompts = [
-            self.processor.encode(
-                titles,
-                np.array(
-                    [found[0] if found else places[str(item)] for item, found in zip(history, items, strict=True)]
-                ),
+            processor.encode(
+                np.array([known[0] if known else index_of_new[str(item)] for item, known in zip(*pair, strict=True)]),
                 layout=layout,
+                titles=titles,
             )
-            for history, items in zip(batch, known, strict=True)
+            for pair in zip(batch, known, strict=True)
         ]
         seen = [
-            self.trie.items_spelled_like(np.array([index for found in items for index in found], dtype=np.int64))
+            trie.items_spelled_like(np.array([index for indices in items for index in indices], dtype=np.int64))
             for items in known
         ]
-        ranking = rank_catalog(
-            self.model,
-            self.trie,
-            prompts,
-            self.processor.prompt.pad_id,
-            k=min(k, len(self.trie.items)),
+        config = RankingConfig(
+            k=min(k, len(trie.items)),
             method=method,
             num_beams=num_beams,
-            max_expansions=max_expansions,
+            max_title_tokens=max_title_tokens,
+            batch_size=batch_size,
+        )
+        ranking = CatalogRanker(self.model, processor, config).rank(
+            prompts,
             candidates=self._candidates(candidates, len(batch), unique_titles),
             excluded=seen if exclude_seen else None,
-            batch_size=batch_size,
             show_progress=show_progress,
         )
         results = [
             [
-                Recommendation(int(catalog.item_ids[item]), catalog.titles[item], float(score), bool(certified))
+                Recommendation(int(catalog.item_ids[item]), catalog.titles[item], float(score), bool(is_exact))
                 for item, score in zip(items, scores, strict=True)
                 if item >= 0
             ]
-            for items, scores, certified in zip(ranking.items, ranking.scores, ranking.certified, strict=True)
+            for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True)
         ]
         return results[0] if is_single else results
 
     def _candidates(
         self, candidates: Collection[int] | Sequence[Collection[int]] | None, num_histories: int, unique_titles: bool
     ) -> list[np.ndarray] | None:
-        catalog = self.processor.catalog
+        catalog, trie = self.processor.catalog, self.processor.trie
         if candidates is None:
-            return [self.trie.titles_of(self.trie.items)[1]] * num_histories if unique_titles else None
+            return [trie.titles_of(trie.items)[1]] * num_histories if unique_titles else None
         values: list[Any] = list(candidates)
         # One list for all histories, or one for each.
         lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer)) else values
         arrays = [catalog.indices_of(list(item_ids)) for item_ids in lists]
-        return [self.trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
+        return [trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
 
     def _indices(self, item: int | str) -> list[int]:
         catalog = self.processor.catalog

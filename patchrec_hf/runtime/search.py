@@ -11,7 +11,7 @@ from .tree_reader import TreeReader
 from .trie import TitleTrie
 
 
-_MOST_COLUMNS = 512
+_MAX_TOKENS_PER_FORWARD = 512
 """Title tokens of a user that one forward reads at most, but for the end of a chain."""
 
 
@@ -87,13 +87,13 @@ class Found:
         dropped (`numpy.ndarray` of shape `(B,)`, float64):
             The best score of a prefix that was given up though it might have led into the top k; -infinity if none
             was.
-        num_read (`numpy.ndarray` of shape `(B,)`, int64):
+        tokens_read (`numpy.ndarray` of shape `(B,)`, int64):
             Title tokens that were read for each user.
     """
 
     titles: Prefixes
     dropped: np.ndarray
-    num_read: np.ndarray
+    tokens_read: np.ndarray
 
 
 def search_titles(
@@ -101,7 +101,7 @@ def search_titles(
     allowed: AllowedItems,
     k: int,
     num_beams: int | None,
-    max_expansions: int | None,
+    max_title_tokens: int | None,
     tokens_per_wave: int,
     prune: bool = True,
 ) -> Found:
@@ -122,7 +122,7 @@ def search_titles(
             How many items are wanted.
         num_beams (`int`, *optional*):
             Prefixes that are kept after each wave.
-        max_expansions (`int`, *optional*):
+        max_title_tokens (`int`, *optional*):
             Title tokens of a user after which a best-first search goes on with as many beams as items are missing.
         tokens_per_wave (`int`):
             About how many title tokens of a user a wave of the best-first search reads.
@@ -137,23 +137,23 @@ def search_titles(
     roots = Prefixes(everyone, np.zeros(num_users, dtype=np.int64), np.zeros(num_users))
     found, opened = _follow(reader, allowed, roots, np.ones(num_users, dtype=np.int64))
     dropped = np.full(num_users, -np.inf)
-    num_read = np.zeros(num_users, dtype=np.int64)
+    tokens_read = np.zeros(num_users, dtype=np.int64)
     while True:
         last, num_found = _last_of_top_k(found, allowed, num_users, k)
         if prune:
             opened = opened.select(opened.scores > last[opened.users])
         opened = opened.best_first()
-        place = places_in_groups(opened.users)
+        place = ranks_in_groups(opened.users)
         width = np.full(num_users, len(opened) if num_beams is None else num_beams)
         is_spent = np.zeros(num_users, dtype=bool)
-        if max_expansions is not None and num_beams is None:
-            is_spent = num_read >= max_expansions
+        if max_title_tokens is not None and num_beams is None:
+            is_spent = tokens_read >= max_title_tokens
             width[is_spent] = np.maximum(k - num_found, 0)[is_spent]
         is_kept = place < width[opened.users]
         np.maximum.at(dropped, opened.users[~is_kept], opened.scores[~is_kept])
         opened, place = opened.select(is_kept), place[is_kept]
         if reader.largest(len(opened)) == 0:
-            return Found(found, dropped, num_read)
+            return Found(found, dropped, tokens_read)
 
         reader.forget_all_but_ways_to(opened.users, opened.nodes)
         is_chosen, lengths = np.ones(len(opened), dtype=bool), np.ones(len(opened), dtype=np.int64)
@@ -163,12 +163,13 @@ def search_titles(
             room = tokens_per_wave - np.bincount(opened.users, minlength=num_users)[opened.users]
             more = trie.chain_lengths[opened.nodes] - 1
             lengths += np.clip(room - _sums_before(more, place), 0, more)
-        num_read += np.bincount(opened.users[is_chosen], weights=lengths[is_chosen], minlength=num_users).astype(int)
+        read = np.bincount(opened.users[is_chosen], weights=lengths[is_chosen], minlength=num_users)
+        tokens_read += read.astype(np.int64)
         chosen, lengths, opened = opened.select(is_chosen), lengths[is_chosen], opened.select(~is_chosen)
         if prune:
             found = found.select(found.scores >= last[found.users])
         # Many beams are read in several forwards.
-        block = _sums_before(lengths, places_in_groups(chosen.users)) // _MOST_COLUMNS
+        block = _sums_before(lengths, ranks_in_groups(chosen.users)) // _MAX_TOKENS_PER_FORWARD
         for number in range(reader.largest(int(block.max(initial=0)) + 1)):
             part, part_lengths = chosen.select(block == number), lengths[block == number]
             _read(reader, part, part_lengths)
@@ -202,7 +203,7 @@ def score_all_titles(reader: TreeReader, allowed: AllowedItems, tokens_at_once: 
 
     score_children(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
     inner = np.flatnonzero(trie.num_children[1:] > 0) + 1
-    num_read = 0
+    tokens_read = 0
     for start in range(0, len(inner), tokens_at_once):
         nodes = inner[start : start + tokens_at_once]
         # The way to the first of them was read and forgotten with nodes before it.
@@ -211,7 +212,7 @@ def score_all_titles(reader: TreeReader, allowed: AllowedItems, tokens_at_once: 
         reader.read(np.tile(run, (num_users, 1)))
         score_children(nodes, len(way) + np.arange(len(nodes)))
         reader.forget()
-        num_read += len(run)
+        tokens_read += len(run)
     for depth in range(2, trie.max_depth + 1):
         level = np.flatnonzero(trie.depths == depth)
         scores[:, level] += scores[:, trie.parents[level]]
@@ -219,7 +220,7 @@ def score_all_titles(reader: TreeReader, allowed: AllowedItems, tokens_at_once: 
     users, leaves = np.repeat(np.arange(num_users), len(leaves)), np.tile(leaves, num_users)
     titles = Prefixes(users, leaves, scores[users, leaves])
     titles = titles.select(allowed.count(users, leaves) > 0)
-    return Found(titles, np.full(num_users, -np.inf), np.full(num_users, num_read))
+    return Found(titles, np.full(num_users, -np.inf), np.full(num_users, tokens_read))
 
 
 def _read(reader: TreeReader, prefixes: Prefixes, lengths: np.ndarray) -> None:
@@ -257,10 +258,10 @@ def _follow(
 def _runs(prefixes: Prefixes, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """User, node and column of so many nodes from each prefix on. A chain of nodes is a run of consecutive numbers."""
     users = np.repeat(prefixes.users, lengths)
-    return users, np.repeat(prefixes.nodes, lengths) + ragged_arange(lengths), places_in_groups(users)
+    return users, np.repeat(prefixes.nodes, lengths) + ragged_arange(lengths), ranks_in_groups(users)
 
 
-def places_in_groups(users: np.ndarray) -> np.ndarray:
+def ranks_in_groups(users: np.ndarray) -> np.ndarray:
     """The place of each entry among those of its user; `users` ascends."""
     return ragged_arange(np.diff(np.flatnonzero(np.diff(users, prepend=-1, append=-1))))
 
@@ -276,7 +277,7 @@ def _last_of_top_k(titles: Prefixes, allowed: AllowedItems, num_users: int, k: i
     """Of each user: the k-th best item's score, -infinity where fewer were found; and how many were found."""
     titles = titles.best_first()
     counts = allowed.count(titles.users, titles.nodes)
-    before = _sums_before(counts, places_in_groups(titles.users))
+    before = _sums_before(counts, ranks_in_groups(titles.users))
     is_last = (before < k) & (before + counts >= k)
     last = np.full(num_users, -np.inf)
     last[titles.users[is_last]] = titles.scores[is_last]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,13 +12,13 @@ from accelerate import PartialState
 from transformers import DynamicCache
 
 from .attention import tree_attention_mask
-from .encoding import EncodedExample, pad_examples
+from .encoding import EncodedHistory, pad_histories
 from .modeling import PatchRecForCausalLM
 from .trie import TitleTrie
 
 
-_LOGITS_AT_ONCE = 2**25  # 128 MiB in float32
-_CROWDED = 128
+_MAX_LOGITS = 2**25  # 128 MiB in float32
+_PRUNE_ABOVE = 128
 """Nodes in the cache from which on it is worth asking which of them still lead anywhere."""
 
 
@@ -54,18 +55,18 @@ class TreeReader:
         self._depths = torch.from_numpy(np.append(trie.depths, 1)).to(model.device)
         self._cache = DynamicCache()
 
-    def start(self, prompts: Sequence[EncodedExample]) -> None:
+    def start(self, prompts: Sequence[EncodedHistory]) -> None:
         """
         Reads the prompts of B users, and forgets those of others.
 
         Args:
-            prompts (`Sequence[EncodedExample]`):
+            prompts (`Sequence[EncodedHistory]`):
                 B histories; responses, if any, are ignored.
         """
         device, self.num_users = self.model.device, len(prompts)
         # Without a configuration the cache keeps every position, also in sliding-window layers: the mask narrows it.
         self._cache = DynamicCache()
-        batch = {key: value.to(device) for key, value in pad_examples(prompts, self._pad_id).items()}
+        batch = {key: value.to(device) for key, value in pad_histories(prompts, self._pad_id).items()}
         longest = max(prompt.prompt_length for prompt in prompts)
         self._lengths = torch.tensor([[prompt.prompt_length] for prompt in prompts], device=device)
         positions = torch.arange(longest, device=device).expand(self.num_users, -1)
@@ -78,7 +79,7 @@ class TreeReader:
         self._key_nodes = torch.where(is_prompt, 0, self._unseen)
         self._key_positions = positions
         self._held_nodes = np.empty((self.num_users, 0), dtype=np.int64)
-        self._prompt_columns = self.num_columns = longest
+        self._prompt_columns = self.kv_length = longest
         self._hidden = self._forward(
             visible,
             positions,
@@ -105,12 +106,12 @@ class TreeReader:
         keys, query = self._key_nodes[:, None, :], queries[:, :, None]
         visible = (keys <= query) & (query < self._ends_on_device[keys])
         self._hidden = self._forward(visible, positions, input_ids=self._tokens[queries])
-        self.num_columns = max(self.num_columns, self._key_nodes.shape[1])
+        self.kv_length = max(self.kv_length, self._key_nodes.shape[1])
 
     def forget(self) -> None:
         """Drops every node from the cache, which then holds the prompts only."""
         if self._held_nodes.shape[1] > 0:
-            self._cache.crop(-self._held_nodes.shape[1])
+            self._cache.crop(-self._held_nodes.shape[1])  # a negative length drops the last ones
         self._held_nodes = self._held_nodes[:, :0]
         self._key_nodes = self._key_nodes[:, : self._prompt_columns]
         self._key_positions = self._key_positions[:, : self._prompt_columns]
@@ -124,7 +125,7 @@ class TreeReader:
                 The open prefixes.
         """
         held = self._held_nodes
-        if held.shape[1] < _CROWDED:
+        if held.shape[1] < _PRUNE_ABOVE:
             return
         # All nodes on one line, user after user.
         starts = np.arange(self.num_users)[:, None] * (self._unseen + 1)
@@ -143,9 +144,7 @@ class TreeReader:
         nodes_held = torch.from_numpy(self._held_nodes).to(self.model.device)
         self._key_nodes = torch.cat([self._key_nodes[:, : self._prompt_columns], nodes_held], dim=1)
         self._key_positions = self._key_positions.gather(1, kept)
-        for layer in self._cache.layers:
-            layer.keys = layer.keys.take_along_dim(kept[:, None, :, None].to(layer.keys.device), dim=2)
-            layer.values = layer.values.take_along_dim(kept[:, None, :, None].to(layer.values.device), dim=2)
+        keep_columns(self._cache, kept)
 
     def log_probs(self, users: np.ndarray, columns: np.ndarray, children: np.ndarray) -> np.ndarray:
         """
@@ -170,7 +169,7 @@ class TreeReader:
         pair_rows = torch.from_numpy(row_of_pair[order]).to(device)
         tokens = torch.from_numpy(self.trie.tokens[children[order]]).to(device)
         hidden = self._hidden.flatten(0, 1)[torch.from_numpy(rows).to(device)]
-        step = max(1, _LOGITS_AT_ONCE // self.model.config.decoder_config.vocab_size)
+        step = max(1, _MAX_LOGITS // self.model.config.decoder_config.vocab_size)
         num_chunks = self.largest(-(-len(rows) // step))
         cuts = np.searchsorted(row_of_pair[order], step * np.arange(num_chunks + 1))
         parts = [torch.empty(0, device=device)]
@@ -203,3 +202,19 @@ class TreeReader:
             attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True, **inputs
         )
         return outputs.last_hidden_state
+
+
+def keep_columns(cache: DynamicCache, columns: torch.Tensor) -> None:
+    """
+    Keeps some keys and values of each user, in every layer of a cache.
+
+    Args:
+        cache ([`~transformers.DynamicCache`]):
+            Changed in place. Its layers hold keys and values of shape `(B, heads, K, D)`.
+        columns (`torch.LongTensor` of shape `(B, k)`):
+            Indices into K.
+    """
+    for layer in cast(list[Any], cache.layers):
+        index = columns[:, None, :, None].to(layer.keys.device)
+        layer.keys = layer.keys.take_along_dim(index, dim=2)
+        layer.values = layer.values.take_along_dim(index, dim=2)
