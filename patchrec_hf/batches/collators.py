@@ -1,4 +1,4 @@
-"""Collators: example rows in, padded tensors out."""
+"""Collators: rows in, padded or packed tensors out."""
 
 from __future__ import annotations
 
@@ -11,24 +11,28 @@ import polars as pl
 import torch
 from datasets import Dataset
 
-from ..data.rows import check_targets
-from ..runtime.encoding import EncodedExample, pad_examples
+from ..data.rows import Row, check_targets
+from ..runtime.encoding import EncodedHistory, pad_histories
 from ..runtime.layouts import Layout, RandomPatchLayout, TextLayout
 from ..runtime.processing import PatchRecProcessor
-from .packing import pack_examples
+from .filled import FillerRow
+from .packing import pack_histories
+from .sampling import ScheduledRow
 
 
-_ROWS_AT_ONCE = 2**16
+_CHUNK_ROWS = 2**16
+
+AnyRow = Row | Mapping[str, Any] | ScheduledRow | FillerRow
 
 
 @dataclass(frozen=True)
 class PatchDataCollator:
     """
-    Makes a batch of example rows, one example for each target of each row.
+    Makes a batch of rows, with one encoded history for each target of each row.
 
-    All targets of a row are predicted from one window, which starts `max_history` items before the row's first target:
-    so the prompts of a row begin alike, and a history holds up to `max_history` items at the first target and one more
-    with each item after it. With one target a row this is the paper's setting.
+    All targets of a row are predicted from one window, which starts `max_history` items before the row's first target.
+    So the prompts of a row begin alike, and a history holds up to `max_history` items at the first target and one more
+    with each item after it. With one target per row this is the paper's setting.
 
     Args:
         processor ([`PatchRecProcessor`]):
@@ -36,14 +40,14 @@ class PatchDataCollator:
         layout ([`Layout`], *optional*):
             Overrides the processor's.
         max_length (`int`, *optional*):
-            The model's context, in tokens. A longer example is an error, never cut.
+            The model's context, in tokens. A longer history is an error, never cut.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of random layouts. Their draws depend on it, on the row's `step` (0 where it has none) and on the
-            history of the row's first target only, not on when or where the collator runs. An item is drawn once for
+            Seed of random layouts. They draw from this seed, the step of a [`ScheduledRow`] (0 for other rows) and
+            the history of the row's first target, whenever and wherever the collator runs. An item is drawn once for
             all targets of a row.
         tree_packing (`bool`, *optional*, defaults to `False`):
-            Whether the batch is one sequence, in which prefixes that prompts share stand once, instead of one padded
-            row for each example (see [`pack_examples`]).
+            Whether the batch is one sequence, in which prefixes that prompts share stand once (see
+            [`pack_histories`]). Otherwise it has one padded row for each history.
     """
 
     processor: PatchRecProcessor
@@ -52,100 +56,102 @@ class PatchDataCollator:
     seed: int = 0
     tree_packing: bool = False
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[AnyRow]) -> dict[str, torch.Tensor]:
         """
         Args:
-            rows (`Sequence[Mapping[str, Any]]`):
-                Example rows: `item_ids`, `target_positions`, `user_id`. A row with `is_filler` gets no response, and
-                so no labels (see [`FilledDataset`]).
+            rows (`Sequence`):
+                Each a [`Row`], a [`ScheduledRow`] or a [`FillerRow`], which gets no labels.
 
         Returns:
-            `dict[str, torch.Tensor]`: see [`pad_examples`] and, for `tree_packing`, [`pack_examples`].
+            `dict[str, torch.Tensor]`: see [`pad_histories`] and, for `tree_packing`, [`pack_histories`].
 
         Raises:
             ValueError: If a row's targets do not ascend, lie `max_history` or more apart, have no earlier item or lie
-                outside its items, or an example is longer than `max_length`.
+                outside its items, or a history is longer than `max_length`.
             KeyError: If the catalog lacks an item.
         """
-        examples = self.encode_rows(rows)
-        return pack_examples(examples) if self.tree_packing else pad_examples(examples, self.processor.prompt.pad_id)
+        histories = self.encode_rows(rows)
+        if self.tree_packing:
+            return pack_histories(histories)
+        return pad_histories(histories, self.processor.prompt.pad_id)
 
-    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedExample]:
-        """The examples of `rows`, in order, before they are padded or packed."""
-        return [example for row in rows for example in self._encode_row(row, self.layout)]
+    def encode_rows(self, rows: Sequence[AnyRow]) -> list[EncodedHistory]:
+        """The encoded histories of `rows`, in order, before they are padded or packed."""
+        return [history for row in rows for history in self._encode_row(row, self.layout)]
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
         """
-        How many positions the history of each row's last target takes.
+        Counts the positions that the history of each row's last target takes.
 
         Args:
             dataset ([`~datasets.Dataset`]):
-                Example rows.
+                Rows.
 
         Returns:
             `numpy.ndarray` of shape `(num_rows,)`, int64.
         """
         return _row_lengths(dataset, self.processor, self.layout)
 
-    def _encode_row(self, row: Mapping[str, Any], layout: Layout | None) -> Iterator[EncodedExample]:
-        processor, titles = self.processor, self.processor.title_tokens
+    def _encode_row(self, any_row: AnyRow, layout: Layout | None) -> Iterator[EncodedHistory]:
+        row = any_row.row if isinstance(any_row, ScheduledRow | FillerRow) else any_row
+        step = any_row.step if isinstance(any_row, ScheduledRow) else 0
+        processor = self.processor
         indices = processor.catalog.indices_of(row["item_ids"])
         targets = row["target_positions"]
         if len(targets) == 0:
             return
         check_targets(row, processor.max_history)
         window_start = max(0, targets[0] - processor.max_history)
-        seed = (self.seed, row.get("step", 0), titles.checksum(indices[window_start : targets[0]]))
+        seed = (self.seed, step, processor.title_tokens.checksum(indices[window_start : targets[0]]))
         for position in targets:
-            example = processor.encode(
-                titles,
+            history = processor.encode(
                 indices[:position],
-                None if row.get("is_filler") else indices[position],
+                None if isinstance(any_row, FillerRow) else indices[position],
                 layout=layout,
                 seed=seed,
                 max_history=position - window_start,
             )
-            if self.max_length is not None and len(example.input_ids) > self.max_length:
+            if self.max_length is not None and len(history.input_ids) > self.max_length:
                 shorter_rows = f" or `targets_per_row` (this row has {len(targets)})" if len(targets) > 1 else ""
                 other_layout = f", or choose a layout that compresses more than {layout or processor.layout}"
                 raise ValueError(
-                    f"An example of user {row.get('user_id')} takes {len(example.input_ids)} tokens, but the model "
+                    f"A history of user {row.get('user_id')} takes {len(history.input_ids)} tokens, but the model "
                     f"reads at most {self.max_length}. Lower `max_history` (now {processor.max_history})"
                     # Pre-training chooses its layouts itself.
                     f"{shorter_rows}{other_layout if layout is self.layout else ''}."
                 )
-            yield example
+            yield history
 
 
 @dataclass(frozen=True)
 class PatchPretrainDataCollator(PatchDataCollator):
     """
-    Makes a batch for the paper's patch pre-training: each example twice, first as text and then with items
-    compressed at random.
+    Makes a batch for the paper's patch pre-training: each history twice, first as text and then with items compressed
+    at random.
 
-    Rows are stamped with the `step` that learns from them and its `progress`, which is the probability of compression
-    (see [`StampedDataset`]). Rows without a stamp, as in evaluation, are laid out once, in the fixed layout.
+    The progress of a [`ScheduledRow`] is the probability of compression. Other rows, as in evaluation, are laid out
+    once, in the fixed layout.
     """
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
         """As in [`PatchDataCollator`], of the text twin, which is the longer one."""
         return _row_lengths(dataset, self.processor, TextLayout())
 
-    def encode_rows(self, rows: Sequence[Mapping[str, Any]]) -> list[EncodedExample]:
+    def encode_rows(self, rows: Sequence[AnyRow]) -> list[EncodedHistory]:
         """The twins of `rows`, text first, before they are padded or packed."""
-        examples: list[EncodedExample] = []
+        histories: list[EncodedHistory] = []
         for row in rows:
-            if "progress" not in row:
-                examples.extend(self._encode_row(row, self.layout))
+            if not isinstance(row, ScheduledRow):
+                histories.extend(self._encode_row(row, self.layout))
                 continue
-            raw = self._encode_row(row, TextLayout())
-            compressed = self._encode_row(row, RandomPatchLayout(row["progress"]))
-            examples.extend(twin for twins in zip(raw, compressed, strict=True) for twin in twins)
-        return examples
+            text = self._encode_row(row, TextLayout())
+            compressed = self._encode_row(row, RandomPatchLayout(row.progress))
+            histories.extend(twin for twins in zip(text, compressed, strict=True) for twin in twins)
+        return histories
 
 
 def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
-    parts = dataset.select_columns(["item_ids", "target_positions"]).with_format("polars").iter(_ROWS_AT_ONCE)
+    parts = dataset.select_columns(["item_ids", "target_positions"]).with_format("polars").iter(_CHUNK_ROWS)
     lengths = [_lengths_of(part, processor, layout) for part in parts]
     return np.concatenate(lengths) if lengths else np.empty(0, dtype=np.int64)
 
@@ -169,8 +175,3 @@ def _lengths_of(rows: pl.DataFrame, processor: PatchRecProcessor, layout: Layout
         histories = title_lengths[starts[alike][:, None] + np.arange(length)]
         result[alike] = processor.count_history_tokens(histories, layout)
     return result
-
-
-def token_counts(examples: Sequence[EncodedExample]) -> tuple[np.ndarray, np.ndarray]:
-    """The `counts` and `text_counts` of examples, each of shape `(num_examples, 3)`."""
-    return np.array([example.counts for example in examples]), np.array([example.text_counts for example in examples])

@@ -1,37 +1,51 @@
-"""A data set filled up to whole batches of all processes."""
+"""A data set filled to whole batches of all processes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 from datasets import Dataset
 from torch.utils.data import Dataset as TorchDataset
 
+from ..data.rows import Row
 
-class FilledDataset(TorchDataset[dict[str, Any]]):
+
+class FillerRow(NamedTuple):
     """
-    A data set filled up to whole batches of all processes, as sharded weights need equal numbers of forwards. What
-    fills it up is its last row, marked `is_filler`, of which a collator makes no labels: so it counts nowhere.
+    A row that only fills a batch. A collator gives it no labels.
+
+    Args:
+        row ([`Row`]):
+            Any row.
+    """
+
+    row: Row
+
+
+class FilledDataset(TorchDataset[Row | FillerRow]):
+    """
+    A data set filled to whole batches of all processes, because sharded weights need equally many forwards on each.
+    The last row is repeated as a [`FillerRow`]. The collator gives it no labels, so it does not change the loss.
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Example rows.
-        rows_at_once (`int`):
+            Rows.
+        rows_per_forward (`int`):
             Rows that all processes together read for one forward.
     """
 
-    def __init__(self, dataset: Dataset, rows_at_once: int) -> None:
+    def __init__(self, dataset: Dataset, rows_per_forward: int) -> None:
         self.dataset = dataset
-        self.rows_at_once = rows_at_once
+        self.rows_per_forward = rows_per_forward
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.rows_at_once) * self.rows_at_once
+        return -(-len(self.dataset) // self.rows_per_forward) * self.rows_per_forward
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Row | FillerRow:
         return self.__getitems__([index])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+    def __getitems__(self, indices: Sequence[int]) -> list[Row | FillerRow]:
         last = len(self.dataset) - 1
         rows = self.dataset.__getitems__([min(index, last) for index in indices])
-        return [{**row, "is_filler": index > last} for row, index in zip(rows, indices, strict=True)]
+        return [FillerRow(row) if index > last else row for row, index in zip(rows, indices, strict=True)]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..runtime.catalog import ragged_arange
-from ..runtime.encoding import IGNORED_LABEL, EncodedExample
+from ..runtime.encoding import IGNORED_LABEL, EncodedHistory
 
 
 _CHUNK_SIZES = np.arange(16, 513, 16)
@@ -17,7 +17,7 @@ _CHUNK_OVERHEAD = 32
 """What it costs to gather a key for a chunk, as a number of queries that are scored with it."""
 
 
-def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
+def pack_histories(examples: Sequence[EncodedHistory]) -> dict[str, torch.Tensor]:
     """
     Merges examples into one sequence, in which every prefix that prompts share, text and patches alike, stands once.
 
@@ -28,7 +28,7 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
     another's, even if the prompts are equal.
 
     Args:
-        examples (`Sequence[EncodedExample]`):
+        examples (`Sequence[EncodedHistory]`):
             E examples in any order, of any users and layouts. Those that share nothing just stand side by side.
 
     Returns:
@@ -39,7 +39,7 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
             - `chunk_ancestors` of shape `(C, A)`: the sequence is cut into C chunks of ⌈T / C⌉ positions, and these
               are the ancestors of each chunk's first position, by depth; padding is -1. What any position of a chunk
               sees is among them or in the chunk itself.
-            - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(1, N)`, as in [`pad_examples`].
+            - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(1, N)`, as in [`pad_histories`].
             - `supervised_positions`, `shift_labels` of shape `(1, S)`: the positions whose next token is a label, and
               those tokens, example after example.
 
@@ -91,7 +91,7 @@ def pack_examples(examples: Sequence[EncodedExample]) -> dict[str, torch.Tensor]
     return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for name, array in arrays.items()}
 
 
-def _prefix_keys(examples: Sequence[EncodedExample]) -> list[np.ndarray]:
+def _prefix_keys(examples: Sequence[EncodedHistory]) -> list[np.ndarray]:
     """
     For each example, what stands at each position of its prompt but the last, as a number: the token, or a negative
     one that only patches of the same tokens and divisors have.
@@ -150,7 +150,7 @@ def _chunk_ancestors(rows: np.ndarray, depths: np.ndarray, paths: np.ndarray) ->
 
 
 def _own_patches(
-    examples: Sequence[EncodedExample], shared: np.ndarray, branch_starts: np.ndarray
+    examples: Sequence[EncodedHistory], shared: np.ndarray, branch_starts: np.ndarray
 ) -> dict[str, np.ndarray]:
     """The patches of the sorted `examples` that none before them has, at their positions in the sequence."""
     counts = [len(example.patch_positions) for example in examples]

@@ -1,10 +1,10 @@
-"""The curriculum's clock: which optimizer step learns from which row, known before any worker touches the row."""
+"""Sampling: which optimizer step learns from which row, known before any worker touches the row."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from datasets import Dataset, IterableDataset
@@ -13,35 +13,53 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import Sampler, get_worker_info
 from transformers import TrainerState
 
-
-_BATCHES_IN_POOL = 50
-_ROWS_IN_BUFFER = 10_000
-_ROWS_AT_A_TIME = 100
+from ..data.rows import Row
 
 
-class Stamp(NamedTuple):
+_BATCHES_PER_POOL = 50
+_BUFFER_ROWS = 10_000
+_CHUNK_ROWS = 100
+
+
+class ScheduledIndex(NamedTuple):
     """
-    A row on its way to the collator.
+    The number of a row, and when it is learned from.
 
     Args:
-        row_index (`int`):
+        row_number (`int`):
             Which row of the data set.
         step (`int`):
-            The optimizer step, from 0, that learns from it.
+            The optimizer step, from 0, that learns from the row.
         progress (`float`):
             `step` over the total number of steps: from 0 towards 1.
     """
 
-    row_index: int
+    row_number: int
     step: int
     progress: float
 
 
-class StampedSampler(Sampler[Stamp]):
+class ScheduledRow(NamedTuple):
     """
-    Shuffles rows and stamps each with its optimizer step. The order and the stamps are pure functions of the seed and
-    of the step at which the epoch began, so they are the same with any number of workers, under gradient
-    accumulation, and after resuming.
+    A row, and when it is learned from.
+
+    Args:
+        row ([`Row`]):
+            The row.
+        step, progress:
+            As in [`ScheduledIndex`].
+    """
+
+    row: Row
+    step: int
+    progress: float
+
+
+class StepSampler(Sampler[ScheduledIndex]):
+    """
+    Shuffles rows and gives each its optimizer step. The order and the steps are pure functions of the seed and of the
+    step at which the epoch began. So they are the same with any number of workers, under gradient accumulation, and
+    after resuming. The sampler ends with the last step of the run.
 
     Args:
         num_rows (`int`):
@@ -51,16 +69,16 @@ class StampedSampler(Sampler[Stamp]):
         accumulation_steps (`int`):
             Forwards per optimizer step.
         num_processes (`int`):
-            With more than one, the last micro-batch is filled up with rows of the epoch's start, so that every process
+            With more than one process, rows of the epoch's start fill the last micro-batch, so that every process
             gets a full one.
         drop_last (`bool`):
             Whether an epoch's incomplete last micro-batch is left out.
         seed (`int`):
             Seed of the order.
         get_state (`Callable[[], TrainerState]`):
-            Returns the trainer's state, read when an epoch begins.
+            Returns the trainer's state, which is read when an epoch begins.
         lengths (`numpy.ndarray` of shape `(num_rows,)`, *optional*):
-            If given, rows of about one length come together in a micro-batch. Micro-batches come in random order.
+            If given, rows of similar length come together in a micro-batch. Micro-batches come in random order.
     """
 
     def __init__(
@@ -82,46 +100,48 @@ class StampedSampler(Sampler[Stamp]):
         self.num_rows = num_rows
         whole, rest = divmod(num_rows, rows_per_micro_batch)
         self.num_micro_batches = whole if rest == 0 or drop_last else whole + 1
-        fills_up = rest > 0 and num_processes > 1 and not drop_last
-        self.num_stamps = self.num_micro_batches * rows_per_micro_batch if fills_up else num_rows
+        is_filled = rest > 0 and num_processes > 1 and not drop_last
+        self.num_indices = self.num_micro_batches * rows_per_micro_batch if is_filled else num_rows
 
     def __len__(self) -> int:
-        return self.num_stamps
+        return self.num_indices
 
-    def __iter__(self) -> Iterator[Stamp]:
+    def __iter__(self) -> Iterator[ScheduledIndex]:
         state = self.get_state()
         steps_per_epoch = max(-(-self.num_micro_batches // self.accumulation_steps), 1)
-        # After resuming in the middle of an epoch, Trainer skips what the epoch has already given.
+        # After resuming in the middle of an epoch, Trainer skips the batches that the epoch has already given.
         epoch = state.global_step // steps_per_epoch
         generator = np.random.default_rng((self.seed, epoch))
         shuffled = generator.permutation(self.num_rows)
         if self.lengths is not None:
             shuffled = _grouped(shuffled, self.lengths, self.rows_per_micro_batch, generator)
         order = shuffled.tolist()
-        for place in range(self.num_stamps):
-            step = epoch * steps_per_epoch + place // self.rows_per_micro_batch // self.accumulation_steps
-            yield Stamp(order[place % self.num_rows], step, step / max(state.max_steps, 1))
+        for index in range(self.num_indices):
+            step = epoch * steps_per_epoch + index // self.rows_per_micro_batch // self.accumulation_steps
+            if 0 < state.max_steps <= step:  # Trainer would take one more step when it resumes after the last one
+                return
+            yield ScheduledIndex(order[index % self.num_rows], step, step / max(state.max_steps, 1))
 
 
 def _grouped(order: np.ndarray, lengths: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """`order` with batches of about one length; what is left over stays at the end."""
+    """`order` with batches of similar length; rows that fill no batch stay at the end."""
     num_whole = len(order) // size * size
     whole, rest = order[:num_whole].copy(), order[num_whole:]
     # Sorted within pools only, so that batches differ from epoch to epoch.
-    pool = size * _BATCHES_IN_POOL
+    pool = size * _BATCHES_PER_POOL
     for start in range(0, num_whole, pool):
         rows = whole[start : start + pool]
         whole[start : start + pool] = rows[np.argsort(lengths[rows], kind="stable")]
     return np.concatenate([generator.permutation(whole.reshape(-1, size)).ravel(), rest])
 
 
-class StampedDataset(TorchDataset[dict[str, Any]]):
+class ScheduledDataset(TorchDataset[ScheduledRow]):
     """
-    A data set indexed by [`Stamp`]: its rows carry `step` and `progress`.
+    A data set that is indexed by [`ScheduledIndex`] and returns [`ScheduledRow`].
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Example rows.
+            Rows.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -130,25 +150,22 @@ class StampedDataset(TorchDataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, stamp: Stamp) -> dict[str, Any]:
-        return {**self.dataset[stamp.row_index], "step": stamp.step, "progress": stamp.progress}
+    def __getitem__(self, index: ScheduledIndex) -> ScheduledRow:
+        return ScheduledRow(self.dataset[index.row_number], index.step, index.progress)
 
-    def __getitems__(self, stamps: Sequence[Stamp]) -> list[dict[str, Any]]:
-        rows = self.dataset.__getitems__([stamp.row_index for stamp in stamps])
-        return [
-            {**row, "step": stamp.step, "progress": stamp.progress} for row, stamp in zip(rows, stamps, strict=True)
-        ]
+    def __getitems__(self, indices: Sequence[ScheduledIndex]) -> list[ScheduledRow]:
+        rows = self.dataset.__getitems__([index.row_number for index in indices])
+        return [ScheduledRow(row, index.step, index.progress) for row, index in zip(rows, indices, strict=True)]
 
 
-class StampedStream(TorchIterableDataset[dict[str, Any]]):
+class ScheduledStream(TorchIterableDataset[ScheduledRow]):
     """
-    A stream of the rows of a whole run, which carry `step` and `progress`. Where the data ends, it begins anew in
-    another order. What is learned at a step is a pure function of the seed and the step, with any number of workers
-    and processes.
+    A stream of the rows of a whole run. Where the data ends, it starts again in another order. The rows of a step are
+    a pure function of the seed and the step, with any number of workers and processes.
 
     Args:
         dataset ([`~datasets.IterableDataset`]):
-            Example rows. They are shuffled within a buffer.
+            Rows. They are shuffled within a buffer.
         rows_per_micro_batch (`int`):
             Rows that all processes together read for one forward.
         accumulation_steps (`int`):
@@ -168,28 +185,28 @@ class StampedStream(TorchIterableDataset[dict[str, Any]]):
         self.seed = seed
         self.max_steps = max_steps
         self.first_step = 0
-        """The optimizer step to begin at: where a run is resumed, rows of earlier steps are passed over."""
+        """The optimizer step to begin at. A resumed run sets it, and rows of earlier steps are skipped."""
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[ScheduledRow]:
         worker = get_worker_info()
-        num_workers, own = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        num_workers, worker_id = (1, 0) if worker is None else (worker.num_workers, worker.id)
         first = self.first_step * self.accumulation_steps
-        for place, row in enumerate(self._endless_rows()):
-            micro_batch = place // self.rows_per_micro_batch
-            # Batches are taken from the workers in turn, so each makes every so many of them.
+        for index, row in enumerate(self._endless_rows()):
+            micro_batch = index // self.rows_per_micro_batch
             if micro_batch >= self.max_steps * self.accumulation_steps:
                 return
-            if micro_batch >= first and (micro_batch - first) % num_workers == own:
+            # The DataLoader asks workers in turn, so worker i makes micro-batches i, i + num_workers, …
+            if micro_batch >= first and (micro_batch - first) % num_workers == worker_id:
                 step = micro_batch // self.accumulation_steps
-                yield {**row, "step": step, "progress": step / max(self.max_steps, 1)}
+                yield ScheduledRow(row, step, step / max(self.max_steps, 1))
 
-    def _endless_rows(self) -> Iterator[dict[str, Any]]:
+    def _endless_rows(self) -> Iterator[Row]:
         for epoch in count():
             # A new shuffle: `set_epoch` writes to memory that all workers share, so one could get another's epoch.
             generator = np.random.default_rng((self.seed, epoch))
-            shuffled = self.dataset.shuffle(generator=generator, buffer_size=_ROWS_IN_BUFFER)
-            # By batches: an iteration by rows would share them out to the workers.
-            for batch in shuffled.iter(batch_size=_ROWS_AT_A_TIME):
+            shuffled = self.dataset.shuffle(generator=generator, buffer_size=_BUFFER_ROWS)
+            # By batches: an iteration by rows would divide the rows among the workers.
+            for batch in shuffled.iter(batch_size=_CHUNK_ROWS):
                 names = list(batch)
                 for values in zip(*batch.values(), strict=True):
-                    yield dict(zip(names, values, strict=True))
+                    yield cast(Row, dict(zip(names, values, strict=True)))

@@ -1,53 +1,183 @@
-"""Statistics of batches and of what a model makes of them, as sums, which add up over batches and processes."""
+"""Statistics of the batches that a model reads and of its predictions, as sums over micro-batches and processes."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
+from accelerate import Accelerator
 
 from ..runtime.encoding import IGNORED_LABEL
 
 
-def count_fed(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+class BatchSums(NamedTuple):
     """
-    Counts what a batch feeds, without waiting for the device.
+    Sums over micro-batches and processes.
+
+    Args:
+        histories (`float`):
+            Encoded histories.
+        prompt_tokens (`float`):
+            Tokens of their prompts.
+        text_tokens (`float`):
+            Tokens of every other prompt from the first on: in pre-training, those of the text twins.
+        positions (`float`):
+            Positions of the batches.
+        padding (`float`):
+            Positions that are padding.
+        labels (`float`):
+            Tokens that are predicted.
+        loss (`float`):
+            The loss of all labels.
+        scored_labels (`float`):
+            Labels whose logits were seen; 0 if TRL's fused head computed the loss.
+        entropy (`float`):
+            Entropy of the predictions of these labels, in nats.
+        correct (`float`):
+            How many of these labels have the largest logit.
+    """
+
+    histories: float
+    prompt_tokens: float
+    text_tokens: float
+    positions: float
+    padding: float
+    labels: float
+    loss: float
+    scored_labels: float
+    entropy: float
+    correct: float
+
+
+class StepStatistics:
+    """
+    Sums over the micro-batches since the last [`StepStatistics.reduce`]. They stay on the device: to add a batch never
+    waits for it.
+    """
+
+    def __init__(self) -> None:
+        self._counts: torch.Tensor | None = None
+        self._values: torch.Tensor | None = None
+        self._first_bad: torch.Tensor | None = None
+        self._has_predictions = False
+
+    def add(self, batch: dict[str, torch.Tensor], loss: torch.Tensor, step: int) -> None:
+        """
+        Adds a batch.
+
+        Args:
+            batch (`dict[str, torch.Tensor]`):
+                A padded or packed batch (see [`pad_histories`] and [`pack_histories`]).
+            loss (`torch.Tensor` of shape `()`):
+                Its mean loss. A batch without labels may have none (NaN) in evaluation.
+            step (`int`):
+                The optimizer step that learns from it.
+        """
+        loss = loss.detach().float()
+        counts = batch_token_counts(batch)
+        loss_sum = torch.where(counts[-1] > 0, loss * counts[-1], 0.0)
+        bad = torch.stack([torch.where(torch.isfinite(loss), -1.0, float(step)), loss])
+        self._counts = counts if self._counts is None else self._counts + counts
+        values = torch.stack([loss_sum, *[torch.zeros_like(loss_sum)] * 3])
+        self._values = values if self._values is None else self._values + values
+        if self._first_bad is None:
+            self._first_bad = bad
+        else:
+            self._first_bad = torch.where(self._first_bad[0] < 0, bad, self._first_bad)
+
+    @property
+    def has_predictions(self) -> bool:
+        """Whether logits were seen since the last `reduce`."""
+        return self._has_predictions
+
+    def add_predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """
+        Adds the predictions of the batch that was added last.
+
+        Args:
+            logits (`torch.Tensor` of shape `(n, V)`):
+                Logits of n positions.
+            labels (`torch.LongTensor` of shape `(n,)`):
+                Their next tokens.
+        """
+        self._has_predictions = True
+        entropy, correct = score_labels(logits, labels)
+        number = torch.full_like(entropy, len(labels))
+        values = torch.stack([torch.zeros_like(entropy), number, entropy, correct.to(entropy.dtype)])
+        self._values = values if self._values is None else self._values + values
+
+    def first_bad_loss(self) -> tuple[int, float] | None:
+        """The first step whose loss was not a number on this process, and that loss. Waits for the device."""
+        if self._first_bad is None:
+            return None
+        step, loss = self._first_bad.tolist()
+        return None if step < 0 else (int(step), loss)
+
+    def num_tokens(self, accelerator: Accelerator) -> int:
+        """Positions without padding since the last `reduce`, over all processes."""
+        if self._counts is None:
+            return 0
+        return int(accelerator.reduce(self._counts[3] - self._counts[4], reduction="sum"))
+
+    def reduce(self, accelerator: Accelerator) -> BatchSums | None:
+        """
+        Sums over all processes, and starts again.
+
+        Args:
+            accelerator ([`~accelerate.Accelerator`]):
+                The trainer's. All of its processes must call this.
+
+        Returns:
+            [`BatchSums`], or `None` if no batch was added.
+        """
+        if self._counts is None or self._values is None:
+            return None
+        sums = accelerator.reduce(torch.cat([self._counts.float(), self._values]), reduction="sum")
+        self._counts = self._values = self._first_bad = None
+        self._has_predictions = False
+        return BatchSums(*sums.tolist())
+
+
+def batch_token_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """
+    Counts what a batch holds.
 
     Args:
         batch (`dict[str, torch.Tensor]`):
-            A padded or packed one (see [`pad_examples`] and [`pack_examples`]).
+            A padded or packed batch (see [`pad_histories`] and [`pack_histories`]).
 
     Returns:
-        `torch.LongTensor` of shape `(5,)`: examples; tokens of their prompts; tokens of every other prompt from the
-        first on (in pre-training, of the text twins); positions of the batch; and how many of those are padding.
+        `torch.LongTensor` of shape `(6,)`: the first six of [`BatchSums`].
     """
     supervised, labels = batch["supervised_positions"], batch["labels"]
-    # An example's first supervised position is the last token of its prompt, and only that is no label itself.
-    ends = (labels.take_along_dim(supervised, dim=1) == IGNORED_LABEL) & (batch["shift_labels"] != IGNORED_LABEL)
+    has_label = batch["shift_labels"] != IGNORED_LABEL
+    # A history's first supervised position is the last token of its prompt, which is the only one without a label.
+    ends = (labels.take_along_dim(supervised, dim=1) == IGNORED_LABEL) & has_label
     depths = batch["position_ids"].take_along_dim(supervised, dim=1) if "position_ids" in batch else supervised
     lengths = torch.where(ends, depths + 1, 0).flatten()
     is_even = ends.flatten().cumsum(dim=0) % 2 == 1
     positions = labels.new_tensor(labels.numel())
+    num_tokens = batch["attention_mask"].sum() if "attention_mask" in batch else positions  # packed: no padding
     return torch.stack(
-        [ends.sum(), lengths.sum(), (lengths * is_even).sum(), positions, positions - count_tokens(batch)]
-    )
-
-
-def count_tokens(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Positions of a batch that are not padding: all, if it is packed."""
-    return (
-        batch["attention_mask"].sum()
-        if "attention_mask" in batch
-        else batch["labels"].new_tensor(batch["labels"].numel())
+        [
+            ends.sum(),
+            lengths.sum(),
+            (lengths * is_even).sum(),
+            positions,
+            positions - num_tokens,
+            has_label.sum(),
+        ]
     )
 
 
 @torch.no_grad()
 def score_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    How sure a model is, and how often right.
+    Measures how sure a model is, and how often it is right.
 
     Args:
         logits (`torch.Tensor` of shape `(n, V)`):
-            Of n positions.
+            Logits of n positions.
         labels (`torch.LongTensor` of shape `(n,)`):
             Their next tokens.
 
@@ -56,5 +186,5 @@ def score_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
         largest logit.
     """
     log_probs = logits.float().log_softmax(dim=-1)
-    # As one dot product, no product of that size stands in memory.
+    # As one dot product: no further array of that size is made.
     return -torch.dot(log_probs.exp().flatten(), log_probs.flatten()), (log_probs.argmax(dim=-1) == labels).sum()

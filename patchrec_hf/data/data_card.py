@@ -25,7 +25,7 @@ class DataCard:
     Args:
         name (`str`):
             The data set's.
-        facts (`Mapping[str, float]`):
+        counts (`Mapping[str, float]`):
             What was counted, by what it is.
         steps (`tuple[FilterStep, ...]`):
             What the filters left.
@@ -37,14 +37,14 @@ class DataCard:
     """
 
     name: str
-    facts: Mapping[str, float]
+    counts: Mapping[str, float]
     steps: tuple[FilterStep, ...]
     splits: pl.DataFrame
     title_lengths: np.ndarray | None = None
 
     def to_markdown(self) -> str:
         """The card as Markdown."""
-        rows = [f"| {name} | {_written(value)} |" for name, value in self.facts.items()]
+        rows = [f"| {name} | {_written(value)} |" for name, value in self.counts.items()]
         columns = self.splits.columns
         splits = [f"| {' | '.join(map(_written, row))} |" for row in self.splits.iter_rows()]
         parts = [
@@ -98,7 +98,7 @@ def describe_data(data: PreparedData, tokenizer: PreTrainedTokenizerBase | None 
     """
     interactions, catalog = data.interactions, data.catalog
     num_users, num_rows = interactions["user_id"].n_unique(), len(interactions)
-    facts: dict[str, float] = {
+    counts: dict[str, float] = {
         "users": num_users,
         "items in the catalog": len(catalog),
         "items with interactions": interactions["item_id"].n_unique(),
@@ -110,16 +110,16 @@ def describe_data(data: PreparedData, tokenizer: PreTrainedTokenizerBase | None 
     }
     if "timestamp" in interactions.columns:
         is_tied = (pl.col("position") > 0) & (pl.col("timestamp") == pl.col("timestamp").shift(1))
-        facts["interactions at the time of the user's previous one, share"] = interactions.select(
+        counts["interactions at the time of the user's previous one, share"] = interactions.select(
             is_tied.fill_null(False).mean()
         ).item()
     lengths = None
     if tokenizer is not None:
         lengths, prefixes = _count_tokens(catalog, tokenizer)
-        facts["average title tokens"] = float(lengths.mean())
-        facts["longest title, tokens"] = int(lengths.max())
-        facts["titles that begin another title"] = prefixes
-    return DataCard(data.name, facts, data.steps, _describe_splits(interactions), lengths)
+        counts["average title tokens"] = float(lengths.mean())
+        counts["longest title, tokens"] = int(lengths.max())
+        counts["titles that begin another title"] = prefixes
+    return DataCard(data.name, counts, data.steps, _describe_splits(interactions), lengths)
 
 
 def _count_tokens(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, int]:

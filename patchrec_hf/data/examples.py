@@ -14,11 +14,11 @@ from ..runtime.catalog import Catalog, ragged_arange
 from .splits import SPLITS
 
 
-_ROWS_AT_A_TIME = 20_000
+_CHUNK_ROWS = 20_000
 _NUM_EARLIER = pl.col("target_positions").list.min()
 
 
-def make_examples(
+def make_rows(
     interactions: pl.DataFrame,
     catalog: Catalog,
     max_history: int = 100,
@@ -61,13 +61,13 @@ def make_examples(
             `min_history` less than 0, or `targets_per_row` does not lie between 1 and `max_history`.
         KeyError: If the catalog lacks an item.
     """
-    check_examples(interactions, catalog, max_history, min_history, targets_per_row)
+    check_row_settings(interactions, catalog, max_history, min_history, targets_per_row)
     users, items, positions = (interactions[name].to_numpy() for name in ("user_id", "item_id", "position"))
     datasets = {}
     for split in splits:
         size = targets_per_row if split == "train" else 1
         is_in_split = (interactions["split"] == split).to_numpy()
-        batches = iterate_examples(users, items, positions, is_in_split, max_history, min_history, size)
+        batches = iterate_rows(users, items, positions, is_in_split, max_history, min_history, size)
         first = next(batches, None)
         if first is None:
             raise ValueError(
@@ -85,11 +85,11 @@ def make_examples(
     return DatasetDict(datasets)
 
 
-def check_examples(
+def check_row_settings(
     interactions: pl.DataFrame, catalog: Catalog, max_history: int, min_history: int, targets_per_row: int
 ) -> None:
     """
-    Checks what [`make_examples`] checks before it begins.
+    Checks what [`make_rows`] checks before it begins.
 
     Raises:
         ValueError, KeyError: As there.
@@ -111,7 +111,7 @@ def check_examples(
     catalog.indices_of(interactions["item_id"].unique().to_numpy())
 
 
-def iterate_examples(
+def iterate_rows(
     user_ids: np.ndarray,
     item_ids: np.ndarray,
     positions: np.ndarray,
@@ -130,15 +130,15 @@ def iterate_examples(
         is_in_split (`numpy.ndarray` of shape `(num_interactions,)`, bool):
             Which of them belong to the split.
         max_history, min_history, targets_per_row:
-            As for [`make_examples`], checked.
+            As for [`make_rows`], checked.
 
     Yields:
-        `pyarrow.RecordBatch`: rows as [`make_examples`] describes them.
+        `pyarrow.RecordBatch`: rows as [`make_rows`] describes them.
     """
     targets = np.flatnonzero(is_in_split & (positions >= max(1, min_history)))
     opens = _block_starts(user_ids[targets], positions[targets], targets_per_row)
-    for start in range(0, len(opens), _ROWS_AT_A_TIME):
-        stop = start + _ROWS_AT_A_TIME
+    for start in range(0, len(opens), _CHUNK_ROWS):
+        stop = start + _CHUNK_ROWS
         begins = opens[start:stop]
         ends = np.append(opens[start + 1 : stop], opens[stop] if stop < len(opens) else len(targets))
         first, last = targets[begins], targets[ends - 1]
@@ -155,7 +155,7 @@ def iterate_examples(
         )
 
 
-def examples_to_interactions(examples: Dataset) -> pl.DataFrame:
+def rows_to_interactions(examples: Dataset) -> pl.DataFrame:
     """
     The interactions that example rows were made of: every target, and what each user's first row holds before its
     first target.
@@ -169,7 +169,7 @@ def examples_to_interactions(examples: Dataset) -> pl.DataFrame:
         `polars.DataFrame` with the columns `user_id` and `item_id`.
     """
     columns = ["user_id", "item_ids", "target_positions"]
-    parts: Iterator[pl.DataFrame] = examples.select_columns(columns).with_format("polars").iter(_ROWS_AT_A_TIME)
+    parts: Iterator[pl.DataFrame] = examples.select_columns(columns).with_format("polars").iter(_CHUNK_ROWS)
     targets, first_rows = [], []
     for rows in parts:  # rows repeat a history for every target: all at once would be much larger than the result
         targets.append(rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions"))))

@@ -19,14 +19,14 @@ class Filters:
         drop_untitled (`bool`, *optional*, defaults to `False`):
             Whether interactions with items that have no title, or that the table of items lacks, are left out. If not,
             they are an error.
-        drop_repeats (`bool`, *optional*, defaults to `True`):
+        drop_duplicates (`bool`, *optional*, defaults to `True`):
             Whether rows of one user with the same item at the same time, but for the first, are left out. The same
             item at another time is another interaction.
         min_user_interactions (`int`, *optional*, defaults to `1`):
             Users with fewer interactions are left out.
         min_item_users (`int`, *optional*, defaults to `1`):
             Items with fewer users are left out.
-        iterate (`bool`, *optional*, defaults to `False`):
+        k_core (`bool`, *optional*, defaults to `False`):
             Both of these counts are taken of one table and applied together. With `True` that is repeated until
             nothing is left out any more (k-core); after a single pass, some users and items may fall below.
 
@@ -36,10 +36,10 @@ class Filters:
 
     min_rating: float | None = None
     drop_untitled: bool = False
-    drop_repeats: bool = True
+    drop_duplicates: bool = True
     min_user_interactions: int = 1
     min_item_users: int = 1
-    iterate: bool = False
+    k_core: bool = False
 
     def __post_init__(self) -> None:
         for name in ("min_user_interactions", "min_item_users"):
@@ -106,14 +106,14 @@ def apply_filters(
             "a title, or leave such interactions out with `Filters(drop_untitled=True)`."
         )
     interactions = keep("items with a title", interactions.filter(is_titled))
-    if filters.drop_repeats:
+    if filters.drop_duplicates:
         interactions = keep("without repeated rows", _drop_repeats(interactions))
     if filters.min_user_interactions > 1 or filters.min_item_users > 1:
         name = f"users ≥ {filters.min_user_interactions} interactions, items ≥ {filters.min_item_users} users"
         while True:
             num_before = len(interactions)
             interactions = keep(name, _drop_rare(interactions, filters))
-            if not filters.iterate or len(interactions) == num_before:
+            if not filters.k_core or len(interactions) == num_before:
                 break
     return interactions, steps
 

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from ..runtime.catalog import Catalog, ragged_arange
-from .ties import authors_order
+from .ties import release_order
 
 
-def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "authors"] = "stable") -> pl.DataFrame:
+def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "release"] = "stable") -> pl.DataFrame:
     """
     Checks a table of interactions and puts each user's in order.
 
@@ -20,9 +20,9 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "auth
         interactions (`polars.DataFrame`):
             The columns `user_id` and `item_id` (integers) and, for the order, `position` (integer) or `timestamp`
             (integer seconds); optionally `split` (`"train"`, `"validation"` or `"test"`).
-        ties (`"stable"` or `"authors"`, *optional*, defaults to `"stable"`):
+        ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
             In which order a user's interactions of one time come: as they have it in the table, or as in the files of
-            the paper's authors (see [`authors_order`]).
+            the paper's authors (see [`release_order`]).
 
     Returns:
         `polars.DataFrame`: the same rows, sorted by user and then from oldest to newest, with `position` counted from
@@ -32,8 +32,8 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "auth
         ValueError: If a column is missing, holds nulls or is not of whole numbers, there is no row, or `ties` is
             something else.
     """
-    if ties not in ("stable", "authors"):
-        raise ValueError(f"`ties` must be 'stable' or 'authors', got {ties!r}.")
+    if ties not in ("stable", "release"):
+        raise ValueError(f"`ties` must be 'stable' or 'release', got {ties!r}.")
     order = "position" if "position" in interactions.columns else "timestamp"
     for column in ("user_id", "item_id", order, *({"timestamp"} & set(interactions.columns))):
         if column not in interactions.columns:
@@ -53,13 +53,13 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "auth
             )
     if interactions.is_empty():
         raise ValueError("There are no interactions.")
-    if ties == "authors":
+    if ties == "release":
         ordered = interactions.sort("user_id", maintain_order=True)
         num_interactions = count_per_user(ordered)
         starts = np.cumsum(num_interactions) - num_interactions
         times = np.split(ordered[order].to_numpy(), starts[1:])
         ordered = ordered[
-            np.concatenate([start + authors_order(own) for start, own in zip(starts, times, strict=True)])
+            np.concatenate([start + release_order(own) for start, own in zip(starts, times, strict=True)])
         ]
     else:
         ordered = _sort(interactions, order)

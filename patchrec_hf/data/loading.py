@@ -20,14 +20,14 @@ from transformers.utils import logging
 
 from ..runtime.catalog import Catalog
 from .downloads import cache_directory, say_terms
-from .examples import make_examples
+from .examples import make_rows
 from .filters import Filters, report_steps
 from .interactions import order_interactions
 from .preparation import PreparedData, prepare
 from .sample import generate_sample_interactions, load_sample_items
 from .sources import TitleRule, find_source
 from .splits import SPLITS, temporal_split
-from .streams import stream_examples
+from .streams import stream_rows
 
 
 logger = logging.get_logger(__name__)
@@ -59,7 +59,7 @@ def load_recommendation_data(
         min_history (`int`, *optional*, defaults to `3`):
             Interactions with fewer earlier ones are predicted by no row.
         targets_per_row (`int`, *optional*, defaults to `1`):
-            How many consecutive interactions of a user a training row may predict (see [`make_examples`]). 1 gives
+            How many consecutive interactions of a user a training row may predict (see [`make_rows`]). 1 gives
             sliding windows.
         streaming (`bool`, *optional*, defaults to `False`):
             Whether training rows are made on the way instead of kept. The trainers then need `max_steps`.
@@ -69,7 +69,7 @@ def load_recommendation_data(
             `filters`, `split`, `ties`, `title_rule`, `columns`, `items` and `time_unit` of [`prepare_data`].
 
     Returns:
-        `tuple[DatasetDict, Catalog]`: the rows of `train`, `validation` and `test` (see [`make_examples`]), and the
+        `tuple[DatasetDict, Catalog]`: the rows of `train`, `validation` and `test` (see [`make_rows`]), and the
         items. With `streaming`, a `dict` in which `train` is a [`~datasets.IterableDataset`].
 
     Raises:
@@ -92,7 +92,7 @@ def load_recommendation_data(
     }
     if name_or_path == "sample" and not streaming:
         data = prepare_data(name_or_path, **preparation)
-        return make_examples(data.interactions, data.catalog, **settings), data.catalog
+        return make_rows(data.interactions, data.catalog, **settings), data.catalog
     cache = cache_directory(cache_dir)
     prepared = _prepare_in_cache(name_or_path, cache, **preparation)
     catalog = Catalog.from_parquet(prepared / "items.parquet")
@@ -100,13 +100,13 @@ def load_recommendation_data(
 
     def make(part: Path) -> None:
         interactions = PreparedData.load(prepared).interactions
-        make_examples(interactions, catalog, **settings, directory=part, splits=kept)
+        make_rows(interactions, catalog, **settings, directory=part, splits=kept)
 
     directory = _make_once(cache / "examples" / f"{prepared.name}-{Hasher.hash([settings, kept])}", make)
     examples = {split: Dataset.from_file(str(directory / f"{split}.arrow")) for split in kept}
     if not streaming:
         return DatasetDict(examples), catalog
-    return {"train": stream_examples(prepared / "interactions.parquet", **settings), **examples}, catalog
+    return {"train": stream_rows(prepared / "interactions.parquet", **settings), **examples}, catalog
 
 
 def prepare_data(
@@ -114,7 +114,7 @@ def prepare_data(
     *,
     filters: Filters | Mapping[str, Any] | None = None,
     split: Split | None = None,
-    ties: Literal["stable", "authors"] = "stable",
+    ties: Literal["stable", "release"] = "stable",
     title_rule: TitleRule | None = None,
     columns: Mapping[str, str] | None = None,
     items: str | Path | None = None,
@@ -141,9 +141,9 @@ def prepare_data(
             [`temporal_split`], [`leave_one_out_split`], [`user_ratio_split`], one of these with other `cuts` by
             `functools.partial`, or another function that adds the column `split`. If not given, prepared data keeps
             its own split, and all else gets the paper's [`temporal_split`].
-        ties (`"stable"` or `"authors"`, *optional*, defaults to `"stable"`):
+        ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
             In which order a user's interactions of one time come: as in the file, or as in the files of the paper's
-            authors (see [`authors_order`]).
+            authors (see [`release_order`]).
         title_rule (`Callable[[str], str]`, *optional*):
             Makes a title of the published one. If not given: [`clean_movie_title`] for MovieLens, and titles as they
             are for all else. `str` leaves them as they are.
@@ -188,7 +188,7 @@ def _prepare_in_cache(
     *,
     filters: Filters | Mapping[str, Any] | None = None,
     split: Split | None = None,
-    ties: Literal["stable", "authors"] = "stable",
+    ties: Literal["stable", "release"] = "stable",
     title_rule: TitleRule | None = None,
     columns: Mapping[str, str] | None = None,
     items: str | Path | None = None,
@@ -214,8 +214,8 @@ def _prepare_in_cache(
         key = _key([path / file for file in _PREPARED_NAMES if (path / file).is_file()], split)
     else:
         source = find_source(path if path.exists() else str(name_or_path), cache, columns, items, time_unit)
-        if source.terms:
-            say_terms(source.terms)
+        if source.license_terms:
+            say_terms(source.license_terms)
         kept = filters if isinstance(filters, Filters) else replace(source.filters, **(filters or {}))
         rule = title_rule or source.title_rule
         splitter = split or temporal_split
@@ -223,7 +223,7 @@ def _prepare_in_cache(
         def make(part: Path) -> None:
             logger.info(f"Preparing {', '.join(file.name for file in source.files)}")
             raw = source.read(kept.min_rating)
-            data = prepare(name, raw, kept, splitter, rule, ties, source.keeps_all_items, source.terms)
+            data = prepare(name, raw, kept, splitter, rule, ties, source.keeps_all_items, source.license_terms)
             logger.info(f"{name}:\n{report_steps(list(data.steps))}")
             data.save(part)
 

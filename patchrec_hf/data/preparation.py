@@ -67,7 +67,7 @@ class PreparedData:
             `user_id`, and `original_id` where the raw ids were no numbers.
         steps (`tuple[FilterStep, ...]`, *optional*, defaults to `()`):
             What the filters left, from the raw data on.
-        terms (`str`, *optional*):
+        license_terms (`str`, *optional*):
             The terms of the public data set that it was made of.
     """
 
@@ -76,7 +76,7 @@ class PreparedData:
     items: pl.DataFrame
     users: pl.DataFrame | None = None
     steps: tuple[FilterStep, ...] = ()
-    terms: str | None = None
+    license_terms: str | None = None
 
     @property
     def catalog(self) -> Catalog:
@@ -100,7 +100,7 @@ class PreparedData:
             self.items.write_parquet(part / "items.parquet")
             if self.users is not None:
                 self.users.write_parquet(part / "users.parquet")
-            facts = {"name": self.name, "terms": self.terms, "steps": [asdict(step) for step in self.steps]}
+            facts = {"name": self.name, "terms": self.license_terms, "steps": [asdict(step) for step in self.steps]}
             (part / _FACTS_NAME).write_text(json.dumps(facts, indent=2), encoding="utf-8")
             if directory.is_dir():
                 directory.rmdir()
@@ -156,10 +156,10 @@ class PreparedData:
         Raises:
             ValueError: If it was made of a public data set whose terms forbid to pass it on, or there is no token.
         """
-        if self.terms is not None:
+        if self.license_terms is not None:
             raise ValueError(
-                f"{self.name} was made of a public data set that is not yours to pass on. {self.terms} Share the "
-                "settings instead: with the same ones, everybody prepares the same rows."
+                f"{self.name} was made of a public data set that is not yours to pass on. {self.license_terms} "
+                "Share the settings instead: with the same settings, everybody prepares the same rows."
             )
         require_token(token)
         api = HfApi(token=token)
@@ -189,13 +189,13 @@ def prepare(
     title_rule: Callable[[str], str] | None = None,
     ties: str = "stable",
     keeps_all_items: bool = False,
-    terms: str | None = None,
+    license_terms: str | None = None,
 ) -> PreparedData:
     """
     Prepares raw data: filters, titles, numbers, order, split.
 
     Args:
-        name, terms:
+        name, license_terms:
             As for [`PreparedData`].
         raw ([`RawData`]):
             Read with the filters' `min_rating`.
@@ -205,7 +205,7 @@ def prepare(
             Adds the column `split`: [`temporal_split`] or another.
         title_rule (`Callable[[str], str]`, *optional*):
             Makes a title of the published one; titles stay as they are if not given.
-        ties (`"stable"` or `"authors"`, *optional*, defaults to `"stable"`):
+        ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
             See [`order_interactions`].
         keeps_all_items (`bool`, *optional*, defaults to `False`):
             Whether items without interactions stay in the catalog.
@@ -230,7 +230,7 @@ def prepare(
         rows = rows.with_columns(pl.col("timestamp") // raw.ticks_per_second)
     Catalog.from_frame(items)
     read = FilterStep("as read", **raw.num_read)
-    return PreparedData(name, split(rows), items, users, (read, *steps), terms)
+    return PreparedData(name, split(rows), items, users, (read, *steps), license_terms)
 
 
 def _write_by_users(ordered: pl.DataFrame, path: Path) -> None:

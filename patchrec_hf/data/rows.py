@@ -1,39 +1,83 @@
-"""Example rows: what a row of training or evaluation must hold."""
+"""Rows: what a row of training or evaluation holds, and the checks of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from datasets import Dataset
 
 
-_ROWS_AT_A_TIME = 10_000
+ROW_COLUMNS = ("user_id", "item_ids", "target_positions")
+CHUNK_ROWS = 10_000
+"""Rows of a data set that are read into memory at once."""
+
+
+class Row(TypedDict):
+    """
+    Items of one user, and which of them are to be predicted. Further columns are ignored.
+
+    Args:
+        user_id (`int`):
+            Whose items these are.
+        item_ids (`list[int]`):
+            Item ids, oldest first.
+        target_positions (`list[int]`):
+            Indices into `item_ids`, ascending. Each target is predicted from the items before it.
+    """
+
+    user_id: int
+    item_ids: Sequence[int]
+    target_positions: Sequence[int]
+
+
+def spaced_rows(num_rows: int, max_rows: int | None) -> np.ndarray:
+    """
+    Chooses rows that are evenly spaced over a data set.
+
+    Args:
+        num_rows (`int`):
+            Rows of the data set.
+        max_rows (`int`, *optional*):
+            How many rows to choose at most; all if not given.
+
+    Returns:
+        `numpy.ndarray` of shape `(min(num_rows, max_rows),)`, int64: row numbers, ascending.
+
+    Raises:
+        ValueError: If `max_rows` is less than 1.
+    """
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"`max_rows` must be at least 1 or None, got {max_rows}.")
+    if max_rows is None or max_rows >= num_rows:
+        return np.arange(num_rows)
+    return np.linspace(0, num_rows - 1, max_rows).astype(np.int64)
 
 
 def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
     """
-    Checks a data set of example rows, all at once: a collator would find a bad row in the middle of training.
+    Checks all rows of a data set at once, before training. A collator would find a bad row only in the middle of it.
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Example rows. Which items they name is left to the collator.
+            Rows. The collator checks their item ids.
         max_history (`int`, *optional*):
-            The processor's, which bounds how far apart a row's targets are; nothing does if not given.
+            The processor's `max_history`, which bounds how far apart a row's targets lie. No bound if not given.
 
     Raises:
-        TypeError: If it is no data set, or a column does not hold whole numbers, or lists of them.
+        TypeError: If `dataset` is no data set, or a column does not hold whole numbers, or lists of them.
         ValueError: If there is no row, a column is missing, or a row has no target or fails [`check_targets`].
     """
     if not isinstance(dataset, Dataset):
-        raise TypeError(f"Data sets must be `datasets.Dataset`s of example rows, got `{type(dataset).__name__}`.")
-    missing = [column for column in ("user_id", "item_ids", "target_positions") if column not in dataset.column_names]
+        raise TypeError(f"Data sets must be `datasets.Dataset`s of rows, got `{type(dataset).__name__}`.")
+    missing = [column for column in ROW_COLUMNS if column not in dataset.column_names]
     if missing or len(dataset) == 0:
         raise ValueError(
-            f"A data set of example rows needs `user_id`, `item_ids` and `target_positions`, got {len(dataset)} rows "
+            f"A data set of rows needs `user_id`, `item_ids` and `target_positions`, got {len(dataset)} rows "
             f"with {dataset.column_names}. See `load_recommendation_data`."
         )
     for column in ("item_ids", "target_positions"):
@@ -43,31 +87,52 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
             raise TypeError(f"Column `{column}` must hold lists of whole numbers, got {kind}.")
     check_user_ids(dataset)
     targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
-    first, last = targets.list.first(), targets.list.last()
-    ascends = (targets.list.len() == 1) | (targets.list.diff().list.min() > 0)
-    is_whole = targets.list.drop_nulls().list.len() == targets.list.len()
-    is_right = is_whole & ascends & (first > 0)
-    # First of the table beneath, which may hold other rows too: shuffled ones take long to gather.
+    # The table beneath first, which may hold other rows too: gathering the items of shuffled rows takes long.
     all_items, all_targets = (pl.Series(dataset.data.column(name)) for name in ("item_ids", "target_positions"))
+    num_items = None
     if not (all_targets.list.last() < all_items.list.len()).all():
-        parts = dataset.select_columns(["item_ids"]).with_format("polars").iter(_ROWS_AT_A_TIME)
-        is_right &= last < pl.concat([part["item_ids"].list.len() for part in parts])
-    if max_history is not None:
-        is_right &= last - first < max_history
-    is_right = is_right.fill_null(False)
-    if is_right.all():
+        parts = dataset.select_columns(["item_ids"]).with_format("polars").iter(CHUNK_ROWS)
+        num_items = pl.concat([part["item_ids"].list.len() for part in parts])
+    bad = find_bad_row(targets, num_items, max_history)
+    if bad is None:
         return
-    row_index = is_right.index_of(False)
-    row = dataset[row_index]
+    row = dataset[bad]
     if not row["target_positions"] or None in row["target_positions"]:
         raise ValueError(
-            f"Row {row_index} (user {row['user_id']}) has the target positions {row['target_positions']}; it needs at "
+            f"Row {bad} (user {row['user_id']}) has the target positions {row['target_positions']}; it needs at "
             "least one, and whole numbers only. Leave such rows out."
         )
     try:
         check_targets(row, max_history)
     except ValueError as error:
-        raise ValueError(f"{error} It is row {row_index} of the data set.") from None
+        raise ValueError(f"{error} It is row {bad} of the data set.") from None
+
+
+def find_bad_row(targets: pl.Series, num_items: pl.Series | None, max_history: int | None = None) -> int | None:
+    """
+    Finds the first row whose targets cannot be predicted from one window.
+
+    Args:
+        targets (`polars.Series` of lists):
+            The target positions of each row.
+        num_items (`polars.Series`, *optional*):
+            The number of items of each row; not looked at if not given.
+        max_history (`int`, *optional*):
+            As in [`check_targets`].
+
+    Returns:
+        `int`, *optional*: the index of the row, or `None` if all rows are right.
+    """
+    first, last = targets.list.first(), targets.list.last()
+    ascends = (targets.list.len() == 1) | (targets.list.diff().list.min() > 0)
+    is_whole = targets.list.drop_nulls().list.len() == targets.list.len()
+    is_right = is_whole & ascends & (first > 0)
+    if num_items is not None:
+        is_right &= last < num_items
+    if max_history is not None:
+        is_right &= last - first < max_history
+    is_right = is_right.fill_null(False)
+    return None if is_right.all() else is_right.index_of(False)
 
 
 def check_user_ids(dataset: Dataset) -> None:
@@ -82,19 +147,19 @@ def check_user_ids(dataset: Dataset) -> None:
         raise TypeError(f"Column `user_id` must hold whole numbers, got {kind}. Number the users.")
 
 
-def check_targets(row: Mapping[str, Any], max_history: int | None = None) -> None:
+def check_targets(row: Row | Mapping[str, Any], max_history: int | None = None) -> None:
     """
     Checks that a row's targets can be predicted from one window.
 
     Args:
-        row (`Mapping[str, Any]`):
-            An example row with at least one target.
+        row ([`Row`]):
+            A row with at least one target.
         max_history (`int`, *optional*):
-            The processor's, which bounds how far apart a row's targets are; nothing does if not given.
+            The processor's `max_history`, which bounds how far apart a row's targets lie. No bound if not given.
 
     Raises:
-        ValueError: If they do not ascend, lie `max_history` or more apart, have no earlier item or lie outside the
-            row's items.
+        ValueError: If the targets do not ascend, lie `max_history` or more apart, have no earlier item or lie outside
+            the row's items.
     """
     targets, num_items = row["target_positions"], len(row["item_ids"])
     for position in targets:
@@ -109,5 +174,5 @@ def check_targets(row: Mapping[str, Any], max_history: int | None = None) -> Non
         raise ValueError(
             f"Row of user {row.get('user_id')}: its targets, at {targets[0]} to {targets[-1]}, must lie less than "
             f"`max_history` ({max_history}) apart, as all of them are predicted from one window, which would more "
-            "than double. Make shorter rows, with `targets_per_row` of `load_recommendation_data` or `make_examples`."
+            "than double. Make shorter rows, with `targets_per_row` of `load_recommendation_data` or `make_rows`."
         )

@@ -35,7 +35,7 @@ class Source:
             Makes a title of the published one.
         keeps_all_items (`bool`):
             Whether items without interactions belong to the catalog.
-        terms (`str`, *optional*):
+        license_terms (`str`, *optional*):
             Its terms, if it is a public data set.
     """
 
@@ -44,7 +44,7 @@ class Source:
     filters: Filters
     title_rule: TitleRule | None
     keeps_all_items: bool
-    terms: str | None
+    license_terms: str | None
 
 
 def find_source(
@@ -97,12 +97,12 @@ def find_source(
             Filters(),
             None,
             keeps_all_items=True,
-            terms=None,
+            license_terms=None,
         )
     if items is not None or time_unit != "s":
         raise ValueError(f"`items` and `time_unit` are for a file of one's own, and {path} is a directory.")
     published = _find_published(path, columns)
-    if columns and published.terms != GOODREADS_TERMS:
+    if columns and published.license_terms != GOODREADS_TERMS:
         raise ValueError(f"`columns` is for a file of one's own or for Goodreads, and {path} is neither.")
     return published
 
@@ -126,7 +126,7 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
             filters,
             clean_movie_title,
             keeps_all_items=True,
-            terms=MOVIELENS_TERMS,
+            license_terms=MOVIELENS_TERMS,
         )
 
     if "u.data" in names:
@@ -142,7 +142,7 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
             GOODREADS_FILTERS,
             None,
             keeps_all_items=False,
-            terms=GOODREADS_TERMS,
+            license_terms=GOODREADS_TERMS,
         )
     if files("meta_*.jsonl*"):
         return Source(
@@ -151,7 +151,7 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
             AMAZON_FILTERS,
             None,
             keeps_all_items=False,
-            terms=AMAZON_TERMS,
+            license_terms=AMAZON_TERMS,
         )
     raise FileNotFoundError(
         f"{directory} holds no data set that is known: no interactions.parquet and items.parquet (prepared), u.data "

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Features, IterableDataset, List, Value
 
-from .examples import iterate_examples
+from .examples import iterate_rows
 
 
 _FEATURES = Features(
@@ -19,9 +19,7 @@ _FEATURES = Features(
 )
 
 
-def stream_examples(
-    path: Path, max_history: int = 100, min_history: int = 3, targets_per_row: int = 1
-) -> IterableDataset:
+def stream_rows(path: Path, max_history: int = 100, min_history: int = 3, targets_per_row: int = 1) -> IterableDataset:
     """
     Streams training rows.
 
@@ -29,10 +27,10 @@ def stream_examples(
         path (`pathlib.Path`):
             `interactions.parquet`, as [`PreparedData.save`] writes it: its row groups hold whole users.
         max_history, min_history, targets_per_row:
-            As for [`make_examples`].
+            As for [`make_rows`].
 
     Returns:
-        [`~datasets.IterableDataset`]: the rows of `train`, as [`make_examples`] makes them and in the same order, with
+        [`~datasets.IterableDataset`]: the rows of `train`, as [`make_rows`] makes them and in the same order, with
         a shard for each row group. Shuffle it: rows of a user follow each other.
     """
     settings = {"max_history": max_history, "min_history": min_history, "targets_per_row": targets_per_row}
@@ -48,5 +46,5 @@ def _generate(path: str, groups: list[int], settings: dict[str, int]) -> Iterato
         table = file.read_row_group(group, use_threads=False)
         users, items, positions = (table[name].to_numpy() for name in ("user_id", "item_id", "position"))
         is_in_split = pc.equal(table["split"].cast(pa.string()), "train").to_numpy()
-        for batch in iterate_examples(users, items, positions, is_in_split, **settings):
+        for batch in iterate_rows(users, items, positions, is_in_split, **settings):
             yield from batch.to_pylist()

@@ -8,7 +8,7 @@ import numpy as np
 _SMALL = 16
 
 
-def authors_order(timestamps: np.ndarray) -> np.ndarray:
+def release_order(timestamps: np.ndarray) -> np.ndarray:
     """
     Sorts one user's interactions as the authors' files have them: by NumPy's former quicksort, which is not stable. It
     takes the median of three as pivot and leaves partitions of up to 16 to an insertion sort. NumPy's own sort now
