@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ def _as_ranks(ranks: np.ndarray | Sequence[float]) -> np.ndarray:
     return values
 
 
-def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, np.ndarray]:
+def per_target_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, np.ndarray]:
     """
     HR@k, NDCG@k and MRR@k of each example. With one target an example, its ideal DCG is 1.
 
@@ -34,7 +35,7 @@ def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) 
 
     Example:
     ```python
-    >>> per_example_metrics([1, 3], ks=[2])
+    >>> per_target_metrics([1, 3], ks=[2])
     {'hr@2': array([1., 0.]), 'ndcg@2': array([1., 0.]), 'mrr@2': array([1., 0.])}
     ```
     """
@@ -55,7 +56,7 @@ def per_example_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) 
 
 def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, float]:
     """
-    Means of [`per_example_metrics`].
+    Means of [`per_target_metrics`].
 
     Args:
         ranks (`numpy.ndarray` of shape `(num_examples,)`):
@@ -72,7 +73,7 @@ def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> d
     {'hr@2': 0.5, 'ndcg@2': 0.5, 'mrr@2': 0.5}
     ```
     """
-    return {name: float(values.mean()) for name, values in per_example_metrics(ranks, ks).items()}
+    return {name: float(values.mean()) for name, values in per_target_metrics(ranks, ks).items()}
 
 
 def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
@@ -106,7 +107,20 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarr
     above, equal = scores > own, scores == own
     if allowed is not None:
         above, equal = above & allowed, equal & allowed
-    return 1.0 + above.sum(axis=1) + (equal.sum(axis=1) - 1) / 2
+    return mean_rank(above.sum(axis=1), equal.sum(axis=1))
+
+
+def mean_rank(num_above: Any, num_equal: Any) -> Any:
+    """
+    The mean of the ranks that items of one score share.
+
+    Args:
+        num_above (`int` or array):
+            Items with a higher score.
+        num_equal (`int` or array of the same shape):
+            Items with the same score, the ranked one among them.
+    """
+    return 1.0 + num_above + (num_equal - 1) / 2
 
 
 def bootstrap_interval(
@@ -124,7 +138,7 @@ def bootstrap_interval(
 
     Args:
         values (`numpy.ndarray` of shape `(num_examples,)` or `(num_examples, num_metrics)`):
-            One value an example, such as an entry of [`per_example_metrics`], or several.
+            One value an example, such as an entry of [`per_target_metrics`], or several.
         user_ids (`numpy.ndarray` of shape `(num_examples,)`):
             Whose example each is.
         confidence (`float`, *optional*, defaults to `0.95`):

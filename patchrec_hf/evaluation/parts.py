@@ -1,4 +1,4 @@
-"""Sharding: an evaluation's rows in equal shares for every process, and in parts that survive an interruption."""
+"""Parts: an evaluation in parts that survive an interruption, each shared by all processes equally."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..runs import claim_run
 
 
-_BATCHES_IN_A_PART = 8
+_BATCHES_PER_PART = 8
 
 
 def run_in_parts(
@@ -28,25 +28,25 @@ def run_in_parts(
     show_progress: bool,
 ) -> np.ndarray:
     """
-    Calls `rank` on all targets, in parts. Each part is shared out over the processes of a distributed run, in equal
-    shares, and kept when all processes have done theirs.
+    Calls `rank` on all targets, in parts. The processes of a distributed run rank equal shares of each part, and the
+    part is kept when all of them are done.
 
     Args:
         rank (`Callable`):
-            Turns the places of some targets into an array with one row each.
+            Turns the numbers of some targets into an array with one entry each.
         num_targets (`int`):
-            How many there are.
+            Number of targets.
         batch_size (`int`):
-            Rows that a process runs through the model at once; a part holds a few batches of each process.
+            Histories per forward; a part holds a few batches of each process.
         resume_dir (`str` or `pathlib.Path`, *optional*):
-            Where parts are kept; those that are there already are not ranked again.
+            Where parts are kept. Parts that are there already are not ranked again.
         settings (`Mapping[str, Any]`):
-            JSON-ready values on which the results depend, kept beside the parts.
+            JSON-ready values that the results depend on, kept beside the parts.
         show_progress (`bool`):
             Whether to show a progress bar, on the main process.
 
     Returns:
-        `numpy.ndarray` with `num_targets` rows, the same on every process.
+        `numpy.ndarray` with `num_targets` entries, the same on every process.
 
     Raises:
         ValueError: If `batch_size` is less than 1.
@@ -58,34 +58,38 @@ def run_in_parts(
     state = PartialState()
     if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise RuntimeError(
-            f"A launcher started {os.environ['WORLD_SIZE']} processes, but each believes to be alone, as accelerate "
-            "does on a CPU. Call `accelerate.PartialState(cpu=True)` before anything else."
+            f"A launcher started {os.environ['WORLD_SIZE']} processes, but each process believes that it is alone. "
+            "On a CPU, accelerate needs to be told: call `accelerate.PartialState(cpu=True)` before anything else."
         )
     if resume_dir is not None:
         claim_run(resume_dir, settings)
     parts = _read_parts(resume_dir) if state.is_main_process and resume_dir is not None else []
     if state.num_processes > 1:
         (parts,) = broadcast_object_list([parts])
-    num_done, part_size = sum(map(len, parts)), _BATCHES_IN_A_PART * batch_size * state.num_processes
+    num_done, part_size = sum(map(len, parts)), _BATCHES_PER_PART * batch_size * state.num_processes
     is_shown = show_progress and state.is_main_process
-    with tqdm(total=num_targets, initial=num_done, desc="Ranking", unit="user", disable=not is_shown) as progress:
+    with tqdm(total=num_targets, initial=num_done, desc="Ranking", unit="target", disable=not is_shown) as progress:
         for start in range(num_done, num_targets, part_size):
             stop = min(start + part_size, num_targets)
-            # Equal shares, so that all processes run alike; the last place fills up the last shares.
+            # Equal shares, so that all processes run alike; the last target is repeated to fill the last share.
             share = -(-(stop - start) // state.num_processes)
             first = start + state.process_index * share
-            found = torch.from_numpy(rank(np.minimum(np.arange(first, first + share), stop - 1)))
-            if state.num_processes > 1:
-                found = gather(found.to(state.device))
-            parts.append(found.cpu().numpy()[: stop - start])
+            part = rank(np.minimum(np.arange(first, first + share), stop - 1))
+            parts.append(_gather(part, state)[: stop - start] if state.num_processes > 1 else part)
             if resume_dir is not None and state.is_main_process:
                 _write_part(Path(resume_dir), start, parts[-1])
             progress.update(stop - start)
     return np.concatenate(parts)
 
 
+def _gather(part: np.ndarray, state: PartialState) -> np.ndarray:
+    """The parts of all processes, one after the other."""
+    values = torch.from_numpy(np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1))  # of any type
+    return gather(values.to(state.device)).cpu().numpy().reshape(-1).view(part.dtype).reshape(-1, *part.shape[1:])
+
+
 def _read_parts(directory: str | Path) -> list[np.ndarray]:
-    """The parts that follow each other from the first target on."""
+    """The parts without a gap, from the first target on."""
     parts: list[np.ndarray] = []
     for path in sorted(Path(directory).glob("part-*.npy")):
         if int(path.stem.removeprefix("part-")) == sum(map(len, parts)):

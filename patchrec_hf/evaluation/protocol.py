@@ -11,8 +11,8 @@ import numpy as np
 @dataclass(frozen=True)
 class EvaluationProtocol:
     """
-    How a ranked list is matched with its target. The defaults are the strict protocol; with all of them turned round
-    it is that of the authors' release (`eval.py` and `fti_eval.py`).
+    How a ranked list is matched with its target. The defaults are strict. All four inverted are the rules of the
+    authors' released code (`eval.py` and `fti_eval.py`).
 
     Args:
         complete_prefixes (`bool`, *optional*, defaults to `True`):
@@ -40,9 +40,9 @@ class EvaluationProtocol:
                 "`credit_prefixes` and `take_last_match` match lists of titles; they need `credit_items=False`."
             )
 
-    def places(self, titles: Sequence[str], items: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    def ranks(self, titles: Sequence[str], items: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """
-        The place of each target in its list.
+        The rank of each target in its list.
 
         Args:
             titles (`Sequence[str]`):
@@ -62,16 +62,36 @@ class EvaluationProtocol:
         else:
             is_match = (found == wanted).astype(bool)
         if self.take_last_match:
-            places = items.shape[1] - is_match[:, ::-1].argmax(axis=1)
+            ranks = items.shape[1] - is_match[:, ::-1].argmax(axis=1)
         else:
-            places = 1 + is_match.argmax(axis=1)
-        return np.where(is_match.any(axis=1), places, np.inf)
+            ranks = 1 + is_match.argmax(axis=1)
+        return np.where(is_match.any(axis=1), ranks, np.inf)
 
 
-STRICT = EvaluationProtocol()
-"""Every title can be spelled, and only the target's own is the target."""
+STRICT_PROTOCOL = EvaluationProtocol()
+"""Every title can be spelled, and only the target's own title is the target."""
 
-AUTHORS = EvaluationProtocol(complete_prefixes=False, credit_prefixes=True, take_last_match=True, credit_items=False)
-"""The matching rules of the authors' release."""
+RELEASE_PROTOCOL = EvaluationProtocol(
+    complete_prefixes=False, credit_prefixes=True, take_last_match=True, credit_items=False
+)
+"""The matching rules of the authors' released code."""
 
-PROTOCOLS = {"strict": STRICT, "authors": AUTHORS}
+PROTOCOLS = {"strict": STRICT_PROTOCOL, "release": RELEASE_PROTOCOL}
+
+
+def find_protocol(protocol: EvaluationProtocol | str) -> EvaluationProtocol:
+    """
+    The protocol of a name.
+
+    Args:
+        protocol ([`EvaluationProtocol`], `"strict"` or `"release"`):
+            A protocol is returned as it is.
+
+    Raises:
+        ValueError: If there is no protocol of that name.
+    """
+    if isinstance(protocol, EvaluationProtocol):
+        return protocol
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"`protocol` must be one of {', '.join(map(repr, PROTOCOLS))}, got {protocol!r}.")
+    return PROTOCOLS[protocol]

@@ -34,7 +34,7 @@ Returns:
 
 class RankingMetric(evaluate.Metric):
     """
-    HR@k, NDCG@k and MRR@k for [`evaluate`](https://huggingface.co/docs/evaluate): see [`per_example_metrics`].
+    HR@k, NDCG@k and MRR@k for [`evaluate`](https://huggingface.co/docs/evaluate): see [`per_target_metrics`].
 
     Example:
     ```python

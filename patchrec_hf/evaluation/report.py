@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,14 +14,43 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .metrics import bootstrap_interval, compression_ratios, per_example_metrics
+from .metrics import bootstrap_interval, compression_ratios, per_target_metrics
 
 
 COUNT_COLUMNS = ("title_tokens", "history_tokens", "prompt_tokens")
 """[`TokenCounts`] of a prompt as fed; with `text_` before, those with every item as text. Null for other rankers."""
 
-_EXAMPLES_NAME, _REPORT_NAME, _TABLE_NAME = "examples.parquet", "report.json", "report.md"
+RESULT_SCHEMA = {
+    "item_rank": pl.Float64,
+    "title_rank": pl.Float64,
+    "num_ties": pl.Int64,
+    "is_exact": pl.Boolean,
+    "tokens_read": pl.Int64,
+    **dict.fromkeys(COUNT_COLUMNS, pl.Int64),
+    **{f"text_{name}": pl.Int64 for name in COUNT_COLUMNS},
+}
+"""The columns of [`EvaluationReport.targets`] that a ranking fills."""
+_NUMPY_TYPES = {pl.Float64: np.float64, pl.Int64: np.int64, pl.Boolean: np.bool_}
+
+_TARGETS_NAME, _REPORT_NAME, _TABLE_NAME = "targets.parquet", "report.json", "report.md"
+_FORMER_TARGETS_NAME, _FORMER_COLUMNS = "examples.parquet", {"certified": "is_exact", "num_read": "tokens_read"}
 _HISTORY_BUCKETS = (0, 10, 20, 50, 100)
+
+
+def result_dtype(*names: str, ranking_length: int = 0) -> np.dtype:
+    """
+    The type of a structured array that holds the results of rankings, one entry per target.
+
+    Args:
+        *names (`str`):
+            Which columns of [`RESULT_SCHEMA`] the ranking fills.
+        ranking_length (`int`, *optional*, defaults to `0`):
+            If above 0, a field `ranked_items` holds this many catalog indices per target.
+    """
+    fields: list[Any] = [(name, _NUMPY_TYPES[RESULT_SCHEMA[name]]) for name in names]
+    if ranking_length:
+        fields.append(("ranked_items", np.int64, (ranking_length,)))
+    return np.dtype(fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,37 +59,44 @@ class EvaluationReport:
     What an evaluation found for each of n targets, and the settings that it depends on.
 
     Args:
-        examples (`polars.DataFrame` with n rows):
+        targets (`polars.DataFrame` with n rows):
             - `user_id`, `target_id` (int64): whose target, and which item of the data set.
             - `history_length` (int64): items before the target that the row holds.
             - `is_cold` (bool): whether the training rows lack the target; null if that was not asked.
-            - `item_rank` (float64): the target's place, 1 is first, infinity is beyond the ranking's end. Items that
-              are spelled alike (of other rankers: that score alike) share the mean of their places.
-            - `title_rank` (float64): the place of the target's title in the list of titles, each of which stands in it
+            - `item_rank` (float64): the target's rank; 1 is first, infinity is beyond the ranking's end. Items that
+              are spelled alike (for other rankers: that score alike) share the mean of their ranks.
+            - `title_rank` (float64): the rank of the target's title in the list of titles, which holds each title
               once.
-            - `num_ties` (int64): items that share their places with the target, itself among them.
-            - `certified` (bool): whether the ranking is proven to be the exact one; null for other rankers.
-            - `num_read` (int64): title tokens that the model read for it; null for other rankers.
+            - `num_ties` (int64): items that share their rank with the target, the target among them.
+            - `is_exact` (bool): whether the ranking is proven to be the exact one; null for other rankers.
+            - `tokens_read` (int64): title tokens that the model read for it; null for other rankers.
             - [`COUNT_COLUMNS`] (int64), and the same with `text_` before.
+            - `ranked_ids` (list of int64), where rankings were kept: item ids, best first.
         settings (`dict[str, Any]`):
             JSON-ready: data set, protocol, seeds, versions and whatever else the numbers depend on.
         ks (`tuple[int, ...]`, *optional*, defaults to `(10, 20)`):
             Cut-offs of the tables.
         depth (`float`, *optional*, defaults to infinity):
-            How many places the rankings have; a target further down has the rank infinity, so no cut-off can be
-            larger. Infinity: whole catalogs were ranked.
+            Length of the rankings. A target further down has the rank infinity, so no cut-off can be larger. Infinity
+            if whole catalogs were ranked.
 
     Raises:
         ValueError: If a cut-off is larger than `depth`.
     """
 
-    examples: pl.DataFrame
+    targets: pl.DataFrame
     settings: Mapping[str, Any]
     ks: tuple[int, ...] = (10, 20)
     depth: float = math.inf
 
     def __post_init__(self) -> None:
         self._check_depth(self.ks)
+
+    @property
+    def examples(self) -> pl.DataFrame:
+        """Former name of `targets`."""
+        warnings.warn("`EvaluationReport.examples` is now called `targets`.", FutureWarning, stacklevel=2)
+        return self.targets
 
     def with_settings(self, **settings: Any) -> EvaluationReport:
         """The same report with further settings."""
@@ -75,22 +112,22 @@ class EvaluationReport:
 
         Returns:
             `dict[str, float]`: `hr@k`, `ndcg@k` and `mrr@k` with credit by item, the same with `title_` before and
-            credit by title, `tied_share` (targets that share their places with other items) and, for models that read
-            prompts, `certified_share`, `compression_titles`, `compression_history` and `compression_prompt`.
+            credit by title, `tied_share` (targets that share their rank with other items) and, for models that read
+            prompts, `exact_share`, `compression_titles`, `compression_history` and `compression_prompt`.
 
         Raises:
             ValueError: If a cut-off is larger than the rankings are deep.
         """
         ks = self.ks if ks is None else ks
         self._check_depth(ks)
-        values = self._values(self.examples, ks)
+        values = self._values(self.targets, ks)
         metrics = {name: float(column.mean()) for name, column in values.items()}
-        if self.examples["certified"].null_count() == 0:
-            metrics["certified_share"] = float(self.examples["certified"].to_numpy().mean())
-        metrics["tied_share"] = float((self.examples["num_ties"] > 1).to_numpy().mean())
-        if self.examples[COUNT_COLUMNS[0]].null_count() == 0:
-            fed = self.examples.select(COUNT_COLUMNS).to_numpy()
-            as_text = self.examples.select(f"text_{name}" for name in COUNT_COLUMNS).to_numpy()
+        if self.targets["is_exact"].null_count() == 0:
+            metrics["exact_share"] = float(self.targets["is_exact"].to_numpy().mean())
+        metrics["tied_share"] = float((self.targets["num_ties"] > 1).to_numpy().mean())
+        if self.targets[COUNT_COLUMNS[0]].null_count() == 0:
+            fed = self.targets.select(COUNT_COLUMNS).to_numpy()
+            as_text = self.targets.select(f"text_{name}" for name in COUNT_COLUMNS).to_numpy()
             metrics |= compression_ratios(fed, as_text)
         return metrics
 
@@ -99,7 +136,7 @@ class EvaluationReport:
         Every metric for all targets and for slices of them: warm and cold targets, and the history's length.
 
         Returns:
-            `polars.DataFrame` with the columns `slice`, `num_examples`, `num_users`, `metric`, `value`, and the bounds
+            `polars.DataFrame` with the columns `slice`, `num_targets`, `num_users`, `metric`, `value`, and the bounds
             `low` and `high` of its 95% interval by users (see [`bootstrap_interval`]).
         """
         return self._intervals
@@ -107,13 +144,13 @@ class EvaluationReport:
     @cached_property
     def _intervals(self) -> pl.DataFrame:
         rows = []
-        for name, examples in self._slices():
-            values = self._values(examples, self.ks)
-            low, high = bootstrap_interval(np.column_stack(list(values.values())), examples["user_id"].to_numpy())
-            sizes = {"slice": name, "num_examples": len(examples), "num_users": examples["user_id"].n_unique()}
-            for place, (metric, column) in enumerate(values.items()):
+        for name, targets in self._slices():
+            values = self._values(targets, self.ks)
+            low, high = bootstrap_interval(np.column_stack(list(values.values())), targets["user_id"].to_numpy())
+            sizes = {"slice": name, "num_targets": len(targets), "num_users": targets["user_id"].n_unique()}
+            for number, (metric, column) in enumerate(values.items()):
                 rows.append(
-                    {**sizes, "metric": metric, "value": column.mean(), "low": low[place], "high": high[place]}
+                    {**sizes, "metric": metric, "value": column.mean(), "low": low[number], "high": high[number]}
                 )
         return pl.DataFrame(rows)
 
@@ -136,14 +173,14 @@ class EvaluationReport:
         """
         other._check_depth(self.ks)
         keys = ["user_id", "target_id", "history_length"]
-        if not self.examples.select(keys).equals(other.examples.select(keys)):
+        if not self.targets.select(keys).equals(other.targets.select(keys)):
             raise ValueError(
-                f"Only runs on the same targets can be compared, got {len(self.examples)} and {len(other.examples)} "
+                f"Only runs on the same targets can be compared, got {len(self.targets)} and {len(other.targets)} "
                 "targets that differ. Evaluate both on the same split with the same `max_rows`."
             )
-        ours, theirs = self._values(self.examples, self.ks), self._values(other.examples, self.ks)
+        ours, theirs = self._values(self.targets, self.ks), self._values(other.targets, self.ks)
         one, two = np.column_stack(list(ours.values())), np.column_stack(list(theirs.values()))
-        low, high = bootstrap_interval(one - two, self.examples["user_id"].to_numpy())
+        low, high = bootstrap_interval(one - two, self.targets["user_id"].to_numpy())
         return pl.DataFrame(
             {
                 "metric": list(ours),
@@ -165,17 +202,17 @@ class EvaluationReport:
         lines += ["", f"Over all targets: {', '.join(summary)}.", ""]
         lines += ["Means with their 95% intervals, by resampling users.", ""]
         lines += [f"| slice | targets | users | {' | '.join(metrics)} |", "|---" * (3 + len(metrics)) + "|"]
-        for (name, num_examples, num_users), part in table.group_by(
-            "slice", "num_examples", "num_users", maintain_order=True
+        for (name, num_targets, num_users), part in table.group_by(
+            "slice", "num_targets", "num_users", maintain_order=True
         ):
             by_metric = {row["metric"]: row for row in part.iter_rows(named=True)}
             cells = [_interval_cell(by_metric[metric]) for metric in metrics]
-            lines.append(f"| {name} | {num_examples} | {num_users} | {' | '.join(cells)} |")
+            lines.append(f"| {name} | {num_targets} | {num_users} | {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
     def save(self, directory: str | Path) -> None:
         """
-        Writes `report.json` (settings and metrics), `report.md` (tables) and `examples.parquet` (one row a target).
+        Writes `report.json` (settings and metrics), `report.md` (tables) and `targets.parquet` (one row a target).
 
         Args:
             directory (`str` or `pathlib.Path`):
@@ -194,8 +231,8 @@ class EvaluationReport:
             ],
         }
         # What is there already stays until all three are whole.
-        part = {name: directory / f"{name}.part" for name in (_EXAMPLES_NAME, _TABLE_NAME, _REPORT_NAME)}
-        self.examples.write_parquet(part[_EXAMPLES_NAME])
+        part = {name: directory / f"{name}.part" for name in (_TARGETS_NAME, _TABLE_NAME, _REPORT_NAME)}
+        self.targets.write_parquet(part[_TARGETS_NAME])
         part[_TABLE_NAME].write_text(self.to_markdown(), encoding="utf-8")
         part[_REPORT_NAME].write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
         for name, path in part.items():
@@ -212,20 +249,23 @@ class EvaluationReport:
         directory = Path(directory)
         values = json.loads((directory / _REPORT_NAME).read_text(encoding="utf-8"))
         depth = math.inf if values["depth"] is None else values["depth"]
-        return cls(pl.read_parquet(directory / _EXAMPLES_NAME), values["settings"], tuple(values["ks"]), depth)
+        path = directory / _TARGETS_NAME
+        targets = pl.read_parquet(path if path.is_file() else directory / _FORMER_TARGETS_NAME)
+        targets = targets.rename(_FORMER_COLUMNS, strict=False)
+        return cls(targets, values["settings"], tuple(values["ks"]), depth)
 
     def _check_depth(self, ks: Sequence[int]) -> None:
         if max(ks) > self.depth:
             raise ValueError(
-                f"The rankings have {self.depth} places, so nothing can be said of a cut-off of {max(ks)}. Rank "
-                "deeper (`k`), or choose smaller cut-offs."
+                f"The rankings have {self.depth} ranks, too few for a cut-off of {max(ks)}. Rank deeper (`k`), or "
+                "choose smaller cut-offs."
             )
 
     @staticmethod
-    def _values(examples: pl.DataFrame, ks: Sequence[int]) -> dict[str, np.ndarray]:
-        by_title = per_example_metrics(examples["title_rank"].to_numpy(), ks)
+    def _values(targets: pl.DataFrame, ks: Sequence[int]) -> dict[str, np.ndarray]:
+        by_title = per_target_metrics(targets["title_rank"].to_numpy(), ks)
         return {
-            **per_example_metrics(examples["item_rank"].to_numpy(), ks),
+            **per_target_metrics(targets["item_rank"].to_numpy(), ks),
             **{f"title_{name}": values for name, values in by_title.items()},
         }
 
@@ -235,7 +275,7 @@ class EvaluationReport:
         for start, stop in zip(_HISTORY_BUCKETS, stops, strict=True):
             name = f"history ≥ {start}" if stop is None else f"history {start}–{stop - 1}"
             slices.append((name, (length >= start) & (length < stop if stop else True)))
-        parts = [(name, self.examples.filter(condition)) for name, condition in slices]
+        parts = [(name, self.targets.filter(condition)) for name, condition in slices]
         return [(name, part) for name, part in parts if len(part) > 0]
 
 

@@ -1,0 +1,92 @@
+"""Former names of public functions. Each works as before, and warns once where it is called."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from ..batches.collators import PatchDataCollator
+from ..runtime.catalog import Catalog
+from ..runtime.encoding import EncodedHistory
+from ..runtime.modeling import PatchRecForCausalLM
+from ..runtime.processing import PatchRecProcessor
+from ..runtime.ranking import CatalogRanker, CatalogRanking, RankingConfig
+from ..runtime.trie import TitleTrie
+from .models import evaluate_model
+from .report import EvaluationReport
+from .scorers import Scorer, evaluate_scorer
+
+
+_ARGUMENTS = {"max_expansions": "max_title_tokens"}
+_RANKING = ("k", "method", "num_beams", "length_penalty", "max_title_tokens")
+_TARGETS = (*_RANKING, "protocol", "exclude_seen", "max_rows", "train_dataset", "batch_size", "resume_dir")
+_RANK_ARGUMENTS = ("candidates", "excluded", "show_progress")
+
+
+def rank_targets(
+    model: PatchRecForCausalLM,
+    processor: PatchRecProcessor | PatchDataCollator,
+    dataset: Dataset,
+    *args: Any,
+    **settings: Any,
+) -> EvaluationReport:
+    """Former name of [`evaluate_model`]. It takes a collator too, whose processor, layout and seed are used."""
+    _warn("rank_targets", "evaluate_model(model, processor, dataset)")
+    settings = _named((*_TARGETS, "show_progress"), args, settings)
+    if settings.get("protocol") == "authors":
+        settings["protocol"] = "release"
+    if isinstance(processor, PatchDataCollator):
+        settings = {"layout": processor.layout, "seed": processor.seed, **settings}
+        processor = processor.processor
+    return evaluate_model(model, processor, dataset, **settings)
+
+
+def score_targets(scorer: Scorer, catalog: Catalog, dataset: Dataset, *args: Any, **settings: Any) -> EvaluationReport:
+    """Former name of [`evaluate_scorer`]."""
+    _warn("score_targets", "evaluate_scorer(scorer, catalog, dataset)")
+    return evaluate_scorer(scorer, catalog, dataset, *args, **settings)
+
+
+def rank_catalog(
+    model: PatchRecForCausalLM,
+    trie: TitleTrie,
+    prompts: Sequence[EncodedHistory],
+    pad_id: int,
+    *args: Any,
+    **settings: Any,
+) -> CatalogRanking:
+    """Former way to [`CatalogRanker.rank`]; `settings` are its arguments and those of [`RankingConfig`]."""
+    _warn("rank_catalog", "CatalogRanker(model, processor, RankingConfig(...)).rank(prompts)")
+    names = (*_RANKING, *_RANK_ARGUMENTS[:2], "batch_size", "synchronize", _RANK_ARGUMENTS[2])
+    settings = _named(names, args, settings)
+    arguments = {name: settings.pop(name) for name in _RANK_ARGUMENTS if name in settings}
+    return CatalogRanker.from_trie(model, trie, pad_id, RankingConfig(**settings)).rank(prompts, **arguments)
+
+
+def score_catalog(
+    model: PatchRecForCausalLM,
+    trie: TitleTrie,
+    prompts: Sequence[EncodedHistory],
+    pad_id: int,
+    batch_size: int = 8,
+    synchronize: bool = False,
+    show_progress: bool = False,
+) -> np.ndarray:
+    """Former way to [`CatalogRanker.score`]."""
+    _warn("score_catalog", "CatalogRanker(model, processor).score(prompts)")
+    config = RankingConfig(k=1, batch_size=batch_size, synchronize=synchronize)
+    return CatalogRanker.from_trie(model, trie, pad_id, config).score(prompts, show_progress)
+
+
+def _named(names: Sequence[str], args: Sequence[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """All arguments by their present names; `names` are those of the positional ones, in order."""
+    by_keyword = {_ARGUMENTS.get(name, name): value for name, value in settings.items()}
+    return {**dict(zip(names, args, strict=False)), **by_keyword}
+
+
+def _warn(former: str, present: str) -> None:
+    warnings.warn(f"`{former}` is deprecated; use `{present}`.", FutureWarning, stacklevel=3)

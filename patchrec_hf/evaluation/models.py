@@ -1,0 +1,167 @@
+"""Evaluation of models: the rank of each target among the whole catalog."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from accelerate import PartialState
+from datasets import Dataset
+
+from ..runtime.encoding import EncodedHistory
+from ..runtime.layouts import Layout
+from ..runtime.modeling import PatchRecForCausalLM
+from ..runtime.processing import PatchRecProcessor
+from ..runtime.ranking import CatalogRanker, Method, RankingConfig
+from ..runtime.sharding import is_sharded
+from ..runtime.trie import TitleTrie, build_trie
+from .parts import run_in_parts
+from .protocol import EvaluationProtocol, find_protocol
+from .report import COUNT_COLUMNS, RESULT_SCHEMA, EvaluationReport, result_dtype
+from .targets import find_targets, seen_items
+from .title_lists import TitleLists
+
+
+def evaluate_model(
+    model: PatchRecForCausalLM,
+    processor: PatchRecProcessor,
+    dataset: Dataset,
+    layout: Layout | None = None,
+    seed: int = 0,
+    k: int | None = 20,
+    method: Method = "exact",
+    num_beams: int | None = None,
+    length_penalty: float = 0.0,
+    max_title_tokens: int | None = None,
+    protocol: EvaluationProtocol | Literal["strict", "release"] = "strict",
+    exclude_seen: bool = False,
+    max_rows: int | None = None,
+    train_dataset: Dataset | None = None,
+    keep_rankings: bool = False,
+    batch_size: int = 8,
+    resume_dir: str | Path | None = None,
+    show_progress: bool = True,
+) -> EvaluationReport:
+    """
+    Ranks the catalog for each row of a data set and looks up its targets. Under a launcher, every process ranks a
+    share of the targets and returns all results.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model.
+        processor ([`PatchRecProcessor`]):
+            The model's processor.
+        dataset ([`~datasets.Dataset`]):
+            Rows (see [`Row`]).
+        layout ([`Layout`], *optional*):
+            Overrides the processor's.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of a random layout.
+        k (`int`, *optional*, defaults to `20`):
+            Number of titles to rank, which hold at least as many items. `None` ranks the whole catalog by reading all
+            of it (method `"all"`).
+        method, num_beams, length_penalty, max_title_tokens:
+            See [`RankingConfig`].
+        protocol ([`EvaluationProtocol`], `"strict"` or `"release"`, *optional*, defaults to `"strict"`):
+            When a ranked title counts as the target.
+        exclude_seen (`bool`, *optional*, defaults to `False`):
+            Whether items of the history cannot be recommended. The target itself always can.
+        max_rows (`int`, *optional*):
+            Rank this many rows only, evenly spaced over the data set.
+        train_dataset ([`~datasets.Dataset`], *optional*):
+            The rows that the model learned from. If given, the report tells warm targets from cold ones.
+        keep_rankings (`bool`, *optional*, defaults to `False`):
+            Whether the report's `targets` hold the ranked item ids too, in the column `ranked_ids`.
+        batch_size (`int`, *optional*, defaults to `8`):
+            Histories per forward; bounds the memory.
+        resume_dir (`str` or `pathlib.Path`, *optional*):
+            Where finished parts are kept, so that an interrupted evaluation continues with the same directory. It is
+            for one model; delete it when the report is saved.
+        show_progress (`bool`, *optional*, defaults to `True`):
+            Whether to show a progress bar, on the main process.
+
+    Returns:
+        [`EvaluationReport`]
+
+    Raises:
+        ValueError: If the data set is empty, a number is out of range, model and processor were not made for each
+            other, or as [`CatalogRanker`] does.
+        FileExistsError: If `resume_dir` holds parts of an evaluation of other targets, or with other arguments.
+        KeyError: If the catalog lacks an item.
+        TypeError: If the backbone cannot attend to a tree.
+        FloatingPointError: If the model's scores are not numbers.
+        RuntimeError: If several processes were launched but do not know of each other.
+    """
+    protocol = find_protocol(protocol)
+    model.check_prompt(processor.prompt)
+    targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
+    titles = TitleLists(_trie_of(processor, protocol), processor.catalog.titles, protocol)
+    if k is None and method == "exact":
+        method = "all"
+    k = titles.num_titles if k is None else min(k, titles.num_titles)
+    config = RankingConfig(
+        k,
+        method,
+        num_beams,
+        length_penalty,
+        max_title_tokens,
+        batch_size,
+        synchronize=PartialState().num_processes > 1 and is_sharded(model),
+    )
+    ranker = CatalogRanker.from_trie(model, titles.trie, processor.prompt.pad_id, config)
+    dtype = result_dtype(*RESULT_SCHEMA, ranking_length=k if keep_rankings else 0)
+
+    def rank(numbers: np.ndarray) -> np.ndarray:
+        histories, items = targets.history_items(numbers), targets.items[numbers]
+        prompts = [_encode(processor, history, layout, seed) for history in histories]
+        lists = titles.without(seen_items(histories, items), items) if exclude_seen else titles.all(len(items))
+        ranking = ranker.rank(prompts, candidates=[titles.items for titles in lists])
+        results = np.empty(len(items), dtype)
+        results["item_rank"], results["title_rank"], results["num_ties"] = titles.find(lists, ranking.items, items)
+        results["is_exact"], results["tokens_read"] = ranking.is_exact, ranking.tokens_read
+        for name, column in zip(COUNT_COLUMNS, np.array([prompt.counts for prompt in prompts]).T, strict=True):
+            results[name] = column
+        for name, column in zip(COUNT_COLUMNS, np.array([prompt.text_counts for prompt in prompts]).T, strict=True):
+            results[f"text_{name}"] = column
+        if keep_rankings:
+            results["ranked_items"] = ranking.items
+        return results
+
+    settings = {
+        "ranker": "PatchRec",
+        "k": k,
+        "method": method,
+        "num_beams": config.num_beams,
+        "length_penalty": length_penalty,
+        "max_title_tokens": max_title_tokens,
+        "protocol": asdict(protocol),
+        "exclude_seen": exclude_seen,
+        "layout": str(layout or processor.layout),
+        "max_history": processor.max_history,
+        "max_rows": max_rows,
+        "seed": seed,
+    }
+    was_training = model.training
+    model.eval()
+    try:
+        results = run_in_parts(
+            rank, len(targets), batch_size, resume_dir, {**settings, **targets.checksum()}, show_progress
+        )
+    finally:
+        model.train(was_training)
+    return targets.report(results, settings, depth=k if k < titles.num_titles else math.inf)
+
+
+def _trie_of(processor: PatchRecProcessor, protocol: EvaluationProtocol) -> TitleTrie:
+    if protocol.complete_prefixes:
+        return processor.trie
+    return build_trie(processor.title_tokens, processor.prompt.end_of_turn_id, complete_prefixes=False)
+
+
+def _encode(processor: PatchRecProcessor, history: np.ndarray, layout: Layout | None, seed: int) -> EncodedHistory:
+    # A random layout draws as it does for a row that is collated outside training.
+    read = history[-processor.max_history :]
+    return processor.encode(read, layout=layout, seed=(seed, 0, processor.title_tokens.checksum(read)))

@@ -1,0 +1,109 @@
+"""Evaluation of recommenders that score the whole catalog, such as the baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+import numpy as np
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from ..runtime.catalog import Catalog
+from .metrics import ranks_from_scores
+from .protocol import STRICT_PROTOCOL
+from .report import EvaluationReport, result_dtype
+from .targets import find_targets, seen_items
+
+
+_DTYPE = result_dtype("item_rank", "title_rank", "num_ties")
+
+
+class Scorer(Protocol):
+    """Any recommender that scores the whole catalog, such as the baselines."""
+
+    def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+        """Scores of shape `(B, num_items)`, in catalog order, for lists of item ids."""
+        ...
+
+
+def evaluate_scorer(
+    scorer: Scorer,
+    catalog: Catalog,
+    dataset: Dataset,
+    exclude_seen: bool = False,
+    max_rows: int | None = None,
+    train_dataset: Dataset | None = None,
+    batch_size: int = 256,
+    show_progress: bool = True,
+) -> EvaluationReport:
+    """
+    Evaluates a recommender that scores the whole catalog, by the strict protocol. Every process does all of it.
+
+    Args:
+        scorer ([`Scorer`]):
+            A fitted baseline, or any object with a `score` method.
+        catalog ([`Catalog`]):
+            The items that it scores.
+        dataset, exclude_seen, max_rows, train_dataset, show_progress:
+            See [`evaluate_model`].
+        batch_size (`int`, *optional*, defaults to `256`):
+            Histories per call of `score`. Some arrays of shape `(batch_size, num_items)` are held in memory.
+
+    Returns:
+        [`EvaluationReport`]
+
+    Raises:
+        ValueError: If the data set is empty, a number is out of range, the scores do not have the shape
+            `(B, num_items)`, or a score is NaN.
+        KeyError: If the catalog lacks an item.
+    """
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    targets = find_targets(dataset, catalog, max_rows, train_dataset)
+    title_of_item, by_title, title_starts = _group_by_title(catalog)
+    parts = []
+    with tqdm(total=len(targets), desc="Scoring", unit="target", disable=not show_progress) as progress:
+        for start in range(0, len(targets), batch_size):
+            numbers = np.arange(start, min(start + batch_size, len(targets)))
+            items = targets.items[numbers]
+            scores = np.array(scorer.score(targets.history_ids(numbers)), dtype=np.float64)
+            if scores.shape != (len(numbers), len(catalog)):
+                raise ValueError(
+                    f"{type(scorer).__name__}.score gave an array of shape {scores.shape}, expected "
+                    f"{(len(numbers), len(catalog))}: one score for each history and item."
+                )
+            allowed = np.ones(scores.shape, dtype=bool)
+            if exclude_seen:
+                for row, seen in enumerate(seen_items(targets.history_items(numbers), items)):
+                    allowed[row, seen] = False
+            part = np.empty(len(numbers), _DTYPE)
+            part["item_rank"] = ranks_from_scores(scores, items, allowed)
+            part["num_ties"] = ((scores == scores[np.arange(len(numbers)), items][:, None]) & allowed).sum(axis=1)
+            # A title scores as its best item does.
+            allowed_scores = np.where(allowed, scores, -np.inf)[:, by_title]
+            part["title_rank"] = ranks_from_scores(
+                np.maximum.reduceat(allowed_scores, title_starts, axis=1),
+                title_of_item[items],
+                np.logical_or.reduceat(allowed[:, by_title], title_starts, axis=1),
+            )
+            parts.append(part)
+            progress.update(len(numbers))
+    settings = {
+        "ranker": type(scorer).__name__,
+        "k": len(catalog),
+        "protocol": asdict(STRICT_PROTOCOL),
+        "exclude_seen": exclude_seen,
+        "max_rows": max_rows,
+    }
+    return targets.report(np.concatenate(parts), settings, depth=math.inf)
+
+
+def _group_by_title(catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The title number of each item; items sorted by title; and where each title starts among those."""
+    # As objects: an array of NumPy's own strings gives every title the length of the longest.
+    _, title_of_item = np.unique(np.array(catalog.titles, dtype=object), return_inverse=True)
+    by_title = np.argsort(title_of_item, kind="stable")
+    return title_of_item, by_title, np.flatnonzero(np.diff(title_of_item[by_title], prepend=-1))
