@@ -3,128 +3,78 @@
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from warnings import warn
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 
-from .runtime.catalog import Catalog
 from .runtime.configuration import PatchRecConfig
-from .runtime.layouts import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
 from .runtime.modeling import PatchRecForCausalLM, PatchRecModel
 from .runtime.processing import PatchRecProcessor
-from .runtime.prompts import (
-    BOOK_PROMPT,
-    BOOK_PROMPT_INSTRUCTION_FIRST,
-    MOVIE_PROMPT,
-    MOVIE_PROMPT_INSTRUCTION_FIRST,
-    PromptTemplate,
-    add_special_tokens,
-)
 
 
-if TYPE_CHECKING:
-    from .batches.collators import PatchDataCollator, PatchPretrainDataCollator
-    from .data.data_card import DataCard, describe_data
-    from .data.filters import Filters
-    from .data.loading import load_recommendation_data, prepare_data
-    from .data.preparation import PreparedData
-    from .data.splits import leave_one_out_split, temporal_split, user_ratio_split
-    from .evaluation.protocol import AUTHORS, STRICT, EvaluationProtocol
-    from .evaluation.report import EvaluationReport
-    from .evaluation.targets import rank_targets, score_targets
-    from .hub.exports import export_backbone, export_checkpoint, export_to_hub
-    from .runtime.ranking import rank_catalog, score_catalog
-    from .runtime.recommender import PatchRecommender, Recommendation
-    from .runtime.trie import build_trie
-    from .tiny import build_tiny_backbone
-    from .training.arguments import PAPER_PRESETS, PatchFinetuneConfig, PatchPretrainConfig
-    from .training.trainers import PatchFinetuneTrainer, PatchPretrainTrainer
-
-__version__ = version("patchrec-hf")
-
-# Imported on first use: these bring in TRL, PEFT and datasets.
-_LAZY = {
-    "AUTHORS": "evaluation.protocol",
+# The public names, and the module that each is imported from when it is first used. Some modules bring in TRL, PEFT
+# and datasets, which take long to import.
+_MODULES = {
+    "Catalog": "runtime.catalog",
+    "DropLayout": "runtime.layouts",
+    "ItemPatchLayout": "runtime.layouts",
+    "Layout": "runtime.layouts",
+    "RandomPatchLayout": "runtime.layouts",
+    "SessionPatchLayout": "runtime.layouts",
+    "TextLayout": "runtime.layouts",
+    "BOOK_PROMPT": "runtime.prompts",
+    "BOOK_PROMPT_INSTRUCTION_FIRST": "runtime.prompts",
+    "MOVIE_PROMPT": "runtime.prompts",
+    "MOVIE_PROMPT_INSTRUCTION_FIRST": "runtime.prompts",
+    "PromptTemplate": "runtime.prompts",
+    "add_special_tokens": "runtime.prompts",
+    "PatchRecProcessor": "runtime.processing",
+    "PatchRecConfig": "runtime.configuration",
+    "PatchRecForCausalLM": "runtime.modeling",
+    "PatchRecModel": "runtime.modeling",
+    "build_trie": "runtime.trie",
+    "CatalogRanker": "runtime.ranking",
+    "CatalogRanking": "runtime.ranking",
+    "RankingConfig": "runtime.ranking",
+    "PatchRecommender": "runtime.recommender",
+    "Recommendation": "runtime.recommender",
     "DataCard": "data.data_card",
+    "describe_data": "data.data_card",
+    "Filters": "data.filters",
+    "load_recommendation_data": "data.loading",
+    "prepare_data": "data.loading",
+    "PreparedData": "data.preparation",
+    "Row": "data.rows",
+    "leave_one_out_split": "data.splits",
+    "temporal_split": "data.splits",
+    "user_ratio_split": "data.splits",
+    "PatchDataCollator": "batches.collators",
+    "PatchPretrainDataCollator": "batches.collators",
+    "evaluate_model": "evaluation.models",
+    "RELEASE_PROTOCOL": "evaluation.protocol",
+    "STRICT_PROTOCOL": "evaluation.protocol",
     "EvaluationProtocol": "evaluation.protocol",
     "EvaluationReport": "evaluation.report",
-    "Filters": "data.filters",
-    "PAPER_PRESETS": "training.arguments",
-    "PatchDataCollator": "batches.collators",
-    "PatchFinetuneConfig": "training.arguments",
-    "PatchFinetuneTrainer": "training.trainers",
-    "PatchPretrainConfig": "training.arguments",
-    "PatchPretrainDataCollator": "batches.collators",
-    "PatchPretrainTrainer": "training.trainers",
-    "PatchRecommender": "runtime.recommender",
-    "PreparedData": "data.preparation",
-    "Recommendation": "runtime.recommender",
-    "STRICT": "evaluation.protocol",
-    "build_tiny_backbone": "tiny",
-    "build_trie": "runtime.trie",
-    "describe_data": "data.data_card",
+    "Scorer": "evaluation.scorers",
+    "evaluate_scorer": "evaluation.scorers",
     "export_backbone": "hub.exports",
     "export_checkpoint": "hub.exports",
     "export_to_hub": "hub.exports",
-    "leave_one_out_split": "data.splits",
-    "load_recommendation_data": "data.loading",
-    "prepare_data": "data.loading",
-    "rank_catalog": "runtime.ranking",
-    "rank_targets": "evaluation.targets",
-    "score_catalog": "runtime.ranking",
-    "score_targets": "evaluation.targets",
-    "temporal_split": "data.splits",
-    "user_ratio_split": "data.splits",
+    "PAPER_PRESETS": "training.arguments",
+    "PatchFinetuneConfig": "training.arguments",
+    "PatchPretrainConfig": "training.arguments",
+    "CheckpointCallback": "training.checkpoint_callback",
+    "last_checkpoint": "training.checkpoints",
+    "PatchFinetuneTrainer": "training.trainers",
+    "PatchPretrainTrainer": "training.trainers",
+    "build_tiny_backbone": "tiny",
 }
+# Former public names: the module that still has them, or the name that replaces them.
+_FORMER_FUNCTIONS = ("rank_catalog", "rank_targets", "score_catalog", "score_targets")
+_FORMER_NAMES = {"AUTHORS": "RELEASE_PROTOCOL", "STRICT": "STRICT_PROTOCOL"}
 
-__all__ = [
-    "AUTHORS",
-    "BOOK_PROMPT",
-    "BOOK_PROMPT_INSTRUCTION_FIRST",
-    "MOVIE_PROMPT",
-    "MOVIE_PROMPT_INSTRUCTION_FIRST",
-    "PAPER_PRESETS",
-    "STRICT",
-    "Catalog",
-    "DataCard",
-    "DropLayout",
-    "EvaluationProtocol",
-    "EvaluationReport",
-    "Filters",
-    "ItemPatchLayout",
-    "PatchDataCollator",
-    "PatchFinetuneConfig",
-    "PatchFinetuneTrainer",
-    "PatchPretrainConfig",
-    "PatchPretrainDataCollator",
-    "PatchPretrainTrainer",
-    "PatchRecConfig",
-    "PatchRecForCausalLM",
-    "PatchRecModel",
-    "PatchRecProcessor",
-    "PatchRecommender",
-    "PreparedData",
-    "PromptTemplate",
-    "RandomPatchLayout",
-    "Recommendation",
-    "SessionPatchLayout",
-    "TextLayout",
-    "add_special_tokens",
-    "build_tiny_backbone",
-    "build_trie",
-    "describe_data",
-    "export_backbone",
-    "export_checkpoint",
-    "export_to_hub",
-    "leave_one_out_split",
-    "load_recommendation_data",
-    "prepare_data",
-    "rank_catalog",
-    "rank_targets",
-    "score_catalog",
-    "score_targets",
-    "temporal_split",
-    "user_ratio_split",
-]
+__all__ = [*_MODULES]
+__version__ = version("patchrec-hf")
 
 AutoConfig.register(PatchRecConfig.model_type, PatchRecConfig)
 AutoModel.register(PatchRecConfig, PatchRecModel)
@@ -133,10 +83,67 @@ AutoProcessor.register(PatchRecConfig, PatchRecProcessor)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name in _FORMER_NAMES:
+        warn(f"`{name}` is now called `{_FORMER_NAMES[name]}`.", FutureWarning, stacklevel=2)
+        name = _FORMER_NAMES[name]
+    if name in _FORMER_FUNCTIONS:
+        return getattr(import_module(".evaluation.former_names", __name__), name)
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if TYPE_CHECKING:  # type checkers and editors cannot read the table
+    from .batches.collators import PatchDataCollator as PatchDataCollator
+    from .batches.collators import PatchPretrainDataCollator as PatchPretrainDataCollator
+    from .data.data_card import DataCard as DataCard
+    from .data.data_card import describe_data as describe_data
+    from .data.filters import Filters as Filters
+    from .data.loading import load_recommendation_data as load_recommendation_data
+    from .data.loading import prepare_data as prepare_data
+    from .data.preparation import PreparedData as PreparedData
+    from .data.rows import Row as Row
+    from .data.splits import leave_one_out_split as leave_one_out_split
+    from .data.splits import temporal_split as temporal_split
+    from .data.splits import user_ratio_split as user_ratio_split
+    from .evaluation.models import evaluate_model as evaluate_model
+    from .evaluation.protocol import RELEASE_PROTOCOL as RELEASE_PROTOCOL
+    from .evaluation.protocol import STRICT_PROTOCOL as STRICT_PROTOCOL
+    from .evaluation.protocol import EvaluationProtocol as EvaluationProtocol
+    from .evaluation.report import EvaluationReport as EvaluationReport
+    from .evaluation.scorers import Scorer as Scorer
+    from .evaluation.scorers import evaluate_scorer as evaluate_scorer
+    from .hub.exports import export_backbone as export_backbone
+    from .hub.exports import export_checkpoint as export_checkpoint
+    from .hub.exports import export_to_hub as export_to_hub
+    from .runtime.catalog import Catalog as Catalog
+    from .runtime.layouts import DropLayout as DropLayout
+    from .runtime.layouts import ItemPatchLayout as ItemPatchLayout
+    from .runtime.layouts import Layout as Layout
+    from .runtime.layouts import RandomPatchLayout as RandomPatchLayout
+    from .runtime.layouts import SessionPatchLayout as SessionPatchLayout
+    from .runtime.layouts import TextLayout as TextLayout
+    from .runtime.prompts import BOOK_PROMPT as BOOK_PROMPT
+    from .runtime.prompts import BOOK_PROMPT_INSTRUCTION_FIRST as BOOK_PROMPT_INSTRUCTION_FIRST
+    from .runtime.prompts import MOVIE_PROMPT as MOVIE_PROMPT
+    from .runtime.prompts import MOVIE_PROMPT_INSTRUCTION_FIRST as MOVIE_PROMPT_INSTRUCTION_FIRST
+    from .runtime.prompts import PromptTemplate as PromptTemplate
+    from .runtime.prompts import add_special_tokens as add_special_tokens
+    from .runtime.ranking import CatalogRanker as CatalogRanker
+    from .runtime.ranking import CatalogRanking as CatalogRanking
+    from .runtime.ranking import RankingConfig as RankingConfig
+    from .runtime.recommender import PatchRecommender as PatchRecommender
+    from .runtime.recommender import Recommendation as Recommendation
+    from .runtime.trie import build_trie as build_trie
+    from .tiny import build_tiny_backbone as build_tiny_backbone
+    from .training.arguments import PAPER_PRESETS as PAPER_PRESETS
+    from .training.arguments import PatchFinetuneConfig as PatchFinetuneConfig
+    from .training.arguments import PatchPretrainConfig as PatchPretrainConfig
+    from .training.checkpoint_callback import CheckpointCallback as CheckpointCallback
+    from .training.checkpoints import last_checkpoint as last_checkpoint
+    from .training.trainers import PatchFinetuneTrainer as PatchFinetuneTrainer
+    from .training.trainers import PatchPretrainTrainer as PatchPretrainTrainer

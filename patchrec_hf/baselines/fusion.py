@@ -10,11 +10,11 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..evaluation.metrics import ranking_metrics, ranks_from_scores
-from ..evaluation.targets import Scorer
+from ..evaluation.scorers import Scorer
 from ..runtime.catalog import Catalog
-from ..runtime.ranking import rank_catalog
+from ..runtime.ranking import CatalogRanker, RankingConfig
 from ..runtime.recommender import PatchRecommender
-from .histories import HISTORIES_AT_ONCE
+from .histories import HISTORIES_PER_BATCH
 from .selection import cut_off, single_targets
 
 
@@ -31,7 +31,7 @@ class Baseline(Scorer, Protocol):
 class Fusion:
     """
     Ranks the union of what two recommenders hold for best, by a weighted sum of their scores: the exact
-    log-probabilities of the LLM and the scores of a baseline, each standardised over the union (its mean becomes 0,
+    log-probabilities of the LLM and the scores of a baseline, each standardized over the union (its mean becomes 0,
     its standard deviation 1).
 
     Args:
@@ -53,7 +53,7 @@ class Fusion:
     Example:
     ```python
     >>> fusion = Fusion(PatchRecommender.from_pretrained("outputs/final"), baseline).fit(examples["validation"])
-    >>> score_targets(fusion, catalog, examples["test"]).metrics()
+    >>> evaluate_scorer(fusion, catalog, examples["test"]).metrics()
     ```
     """
 
@@ -110,8 +110,8 @@ class Fusion:
             raise ValueError(f"`metric` looks at {k} places, but only {self.num_candidates} candidates are ranked.")
         ranks: list[list[np.ndarray]] = []
         with tqdm(total=len(histories), desc="Choosing the weight", disable=not show_progress) as progress:
-            for start in range(0, len(histories), HISTORIES_AT_ONCE):
-                part = slice(start, start + HISTORIES_AT_ONCE)
+            for start in range(0, len(histories), HISTORIES_PER_BATCH):
+                part = slice(start, start + HISTORIES_PER_BATCH)
                 parts = self._standardised(histories[part])
                 ranks.append([ranks_from_scores(_mix(*parts, weight), targets[part]) for weight in weights])
                 progress.update(len(histories[part]))
@@ -134,31 +134,24 @@ class Fusion:
             `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order; -infinity outside of the union.
 
         Raises:
-            ValueError, TypeError, FloatingPointError: As [`rank_catalog`] does.
+            ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
             KeyError: If the catalog lacks an item.
         """
         return _mix(*self._standardised(histories), self.weight)
 
     def _standardised(self, histories: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Both parts' scores, standardised over the union, -infinity outside of it; shape `(B, num_items)` each."""
+        """Both parts' scores, standardized over the union, -infinity outside of it; shape `(B, num_items)` each."""
         processor = self.recommender.processor
-        prompts = [processor.encode(processor.title_tokens, processor.catalog.indices_of(list(h))) for h in histories]
+        prompts = [processor.encode(processor.catalog.indices_of(list(history))) for history in histories]
         k = min(self.num_candidates, len(processor.catalog))
+        ranker = CatalogRanker(self.recommender.model, processor, RankingConfig(k=k, batch_size=self.batch_size))
         baseline = np.asarray(self.baseline.score(histories), dtype=np.float64)
         chosen = np.argpartition(-baseline, k - 1, axis=1)[:, :k]
         llm = np.full(baseline.shape, -np.inf)
         for candidates in (None, list(chosen)):
-            ranking = rank_catalog(
-                self.recommender.model,
-                self.recommender.trie,
-                prompts,
-                processor.prompt.pad_id,
-                k=k,
-                candidates=candidates,
-                batch_size=self.batch_size,
-            )
-            rows, places = np.nonzero(ranking.items >= 0)
-            llm[rows, ranking.items[rows, places]] = ranking.scores[rows, places]
+            ranking = ranker.rank(prompts, candidates)
+            rows, ranks = np.nonzero(ranking.items >= 0)
+            llm[rows, ranking.items[rows, ranks]] = ranking.scores[rows, ranks]
         is_candidate = np.isfinite(llm)
         return _standardise(llm, is_candidate), _standardise(baseline, is_candidate)
 

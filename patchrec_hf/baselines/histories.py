@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-HISTORIES_AT_ONCE = 256
+HISTORIES_PER_BATCH = 256
 """How many are scored together, which bounds the memory."""
 
 

@@ -1,5 +1,7 @@
 """LinRec: SASRec with an attention whose cost grows linearly with the history."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
@@ -28,7 +30,7 @@ class LinRec(SASRec):
     config_class = LinRecConfig
 
     def _make_layer(self) -> nn.Module:
-        return LinRecLayer(self.config)
+        return LinRecLayer(cast(LinRecConfig, self.config))
 
 
 class LinRecLayer(nn.Module):

@@ -1,6 +1,6 @@
 """MoRec: SASRec whose item vectors come from the titles, by a text encoder."""
 
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class MoRec(SASRec):
         return model
 
     def _make_item_embedding(self) -> nn.Module:
-        return TitleEmbedding(self.config)
+        return TitleEmbedding(cast(MoRecConfig, self.config))
 
     def catalog_table(self) -> torch.Tensor:
         """Reads all titles. See [`SequentialRecommender.catalog_table`]."""

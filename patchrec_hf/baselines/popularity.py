@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from datasets import Dataset
 
-from ..data.examples import examples_to_interactions
+from ..data.examples import rows_to_interactions
 from ..data.rows import check_rows
 from ..runtime.catalog import Catalog
 from .histories import check_histories
@@ -39,7 +39,7 @@ class Popularity:
             KeyError: If the catalog lacks an item.
         """
         check_rows(dataset)
-        items = self.catalog.indices_of(examples_to_interactions(dataset)["item_id"].to_numpy())
+        items = self.catalog.indices_of(rows_to_interactions(dataset)["item_id"].to_numpy())
         self._counts = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
         return self
 

@@ -8,9 +8,9 @@ import numpy as np
 from datasets import Dataset
 
 from ..evaluation.metrics import ranks_from_scores
-from ..evaluation.targets import Scorer
+from ..evaluation.scorers import Scorer
 from ..runtime.catalog import Catalog
-from .histories import HISTORIES_AT_ONCE
+from .histories import HISTORIES_PER_BATCH
 
 
 def single_targets(dataset: Dataset, catalog: Catalog) -> tuple[list[list[int]], np.ndarray]:
@@ -36,7 +36,7 @@ def single_targets(dataset: Dataset, catalog: Catalog) -> tuple[list[list[int]],
 
 def ranks_of_targets(scorer: Scorer, histories: Sequence[Sequence[int]], targets: np.ndarray) -> np.ndarray:
     """The rank of each target, as [`ranks_from_scores`] gives it."""
-    parts = [slice(start, start + HISTORIES_AT_ONCE) for start in range(0, len(histories), HISTORIES_AT_ONCE)]
+    parts = [slice(start, start + HISTORIES_PER_BATCH) for start in range(0, len(histories), HISTORIES_PER_BATCH)]
     return np.concatenate([ranks_from_scores(scorer.score(histories[part]), targets[part]) for part in parts])
 
 

@@ -18,14 +18,14 @@ from huggingface_hub.dataclasses import strict
 from torch import nn
 from transformers import EarlyStoppingCallback, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput
 
 from ..data.rows import check_rows
-from ..evaluation.metrics import ranking_metrics
+from ..evaluation.metrics import mean_rank, ranking_metrics
 from ..runtime.catalog import Catalog
 from ..runtime.encoding import IGNORED_LABEL
-from ..runtime.hub_files import CATALOG_NAME, hub_kwargs, push_kwargs
-from .histories import HISTORIES_AT_ONCE, check_histories
+from ..runtime.hub_files import CATALOG_NAME, find_file, hub_kwargs, push_kwargs
+from .histories import HISTORIES_PER_BATCH, check_histories
 
 
 _METRIC_CUT_OFFS = (10, 20)
@@ -280,15 +280,17 @@ class SequentialRecommender(PreTrainedModel):
         was_training = self.training
         self.eval()
         table = self.catalog_table()
-        for start in range(0, len(rows), HISTORIES_AT_ONCE):
-            part = slice(start, start + HISTORIES_AT_ONCE)
+        for start in range(0, len(rows), HISTORIES_PER_BATCH):
+            part = slice(start, start + HISTORIES_PER_BATCH)
             batch = collate(rows[part])
             states = self._read(batch["items"].to(self.device), batch["positions"].to(self.device), table)
             scores[part] = (states[:, 0] @ table[:-1].T).float().cpu().numpy()
         self.train(was_training)
         return scores
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """Saves the model and its catalog."""
         upload = push_kwargs(save_directory, kwargs)
         super().save_pretrained(save_directory, **{key: kwargs[key] for key in kwargs if key not in upload})
@@ -297,7 +299,9 @@ class SequentialRecommender(PreTrainedModel):
             self.push_to_hub(**upload)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any) -> Self:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> Self:
         """
         Loads a model with its catalog.
 
@@ -316,8 +320,8 @@ class SequentialRecommender(PreTrainedModel):
                 f"{pretrained_model_name_or_path} holds a model of type {found.get('model_type')!r}, but "
                 f"{cls.__name__} is {cls.config_class.model_type!r}. Load it with the class that it was saved from."
             )
-        path = cached_file(pretrained_model_name_or_path, CATALOG_NAME, **hub_kwargs(kwargs))
-        return super().from_pretrained(pretrained_model_name_or_path, Catalog.from_parquet(path), *args, **kwargs)
+        catalog = Catalog.from_parquet(find_file(pretrained_model_name_or_path, CATALOG_NAME, kwargs))
+        return super().from_pretrained(pretrained_model_name_or_path, catalog, *args, **kwargs)
 
 
 @dataclass(frozen=True)
@@ -384,7 +388,7 @@ def training_arguments(output_dir: str | os.PathLike, **changes: Any) -> Trainin
 def _ranks_of_targets(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """The rank of each target, `[B, S]`; equal scores share the mean of their places."""
     own = logits.gather(-1, targets.clamp(min=0)[..., None])
-    return 1 + (logits > own).sum(-1) + ((logits == own).sum(-1) - 1) / 2
+    return mean_rank((logits > own).sum(-1), (logits == own).sum(-1))
 
 
 def _metrics_of_ranks(prediction: EvalPrediction) -> dict[str, float]:

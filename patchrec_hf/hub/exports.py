@@ -18,10 +18,10 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from ..evaluation.report import EvaluationReport
-from ..runtime.backbones import is_sharded
 from ..runtime.hub_files import CATALOG_NAME, require_token
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
+from ..runtime.sharding import is_sharded
 from .model_card import make_model_card
 
 
@@ -120,7 +120,7 @@ def export_to_hub(
 
     Example:
     ```python
-    >>> report = rank_targets(model, PatchDataCollator(processor), examples["test"])
+    >>> report = evaluate_model(model, processor, splits["test"])
     >>> export_to_hub(model, processor, "user/patchrec-goodreads", results=report, dataset_name="Goodreads")
     ```
     """
@@ -203,7 +203,7 @@ def _check_whole(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> No
             f"`model` must be a `PatchRecForCausalLM`, got `{type(model).__name__}`. Merge an adapter first: "
             "`trainer.model.merge_and_unload()`."
         )
-    model.check_processor(processor)
+    model.check_prompt(processor.prompt)
     if is_sharded(model):
         raise ValueError(
             "Each process holds a part of the weights only. Save with `trainer.save_model`, load the result with "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import TrainerState, TrainingArguments
+from transformers import SchedulerType, TrainerState, TrainingArguments
 
 from ..evaluation.report import EvaluationReport
 from ..runtime.processing import PatchRecProcessor
@@ -16,7 +16,7 @@ from ..runtime.prompts import END_TOKEN, START_TOKEN
 
 
 _TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
-_METRICS = ("hr@", "ndcg@", "mrr@", "title_hr@", "title_ndcg@", "loss", "certified_share", "compression_")
+_METRICS = ("hr@", "ndcg@", "mrr@", "title_hr@", "title_ndcg@", "loss", "exact_share", "compression_")
 _HISTORY_MARK = "…"
 
 
@@ -63,7 +63,7 @@ def make_model_card(
     shown = {name: f"{value:.4f}" for name, value in values.items()}
     measured_by = "The last evaluation of its trainer."
     if isinstance(results, EvaluationReport):
-        measured_by = f"On {len(results.examples)} targets, with 95% intervals by resampling users."
+        measured_by = f"On {len(results.targets)} targets, with 95% intervals by resampling users."
         for row in results.intervals().filter(slice="all").iter_rows(named=True):
             if row["metric"] in shown:
                 shown[row["metric"]] += f" ({row['low']:.4f}–{row['high']:.4f})"
@@ -130,7 +130,7 @@ def describe_training(args: TrainingArguments, state: TrainerState) -> dict[str,
     return {
         "optimizer steps": f"{state.global_step} of {state.max_steps}",
         "rows per step": args.train_batch_size * args.world_size * args.gradient_accumulation_steps,
-        "learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}",
+        "learning rate": f"{args.learning_rate}, {SchedulerType(args.lr_scheduler_type).value}",
         "precision": "bfloat16" if args.bf16 else "float16" if args.fp16 else "float32",
         "processes": args.world_size,
         **({"last training loss": f"{losses[-1]:.4f}"} if losses else {}),

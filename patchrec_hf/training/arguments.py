@@ -59,7 +59,7 @@ class PatchFinetuneConfig(SFTConfig):
     Args:
         tree_packing (`bool`, *optional*):
             Whether a batch is one sequence, in which prefixes that prompts share stand once: the same loss and
-            gradients for less compute (see [`pack_examples`]; dropout draws once for what is shared). Rows with
+            gradients for less compute (see [`pack_histories`]; dropout draws once for what is shared). Rows with
             several targets share most of theirs (`targets_per_row` of [`load_recommendation_data`]). By default,
             batches are packed if any row has several targets, unless the backbone cannot read trees, which is then
             said once; with `True` that is an error.
@@ -73,9 +73,9 @@ class PatchFinetuneConfig(SFTConfig):
             How many rows, evenly spaced over the evaluation set, are ranked by an evaluation during training. `None`
             ranks all. The loss is always of all rows, and so is the ranking when `evaluate` is called outside
             training.
-        eval_max_expansions (`int`, *optional*, defaults to `1000`):
-            Title tokens that are read for a row before the ranking gives up on being exact (see [`rank_catalog`]), as
-            a model that has learned little would need very many; `eval_certified_share` tells how often it was exact.
+        eval_max_title_tokens (`int`, *optional*, defaults to `1000`):
+            Title tokens that are read for a row before the ranking gives up on being exact (see [`RankingConfig`]), as
+            a model that has learned little would need very many; `eval_exact_share` tells how often it was exact.
             `None` always goes on.
 
     > [!NOTE]
@@ -87,6 +87,8 @@ class PatchFinetuneConfig(SFTConfig):
     > - `bf16`: on with CUDA, where the device supports it.
     > - `gradient_checkpointing`: unset, and so `activation_checkpointing` off.
     > - `max_length`: `None`. Histories are cut by whole items, in the processor.
+    > - `logging_nan_inf_filter`: `False`. A loss that is not a number ends training; the filter would wait for the
+    >   device after each micro-batch to hide it.
 
     Raises:
         ValueError: If a setting contradicts what the trainer does (packing, padding-free batches, cutting by tokens,
@@ -99,11 +101,14 @@ class PatchFinetuneConfig(SFTConfig):
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
     max_grad_norm: float = field(default=0.3, metadata={"help": "Norm that gradients are clipped to."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Number of epochs."})
-    gradient_checkpointing: bool | None = field(
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
     )
     max_length: int | None = field(default=None, metadata={"help": "Unused: histories are cut by whole items."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: the collator reads example rows."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: the collator reads rows."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Off: a loss that is not a number ends training, see the trainers."}
+    )
     dataset_kwargs: dict[str, Any] | None = field(
         default_factory=lambda: {"skip_prepare_dataset": True},
         metadata={"help": "Rows are encoded by the collator, so the dataset is not prepared."},
@@ -116,32 +121,34 @@ class PatchFinetuneConfig(SFTConfig):
     eval_max_rows: int | None = field(
         default=500, metadata={"help": "Rows that are ranked by an evaluation during training; None: all."}
     )
-    eval_max_expansions: int | None = field(
+    eval_max_title_tokens: int | None = field(
         default=1000, metadata={"help": "Title tokens that are read for a row while the ranking is exact."}
     )
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
-            self.bf16: bool | None = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
+            self.bf16 = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
         super().__post_init__()
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is no device to pin for
         # Rows differ in length, so only the process that reads a batch can collate it.
-        if self.accelerator_config.dispatch_batches:
+        accelerator_config: Any = self.accelerator_config
+        if accelerator_config.dispatch_batches:
             raise ValueError("`dispatch_batches=True` would corrupt batches of unequal length; leave it unset.")
-        if self.accelerator_config.split_batches:
+        if accelerator_config.split_batches:
             raise ValueError("`split_batches=True` is not supported; set `per_device_train_batch_size` per process.")
-        self.accelerator_config.dispatch_batches = False
+        accelerator_config.dispatch_batches = False
         if self.ddp_find_unused_parameters is None:
             # SFTTrainer turns it on for every processor, as vision towers may go unused; here every weight is used.
-            self.ddp_find_unused_parameters: bool | None = False
+            self.ddp_find_unused_parameters = False
         self._refuse("packing", "eval_packing", "padding_free", reason="use `tree_packing` instead")
         self._refuse("max_length", reason="histories are cut by whole items; set the processor's `max_history`")
         self._refuse("neftune_noise_alpha", reason="it hooks the embedding, which patches need without noise")
         self._refuse("assistant_only_loss", "completion_only_loss", reason="the loss is always of the response only")
         self._refuse("eos_token", "chat_template_path", "pad_token", reason="the processor's prompt is fixed")
         self._refuse("label_smoothing_factor", reason="only the response is projected")
+        self._refuse("remove_unused_columns", reason="the collator reads rows, whose columns no model takes")
         if self.train_sampling_strategy not in ("random", "group_by_length"):
             raise ValueError(
                 f"`train_sampling_strategy={self.train_sampling_strategy!r}` is not supported; use 'random' or "
@@ -151,8 +158,8 @@ class PatchFinetuneConfig(SFTConfig):
             raise ValueError(f"`tree_packing` must be True, False or None, got {self.tree_packing!r}.")
         if any(k < 1 for k in self.eval_ks):
             raise ValueError(f"`eval_ks` must be at least 1, got {self.eval_ks}.")
-        if self.eval_max_expansions is not None and self.eval_max_expansions < 0:
-            raise ValueError(f"`eval_max_expansions` must be at least 0 or None, got {self.eval_max_expansions}.")
+        if self.eval_max_title_tokens is not None and self.eval_max_title_tokens < 0:
+            raise ValueError(f"`eval_max_title_tokens` must be at least 0 or None, got {self.eval_max_title_tokens}.")
         if self.eval_max_rows is not None and self.eval_max_rows < 1:
             raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
 

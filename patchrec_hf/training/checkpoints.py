@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: which of them are whole, and whether a run can go on from one as it began."""
+"""Checkpoints of a training run: which of them are whole, and whether a run can resume from one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 from transformers.utils import PROCESSOR_NAME
 
 from ..runs import write_json
-from ..runtime.layouts import layout_to_dict
+from ..runtime.catalog import Catalog
+from ..runtime.hub_files import CATALOG_NAME
 from ..runtime.processing import PatchRecProcessor
 
 
 RUN_NAME = "patchrec_run.json"
-"""Written into a checkpoint when everything else in it is; so a checkpoint without it is not whole."""
+"""The file that is written last into a checkpoint. A checkpoint without it is not whole."""
 _UNFINISHED_NAME = "patchrec_unfinished"
 
 
@@ -28,21 +29,21 @@ def mark_whole(checkpoint: str | os.PathLike, facts: Mapping[str, Any]) -> None:
 
     Args:
         checkpoint (`str` or `os.PathLike`):
-            The directory, in which every process has written what it has to.
+            The directory. Every process has written its files.
         facts (`Mapping[str, Any]`):
-            JSON-ready values: what a run must share to go on from here (see [`check_resumable`]).
+            JSON-ready values that a run must share to resume from here (see [`check_resumable`]).
     """
     write_json(Path(checkpoint) / RUN_NAME, dict(facts))
     mark_written(checkpoint)
 
 
 def mark_written(checkpoint: str | os.PathLike) -> None:
-    """Says of a checkpoint that its writing is over, whether a run can go on from it or not."""
+    """Marks that the writing of a checkpoint is over, whether a run can resume from it or not."""
     (Path(checkpoint) / _UNFINISHED_NAME).unlink(missing_ok=True)
 
 
 def unmark(checkpoint: str | os.PathLike) -> None:
-    """Says of a checkpoint that it is not whole, as it is about to be written or deleted."""
+    """Marks a checkpoint as unfinished, before it is written or deleted."""
     Path(checkpoint).mkdir(parents=True, exist_ok=True)
     (Path(checkpoint) / _UNFINISHED_NAME).touch()
     (Path(checkpoint) / RUN_NAME).unlink(missing_ok=True)
@@ -50,15 +51,18 @@ def unmark(checkpoint: str | os.PathLike) -> None:
 
 def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """
-    The newest whole checkpoint of a trainer, or `None`. A checkpoint whose writing was interrupted is passed over.
+    Finds the newest whole checkpoint of a trainer. A checkpoint whose writing was interrupted is skipped.
 
     Args:
         output_dir (`str` or `os.PathLike`):
             The trainer's output directory.
 
+    Returns:
+        `str`, *optional*: the checkpoint's directory; `None` if there is none.
+
     Example:
     ```python
-    >>> trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))  # begins anew if there is none
+    >>> trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))  # starts if there is none
     ```
     """
     whole = [path for path in _checkpoints(output_dir) if (path / RUN_NAME).is_file()]
@@ -67,33 +71,33 @@ def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
 def delete_old_checkpoints(output_dir: str | os.PathLike, limit: int | None, *kept: str | None) -> None:
     """
-    Deletes checkpoints beyond a number, those of the earliest steps first, and those that were begun and never
-    finished. What others have written (or `save_only_model`) stays.
+    Deletes checkpoints beyond a number, the earliest first, and checkpoints that were begun and never finished.
+    Checkpoints that other programs have written stay, and so do those of `save_only_model`.
 
     Args:
         output_dir (`str` or `os.PathLike`):
             The trainer's output directory.
         limit (`int`, *optional*):
-            How many to keep; nothing is deleted without it.
+            Number of checkpoints to keep; nothing is deleted if not given.
         *kept (`str`, *optional*):
-            Checkpoints that stay: the latest and the best.
+            Checkpoints that stay, such as the latest and the best.
     """
     if not limit or limit < 0:
         return
-    stay = {Path(checkpoint) for checkpoint in kept if checkpoint is not None}
-    others = [path for path in _checkpoints(output_dir) if path not in stay]
+    protected = {Path(checkpoint) for checkpoint in kept if checkpoint is not None}
+    others = [path for path in _checkpoints(output_dir) if path not in protected]
     whole = [path for path in others if (path / RUN_NAME).is_file()]
-    surplus = whole[: max(len(whole) - max(limit - len(stay), 0), 0)]
+    surplus = whole[: max(len(whole) - max(limit - len(protected), 0), 0)]
     unfinished = [path for path in others if path not in whole and (path / _UNFINISHED_NAME).is_file()]
     for path in (*unfinished, *surplus):
-        unmark(path)  # first, as deleting may be interrupted too
+        unmark(path)  # deleting may be interrupted too
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
-    """Whole or not, in the order of their steps."""
-    found = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()]
-    numbered = [path for path in found if path.name.rpartition("-")[2].isdigit()]
+    """All checkpoints, whole or not, by step."""
+    directories = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()]
+    numbered = [path for path in directories if path.name.rpartition("-")[2].isdigit()]
     return sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
@@ -101,13 +105,13 @@ def check_resumable(
     checkpoint: str | os.PathLike, facts: Mapping[str, Any], processor: PatchRecProcessor
 ) -> dict[str, Any]:
     """
-    Checks that a run is the one that wrote a checkpoint, as far as its data, prompts and steps go.
+    Checks that a run has the data, prompts and steps of the run that wrote a checkpoint.
 
     Args:
         checkpoint (`str` or `os.PathLike`):
             The directory.
         facts (`Mapping[str, Any]`):
-            What the run and the checkpoint must share; the checkpoint's other facts are not looked at.
+            Values that run and checkpoint must share. Other facts of the checkpoint are ignored.
         processor ([`PatchRecProcessor`]):
             The run's processor.
 
@@ -124,24 +128,20 @@ def check_resumable(
             "interrupted, or the path is wrong. Resume from an earlier one; `resume_from_checkpoint=True` takes the "
             "last whole one."
         )
-    found: dict[str, Any] = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
-    there = PatchRecProcessor.from_pretrained(checkpoint, layout=processor.layout)
-    layout = json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8"))["layout"]
-    pairs = [(name, found.get(name), value) for name, value in facts.items()]
-    pairs += [
-        ("layout", layout, json.loads(json.dumps(layout_to_dict(processor.layout)))),
-        ("max_history", there.max_history, processor.max_history),
-        ("separate_patches", there.separate_patches, processor.separate_patches),
-    ]
+    written: dict[str, Any] = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
+    settings: dict[str, Any] = json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8"))
+    present = json.loads(json.dumps(processor.to_dict()))
+    pairs = [(name, written.get(name), value) for name, value in facts.items()]
+    pairs += [(name, settings[name], present[name]) for name in ("layout", "max_history", "separate_patches")]
     changed = [f"{name}: {old!r} there, {new!r} now" for name, old, new in pairs if old != new]
-    if there.prompt != processor.prompt:
+    if settings["prompt"] != present["prompt"]:
         changed.append("the prompt's tokens")
-    same_items = np.array_equal(there.catalog.item_ids, processor.catalog.item_ids)
-    if not same_items or there.catalog.titles != processor.catalog.titles:
-        changed.append(f"the catalog ({len(there.catalog)} items there, {len(processor.catalog)} now)")
+    former, catalog = Catalog.from_parquet(checkpoint / CATALOG_NAME), processor.catalog
+    if not np.array_equal(former.item_ids, catalog.item_ids) or former.titles != catalog.titles:
+        changed.append(f"the catalog ({len(former)} items there, {len(catalog)} now)")
     if changed:
         raise ValueError(
-            f"The run cannot go on from {checkpoint} as it began, for these differ: {'; '.join(changed)}. Repeat its "
-            "settings, or load the checkpoint as a model and train in another output directory."
+            f"Cannot resume from {checkpoint}: these settings differ: {'; '.join(changed)}. Restore the settings, or "
+            "load the checkpoint as a model and train in another output directory."
         )
-    return found
+    return written

@@ -1,97 +1,77 @@
-"""Trainers: TRL's SFTTrainer on example rows, for patch pre-training and patch fine-tuning."""
+"""The trainer that both stages share: TRL's SFTTrainer on rows, with whole checkpoints and ranking metrics."""
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import replace
-from functools import cached_property
-from typing import Any, cast
+import zlib
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from peft.utils import AuxiliaryTrainingWrapper
-from torch.utils.data import DataLoader, SequentialSampler
-from transformers import TrainerCallback
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils import logging
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, seed_worker
 from trl import SFTTrainer
 
-from ..batches.collators import PatchDataCollator, PatchPretrainDataCollator
+from ..batches.collators import PatchDataCollator
 from ..batches.filled import FilledDataset
-from ..batches.sampling import StampedDataset, StampedSampler, StampedStream
-from ..batches.statistics import count_fed, count_tokens, score_labels
-from ..data.rows import check_rows
+from ..batches.sampling import ScheduledDataset, ScheduledStream, StepSampler
+from ..batches.statistics import BatchSums, StepStatistics
+from ..data.rows import ROW_COLUMNS, check_rows, spaced_rows
+from ..evaluation.models import evaluate_model
 from ..evaluation.report import EvaluationReport
-from ..evaluation.targets import rank_targets
 from ..hub.model_card import describe_rows, describe_training, make_model_card
-from ..runtime.adapters import complete_lora_config, load_model
-from ..runtime.backbones import disable_tree_packing, enable_tree_packing
+from ..runtime.adapters import complete_lora_config
 from ..runtime.encoding import IGNORED_LABEL
+from ..runtime.hub_files import require_token
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from .arguments import PatchFinetuneConfig, PatchPretrainConfig
-from .resumable_trainer import ResumableTrainer
+from .arguments import PatchFinetuneConfig
+from .checkpoint_callback import CheckpointCallback
+from .checkpoints import check_resumable, last_checkpoint
+from .inputs import (
+    check_collator,
+    check_train_dataset,
+    complete_collator,
+    is_prompt_learning,
+    load_trainable,
+    own_arguments,
+)
 
 
-logger = logging.get_logger(__name__)
-
-_ROWS_TO_JUDGE_BY = 1000
-_ROW_COLUMNS = ["user_id", "item_ids", "target_positions", "timestamps", "step", "progress", "is_filler"]
+_CHECKSUM_ROWS = 100
 
 
-class PatchFinetuneTrainer(ResumableTrainer):
+class PatchTrainer(SFTTrainer):
     """
-    Trainer for the paper's patch fine-tuning, in any layout; `TextLayout` gives the vanilla baseline.
+    Base of [`PatchFinetuneTrainer`] and [`PatchPretrainTrainer`], which say how a row becomes a batch.
 
     Args:
-        model (`str`, `os.PathLike`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
-            A model, or the name of one: of a PatchRec checkpoint, an adapter (which is merged) or, to start from, any
-            backbone. By name it is loaded in float32, whatever it was saved in, as mixed precision needs it
-            (`model_init_kwargs` says otherwise); a model is trained in the dtype that it has.
-        args ([`PatchFinetuneConfig`]):
-            Training arguments.
-        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Example rows: `user_id`, `item_ids`, `target_positions` (see [`make_examples`]). A stream of them needs
-            `max_steps`; it is shuffled within a buffer, and begins anew where it ends.
-        processing_class ([`PatchRecProcessor`]):
-            Encodes histories; saved with every checkpoint.
-        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
-            Example rows. `evaluate` adds the metrics of a ranking over the whole catalog to the loss, as
-            `eval_hr@20` and so on.
-        data_collator ([`PatchDataCollator`], *optional*):
-            Overrides the default. Its layout must be the processor's.
-        peft_config ([`~peft.PeftConfig`], *optional*):
-            Trains an adapter instead of the model. LoRA's is completed: by the backbone's usual target modules if it
-            names none, and by the special tokens around items, unless `trainable_token_indices` is set.
-        callbacks, optimizers:
-            As for [`~transformers.Trainer`].
+        model, args, train_dataset, processing_class, eval_dataset, data_collator, peft_config, callbacks, optimizers:
+            As for [`PatchFinetuneTrainer`].
 
     Raises:
-        TypeError: If an argument is of another kind.
-        ValueError: If model and processor were not made for each other, a data set lacks a column, the collator's
-            layout is not the processor's, or a stream comes without `max_steps`.
-        FloatingPointError: If the loss becomes NaN or infinite during training.
-
-    Example:
-    ```python
-    >>> trainer = PatchFinetuneTrainer(
-    ...     model="meta-llama/Llama-3.2-1B-Instruct",
-    ...     args=PatchFinetuneConfig("outputs/finetune"),
-    ...     train_dataset=examples["train"],
-    ...     eval_dataset=examples["validation"],
-    ...     processing_class=processor,
-    ... )
-    >>> trainer.train()
-    ```
+        TypeError, ValueError, FloatingPointError: As [`PatchFinetuneTrainer`] does.
     """
 
-    _tag_names = ["patchrec", "recommender-system", "trl", "sft"]  # noqa: RUF012
-    _name = "PatchRec fine-tuning"
-    _collator_class: type[PatchDataCollator] = PatchDataCollator
-    _config_class: type[PatchFinetuneConfig] = PatchFinetuneConfig
+    stage: ClassVar[str]
+    """Name of the stage, in checkpoints and model cards."""
+    collator_class: ClassVar[type[PatchDataCollator]]
+    config_class: ClassVar[type[PatchFinetuneConfig]]
+    card_tags: ClassVar[tuple[str, ...]] = ("patchrec", "recommender-system", "trl", "sft")
+
+    args: PatchFinetuneConfig
+    data_collator: PatchDataCollator
+    processing_class: PatchRecProcessor
+    model: torch.nn.Module
 
     def __init__(
         self,
@@ -106,45 +86,28 @@ class PatchFinetuneTrainer(ResumableTrainer):
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
         for name, value, expected in (
-            ("args", args, self._config_class),
+            ("args", args, self.config_class),
             ("processing_class", processing_class, PatchRecProcessor),
         ):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
-        if isinstance(train_dataset, IterableDataset):
-            _check_stream_settings(args)
-        elif not isinstance(train_dataset, Dataset):
-            raise TypeError(
-                f"`train_dataset` must be a `Dataset` or `IterableDataset`, got `{type(train_dataset).__name__}`."
-            )
-        check_rows(_first_rows(train_dataset), processing_class.max_history)
-        if isinstance(model, (str, os.PathLike)):
-            # It shards while loading; and on a CPU, nobody has told it yet of the other processes.
-            if is_deepspeed_zero3_enabled() and torch.distributed.is_initialized():
-                import deepspeed
-
-                deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)
-            model = load_model(model, processing_class.tokenizer, **_loading_kwargs(args))
-        patchrec_model = model.get_base_model() if isinstance(model, PeftModel) else model
-        if not isinstance(patchrec_model, PatchRecForCausalLM):
-            raise TypeError(
-                f"`model` must be a `PatchRecForCausalLM`, got `{type(patchrec_model).__name__}`. Pass its name, or "
-                "make one with `PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
-            )
-        patchrec_model.check_processor(processing_class)
-        if peft_config is not None:
-            peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
+        check_train_dataset(train_dataset, args, processing_class.max_history)
         for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
             if dataset is not None:
                 check_rows(dataset, processing_class.max_history)
+        model, patchrec_model = load_trainable(model, args, processing_class)
+        if peft_config is not None:
+            peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
         if data_collator is None:
-            data_collator = self._collator_class(processing_class, seed=args.seed)
-        _check_collator(data_collator, self._collator_class, processing_class)
-        if data_collator.max_length is None:
-            data_collator = replace(data_collator, max_length=patchrec_model.max_length)
+            data_collator = self.collator_class(processing_class, seed=args.seed)
+        check_collator(data_collator, self.collator_class, processing_class)
+        patchrec_model.disable_tree_packing()  # another trainer may have enabled it
+        data_collator = complete_collator(
+            data_collator, patchrec_model, args, train_dataset, is_prompt_learning(model, peft_config)
+        )
         super().__init__(
             model=model,
-            args=args,
+            args=own_arguments(args, train_dataset),
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -153,92 +116,147 @@ class PatchFinetuneTrainer(ResumableTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.data_collator = replace(data_collator, tree_packing=self._shall_pack(data_collator))
+        if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
+            raise ValueError(
+                "FSDP must save whole weights, which load everywhere: set `state_dict_type` to FULL_STATE_DICT in "
+                "`fsdp_config` (`fsdp_state_dict_type` in accelerate's configuration)."
+            )
+        if data_collator.tree_packing:  # now that the model is on its device
+            patchrec_model.enable_tree_packing()
         self._stream = self._make_stream()
-        self._fed: list[torch.Tensor] = []
-        self._evaluated: list[torch.Tensor] = []
+        self._train_statistics = StepStatistics()
+        self._eval_statistics = StepStatistics()
+        self.add_callback(_StepEvents(self._stream, self._train_statistics))
+        self.add_callback(CheckpointCallback(self, args.save_total_limit, args.hub_strategy, self._checkpoint_facts))
 
-    def _shall_pack(self, collator: PatchDataCollator) -> bool:
-        """Whether batches are packed; if they are, the model's attention is made ready for it."""
-        if collator.tree_packing and self.args.tree_packing is False:
-            raise ValueError("`data_collator` packs batches, but `tree_packing=False` forbids it.")
-        is_asked, model = collator.tree_packing or self.args.tree_packing, self._patchrec_model()
-        if is_asked or (is_asked is None and _most_targets(self.train_dataset) > 1):
-            try:
-                if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
-                    raise ValueError(
-                        "Prompt learning puts tokens before a sequence, where a packed batch has its root."
-                    )
-                enable_tree_packing(model)
-            except ValueError as error:
-                if is_asked:
-                    raise
-                if self.is_world_process_zero():
-                    logger.warning(f"{error} Training goes on without tree packing.")
-            else:
-                return True
-        disable_tree_packing(model)
-        return False
+    def create_accelerator_and_postprocess(self) -> None:
+        if self.args.deepspeed_plugin is not None:
+            # Two stages in one script are two trainers, but accelerate takes one DeepSpeed plugin per process.
+            AcceleratorState._reset_state()
+        super().create_accelerator_and_postprocess()
 
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = _ROW_COLUMNS
+    # Rows
 
-    def _make_stream(self) -> StampedStream | None:
+    @property
+    def _rows_per_forward(self) -> int:
+        """Rows that all processes together read for one forward."""
+        return self.get_total_train_batch_size(self.args) // self.args.gradient_accumulation_steps
+
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _make_stream(self) -> ScheduledStream | None:
         if not isinstance(self.train_dataset, IterableDataset):
             return None
-        args = self.args
-        args.ignore_data_skip = True  # the stream itself begins where a resumed run goes on, without collating
-        return StampedStream(
+        return ScheduledStream(
             self.train_dataset,
-            rows_per_micro_batch=self._train_batch_size * args.world_size,
-            accumulation_steps=args.gradient_accumulation_steps,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            max_steps=args.max_steps,
+            rows_per_micro_batch=self._rows_per_forward,
+            accumulation_steps=self.args.gradient_accumulation_steps,
+            seed=self._data_seed,
+            max_steps=self.args.max_steps,
         )
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self._stream is not None:
-            self._stream.first_step = self.state.global_step
-        super()._run_epoch(*args, **kwargs)
 
     def get_train_dataloader(self) -> DataLoader:
-        return self._get_dataloader(
-            dataset=self._stream or StampedDataset(self.train_dataset),
-            description="Training",
-            batch_size=self._train_batch_size,
-            sampler_fn=self._get_train_sampler,
-            is_training=True,
-        )
-
-    def _get_train_sampler(self, train_dataset: StampedDataset | None = None) -> StampedSampler:
-        return StampedSampler(
-            num_rows=len(self.train_dataset),
-            rows_per_micro_batch=self._train_batch_size * self.args.world_size,
+        """Returns the loader of training batches. Its rows know their optimizer step (see [`StepSampler`])."""
+        batch_size = self._rows_per_forward // self.args.world_size
+        if self._stream is not None:
+            return self._make_dataloader(
+                self._stream, batch_size, persistent_workers=self.args.dataloader_persistent_workers
+            )
+        dataset = cast(Dataset, self.train_dataset)
+        sampler = StepSampler(
+            num_rows=len(dataset),
+            rows_per_micro_batch=self._rows_per_forward,
             accumulation_steps=self.args.gradient_accumulation_steps,
             num_processes=self.args.world_size,
             drop_last=self.args.dataloader_drop_last,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            seed=self._data_seed,
             get_state=lambda: self.state,
             lengths=self._row_lengths,
         )
+        return self._make_dataloader(
+            ScheduledDataset(dataset),
+            batch_size,
+            sampler=sampler,
+            drop_last=self.args.dataloader_drop_last,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            worker_init_fn=partial(
+                seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
+            ),
+        )
 
-    def _get_eval_sampler(self, eval_dataset: FilledDataset) -> SequentialSampler:
-        # The base class would group these too, by a length that rows do not have.
-        return SequentialSampler(eval_dataset)
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """
+        Returns the loader of evaluation batches, in the order of the rows.
 
-    def _get_dataloader(
-        self, dataset: Any, description: str, batch_size: int, *args: Any, is_training: bool = False, **kwargs: Any
-    ) -> DataLoader:
-        if not is_training:
-            is_filled = self.args.world_size > 1 or self.args.dataloader_drop_last
-            dataset = FilledDataset(dataset, batch_size * self.args.world_size if is_filled else 1)
-        return super()._get_dataloader(dataset, description, batch_size, *args, is_training=is_training, **kwargs)
+        Args:
+            eval_dataset (`str` or [`~datasets.Dataset`], *optional*):
+                Rows, or the name of one of the trainer's evaluation sets; the trainer's own if not given.
+        """
+        if isinstance(eval_dataset, str):
+            eval_dataset = cast(dict[str, Dataset], self.eval_dataset)[eval_dataset]
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        if dataset is None:
+            raise ValueError("The trainer has no `eval_dataset`. Pass one here, or when you make the trainer.")
+        return self.get_test_dataloader(dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Returns the loader of batches of other rows, in their order."""
+        batch_size = self.args.eval_batch_size
+        is_filled = self.args.world_size > 1 or self.args.dataloader_drop_last
+        rows_per_forward = batch_size * self.args.world_size if is_filled else 1
+        return self._make_dataloader(
+            FilledDataset(test_dataset, rows_per_forward), batch_size, drop_last=self.args.dataloader_drop_last
+        )
+
+    def _make_dataloader(self, dataset: Any, batch_size: int, **settings: Any) -> DataLoader:
+        args = self.args
+        loader: DataLoader = DataLoader(
+            dataset,
+            batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            in_order=args.dataloader_in_order,
+            **settings,
+        )
+        return self.accelerator.prepare(loader)
 
     @cached_property
     def _row_lengths(self) -> np.ndarray | None:
         if self.args.train_sampling_strategy != "group_by_length":
             return None
-        return self.data_collator.row_lengths(self.train_dataset)
+        return self.data_collator.row_lengths(cast(Dataset, self.train_dataset))
+
+    # Training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """
+        Trains; see [`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint to resume from, or `True` for the last whole one in `output_dir`.
+
+        Raises:
+            ValueError: If there is no whole checkpoint, or a run with other settings wrote it: another stage, layout,
+                prompt, catalog or seed, other rows, another number of rows per step; under DeepSpeed another number
+                of processes; in pre-training another number of steps.
+        """
+        checkpoint = resume_from_checkpoint or None
+        output_dir = str(self.args.output_dir)
+        if checkpoint is True and (checkpoint := last_checkpoint(output_dir)) is None:
+            raise ValueError(
+                f"There is no whole checkpoint in {output_dir} to resume from. Call `train()` to start, or "
+                "`train(resume_from_checkpoint=patchrec_hf.last_checkpoint(output_dir))` to do either."
+            )
+        if checkpoint is not None:
+            facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
+            self._total_train_tokens = facts["num_tokens"]
+        return super().train(checkpoint, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -247,79 +265,78 @@ class PatchFinetuneTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        fed = count_fed(inputs)
-        if self._projects_itself(inputs):
-            result = self._compute_own_loss(model, inputs, return_outputs, num_items_in_batch)
+        """Computes the loss of the labelled positions, and adds the batch to the statistics of the next log entry."""
+        statistics = self._train_statistics if self.model.training else self._eval_statistics
+        outputs = None
+        if self._computes_own_logits(inputs):
+            # The loss of Trainer itself: the model's own.
+            loss, outputs = Trainer.compute_loss(
+                self, model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
+            )
+            labels = inputs["shift_labels"][inputs["shift_labels"] != IGNORED_LABEL]
+            statistics.add_predictions(outputs.logits[0], labels)
         else:
-            result = super().compute_loss(
+            loss = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        loss = result[0] if return_outputs else result
-        if self.model.training:
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"The loss is {loss.item()} at step {self.state.global_step}. Lower `learning_rate` (now "
-                    f"{self.args.learning_rate}), keep gradient clipping on, or train in bf16 or float32 instead of "
-                    "fp16. Resume from the last checkpoint; it was written before this step."
-                )
-            self._fed.append(fed)
-        else:
-            num_labels = (inputs["shift_labels"] != IGNORED_LABEL).sum()
-            loss_sum = torch.where(num_labels > 0, loss.detach().float() * num_labels, 0.0)
-            self._evaluated.append(torch.stack([loss_sum, num_labels.float()]))
-        return result
+            if return_outputs:
+                loss, outputs = loss
+        statistics.add(inputs, loss, self.state.global_step)
+        return (loss, outputs) if return_outputs else loss
 
-    def _projects_itself(self, inputs: dict[str, torch.Tensor]) -> bool:
+    def _computes_own_logits(self, inputs: dict[str, torch.Tensor]) -> bool:
         """
-        Whether the model projects the labelled positions. SFTTrainer's fused head would compute logits twice to save
-        memory, which pays with Triton kernels and whole sequences: not on a CPU, where there are none. And it takes
-        the head's weight, past what an adapter makes of it.
+        Whether the model itself projects the labelled positions, instead of SFTTrainer's fused head. The fused head
+        computes logits twice to save memory, which pays with Triton kernels only, and there are none on a CPU. And it
+        reads the head's weight, so it ignores an adapter on the head.
         """
         if self.args.loss_type != "nll" or self.aux_loss_enabled:
             return False
-        is_wrapped = isinstance(self._patchrec_model().lm_head, AuxiliaryTrainingWrapper)
-        return inputs["input_ids"].device.type == "cpu" or is_wrapped
-
-    def _compute_own_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool,
-        num_items_in_batch: torch.Tensor | int | None,
-    ) -> Any:
-        """The loss and metrics of SFTTrainer, without its fused head."""
-        # What SFTTrainer itself overrides: the model computes its loss.
-        loss, outputs = super(SFTTrainer, self).compute_loss(
-            model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
-        labels = inputs["shift_labels"][inputs["shift_labels"] != IGNORED_LABEL]
-        sums = torch.stack([*score_labels(outputs.logits[0], labels), count_tokens(inputs)]).float()
-        sums = torch.cat([sums, sums.new_tensor([len(labels)])])
-        entropy, num_correct, num_tokens, num_labels = self.accelerator.reduce(sums, reduction="sum").tolist()
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["entropy"].append(entropy / num_labels if num_labels else 0.0)
-        metrics["mean_token_accuracy"].append(num_correct / num_labels if num_labels else 0.0)
-        if self.model.training:
-            self._total_train_tokens += num_tokens
-        metrics["num_tokens"] = [self._total_train_tokens]
-        return (loss, outputs) if return_outputs else loss
+        has_adapter = isinstance(self._patchrec_model.lm_head, AuxiliaryTrainingWrapper)
+        return inputs["input_ids"].device.type == "cpu" or has_adapter
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self.model.training and self._fed:
-            totals = self.accelerator.reduce(torch.stack(self._fed).sum(dim=0).float(), reduction="sum")
-            logs.update(self._fed_metrics(*totals.tolist()))
-            self._fed.clear()
+        """Logs, with the statistics of the batches since the last entry."""
+        if self.model.training and (sums := self._train_statistics.reduce(self.accelerator)) is not None:
+            logs.update(self._batch_metrics(sums))
+            logs.update(_prediction_metrics(sums))
+            if sums.scored_labels > 0:  # else SFTTrainer has counted and logs them
+                self._total_train_tokens += int(sums.positions - sums.padding)
+                logs["num_tokens"] = self._total_train_tokens
         super().log(logs, start_time)
 
-    def _fed_metrics(
-        self, examples: float, prompt_tokens: float, text_tokens: float, positions: float, padding: float
-    ) -> dict[str, float]:
-        """What was fed since the last log entry, over all processes, from the sums of [`count_fed`]."""
+    def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
+        """What the model has read since the last log entry."""
         return {
-            "prompt_tokens": prompt_tokens / examples,
-            "positions_per_example": positions / examples,
-            "padding_share": padding / positions,
+            "prompt_tokens": sums.prompt_tokens / sums.histories,
+            "positions_per_example": sums.positions / sums.histories,
+            "padding_share": sums.padding / sums.positions,
         }
+
+    def _run_facts(self) -> dict[str, Any]:
+        """What a run must share with a checkpoint to resume from it: then a step learns from the same rows."""
+        args, dataset = self.args, self.train_dataset
+        facts: dict[str, Any] = {
+            "stage": self.stage,
+            "training rows": len(dataset) if isinstance(dataset, Dataset) else "a stream",
+            "rows per forward of all processes": self._rows_per_forward,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "seed": self._data_seed,
+            "train_sampling_strategy": args.train_sampling_strategy,
+        }
+        if isinstance(dataset, Dataset):
+            facts["checksum of some training rows"] = _checksum(dataset)
+        if self.is_deepspeed_enabled:  # each process holds a part of its optimizer's state
+            facts["number of processes"] = args.world_size
+        return facts
+
+    def _checkpoint_facts(self) -> dict[str, Any]:
+        num_tokens = self._total_train_tokens
+        if self._train_statistics.has_predictions:  # else SFTTrainer has counted them
+            num_tokens += self._train_statistics.num_tokens(self.accelerator)
+        return {**self._run_facts(), "num_tokens": num_tokens}
+
+    # Evaluation
 
     def evaluation_loop(
         self,
@@ -329,35 +346,65 @@ class PatchFinetuneTrainer(ResumableTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        self._evaluated.clear()
+        """
+        Computes the loss and ranks the catalog. Predictions, as `predict` returns them, are the ranked item ids of
+        each target, of shape `(num_targets, k)`, best first, with -1 where a ranking is shorter; label ids are the
+        targets' item ids, of shape `(num_targets,)`. k is the largest of `eval_ks`, or 20 if there is none.
+        """
+        if prediction_loss_only is None:
+            prediction_loss_only = self.args.prediction_loss_only
+        self._eval_statistics = StepStatistics()
         output = super().evaluation_loop(
             dataloader, description, True, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
         )
-        # A mean over all labels, however they were shared out to batches and processes.
-        loss_sum, num_labels = self.accelerator.reduce(torch.stack(self._evaluated).sum(dim=0), reduction="sum")
-        output.metrics[f"{metric_key_prefix}_loss"] = (loss_sum / num_labels).item()
+        # A mean over all labels, however batches and processes divide them.
+        sums = cast(BatchSums, self._eval_statistics.reduce(self.accelerator))
+        metrics = {"loss": sums.loss / sums.labels, **_prediction_metrics(sums)}
+        predictions: Any = None
+        label_ids = None
         # Ranked here, so that logging, early stopping and the choice of the best checkpoint see the metrics.
-        if self.args.eval_ks:
+        if self.args.eval_ks or not prediction_loss_only:
             with self.compute_loss_context_manager():
-                report = rank_targets(
-                    self._patchrec_model(),
-                    self.data_collator,
+                report = evaluate_model(
+                    self._patchrec_model,
+                    self.processing_class,
                     cast(FilledDataset, dataloader.dataset).dataset,
-                    k=max(self.args.eval_ks),
+                    seed=self.data_collator.seed,
+                    k=max(self.args.eval_ks, default=20),
                     max_rows=self.args.eval_max_rows if self.is_in_train else None,
-                    max_expansions=self.args.eval_max_expansions,
+                    max_title_tokens=self.args.eval_max_title_tokens,
+                    keep_rankings=not prediction_loss_only,
                     batch_size=self.args.per_device_eval_batch_size,
                     show_progress=not self.args.disable_tqdm,
                 )
-            for name, value in report.metrics(self.args.eval_ks).items():
-                output.metrics[f"{metric_key_prefix}_{name}"] = value
-        return output
+            if self.args.eval_ks:
+                metrics |= report.metrics(self.args.eval_ks)
+            if not prediction_loss_only:
+                predictions = np.array(report.targets["ranked_ids"].to_list())
+                label_ids = report.targets["target_id"].to_numpy()
+        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return output._replace(
+            predictions=predictions, label_ids=label_ids, metrics={**(output.metrics or {}), **named}
+        )
 
-    def _patchrec_model(self) -> PatchRecForCausalLM:
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+    # Files
 
-    def create_model_card(
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves model and processor; see [`~transformers.Trainer.save_model`]."""
+        super().save_model(output_dir, _internal_call)
+        directory = Path(output_dir or str(self.args.output_dir))
+        if self.args.should_save:
+            (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
+            if isinstance(self.model, PeftModel):  # PEFT reads it where another adapter is trained on top of this one
+                self.model.get_base_model().config.save_pretrained(directory)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Makes the repository; see [`~transformers.Trainer.init_hf_repo`]."""
+        if self.is_world_process_zero():
+            require_token(token or self.args.hub_token)
+        super().init_hf_repo(token=token, private=private)
+
+    def create_model_card(  # type: ignore[override]
         self,
         model_name: str | None = None,
         dataset_name: str | None = None,
@@ -369,117 +416,92 @@ class PatchFinetuneTrainer(ResumableTrainer):
 
         Args:
             model_name (`str`, *optional*):
-                The repository's name, where training has none yet; the output directory's if not given.
+                Name of the repository, where training has none yet. The name of the output directory if not given.
             dataset_name (`str`, *optional*):
-                Named in the card.
+                Name of the data set in the card.
             tags (`str` or `list[str]`, *optional*):
                 Added to the card's tags.
             results ([`EvaluationReport`], *optional*):
-                What was measured; the metrics of the trainer's last evaluation if not given.
+                What was measured. The metrics of the trainer's last evaluation if not given.
         """
         if not self.is_world_process_zero():
             return
-        base_model = self._patchrec_model().config.text_config._name_or_path
+        output_dir = str(self.args.output_dir)
+        base_model = self._patchrec_model.config.text_config._name_or_path
         evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
         last = {key.removeprefix("eval_"): value for key, value in (evaluations or [{}])[-1].items()}
         make_model_card(
             self.processing_class,
-            self.hub_model_id or model_name or os.path.basename(os.path.normpath(self.args.output_dir)),
+            self.hub_model_id or model_name or os.path.basename(os.path.normpath(output_dir)),
             results=results or last,
             dataset_name=dataset_name,
             base_model=base_model if base_model and not os.path.isdir(base_model) else None,
             data=self._row_facts,
             training={
-                "stage": self._name,
+                "stage": self.stage,
                 "what was trained": "an adapter" if isinstance(self.model, PeftModel) else "all weights",
                 "tree packing": self.data_collator.tree_packing,
                 **describe_training(self.args, self.state),
                 "positions fed": f"{self._total_train_tokens:.0f}",
             },
-            tags=[*self._tag_names, *([tags] if isinstance(tags, str) else tags or [])],
-        ).save(os.path.join(self.args.output_dir, "README.md"))
+            tags=[*self.card_tags, *([tags] if isinstance(tags, str) else tags or [])],
+        ).save(os.path.join(output_dir, "README.md"))
 
     @cached_property
     def _row_facts(self) -> dict[str, str]:
-        return {} if self._stream is not None else describe_rows(self.train_dataset)
+        return {} if self._stream is not None else describe_rows(cast(Dataset, self.train_dataset))
+
+    @property
+    def _patchrec_model(self) -> PatchRecForCausalLM:
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-class PatchPretrainTrainer(PatchFinetuneTrainer):
-    """
-    Trainer for the paper's patch pre-training: every example stands in the batch twice, as text and with each
-    item compressed with probability p = step / total steps, which rises from 0 to 1.
+class _StepEvents(TrainerCallback):
+    """Tells a stream where a resumed run starts, and stops a run whose loss is not a number before it is saved."""
 
-    p and every draw are pure functions of the seed, the optimizer step and the row: the same with any number of
-    dataloader workers, under gradient accumulation, and after resuming. Evaluation uses the processor's fixed layout.
+    def __init__(self, stream: ScheduledStream | None, statistics: StepStatistics) -> None:
+        self.stream = stream
+        self.statistics = statistics
 
-    Args:
-        model, args, train_dataset, processing_class, eval_dataset, data_collator, peft_config, callbacks, optimizers:
-            As for [`PatchFinetuneTrainer`], with a [`PatchPretrainConfig`] and a [`PatchPretrainDataCollator`].
-    """
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.stream is not None:
+            self.stream.first_step = state.global_step
 
-    _name = "PatchRec pre-training"
-    _collator_class = PatchPretrainDataCollator
-    _config_class = PatchPretrainConfig
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Only where Trainer waits for the device anyway.
+        if control.should_log or control.should_save or control.should_evaluate:
+            self._check_loss(args)
 
-    def _run_facts(self) -> dict[str, Any]:
-        # The probability of compression is a share of all steps.
-        return {
-            **super()._run_facts(),
-            "num_train_epochs": self.args.num_train_epochs,
-            "max_steps": self.args.max_steps,
-        }
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._check_loss(args)
 
-    def _fed_metrics(
-        self, examples: float, prompt_tokens: float, text_tokens: float, positions: float, padding: float
-    ) -> dict[str, float]:
-        # The optimizer step that was taken last is the one before `global_step`.
-        probability = max(self.state.global_step - 1, 0) / max(self.state.max_steps, 1)
-        return {
-            **super()._fed_metrics(examples, prompt_tokens, text_tokens, positions, padding),
-            "compression_probability": probability,
-            "compression_prompt": (prompt_tokens - text_tokens) / text_tokens,
-        }
+    def _check_loss(self, args: TrainingArguments) -> None:
+        bad = self.statistics.first_bad_loss()
+        if bad is not None:
+            raise FloatingPointError(
+                f"The loss is {bad[1]} at step {bad[0]}. Lower `learning_rate` (now {args.learning_rate}), keep "
+                "gradient clipping on, or train in bf16 or float32 instead of fp16. Resume from the last checkpoint; "
+                "it was written before this step."
+            )
 
 
-def _check_collator(
-    collator: PatchDataCollator, expected: type[PatchDataCollator], processor: PatchRecProcessor
-) -> None:
-    if not isinstance(collator, expected):
-        raise TypeError(f"`data_collator` must be a `{expected.__name__}`, got `{type(collator).__name__}`.")
-    if collator.processor is not processor:
-        raise ValueError("The collator must hold the processor that is passed as `processing_class`, not another one.")
-    if collator.layout not in (None, processor.layout):
-        raise ValueError(
-            "The collator's layout must be the processor's, which is saved with the checkpoint. Pass "
-            "`processing_class=processor.with_layout(layout)` and no layout of the collator's own."
-        )
+def _prediction_metrics(sums: BatchSums) -> dict[str, float]:
+    if sums.scored_labels == 0:
+        return {}
+    return {
+        "entropy": sums.entropy / sums.scored_labels,
+        "mean_token_accuracy": sums.correct / sums.scored_labels,
+    }
 
 
-def _check_stream_settings(args: PatchFinetuneConfig) -> None:
-    if args.max_steps < 1:
-        raise ValueError(
-            f"A stream of rows has no length, so `max_steps` must say how long to train, got {args.max_steps}."
-        )
-    if args.train_sampling_strategy != "random":
-        raise ValueError(
-            f"`train_sampling_strategy={args.train_sampling_strategy!r}` needs rows that are not streamed."
-        )
-
-
-def _first_rows(dataset: Any) -> Any:
-    """Of a stream, some rows to judge it by; all of a data set."""
-    if not isinstance(dataset, IterableDataset):
-        return dataset
-    return Dataset.from_dict(next(iter(dataset.iter(batch_size=_ROWS_TO_JUDGE_BY)), {}))
-
-
-def _most_targets(dataset: Dataset | IterableDataset) -> int:
-    targets = _first_rows(dataset).select_columns(["target_positions"]).to_polars()["target_positions"]
-    return int(targets.list.len().max() or 0)
-
-
-def _loading_kwargs(args: PatchFinetuneConfig) -> dict[str, Any]:
-    kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
-    # As TRL does: mixed precision needs weights in float32, whatever the checkpoint was saved in.
-    kwargs.setdefault("dtype", "float32")
-    return kwargs
+def _checksum(dataset: Dataset) -> int:
+    """A checksum of a hundred rows, evenly spaced. Other rows, or the same in another order, have another one."""
+    rows = dataset.select(spaced_rows(len(dataset), _CHECKSUM_ROWS)).select_columns(list(ROW_COLUMNS))
+    return zlib.crc32(json.dumps(rows.to_list()).encode())

@@ -1,0 +1,193 @@
+"""What a trainer is given: checks of it, and the model that a name stands for."""
+
+from __future__ import annotations
+
+import copy
+import os
+from dataclasses import replace
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig, PeftModel
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
+
+from ..batches.collators import PatchDataCollator
+from ..data.rows import check_rows
+from ..runtime.adapters import load_model
+from ..runtime.modeling import PatchRecForCausalLM
+from ..runtime.processing import PatchRecProcessor
+from .arguments import PatchFinetuneConfig
+
+
+logger = logging.get_logger(__name__)
+
+_SAMPLE_ROWS = 1000
+
+
+def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDataset) -> PatchFinetuneConfig:
+    """
+    Copies the training arguments for a trainer, which never writes to the user's own.
+
+    [`CheckpointCallback`] rotates and pushes checkpoints, so Trainer must not. A [`ScheduledStream`] starts at the
+    right row when a run resumes, so Trainer must not skip rows by collating them.
+
+    Args:
+        args ([`PatchFinetuneConfig`]):
+            The user's arguments.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Rows.
+    """
+    args = copy.copy(args)
+    args.save_total_limit = None
+    args.hub_strategy = HubStrategy.END
+    if isinstance(train_dataset, IterableDataset):
+        args.ignore_data_skip = True
+    return args
+
+
+def check_train_dataset(dataset: Any, args: PatchFinetuneConfig, max_history: int) -> None:
+    """
+    Checks the rows to train on; of a stream, the first ones.
+
+    Raises:
+        TypeError: If they are of another kind.
+        ValueError: If a row or column is wrong, or the arguments do not suit a stream.
+    """
+    if isinstance(dataset, IterableDataset):
+        if args.max_steps < 1:
+            raise ValueError(
+                f"A stream of rows has no length, so `max_steps` must say how long to train, got {args.max_steps}."
+            )
+        if args.train_sampling_strategy != "random":
+            raise ValueError(
+                f"`train_sampling_strategy={args.train_sampling_strategy!r}` needs rows that are not streamed."
+            )
+    elif not isinstance(dataset, Dataset):
+        raise TypeError(f"`train_dataset` must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`.")
+    check_rows(_first_rows(dataset), max_history)
+
+
+def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecProcessor) -> tuple[Any, Any]:
+    """
+    Loads a model that is given by name.
+
+    Args:
+        model (`str`, `os.PathLike`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
+            A model or the name of one.
+        args ([`PatchFinetuneConfig`]):
+            Training arguments.
+        processor ([`PatchRecProcessor`]):
+            The processor that feeds the model.
+
+    Returns:
+        `tuple`: the model, and the [`PatchRecForCausalLM`] in it.
+
+    Raises:
+        TypeError: If the model is of another kind.
+        ValueError: If model and processor were not made for each other.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        # ZeRO-3 shards weights while they load. On a CPU, DeepSpeed's process group is not initialized yet.
+        if is_deepspeed_zero3_enabled() and torch.distributed.is_initialized():
+            import deepspeed
+
+            deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)
+        # As TRL does: mixed precision needs weights in float32, whatever the checkpoint was saved in.
+        init_kwargs = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
+        kwargs = {"trust_remote_code": args.trust_remote_code, "dtype": "float32", **init_kwargs}
+        model = load_model(model, processor.tokenizer, **kwargs)
+    patchrec_model = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(patchrec_model, PatchRecForCausalLM):
+        raise TypeError(
+            f"`model` must be a `PatchRecForCausalLM`, got `{type(patchrec_model).__name__}`. Pass its name, or "
+            "make one with `PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
+        )
+    patchrec_model.check_prompt(processor.prompt)
+    return model, patchrec_model
+
+
+def check_collator(
+    collator: PatchDataCollator, expected: type[PatchDataCollator], processor: PatchRecProcessor
+) -> None:
+    """
+    Checks that a collator encodes rows as the checkpoint will recommend.
+
+    Raises:
+        TypeError: If the collator is of another kind.
+        ValueError: If its processor or layout is another one.
+    """
+    if not isinstance(collator, expected):
+        raise TypeError(f"`data_collator` must be a `{expected.__name__}`, got `{type(collator).__name__}`.")
+    if collator.processor is not processor:
+        raise ValueError("The collator must hold the processor that is passed as `processing_class`, not another one.")
+    if collator.layout not in (None, processor.layout):
+        raise ValueError(
+            "The collator's layout must be the processor's, which is saved with the checkpoint. Pass "
+            "`processing_class=processor.with_layout(layout)` and no layout for the collator."
+        )
+
+
+def complete_collator(
+    collator: PatchDataCollator,
+    model: PatchRecForCausalLM,
+    args: PatchFinetuneConfig,
+    train_dataset: Dataset | IterableDataset,
+    uses_prompt_learning: bool,
+) -> PatchDataCollator:
+    """
+    Gives a collator the model's context, and decides whether it packs batches.
+
+    Args:
+        collator ([`PatchDataCollator`]):
+            The user's collator or the default one.
+        model ([`PatchRecForCausalLM`]):
+            The model.
+        args ([`PatchFinetuneConfig`]):
+            Training arguments; `tree_packing` is read.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Rows. By default, batches are packed if a row has several targets.
+        uses_prompt_learning (`bool`):
+            Whether an adapter puts tokens before a sequence.
+
+    Raises:
+        ValueError: If the collator packs and `tree_packing` is `False`, or packing is asked for and the model cannot
+            read packed batches.
+    """
+    if collator.tree_packing and args.tree_packing is False:
+        raise ValueError("`data_collator` packs batches, but `tree_packing=False` forbids it.")
+    is_asked = collator.tree_packing or args.tree_packing
+    packs = bool(is_asked or (is_asked is None and _max_targets(train_dataset) > 1))
+    if packs:
+        try:
+            if uses_prompt_learning:
+                raise ValueError("Prompt learning puts tokens before a sequence, where a packed batch has its root.")
+            model.check_tree_packing()
+        except ValueError as error:
+            if is_asked:
+                raise
+            if args.process_index == 0:
+                logger.warning(f"{error} Training continues without tree packing.")
+            packs = False
+    max_length = model.max_length if collator.max_length is None else collator.max_length
+    return replace(collator, max_length=max_length, tree_packing=packs)
+
+
+def is_prompt_learning(model: Any, peft_config: PeftConfig | None) -> bool:
+    """Whether the adapter that is trained puts tokens before a sequence."""
+    config = model.active_peft_config if isinstance(model, PeftModel) else peft_config
+    return config is not None and config.is_prompt_learning
+
+
+def _first_rows(dataset: Any) -> Any:
+    """All rows of a data set; the first rows of a stream."""
+    if not isinstance(dataset, IterableDataset):
+        return dataset
+    return Dataset.from_dict(next(iter(dataset.iter(batch_size=_SAMPLE_ROWS)), {}))
+
+
+def _max_targets(dataset: Dataset | IterableDataset) -> int:
+    targets = _first_rows(dataset).select_columns(["target_positions"]).to_polars()["target_positions"]
+    return int(targets.list.len().max() or 0)
