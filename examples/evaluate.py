@@ -21,28 +21,27 @@ from accelerate import PartialState
 from transformers import AutoModel, HfArgumentParser
 
 from patchrec_hf import (
-    AUTHORS,
-    STRICT,
+    RELEASE_PROTOCOL,
+    STRICT_PROTOCOL,
     EvaluationReport,
-    PatchDataCollator,
     PatchRecommender,
+    evaluate_model,
+    evaluate_scorer,
     load_recommendation_data,
-    rank_targets,
-    score_targets,
 )
 from patchrec_hf.baselines import CoVisitation, Popularity, SequentialRecommender
 from patchrec_hf.runs import claim_run, finish_run
 
 
-EFFECTS = {  # from the strict protocol to the authors', one rule after the other
-    "strict": STRICT,
-    "and titles that begin others cannot end": replace(STRICT, complete_prefixes=False),
-    "and a title is listed once": replace(STRICT, complete_prefixes=False, credit_items=False),
-    "and titles that begin with the target's count": replace(AUTHORS, take_last_match=False),
-    "and the last match counts (authors)": AUTHORS,
+EFFECTS = {  # from the strict protocol to the release's, one rule after the other
+    "strict": STRICT_PROTOCOL,
+    "and titles that begin others cannot end": replace(STRICT_PROTOCOL, complete_prefixes=False),
+    "and a title is listed once": replace(STRICT_PROTOCOL, complete_prefixes=False, credit_items=False),
+    "and titles that begin with the target's count": replace(RELEASE_PROTOCOL, take_last_match=False),
+    "and the last match counts (release)": RELEASE_PROTOCOL,
 }
 BASELINES = {"popularity": Popularity, "co-visitation": CoVisitation}
-PROTOCOLS = {"strict": {"strict": STRICT}, "authors": {"authors": AUTHORS}, "effects": EFFECTS}
+PROTOCOLS = {"strict": {"strict": STRICT_PROTOCOL}, "release": {"release": RELEASE_PROTOCOL}, "effects": EFFECTS}
 
 
 @dataclass
@@ -58,7 +57,7 @@ class Arguments:
     ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs."})
     method: str = field(default="exact", metadata={"help": "How to rank.", "choices": ["exact", "beam", "all"]})
     num_beams: int | None = field(default=None, metadata={"help": "For beam."})
-    max_expansions: int | None = field(default=None, metadata={"help": "For exact: title tokens read for a row."})
+    max_title_tokens: int | None = field(default=None, metadata={"help": "For exact: title tokens read for a row."})
     protocol: str = field(default="strict", metadata={"help": "What counts as a hit.", "choices": list(PROTOCOLS)})
     exclude_seen: bool = field(default=False, metadata={"help": "Whether items of the history are left out."})
     max_rows: int | None = field(default=None, metadata={"help": "Only so many rows, evenly spaced."})
@@ -101,16 +100,16 @@ def main(args: Arguments) -> None:
     if args.baseline is not None:
         if args.baseline in BASELINES:
             scorer = BASELINES[args.baseline](catalog).fit(train)
-        reports["strict"] = score_targets(
+        reports["strict"] = evaluate_scorer(
             scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
         )
     else:
         for place, (name, protocol) in enumerate(PROTOCOLS[args.protocol].items(), 1):
             state.print(f"Protocol {place} of {len(PROTOCOLS[args.protocol])}: {name}")
-            reports[name] = rank_targets(
-                model, PatchDataCollator(processor, seed=args.seed), rows, method=args.method,
+            reports[name] = evaluate_model(
+                model, processor, rows, seed=args.seed, method=args.method,
                 k=None if args.method == "all" else max(args.ks), num_beams=args.num_beams,
-                max_expansions=args.max_expansions, protocol=protocol, exclude_seen=args.exclude_seen,
+                max_title_tokens=args.max_title_tokens, protocol=protocol, exclude_seen=args.exclude_seen,
                 max_rows=args.max_rows, train_dataset=train, batch_size=args.batch_size,
                 resume_dir=Path(args.output_dir, "parts", str(place)),
             ).with_settings(model=args.model)  # fmt: skip

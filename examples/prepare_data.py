@@ -2,7 +2,7 @@
 Prepares a data set: from raw files to Parquet, with a card that says what is in it.
 
 The paper's MovieLens-100K, with ties in the order of the authors' files:
-    python examples/prepare_data.py ml-100k data/ml-100k --ties authors
+    python examples/prepare_data.py ml-100k data/ml-100k --ties release
 
 A log of one's own, with its titles in another file, until every user and item has five interactions:
     python examples/prepare_data.py clicks.csv data/clicks --items products.csv \
@@ -77,7 +77,7 @@ if __name__ == "__main__":
         parser.add_argument(f"--{name}", default=None, help=f"{text}; the data set's own rule if not given", **how)
     parser.add_argument("--split", choices=list(SPLITS), default="temporal")
     parser.add_argument("--cuts", type=float, nargs=2, help="shares at which validation and test begin")
-    parser.add_argument("--ties", choices=["stable", "authors"], default="stable", help="order of equal times")
+    parser.add_argument("--ties", choices=["stable", "release"], default="stable", help="order of equal times")
     parser.add_argument("--tokenizer", help="a backbone, to count the tokens of titles with")
     parser.add_argument("--plot", help="an image of the titles' lengths")
     parser.add_argument("--push_to_hub", metavar="USER/NAME", help="share data of one's own")

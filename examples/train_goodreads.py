@@ -29,7 +29,6 @@ from patchrec_hf import (
     BOOK_PROMPT,
     EvaluationReport,
     ItemPatchLayout,
-    PatchDataCollator,
     PatchFinetuneTrainer,
     PatchPretrainConfig,
     PatchPretrainTrainer,
@@ -38,14 +37,14 @@ from patchrec_hf import (
     SessionPatchLayout,
     TextLayout,
     build_tiny_backbone,
+    evaluate_model,
+    evaluate_scorer,
+    last_checkpoint,
     load_recommendation_data,
-    rank_targets,
-    score_targets,
 )
 from patchrec_hf.baselines import CoVisitation, Popularity
 from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.runs import claim_run, finish_run
-from patchrec_hf.training.checkpoints import last_checkpoint
 
 
 LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}
@@ -113,13 +112,13 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded from here on is whole in each process
     results = []
     for name, baseline in (("popularity", Popularity(catalog)), ("co-visitation", CoVisitation(catalog))):
-        report = score_targets(baseline.fit(examples["train"]), catalog, test, show_progress=False)
-        results.append(summarise(name, report))
+        report = evaluate_scorer(baseline.fit(examples["train"]), catalog, test, show_progress=False)
+        results.append(summarize(name, report))
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):
         recommender = PatchRecommender.from_pretrained(checkpoint)
-        model, collator = recommender.model.to(state.device), PatchDataCollator(recommender.processor)
-        report = rank_targets(model, collator, test, batch_size=args.per_device_eval_batch_size)
-        results.append(summarise(name, report))
+        model, batch_size = recommender.model.to(state.device), args.per_device_eval_batch_size
+        report = evaluate_model(model, recommender.processor, test, batch_size=batch_size)
+        results.append(summarize(name, report))
     with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=3,
                    tbl_hide_dataframe_shape=True, tbl_cols=-1, tbl_width_chars=200):  # fmt: skip
         state.print(f"\n{len(test)} test rows, {len(catalog)} items to rank:\n{pl.DataFrame(results)}")
@@ -133,8 +132,8 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     finish_run(output_dir, results)
 
 
-def summarise(name: str, report: EvaluationReport) -> dict:
-    metrics, tokens = report.metrics(), report.examples["history_tokens"].mean()
+def summarize(name: str, report: EvaluationReport) -> dict:
+    metrics, tokens = report.metrics(), report.targets["history_tokens"].mean()
     hr = report.intervals().row(by_predicate=(pl.col("slice") == "all") & (pl.col("metric") == "hr@20"), named=True)
     return {
         "method": name,

@@ -18,7 +18,16 @@ import torch
 from datasets import Dataset
 from hypothesis import settings
 
-from patchrec_hf import BOOK_PROMPT, Catalog, ItemPatchLayout, PatchRecForCausalLM, PatchRecProcessor
+from patchrec_hf import (
+    BOOK_PROMPT,
+    Catalog,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+)
+from patchrec_hf.runtime.attention import register_chunk_attention
+from patchrec_hf.runtime.trie import build_trie
 from patchrec_hf.tiny import build_tiny_backbone
 
 
@@ -78,3 +87,23 @@ def rows():
         order = torch.randperm(len(ITEM_IDS), generator=generator)[:length].tolist()
         rows.append({"user_id": user, "item_ids": [ITEM_IDS[i] for i in order], "target_positions": [length - 1]})
     return Dataset.from_list(rows)
+
+
+@pytest.fixture
+def prompts(processor, rows):
+    return PatchDataCollator(processor).encode_rows(list(rows)[:5])
+
+
+@pytest.fixture
+def trie(processor):
+    return build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
+
+
+@pytest.fixture
+def with_attention(model):
+    def switch(implementation):
+        register_chunk_attention()
+        model.set_attn_implementation(implementation)
+        return model
+
+    return switch

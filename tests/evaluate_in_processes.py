@@ -1,4 +1,4 @@
-"""Evaluations that every process of a launcher takes part in; `test_evaluation.py` starts and checks them."""
+"""Evaluations that every process of a launcher takes part in; `evaluation/test_parts.py` starts and checks them."""
 
 import sys
 from pathlib import Path
@@ -12,19 +12,19 @@ from patchrec_hf import (
     BOOK_PROMPT,
     Catalog,
     ItemPatchLayout,
-    PatchDataCollator,
     PatchRecForCausalLM,
     PatchRecProcessor,
     build_tiny_backbone,
-    evaluation,
-    rank_targets,
+    evaluate_model,
 )
+from patchrec_hf.evaluation import models
 from patchrec_hf.runtime import tree_reader
+from patchrec_hf.runtime.ranking import CatalogRanker
 
 
 RUNS = {
     "exact": {"k": 3},
-    "budget": {"k": 3, "max_expansions": 4},
+    "budget": {"k": 3, "max_title_tokens": 4},
     "beam": {"k": 3, "method": "beam"},
     "all": {"k": None, "method": "all"},
 }
@@ -46,29 +46,29 @@ def evaluate(model=None, **kwargs):
     for user in range(33):
         items = [ITEM_IDS[(user + 5 * place) % 12] for place in range(4 + user % 7)]
         rows.append({"user_id": user, "item_ids": items, "target_positions": [len(items) - 1]})
-    collator, rows = PatchDataCollator(processor), Dataset.from_list(rows)
-    return rank_targets(model or build_model(), collator, rows, batch_size=1, show_progress=False, **kwargs)
+    rows = Dataset.from_list(rows)
+    return evaluate_model(model or build_model(), processor, rows, batch_size=1, show_progress=False, **kwargs)
 
 
 class Counter:
-    """Counts the forwards of the model and of its head, and the rows of each call of `rank_catalog`."""
+    """Counts the forwards of the model and of its head, and the prompts of each call of `CatalogRanker.rank`."""
 
     def __init__(self, model):
         self.counts = {"model": 0, "lm_head": 0, "rows_of_calls": []}
         self.fail_after = None
         model.model.register_forward_hook(lambda *_: self._count("model"))
         model.lm_head.register_forward_hook(lambda *_: self._count("lm_head"))
-        self._rank = evaluation.rank_catalog
-        evaluation.rank_catalog = self
+        self._rank_catalog = CatalogRanker.rank
+        CatalogRanker.rank = lambda *args, **kwargs: self._rank(*args, **kwargs)
 
     def _count(self, name):
         self.counts[name] += 1
 
-    def __call__(self, model, trie, prompts, *args, **kwargs):
+    def _rank(self, ranker, prompts, *args, **kwargs):
         if len(self.counts["rows_of_calls"]) == self.fail_after:
             raise KeyboardInterrupt
         self.counts["rows_of_calls"].append(len(prompts))
-        return self._rank(model, trie, prompts, *args, **kwargs)
+        return self._rank_catalog(ranker, prompts, *args, **kwargs)
 
     def take(self):
         taken, self.counts = self.counts, {"model": 0, "lm_head": 0, "rows_of_calls": []}
@@ -80,8 +80,8 @@ def main(directory):
     assert state.num_processes == 2
     model = build_model()
     # Heads that take four rows at once are called as often as the process with the most rows needs.
-    tree_reader._LOGITS_AT_ONCE = 4 * model.config.decoder_config.vocab_size
-    evaluation.is_sharded = lambda _: True  # so that the processes read together, as sharded weights need
+    tree_reader._MAX_LOGITS = 4 * model.config.decoder_config.vocab_size
+    models.is_sharded = lambda _: True  # so that the processes read together, as sharded weights need
     counter = Counter(model)
     for name, kwargs in RUNS.items():
         whole = evaluate(model, **kwargs)
@@ -94,7 +94,7 @@ def main(directory):
             counter.take()
         resumed = evaluate(model, resume_dir=directory / name, **kwargs)
         counts.append(counter.take())
-        for kind, frame in (("", whole.examples), ("-resumed", resumed.examples), ("-counts", pl.DataFrame(counts))):
+        for kind, frame in (("", whole.targets), ("-resumed", resumed.targets), ("-counts", pl.DataFrame(counts))):
             frame.write_parquet(directory / f"{name}{kind}-{state.process_index}.parquet")
     state.destroy_process_group()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from patchrec_hf.runtime.encoding import pad_examples
+from patchrec_hf.runtime.encoding import pad_histories
 
 
 def gradients(model, batch):
@@ -19,7 +19,7 @@ def one_by_one(model, examples, pad_id):
     model.zero_grad()
     total = 0.0
     for example in examples:
-        loss = model(**pad_examples([example], pad_id), num_items_in_batch=torch.tensor(num_labels)).loss
+        loss = model(**pad_histories([example], pad_id), num_items_in_batch=torch.tensor(num_labels)).loss
         loss.backward()
         total += loss.item()
     return total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -18,8 +18,8 @@ def push():
         PatchFinetuneTrainer,
         PatchRecForCausalLM,
         PatchRecommender,
+        evaluate_model,
         export_to_hub,
-        rank_targets,
     )
     from patchrec_hf.baselines import SASRec
 
@@ -50,7 +50,7 @@ def push():
     adapter = trainer("adapted", "user/base", LoraConfig(r=2))
     adapter.push_to_hub()
 
-    report = rank_targets(full.model, full.data_collator, Dataset.from_list(list(rows)), k=None, show_progress=False)
+    report = evaluate_model(full.model, processor, Dataset.from_list(list(rows)), k=None, show_progress=False)
     export_to_hub(
         full.model, processor, "user/exported", include_code=True, results=report, dataset_name="Twelve Books",
         private=True,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from brute_force import brute_force
 from gradients import assert_same_gradients, gradients, one_by_one
+from rankers import rank
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -19,11 +20,10 @@ from patchrec_hf import (
     RandomPatchLayout,
     SessionPatchLayout,
     TextLayout,
-    rank_catalog,
 )
-from patchrec_hf.batches.packing import pack_examples
+from patchrec_hf.batches.packing import pack_histories
 from patchrec_hf.runtime.attention import register_chunk_attention
-from patchrec_hf.runtime.encoding import pad_examples
+from patchrec_hf.runtime.encoding import pad_histories
 from patchrec_hf.runtime.prompts import SPECIAL_TOKENS, Prompt
 from patchrec_hf.runtime.trie import build_trie
 
@@ -76,7 +76,7 @@ def golden_model(golden_processor):
 
 
 def encode(processor, case, layout):
-    return processor.encode(processor.title_tokens, np.array(case["history"]), case["target"], layout)
+    return processor.encode(np.array(case["history"]), case["target"], layout)
 
 
 @torch.no_grad()
@@ -86,7 +86,7 @@ def test_losses_and_lengths(golden_model, golden_processor, name):
         example = encode(golden_processor, case, LAYOUTS[name])
         expected = case["expected"][name]
         assert len(example.input_ids) == expected["tokens"]
-        assert golden_model(**pad_examples([example], 0)).loss.item() == pytest.approx(expected["loss"], abs=1e-4)
+        assert golden_model(**pad_histories([example], 0)).loss.item() == pytest.approx(expected["loss"], abs=1e-4)
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def test_losses_and_lengths(golden_model, golden_processor, name):
 @pytest.mark.parametrize("name", CASES["joint_batch_loss"])
 def test_joint_batch(golden_model, golden_processor, name, padding_side):
     examples = [encode(golden_processor, case, LAYOUTS[name]) for case in CASES["cases"]]
-    loss = golden_model(**pad_examples(examples, 0, padding_side)).loss.item()
+    loss = golden_model(**pad_histories(examples, 0, padding_side)).loss.item()
     assert loss == pytest.approx(CASES["joint_batch_loss"][name], abs=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_packed(golden_model, golden_processor, name):
     register_chunk_attention()
     golden_model.set_attn_implementation("patchrec_chunks")
     examples = [encode(golden_processor, case, LAYOUTS[name]) for case in CASES["cases"]]
-    packed = gradients(golden_model, pack_examples(examples))
+    packed = gradients(golden_model, pack_histories(examples))
     assert packed[0] == pytest.approx(CASES["joint_batch_loss"][name], abs=1e-4)
     assert_same_gradients(packed, one_by_one(golden_model, examples, 0))
     golden_model.set_attn_implementation("sdpa")
@@ -117,14 +117,14 @@ def test_pretraining_twins_at_full_compression(golden_model, golden_processor):
         twins = [encode(golden_processor, case, layout) for layout in (TextLayout(), RandomPatchLayout(1.0))]
         assert len(twins[0].input_ids) == expected["tokens_raw"]
         assert len(twins[1].input_ids) == expected["tokens_compressed"]
-        assert golden_model(**pad_examples(twins, 0)).loss.item() == pytest.approx(expected["loss"], abs=1e-4)
+        assert golden_model(**pad_histories(twins, 0)).loss.item() == pytest.approx(expected["loss"], abs=1e-4)
 
 
 def test_exact_top_20(golden_model, golden_processor):
     prompts = [encode(golden_processor, case, TextLayout()) for case in CASES["cases"]]
     trie = build_trie(golden_processor.title_tokens, golden_processor.prompt.end_of_turn_id)
-    ranking = rank_catalog(golden_model, trie, prompts, pad_id=0, k=20)
-    assert ranking.certified.all()
+    ranking = rank(golden_model, trie, prompts, pad_id=0, k=20)
+    assert ranking.is_exact.all()
     for case, items, scores in zip(CASES["cases"], ranking.items, ranking.scores, strict=True):
         assert items.tolist() == case["text_top20"]
         np.testing.assert_allclose(scores, case["text_top20_logprob"], atol=1e-4)
@@ -134,8 +134,8 @@ def test_exact_top_20(golden_model, golden_processor):
 def test_exact_equals_brute_force(golden_model, golden_processor, layout):
     prompts = [encode(golden_processor, case, LAYOUTS[layout]) for case in CASES["cases"]]
     titles, end_of_turn_id = golden_processor.title_tokens, golden_processor.prompt.end_of_turn_id
-    ranking = rank_catalog(golden_model, build_trie(titles, end_of_turn_id), prompts, pad_id=0, k=20)
-    assert ranking.certified.all()
+    ranking = rank(golden_model, build_trie(titles, end_of_turn_id), prompts, pad_id=0, k=20)
+    assert ranking.is_exact.all()
     for prompt, items, scores in zip(prompts, ranking.items, ranking.scores, strict=True):
         expected = brute_force(golden_model, titles, end_of_turn_id, prompt)
         np.testing.assert_allclose(scores, np.sort(expected)[::-1][:20], atol=1e-4)

@@ -21,11 +21,8 @@ from patchrec_hf import (
     PatchRecForCausalLM,
     PatchRecProcessor,
     build_tiny_backbone,
-    rank_catalog,
 )
-from patchrec_hf.runtime.backbones import enable_tree_packing
-from patchrec_hf.runtime.ranking import CatalogRanking
-from patchrec_hf.runtime.trie import build_trie
+from patchrec_hf.runtime.ranking import CatalogRanker, CatalogRanking, RankingConfig
 
 
 pytestmark = [
@@ -60,9 +57,8 @@ def rows() -> list[dict]:
 
 
 def rank(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> CatalogRanking:
-    trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
     prompts = PatchDataCollator(processor).encode_rows(rows)
-    return rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=len(TITLES))
+    return CatalogRanker(model, processor, RankingConfig(k=len(TITLES))).rank(prompts)
 
 
 def on_device(processor: PatchRecProcessor, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -130,7 +126,7 @@ def test_packed_gradients_equal_the_padded_ones(
     blocks = [{**row, "target_positions": [3, 4, row["target_positions"][0]]} for row in rows]
     expected = gradients(model, PatchDataCollator(processor)(blocks))
     model.to(DEVICE)
-    enable_tree_packing(model)
+    model.enable_tree_packing()
     assert model.config.decoder_config._attn_implementation == "flex_attention"
     packed = {key: value.to(DEVICE) for key, value in PatchDataCollator(processor, tree_packing=True)(blocks).items()}
     loss, grads = gradients(model, packed)
@@ -142,7 +138,7 @@ def test_packed_gradients_equal_the_padded_ones(
 def test_ranking_equals_the_cpu(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> None:
     expected = rank(model, processor, rows)
     found = rank(model.to(DEVICE), processor, rows)
-    assert found.certified.all()
+    assert found.is_exact.all()
     # In score order; titles may swap places only where the CPU holds them all but equal.
     cpu_scores = np.take_along_axis(expected.scores, expected.items.argsort(axis=1), axis=1)
     np.testing.assert_allclose(np.take_along_axis(cpu_scores, found.items, axis=1), found.scores, atol=1e-2)

@@ -23,14 +23,14 @@ from references import Generate, K, brute_force
 
 from patchrec_hf import (
     BOOK_PROMPT,
+    CatalogRanker,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
     PatchRecForCausalLM,
     PatchRecProcessor,
+    RankingConfig,
     build_tiny_backbone,
-    build_trie,
     load_recommendation_data,
-    rank_catalog,
 )
 
 
@@ -42,7 +42,6 @@ def main(args: argparse.Namespace) -> None:
     checkpoint = args.model or train(args, examples["train"], catalog)
     processor = PatchRecProcessor.from_pretrained(checkpoint)
     model = PatchRecForCausalLM.from_pretrained(checkpoint).eval().to(args.device)
-    trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
     most = max(map(len, examples["test"]["item_ids"])) - 1
     histories = [row["item_ids"][:-1] for row in examples["test"] if len(row["item_ids"]) == most + 1]
     places = np.linspace(0, len(histories) - 1, min(args.num_users, len(histories)), dtype=int)
@@ -51,12 +50,12 @@ def main(args: argparse.Namespace) -> None:
 
     def ranker(**settings):
         def run(batch):
-            prompts = [processor.encode(processor.title_tokens, catalog.indices_of(history)) for history in batch]
-            return rank_catalog(model, trie, prompts, processor.prompt.pad_id, k=K, batch_size=len(batch), **settings)
+            prompts = [processor.encode(catalog.indices_of(history)) for history in batch]
+            return CatalogRanker(model, processor, RankingConfig(k=K, batch_size=len(batch), **settings)).rank(prompts)
 
         return run
 
-    generate = Generate(model, processor, trie.max_depth)
+    generate = Generate(model, processor, processor.trie.max_depth)
     methods = {
         "exact": ranker(method="exact"),
         "beam": ranker(method="beam", num_beams=K),
@@ -83,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     items = np.concatenate([ranking.items for ranking in found["exact"]])
     wanted = [{tuple(processor.title_tokens[item].tolist()) for item in row} for row in items]
     generated = [titles for batch in found["generate"] for titles in batch[0]]
-    columns = sum(ranking.num_columns.sum() for ranking in found["exact"]) / len(histories)
+    columns = sum(ranking.kv_length.sum() for ranking in found["exact"]) / len(histories)
     scores = np.concatenate([ranking.scores for ranking in found["exact"]])
     differences = []
     for history, own_items, own_scores in zip(histories[: args.num_brute_force], items, scores, strict=False):
@@ -100,9 +99,9 @@ def main(args: argparse.Namespace) -> None:
         "exact_equals_all": bool(np.allclose(found["all"][0].scores, scores[: len(batches[0])], atol=1e-3)),
         "beam_missed_share": sum(map(len, map(set.difference, wanted, generated))) / sum(map(len, wanted)),
         "kv_ratio": columns / (sum(batch[1] for batch in found["generate"]) / len(histories)),
-        "certified_share": float(np.mean([ranking.certified.mean() for ranking in found["exact"]])),
+        "exact_share": float(np.mean([ranking.is_exact.mean() for ranking in found["exact"]])),
         "tokens_read": {
-            name: float(np.concatenate([ranking.num_read for ranking in found[name]]).mean())
+            name: float(np.concatenate([ranking.tokens_read for ranking in found[name]]).mean())
             for name in ("exact", "beam", "all")
         },
         "measured_on": {"users": len(histories), "history": most, "items": len(catalog)},

@@ -25,8 +25,8 @@ from patchrec_hf import (
     PatchRecProcessor,
     SessionPatchLayout,
     build_tiny_backbone,
+    evaluate_model,
     load_recommendation_data,
-    rank_targets,
 )
 
 
@@ -96,7 +96,7 @@ def train(args: argparse.Namespace, targets_per_row: int, times: int, options: d
     trainer.train()
     log = trainer.state.log_history
     test = examples["test"].select(evenly(examples["test"], args.num_eval_rows))
-    report = rank_targets(trainer.model, trainer.data_collator, test, k=20, batch_size=16, show_progress=False)
+    report = evaluate_model(trainer.model, trainer.processing_class, test, k=20, batch_size=16, show_progress=False)
     hr = report.intervals().filter(slice="all", metric="hr@20").row(0, named=True)
     sizes = [entry["positions_per_example"] for entry in log if "positions_per_example" in entry]
     encoded = trainer.data_collator.encode_rows(examples["train"].select(evenly(examples["train"], 300)))

@@ -9,7 +9,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from patchrec_hf import PatchDataCollator, PatchFinetuneTrainer, TextLayout
-from patchrec_hf.runtime.backbones import disable_tree_packing, enable_tree_packing
+from patchrec_hf.batches.sampling import ScheduledRow
 
 
 PROGRESS = 0.5  # of pre-training: every other item is compressed
@@ -47,9 +47,9 @@ def run_step(trainer, optimizer, rows):
     """Seconds, seconds of collating, loss, positions and padding of one step."""
     model = trainer.model.train()
     if isinstance(trainer, PatchFinetuneTrainer):  # one model serves both kinds of batches
-        (enable_tree_packing if trainer.data_collator.tree_packing else disable_tree_packing)(model)
+        (model.enable_tree_packing if trainer.data_collator.tree_packing else model.disable_tree_packing)()
     trainer.current_gradient_accumulation_steps = 1
-    stamped = rows if "labels" in rows[0] else [{**row, "step": 0, "progress": PROGRESS} for row in rows]
+    stamped = rows if "labels" in rows[0] else [ScheduledRow(row, 0, PROGRESS) for row in rows]
     start = time.perf_counter()
     batch = trainer.data_collator(stamped)
     collated = time.perf_counter()

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, set_seed
 
-from patchrec_hf import Catalog, score_targets
+from patchrec_hf import Catalog, Scorer, evaluate_scorer
 from patchrec_hf.baselines import (
     Caser,
     CoVisitation,
@@ -26,12 +26,11 @@ from patchrec_hf.baselines import (
     SequentialRecommender,
     training_arguments,
 )
-from patchrec_hf.evaluation.targets import Scorer
 from patchrec_hf.runs import write_json
 
 from .llms import load_llm
 from .plans import BASELINES, FUSION, REFERENCE
-from .study import RANKINGS, Study, summarise
+from .study import RANKINGS, Study, summarize
 
 
 _NEURAL = {
@@ -93,7 +92,7 @@ def _best_of_grid(study: Study, name: str, catalog: Catalog, validation: Dataset
             seconds = time.perf_counter() - begin
             model.save_pretrained(where / "model")
             shutil.rmtree(where / "training", ignore_errors=True)
-            metrics = summarise(score_targets(model, catalog, validation, show_progress=False))
+            metrics = summarize(evaluate_scorer(model, catalog, validation, show_progress=False))
             write_json(where / "validation.json", {"settings": settings, "seconds": seconds, "validation": metrics})
         tried.append(json.loads((where / "validation.json").read_text(encoding="utf-8")))
     best = max(range(len(tried)), key=lambda place: tried[place]["validation"]["hr@20"][0])
@@ -157,7 +156,7 @@ def _ranked(study: Study, name: str, model: Scorer) -> dict[str, Any]:
     examples, catalog = study.load()
     results = {}
     for key, (split, exclude_seen) in RANKINGS.items():
-        report = score_targets(model, catalog, examples[split], exclude_seen, train_dataset=examples["train"])
+        report = evaluate_scorer(model, catalog, examples[split], exclude_seen, train_dataset=examples["train"])
         report.with_settings(**study.settings(), method=name).save(study.directory(name) / key)
-        results[key] = summarise(report)
+        results[key] = summarize(report)
     return results

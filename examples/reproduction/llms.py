@@ -15,7 +15,6 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from patchrec_hf import (
     ItemPatchLayout,
-    PatchDataCollator,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
     PatchPretrainConfig,
@@ -23,13 +22,13 @@ from patchrec_hf import (
     PatchRecommender,
     PatchRecProcessor,
     SessionPatchLayout,
-    rank_targets,
+    evaluate_model,
+    last_checkpoint,
 )
 from patchrec_hf.runs import write_json
-from patchrec_hf.training.checkpoints import last_checkpoint
 
 from .plans import REFERENCE, LLMMethod
-from .study import RANKINGS, Study, evenly, summarise
+from .study import RANKINGS, Study, evenly, summarize
 
 
 _STAGES = {
@@ -57,22 +56,22 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
 
     unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded from here on is whole in each process
     recommender = load_llm(study, name)
-    model, collator = recommender.model, PatchDataCollator(recommender.processor, seed=study.seed)
+    model = recommender.model
     examples, _ = study.load(max_history)
     results: dict[str, Any] = {}
     parts = study.directory(name) / "parts"
     for key, (split, exclude_seen) in RANKINGS.items():
-        report = rank_targets(
-            model, collator, examples[split], exclude_seen=exclude_seen, batch_size=16,
+        report = evaluate_model(
+            model, recommender.processor, examples[split], seed=study.seed, exclude_seen=exclude_seen, batch_size=16,
             train_dataset=examples["train"], resume_dir=parts / key,
         )  # fmt: skip
-        results[key] = summarise(report)
+        results[key] = summarize(report)
         if state.is_main_process:
             report.with_settings(**study.settings(), method=name).save(study.directory(name) / key)
     if state.is_main_process:
         shutil.rmtree(parts)
     state.wait_for_everyone()
-    tokens = report.examples["history_tokens"].mean()
+    tokens = report.targets["history_tokens"].mean()
     return {
         "method": name,
         "budget": "time" if method.at_equal_time else "examples",
@@ -81,7 +80,7 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
         "stages": stages,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history_tokens": tokens,
-        "title_tokens_read": report.examples["num_read"].mean(),
+        "title_tokens_read": report.targets["tokens_read"].mean(),
         "settings": {"layout": str(method.layout), "max_history": max_history},
         **results,
     }
@@ -206,10 +205,10 @@ def latency(study: Study, names: list[str], num_rows: int = 64, num_rounds: int 
         for name in names:
             recommender = load_llm(study, name)
             rows = study.load(recommender.processor.max_history)[0]["test"]
-            rows, collator = evenly(rows, num_rows), PatchDataCollator(recommender.processor)
-            rank_targets(recommender.model, collator, rows.select(range(1)), show_progress=False)  # warms up
+            rows, processor = evenly(rows, num_rows), recommender.processor
+            evaluate_model(recommender.model, processor, rows.select(range(1)), show_progress=False)  # warms up
             begin = time.perf_counter()
-            rank_targets(recommender.model, collator, rows, batch_size=16, show_progress=False)
+            evaluate_model(recommender.model, processor, rows, batch_size=16, show_progress=False)
             seconds[name].append(time.perf_counter() - begin)
     found = {name: min(values) / min(seconds[names[0]]) for name, values in seconds.items()}
     write_json(path, found)

@@ -19,11 +19,11 @@ from patchrec_hf import (
     PAPER_PRESETS,
     Catalog,
     EvaluationReport,
+    Layout,
     PatchRecProcessor,
     build_tiny_backbone,
     load_recommendation_data,
 )
-from patchrec_hf.runtime.layouts import Layout
 from patchrec_hf.training.arguments import PaperPreset
 
 from .plans import LLMMethod, llm_methods
@@ -172,7 +172,7 @@ def evenly(dataset: Dataset, num_rows: int | None) -> Dataset:
     return dataset.select(np.linspace(0, len(dataset) - 1, num_rows).astype(int))
 
 
-def summarise(report: EvaluationReport) -> dict[str, Any]:
+def summarize(report: EvaluationReport) -> dict[str, Any]:
     """JSON-ready metrics of a report, each with its interval by users."""
     rows = report.intervals().filter(pl.col("slice") == "all").iter_rows(named=True)
     return {row["metric"]: [row["value"], row["low"], row["high"]] for row in rows if "mrr" not in row["metric"]}

@@ -6,7 +6,7 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchrec_hf import Catalog, score_targets
+from patchrec_hf import Catalog, evaluate_scorer
 from patchrec_hf.baselines import CoVisitation, CoVisitationWeighting
 
 
@@ -78,7 +78,7 @@ def test_validation_chooses_the_weighting():
     validation = rows_of(([11, 10], [1]))  # against the order of training
     model = CoVisitation(CATALOG).fit(rows, validation, [forward, backward], "hr@1", show_progress=False)
     assert model.weighting == backward
-    assert score_targets(model, CATALOG, validation, show_progress=False).metrics([1])["hr@1"] == 1
+    assert evaluate_scorer(model, CATALOG, validation, show_progress=False).metrics([1])["hr@1"] == 1
     model = CoVisitation(CATALOG).fit(rows, rows_of(([10, 11], [1])), [forward, backward], "hr@1", show_progress=False)
     assert model.weighting == forward  # the first of equals
 

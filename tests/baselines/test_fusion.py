@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from rankers import score
 
-from patchrec_hf import Catalog, PatchDataCollator, PatchRecommender, rank_targets, score_targets
+from patchrec_hf import Catalog, PatchRecommender, evaluate_model, evaluate_scorer
 from patchrec_hf.baselines import Fusion
-from patchrec_hf.runtime.ranking import score_catalog
 from patchrec_hf.runtime.trie import build_trie
 
 
@@ -33,9 +33,9 @@ def baseline(catalog):
 def test_sum_by_hand(recommender, processor, baseline):
     histories = [[10, 11, 12], [16, 17]]
     fusion = Fusion(recommender, baseline, weight=0.25, num_candidates=2)
-    prompts = [processor.encode(processor.title_tokens, processor.catalog.indices_of(h)) for h in histories]
+    prompts = [processor.encode(processor.catalog.indices_of(h)) for h in histories]
     trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id)
-    llm = score_catalog(recommender.model, trie, prompts, processor.prompt.pad_id).astype(np.float64)
+    llm = score(recommender.model, trie, prompts, processor.prompt.pad_id).astype(np.float64)
     for found, scores in zip(fusion.score(histories), llm, strict=True):
         union = sorted({*np.argsort(-scores, kind="stable")[:2], *np.argsort(-baseline.scores)[:2]})
         one, two = scores[union], baseline.scores[union]
@@ -46,19 +46,19 @@ def test_sum_by_hand(recommender, processor, baseline):
 
 def test_ends_are_the_parts(recommender, processor, baseline, rows):
     catalog = processor.catalog
-    llm = rank_targets(recommender.model, PatchDataCollator(processor), rows, k=5, show_progress=False)
-    alone = score_targets(baseline, catalog, rows, show_progress=False)
+    llm = evaluate_model(recommender.model, processor, rows, k=5, show_progress=False)
+    alone = evaluate_scorer(baseline, catalog, rows, show_progress=False)
     for weight, part in ((0.0, llm), (1.0, alone)):
-        fused = score_targets(Fusion(recommender, baseline, weight, 6), catalog, rows, show_progress=False)
+        fused = evaluate_scorer(Fusion(recommender, baseline, weight, 6), catalog, rows, show_progress=False)
         for name in ("hr@5", "ndcg@5", "mrr@5"):
             assert fused.metrics([5])[name] == pytest.approx(part.metrics([5])[name])
 
 
 def test_fit_is_at_least_as_good_as_the_better_part(recommender, processor, baseline, rows):
     fusion = Fusion(recommender, baseline).fit(rows, "ndcg@3")
-    parts = [score_targets(Fusion(recommender, baseline, weight), processor.catalog, rows, show_progress=False)
+    parts = [evaluate_scorer(Fusion(recommender, baseline, weight), processor.catalog, rows, show_progress=False)
              for weight in (0.0, 1.0)]  # fmt: skip
-    fused = score_targets(fusion, processor.catalog, rows, show_progress=False)
+    fused = evaluate_scorer(fusion, processor.catalog, rows, show_progress=False)
     assert fused.metrics([3])["ndcg@3"] >= max(part.metrics([3])["ndcg@3"] for part in parts)
 
 
@@ -69,7 +69,7 @@ def test_fit_gives_an_oracle_all_the_weight(recommender, processor, rows):
     scores[10] = 1
     fusion = Fusion(recommender, Table(scores, processor.catalog)).fit(same, "hr@1", weights=[0.0, 1.0])
     assert fusion.weight == 1.0
-    report = score_targets(fusion, processor.catalog, same, show_progress=False)
+    report = evaluate_scorer(fusion, processor.catalog, same, show_progress=False)
     assert report.metrics([1])["hr@1"] == 1
 
 

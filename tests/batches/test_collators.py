@@ -12,10 +12,11 @@ from patchrec_hf import (
     SessionPatchLayout,
     TextLayout,
 )
+from patchrec_hf.batches.sampling import ScheduledRow
 
 
 def stamped(rows, step=3, progress=0.5):
-    return [{**row, "step": step, "progress": progress} for row in rows]
+    return [ScheduledRow(row, step, progress) for row in rows]
 
 
 def test_one_example_for_each_target(processor):
@@ -60,7 +61,7 @@ def test_targets_of_a_row_share_the_start_of_their_window(processor):
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("rows_at_once", [2, 1000])
 def test_row_lengths_are_those_of_the_longest_histories(processor, rows, layout, separate, rows_at_once, monkeypatch):
-    monkeypatch.setattr("patchrec_hf.batches.collators._ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr("patchrec_hf.batches.collators._CHUNK_ROWS", rows_at_once)
     processor = PatchRecProcessor(
         processor.tokenizer, processor.catalog, processor.prompt, layout, max_history=8, separate_patches=separate
     )
@@ -78,7 +79,7 @@ def test_too_long_for_the_context(processor, rows):
 
 
 def test_too_long_names_only_what_helps(processor, rows):
-    several = [{"user_id": 9, "item_ids": ITEM_IDS, "target_positions": [3, 4], "step": 0, "progress": 0.5}]
+    several = [ScheduledRow({"user_id": 9, "item_ids": ITEM_IDS, "target_positions": [3, 4]}, 0, 0.5)]
     with pytest.raises(
         ValueError, match=r"\(this row has 2\), or choose a layout that compresses more than ItemPatch"
     ):

@@ -1,45 +1,25 @@
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from gradients import assert_same_gradients, gradients, one_by_one
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig
+from trees import ITEM_IDS, LAYOUTS, ROW, plain
 
 from patchrec_hf import (
     BOOK_PROMPT_INSTRUCTION_FIRST,
-    DropLayout,
     ItemPatchLayout,
     PatchDataCollator,
     PatchPretrainDataCollator,
     PatchRecProcessor,
-    RandomPatchLayout,
     SessionPatchLayout,
-    TextLayout,
 )
-from patchrec_hf.batches import packing
-from patchrec_hf.batches.packing import pack_examples
-from patchrec_hf.runtime.attention import (
-    CHUNK_ATTENTION,
-    chunk_attention_forward,
-    packed_attention_inputs,
-    register_chunk_attention,
-    tree_block_mask,
-)
-from patchrec_hf.runtime.encoding import EncodedExample, TokenCounts, pad_examples
+from patchrec_hf.batches.packing import pack_histories
+from patchrec_hf.batches.sampling import ScheduledRow
+from patchrec_hf.runtime.encoding import pad_histories
 
 
-LAYOUTS = {
-    "text": TextLayout(),
-    "item": ItemPatchLayout(2),
-    "session": SessionPatchLayout(2),
-    "session_oldest": SessionPatchLayout(2, align="oldest"),
-    "random": RandomPatchLayout(0.5),
-    "drop": DropLayout(0.3),
-}
-ITEM_IDS = list(range(10, 22))
 SLOW_FIXTURES = settings(
     max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -58,23 +38,9 @@ def example_rows(draw):
     return rows
 
 
-def plain(tokens, prompt_length, patches=()):
-    """An example without a history: `patches` are `(position, tokens, divisor)`."""
-    sizes = [len(ids) for _, ids, _ in patches]
-    return EncodedExample(
-        input_ids=np.array(tokens),
-        prompt_length=prompt_length,
-        patch_token_ids=np.array([token for _, ids, _ in patches for token in ids], dtype=np.int64),
-        patch_positions=np.repeat(np.array([position for position, _, _ in patches], dtype=np.int64), sizes),
-        patch_divisors=np.repeat(np.array([divisor for _, _, divisor in patches], dtype=np.int64), sizes),
-        counts=TokenCounts(0, 0, 0),
-        text_counts=TokenCounts(0, 0, 0),
-    )
-
-
 def test_by_hand():
     """Prompts 5 6 | 9 and 5 6 7 | 9, where | cuts off the last token: the second goes on where the first ends."""
-    packed = pack_examples([plain([5, 6, 9, 1, 2], 3), plain([5, 6, 7, 9, 3], 4)])
+    packed = pack_histories([plain([5, 6, 9, 1, 2], 3), plain([5, 6, 7, 9, 3], 4)])
     assert packed["input_ids"].tolist() == [[5, 6, 9, 1, 2, 7, 9, 3]]
     assert packed["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3, 4]]
     assert packed["subtree_end"].tolist() == [[8, 8, 5, 5, 5, 8, 8, 8]]
@@ -88,23 +54,23 @@ def test_by_hand():
 def test_patches_merge_by_what_is_folded_into_them():
     """8 stands for a patch. Same tokens and divisors are one patch; another divisor is another patch."""
     same = [plain([8, 9, 1], 2, [(0, [3, 4], 2)]), plain([8, 9, 2], 2, [(0, [3, 4], 2)])]
-    packed = pack_examples(same)
+    packed = pack_histories(same)
     assert packed["input_ids"].tolist() == [[8, 9, 1, 9, 2]]
     assert packed["patch_token_ids"].tolist() == [[3, 4]]
     other = [same[0], plain([8, 9, 2], 2, [(0, [3, 4], 4)])]
-    assert pack_examples(other)["input_ids"].shape == (1, 6)
-    assert pack_examples(other)["patch_positions"].tolist() == [[0, 0, 3, 3]]
+    assert pack_histories(other)["input_ids"].shape == (1, 6)
+    assert pack_histories(other)["patch_positions"].tolist() == [[0, 0, 3, 3]]
 
 
 def test_equal_prompts_keep_their_labels():
     """As with two equal histories, or the twins of a history without patches."""
-    packed = pack_examples([plain([5, 9, 1], 2), plain([5, 9, 1], 2), plain([5, 9, 2], 2)])
+    packed = pack_histories([plain([5, 9, 1], 2), plain([5, 9, 1], 2), plain([5, 9, 2], 2)])
     assert packed["input_ids"].tolist() == [[5, 9, 1, 9, 1, 9, 2]]
     assert packed["shift_labels"].tolist() == [[1, 1, 2]]
 
 
 def test_prompt_of_one_token():
-    packed = pack_examples([plain([9, 1], 1), plain([9, 2], 1)])
+    packed = pack_histories([plain([9, 1], 1), plain([9, 2], 1)])
     assert packed["input_ids"].tolist() == [[9, 1, 9, 2]]
     assert packed["position_ids"].tolist() == [[0, 1, 0, 1]]
 
@@ -112,13 +78,13 @@ def test_prompt_of_one_token():
 def test_chunks_by_hand():
     """A trunk of 100 positions and four branches of 50, in four chunks of 75: the last begins within a branch."""
     trunk = list(range(100))
-    packed = pack_examples([plain([*trunk, *[branch] * 49, 9], 149) for branch in (1, 2, 3, 4)])
+    packed = pack_histories([plain([*trunk, *[branch] * 49, 9], 149) for branch in (1, 2, 3, 4)])
     ancestors = [[place for place in row if place >= 0] for row in packed["chunk_ancestors"].tolist()]
     assert ancestors == [[], [*range(75)], [*range(100)], [*range(100), *range(200, 225)]]
 
 
 def test_one_long_example_is_cut_into_chunks():
-    packed = pack_examples([plain(list(range(300)), 299)])
+    packed = pack_histories([plain(list(range(300)), 299)])
     # 3 chunks · 399 positions that they see at most · (100 + 32) are the fewest of all sizes.
     assert packed["chunk_ancestors"].tolist() == [
         [-1] * 200, [*range(100), *[-1] * 100], list(range(200))
@@ -127,7 +93,7 @@ def test_one_long_example_is_cut_into_chunks():
 
 def test_nothing_to_pack():
     with pytest.raises(ValueError, match="nothing to pack"):
-        pack_examples([])
+        pack_histories([])
 
 
 def prefixes(example):
@@ -148,7 +114,7 @@ def test_every_example_is_a_path_and_no_prefix_stands_twice(processor, rows, lay
         processor.tokenizer, processor.catalog, processor.prompt, max_history=8, separate_patches=separate
     )
     examples = PatchDataCollator(processor, LAYOUTS[layout]).encode_rows(rows)
-    packed = {key: value.numpy() for key, value in pack_examples(examples).items()}
+    packed = {key: value.numpy() for key, value in pack_histories(examples).items()}
     length = packed["input_ids"].shape[1]
     ends, depths = packed["subtree_end"][0], packed["position_ids"][0]
     paths = [[k for k in range(q + 1) if q < ends[k]] for q in range(length)]
@@ -180,16 +146,6 @@ def test_every_example_is_a_path_and_no_prefix_stands_twice(processor, rows, lay
         assert seen[seen >= 0].tolist() == paths[number * size][:-1]
 
 
-@pytest.fixture
-def with_attention(model):
-    def switch(implementation):
-        register_chunk_attention()
-        model.set_attn_implementation(implementation)
-        return model
-
-    return switch
-
-
 IMPLEMENTATIONS = ["patchrec_chunks", "sdpa", "eager"]
 
 
@@ -200,17 +156,14 @@ def test_loss_and_gradients_equal_the_examples_one_by_one(with_attention, proces
     examples = PatchDataCollator(processor, LAYOUTS[layout]).encode_rows(rows)
     model = with_attention(implementation)
     assert_same_gradients(
-        gradients(model, pack_examples(examples)), one_by_one(model, examples, processor.prompt.pad_id)
+        gradients(model, pack_histories(examples)), one_by_one(model, examples, processor.prompt.pad_id)
     )
-
-
-ROW = {"user_id": 1, "item_ids": [*ITEM_IDS, *ITEM_IDS[:4]], "target_positions": [8, 9, 10, 12, 14]}
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_pretraining_twins_stay_trees(with_attention, processor, implementation):
     """Drawn once per item and row, the compressed twins share their prefixes as the raw ones do."""
-    rows = [{**ROW, "step": 3, "progress": 0.5}]
+    rows = [ScheduledRow(ROW, 3, 0.5)]
     examples = PatchPretrainDataCollator(processor).encode_rows(rows)
     compressed = examples[1::2]
     for shorter, longer in pairwise(compressed):
@@ -218,7 +171,7 @@ def test_pretraining_twins_stay_trees(with_attention, processor, implementation)
             len(processor.prompt.prefix_ids) + 1, shorter.counts.prompt - len(processor.prompt.suffix_ids) - 1
         )
         assert longer.input_ids[history].tolist() == shorter.input_ids[history].tolist()
-    packed = pack_examples(examples)
+    packed = pack_histories(examples)
     assert packed["input_ids"].shape[1] < 0.6 * sum(len(example.input_ids) for example in examples)
     model = with_attention(implementation)
     assert_same_gradients(gradients(model, packed), one_by_one(model, examples, processor.prompt.pad_id))
@@ -226,7 +179,7 @@ def test_pretraining_twins_stay_trees(with_attention, processor, implementation)
 
 def test_gradient_checkpointing(with_attention, processor):
     model = with_attention("patchrec_chunks").train()
-    packed = pack_examples(PatchDataCollator(processor).encode_rows([ROW]))
+    packed = pack_histories(PatchDataCollator(processor).encode_rows([ROW]))
     expected = gradients(model, packed)
     model.gradient_checkpointing_enable()
     assert_same_gradients(gradients(model, packed), expected)
@@ -236,7 +189,7 @@ def test_gradient_checkpointing(with_attention, processor):
 def test_bf16(with_attention, processor, implementation):
     """Under autocast and in bf16 weights, the loss is that of the padded batch up to bf16's precision."""
     examples = PatchDataCollator(processor).encode_rows([ROW])
-    packed, padded = pack_examples(examples), pad_examples(examples, processor.prompt.pad_id)
+    packed, padded = pack_histories(examples), pad_histories(examples, processor.prompt.pad_id)
     model = with_attention(implementation)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, grads = gradients(model, packed)
@@ -246,97 +199,14 @@ def test_bf16(with_attention, processor, implementation):
     assert gradients(model, packed)[0] == pytest.approx(gradients(model, padded)[0], rel=5e-3)
 
 
-def test_gradient_of_a_trunk_in_bf16(monkeypatch):
-    """600 chunks add to each of a trunk's keys: in bf16 a sum would stop growing long before."""
-    monkeypatch.setattr(packing, "_CHUNK_SIZES", np.array([2]))  # one for each branch
-    trunk = list(range(20))
-    packed = pack_examples([plain([*trunk, token, 9], 21) for token in range(600)])
-    states = torch.zeros(1, 1, packed["input_ids"].shape[1], 8, dtype=torch.bfloat16)
-    query, key, value = (states.clone().requires_grad_() for _ in range(3))
-    config = LlamaConfig(attn_implementation="sdpa")
-    config._attn_implementation = CHUNK_ATTENTION
-    names = ("position_ids", "subtree_end", "chunk_ancestors")
-    inputs = packed_attention_inputs(*(packed[name] for name in names), config, torch.bfloat16)
-    chunk_attention_forward(torch.nn.Module(), query, key, value, **inputs)[0].sum().backward()
-    # All scores are equal, so each of the 600 last prompt tokens gives 1/21 to each position of its path.
-    counts = sum(1 / (depth + 1) for depth in range(20)) + 600 * (1 / 21 + 1 / 22)
-    assert value.grad[0, 0, 0, 0].item() == pytest.approx(counts, rel=2e-2)
-
-
 def test_packed_batch_is_read_alone(model, processor):
-    packed = pack_examples(PatchDataCollator(processor).encode_rows([ROW]))
+    packed = pack_histories(PatchDataCollator(processor).encode_rows([ROW]))
     with pytest.raises(ValueError, match="read alone"):
         model(**packed, attention_mask=torch.ones_like(packed["input_ids"]))
 
 
-@torch.no_grad()
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_forward(with_attention, processor, layout):
-    """FlexAttention has no backward on the CPU, so only its forward is compared here."""
-    examples = PatchDataCollator(processor, LAYOUTS[layout]).encode_rows([ROW, {**ROW, "item_ids": ITEM_IDS[:4] * 4}])
-    packed = pack_examples(examples)
-    expected = with_attention("sdpa")(**packed).loss
-    with torch.compiler.set_stance("force_eager"):
-        torch.testing.assert_close(with_attention("flex_attention")(**packed).loss, expected)
-
-
-def dense(block_mask, length):
-    """What FlexAttention lets each query see: full blocks whole, partial ones by the mask function, others not."""
-    seen = torch.zeros(length, length, dtype=torch.bool)
-    places = torch.arange(length)
-    by_mask = block_mask.mask_mod(0, 0, places[:, None], places[None, :])
-    for counts, indices, whole in (
-        (block_mask.kv_num_blocks, block_mask.kv_indices, False),
-        (block_mask.full_kv_num_blocks, block_mask.full_kv_indices, True),
-    ):
-        for row, count in enumerate(counts[0, 0].tolist()):
-            for column in indices[0, 0, row, :count].tolist():
-                block = slice(128 * row, 128 * row + 128), slice(128 * column, 128 * column + 128)
-                assert not seen[block].any()
-                seen[block] = True if whole else by_mask[block]
-    return seen
-
-
-@pytest.mark.parametrize("targets", [[8], [8, 9, 10, 11, 12, 13, 14, 15]])
-@pytest.mark.parametrize("window", [None, 40])
-def test_blocks_of_flex_attention(model, processor, targets, window):
-    rows = [{**ROW, "user_id": user, "item_ids": ROW["item_ids"][::step], "target_positions": targets}
-            for user, step in ((1, 1), (2, -1))]  # fmt: skip
-    packed = pack_examples(PatchDataCollator(processor, TextLayout()).encode_rows(rows))
-    config = model.config.decoder_config
-    if window is not None:
-        config.sliding_window, config.layer_types = window, ["sliding_attention", "full_attention"]
-    mask = tree_block_mask(packed["position_ids"], packed["subtree_end"], config)
-    length = packed["input_ids"].shape[1]
-    places = torch.arange(length)
-    expected = (places[None, :] <= places[:, None]) & (places[:, None] < packed["subtree_end"])
-    depths = packed["position_ids"][0]
-    if window is not None:
-        assert torch.equal(dense(mask["full_attention"], length), expected)
-        expected, mask = expected & (depths[:, None] - depths[None, :] < window), mask["sliding_attention"]
-    assert torch.equal(dense(mask, length), expected)
-
-
-def test_blocks_seen_whole_and_not_at_all(model):
-    """A trunk of 300 positions with branches of 200: both see blocks 0 and 1 whole, and neither the other's."""
-    trunk = list(range(300))
-    packed = pack_examples([plain([*trunk, *([branch] * 200), 9], 500) for branch in (1, 2)])
-    mask = tree_block_mask(packed["position_ids"], packed["subtree_end"], model.config.decoder_config)
-    assert mask.full_kv_num_blocks.tolist() == [[[0, 1, 2, 2, 2, 3]]]
-    # Block 3 ends the first branch and opens the second; block 5 sees the whole of block 4, its own branch.
-    assert mask.kv_num_blocks.tolist() == [[[1, 1, 1, 2, 3, 3]]]
-
-
-def test_attention_without_masks_is_refused(model, processor):
-    packed = pack_examples(PatchDataCollator(processor).encode_rows([ROW]))
-    model.config.decoder_config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match=r"takes masks.*flash_attention_2.*sdpa"):
-        model(**packed)
-
-
 def test_incomplete_packed_batch_is_refused(model, processor):
-    packed = pack_examples(PatchDataCollator(processor).encode_rows([ROW]))
+    packed = pack_histories(PatchDataCollator(processor).encode_rows([ROW]))
     del packed["chunk_ancestors"]
     with pytest.raises(ValueError, match="chunk_ancestors"):
         model(**packed)

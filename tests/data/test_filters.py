@@ -30,7 +30,7 @@ def test_one_pass_counts_users_and_items_of_the_same_table():
 
 def test_k_core_goes_on_until_nothing_changes():
     rows = [(1, 7, 0), (2, 7, 0), (3, 7, 0), (3, 8, 1), (3, 8, 2), (1, 9, 1), (2, 9, 1), (1, 5, 3), (2, 6, 3)]
-    filters = Filters(min_user_interactions=2, min_item_users=2, iterate=True)
+    filters = Filters(min_user_interactions=2, min_item_users=2, k_core=True)
     kept, steps = apply_filters(table(rows), ALL_ITEMS, filters)
     assert kept.rows() == [(1, 7, 0), (2, 7, 0), (1, 9, 1), (2, 9, 1)]
     assert counts(steps) == [(3, 5, 9), (3, 2, 5), (2, 2, 4)]
@@ -60,7 +60,7 @@ def test_filters_keep_what_a_loop_would(rows, min_user_interactions, min_item_us
 def test_repeated_rows_may_stay():
     rows = [(1, 7, 0), (1, 7, 0), (1, 7, 5)]
     assert apply_filters(table(rows), ALL_ITEMS, Filters())[0].rows() == [(1, 7, 0), (1, 7, 5)]
-    assert apply_filters(table(rows), ALL_ITEMS, Filters(drop_repeats=False))[0].rows() == rows
+    assert apply_filters(table(rows), ALL_ITEMS, Filters(drop_duplicates=False))[0].rows() == rows
 
 
 @pytest.mark.parametrize("name", ["min_user_interactions", "min_item_users"])

@@ -20,11 +20,12 @@ from patchrec_hf import (
     PatchRecProcessor,
     TextLayout,
     add_special_tokens,
+    evaluate_scorer,
     load_recommendation_data,
-    score_targets,
 )
 from patchrec_hf.baselines import CoVisitation
 from patchrec_hf.baselines.co_visitation import DEFAULT_GRID
+from patchrec_hf.batches.sampling import ScheduledRow
 
 
 GOODREADS_DIR = os.environ.get("PATCHREC_GOODREADS_DIR")
@@ -53,7 +54,7 @@ def test_co_visitation_beats_the_papers_best_row_on_goodreads():
     model = CoVisitation(catalog).fit(
         examples["train"], examples["validation"], DEFAULT_GRID[::9], show_progress=False
     )
-    report = score_targets(model, catalog, examples["test"], show_progress=False)
+    report = evaluate_scorer(model, catalog, examples["test"], show_progress=False)
     all_rows = report.intervals().filter((pl.col("slice") == "all") & (pl.col("metric") == "hr@20"))
     assert all_rows["value"].item() > 0.125
     assert all_rows["low"].item() > 0.101
@@ -116,7 +117,7 @@ def test_smollm2_learns_from_a_hundred_items(smollm2, long_row, tmp_path, traine
         learning_rate=1e-4, logging_steps=1, report_to="none", disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
     trainer = trainer_class(model, args, long_row[0], processor)
-    batch = trainer.data_collator([{**row, "row_index": 0, "step": 1, "progress": 0.5}])
+    batch = trainer.data_collator([ScheduledRow(row, 1, 0.5)])
 
     @torch.no_grad()
     def loss():
@@ -135,5 +136,5 @@ def test_smollm2_learns_from_a_hundred_items(smollm2, long_row, tmp_path, traine
 def test_smollm2_recommends(smollm2, long_row):
     model, processor = smollm2
     history = long_row[0][0]["item_ids"][:-1]
-    items = PatchRecommender(model, processor).recommend(history, k=3, max_expansions=50)
+    items = PatchRecommender(model, processor).recommend(history, k=3, max_title_tokens=50)
     assert len({item.item_id for item in items} - set(history)) == 3

@@ -6,17 +6,12 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_data import interactions_of
 
 from patchrec_hf import Catalog
-from patchrec_hf.data.examples import make_examples
+from patchrec_hf.data.examples import make_rows
 from patchrec_hf.data.interactions import order_interactions
-from patchrec_hf.data.splits import (
-    SPLITS,
-    cut_times,
-    leave_one_out_split,
-    temporal_split,
-    user_ratio_split,
-)
+from patchrec_hf.data.splits import SPLITS, cut_times, leave_one_out_split, temporal_split, user_ratio_split
 
 
 SPLITTERS = [
@@ -39,7 +34,7 @@ def table(times_of_users):
 @given(
     st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=25), min_size=2, max_size=5),
     st.sampled_from(SPLITTERS),
-    st.sampled_from(["stable", "authors"]),
+    st.sampled_from(["stable", "release"]),
     st.integers(1, 6),
     st.integers(1, 4),
 )
@@ -48,7 +43,7 @@ def test_histories_hold_only_what_is_earlier(times_of_users, split, ties, max_hi
     try:
         interactions = split(order_interactions(raw, ties))
         catalog = Catalog.from_titles({item: f"t{item}" for item in raw["item_id"]})
-        datasets = make_examples(interactions, catalog, max_history, 1, min(targets_per_row, max_history))
+        datasets = make_rows(interactions, catalog, max_history, 1, min(targets_per_row, max_history))
     except ValueError as error:
         assert "empty" in str(error) or "no interaction with at least" in str(error)  # noqa: PT017
         return
@@ -136,3 +131,49 @@ def test_splits_that_are_empty():
         leave_one_out_split(order_interactions(table([[1, 2], [3]])))
     with pytest.raises(ValueError, match=r"leaves \['train', 'validation'\] empty: histories are too short"):
         user_ratio_split(order_interactions(table([[1], [3]])))
+
+
+def test_temporal_split_by_hand():
+    # Ten interactions in order of time: five train, two validation, three test.
+    times = [50, 10, 90, 30, 70, 20, 100, 40, 80, 60]
+    ordered = order_interactions(interactions_of(*[(time % 3, time, time) for time in times]))
+    split = temporal_split(ordered, cuts=(0.5, 0.7))
+    assert dict(split.select("timestamp", "split").rows()) == {
+        **dict.fromkeys([10, 20, 30, 40, 50], "train"),
+        **dict.fromkeys([60, 70], "validation"),
+        **dict.fromkeys([80, 90, 100], "test"),
+    }
+    assert split.drop("split").equals(ordered)
+
+
+def test_temporal_split_gives_ties_at_a_cut_to_the_earlier_split():
+    times = [1, 2, 3, 4, 5, 5, 6, 6, 7, 8]
+    split = temporal_split(order_interactions(interactions_of(*[(1, 1, time) for time in times])), cuts=(0.5, 0.7))
+    # The fifth is at time 5 and the seventh at time 6.
+    assert split["split"].to_list() == ["train"] * 6 + ["validation"] * 2 + ["test"] * 2
+
+
+def test_temporal_split_defaults_to_the_papers_shares():
+    rows = [(time % 7, time, time) for time in range(50)]
+    split = temporal_split(order_interactions(interactions_of(*rows)))
+    assert split.sort("timestamp")["split"].to_list() == ["train"] * 48 + ["validation"] + ["test"]
+
+
+@pytest.mark.parametrize(
+    ("times", "empty"),
+    [
+        ([1, 2, 3, 4, 5, 5, 5, 6, 7, 8], r"\['validation'\]"),
+        ([1, 2, 3, 4, 5, 6, 8, 8, 8, 8], r"\['test'\]"),
+        ([1] * 10, r"\['test', 'validation'\]"),
+    ],
+)
+def test_temporal_split_names_the_empty_splits(times, empty):
+    ordered = order_interactions(interactions_of(*[(1, 1, time) for time in times]))
+    with pytest.raises(ValueError, match=f"leaves {empty} empty"):
+        temporal_split(ordered, cuts=(0.5, 0.7))
+
+
+def test_temporal_split_needs_times():
+    ordered = order_interactions(interactions_of((1, 10, 0), order="position"))
+    with pytest.raises(ValueError, match="needs the column 'timestamp'"):
+        temporal_split(ordered)

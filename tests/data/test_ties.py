@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchrec_hf.data.interactions import order_interactions
-from patchrec_hf.data.ties import authors_order
+from patchrec_hf.data.ties import release_order
 
 
 # NumPy's own quicksort, in a process where it may not use the processor's sorting instructions.
@@ -51,18 +51,18 @@ def test_the_authors_order_is_numpys_former_one():
     tried = list(cases())
     expected = sort_as_numpy_did(tried)
     for values, order in zip(tried, expected, strict=True):
-        assert authors_order(np.array(values)).tolist() == order
+        assert release_order(np.array(values)).tolist() == order
 
 
 def test_some_ties_turn_round():
     """Of 17 equal times, the median of three is moved before the last but one; 16 stay as they are."""
-    assert authors_order(np.zeros(16)).tolist() == list(range(16))
-    assert authors_order(np.zeros(17)).tolist() != list(range(17))
+    assert release_order(np.zeros(16)).tolist() == list(range(16))
+    assert release_order(np.zeros(17)).tolist() != list(range(17))
 
 
 @given(st.lists(st.integers(0, 20), max_size=120))
 def test_the_authors_order_sorts(values):
-    order = authors_order(np.array(values, dtype=np.int64))
+    order = release_order(np.array(values, dtype=np.int64))
     assert sorted(order.tolist()) == list(range(len(values)))
     assert [values[place] for place in order] == sorted(values)
 
@@ -72,8 +72,8 @@ def test_each_users_ties_are_ordered_apart():
     times = [5, 5, 5, 1] * 5
     rows = [(user, 100 * user + place, time) for place, time in enumerate(times) for user in (2, 1)]
     table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
-    ordered = order_interactions(table, ties="authors")
-    order = authors_order(np.array(times))
+    ordered = order_interactions(table, ties="release")
+    order = release_order(np.array(times))
     assert ordered["item_id"].to_list() == [100 * user + place for user in (1, 2) for place in order]
     assert ordered["position"].to_list() == [*range(20), *range(20)]
     stable = order_interactions(table)
@@ -82,7 +82,7 @@ def test_each_users_ties_are_ordered_apart():
 
 
 def test_ties_are_stable_or_the_authors():
-    with pytest.raises(ValueError, match="`ties` must be 'stable' or 'authors', got 'random'"):
+    with pytest.raises(ValueError, match="`ties` must be 'stable' or 'release', got 'random'"):
         order_interactions(pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1]}), ties="random")
 
 

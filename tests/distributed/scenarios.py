@@ -22,7 +22,7 @@ from patchrec_hf import (
     PatchPretrainTrainer,
     PatchRecProcessor,
     build_tiny_backbone,
-    rank_targets,
+    evaluate_model,
 )
 from patchrec_hf.runtime.prompts import SPECIAL_TOKENS
 
@@ -212,7 +212,7 @@ def run(scenario: Scenario, backbones: Path, output_dir: Path, world_size: int) 
     trainer = make_trainer(scenario, backbones, output_dir, world_size)
     trainer.train()
     # By itself first: the forwards of an evaluation would gather what this must gather.
-    report = rank_targets(
+    report = evaluate_model(
         trainer._patchrec_model(),
         trainer.data_collator,
         trainer.eval_dataset,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from patchrec_hf.evaluation.metrics import (
     bootstrap_interval,
     compression_ratios,
-    per_example_metrics,
+    per_target_metrics,
     ranking_metrics,
     ranks_from_scores,
 )
@@ -21,7 +21,7 @@ rank_lists = st.lists(st.one_of(st.integers(1, 40), st.just(INF)), min_size=1, m
 
 
 def test_per_example_by_hand():
-    metrics = per_example_metrics([1, 2, 1.5, 3, 4, INF], ks=[1, 3])
+    metrics = per_target_metrics([1, 2, 1.5, 3, 4, INF], ks=[1, 3])
     assert list(metrics) == ["hr@1", "ndcg@1", "mrr@1", "hr@3", "ndcg@3", "mrr@3"]
     assert metrics["hr@1"].tolist() == [1, 0, 0, 0, 0, 0]
     assert metrics["ndcg@1"].tolist() == [1, 0, 0, 0, 0, 0]
@@ -72,13 +72,13 @@ def test_rank_below_one_is_refused(rank, shown):
         ranking_metrics([1, rank, 2], ks=[5])
 
 
-@pytest.mark.parametrize("function", [per_example_metrics, ranking_metrics])
+@pytest.mark.parametrize("function", [per_target_metrics, ranking_metrics])
 def test_no_ranks_are_refused(function):
     with pytest.raises(ValueError, match="No ranks"):
         function([], ks=[5])
 
 
-@pytest.mark.parametrize("function", [per_example_metrics, ranking_metrics])
+@pytest.mark.parametrize("function", [per_target_metrics, ranking_metrics])
 @pytest.mark.parametrize("k", [0, -1])
 def test_cut_off_below_one_is_refused(function, k):
     with pytest.raises(ValueError, match=f"cut-off must be at least 1, got {k}"):
@@ -220,7 +220,7 @@ def test_agrees_with_torchmetrics():
     retrieval = pytest.importorskip("torchmetrics.functional.retrieval")
     scores = np.random.default_rng(5).random((20, 30))
     targets = np.random.default_rng(6).integers(0, 30, 20)
-    metrics = per_example_metrics(ranks_from_scores(scores, targets), ks=[1, 5, 10])
+    metrics = per_target_metrics(ranks_from_scores(scores, targets), ks=[1, 5, 10])
     reciprocal = ranking_metrics(ranks_from_scores(scores, targets), ks=[30])["mrr@30"]
     theirs = []
     for row in range(20):

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchrec_hf import AUTHORS, STRICT, EvaluationProtocol
+from patchrec_hf import RELEASE_PROTOCOL, STRICT_PROTOCOL, EvaluationProtocol
 
 
 TITLES = ("Emma", "Emmanuel", "Typhoon", "Typhoon and Other Stories", "Poems", "Poems")
 
 
 def place(protocol, items, target, titles=TITLES):
-    return protocol.places(titles, np.array([items]), np.array([target])).tolist()
+    return protocol.ranks(titles, np.array([items]), np.array([target])).tolist()
 
 
 @pytest.mark.parametrize(
@@ -30,13 +30,13 @@ def place(protocol, items, target, titles=TITLES):
     ],
 )
 def test_places_by_hand(items, target, strict, prefixes, last, authors):
-    assert place(STRICT, items, target) == [strict]
+    assert place(STRICT_PROTOCOL, items, target) == [strict]
     assert place(EvaluationProtocol(credit_prefixes=True, credit_items=False), items, target) == [prefixes]
     assert place(EvaluationProtocol(take_last_match=True, credit_items=False), items, target) == [last]
     assert place(
         EvaluationProtocol(credit_prefixes=True, take_last_match=True, credit_items=False), items, target
     ) == [authors]
-    assert place(AUTHORS, items, target) == [authors]
+    assert place(RELEASE_PROTOCOL, items, target) == [authors]
     # These two say what is ranked; they change nothing about a list that is given.
     assert place(EvaluationProtocol(complete_prefixes=False), items, target) == [strict]
     assert place(EvaluationProtocol(credit_items=False), items, target) == [strict]
@@ -50,11 +50,11 @@ def test_prefixes_are_compared_letter_by_letter(title):
         expected
     ]
     expected = 1.0 if title == "Emma" else np.inf
-    assert place(STRICT, [1], 0, titles=(title, "Emma")) == [expected]
+    assert place(STRICT_PROTOCOL, [1], 0, titles=(title, "Emma")) == [expected]
 
 
 @pytest.mark.parametrize("title", ["-1", "None", "nan", "0", "\0", " Emma"])
-@pytest.mark.parametrize("protocol", [STRICT, AUTHORS])
+@pytest.mark.parametrize("protocol", [STRICT_PROTOCOL, RELEASE_PROTOCOL])
 def test_missing_items_match_no_title(protocol, title):
     titles = ("Poems", title)
     assert place(protocol, [-1, -1, -1], 1, titles) == [np.inf]
@@ -64,7 +64,7 @@ def test_missing_items_match_no_title(protocol, title):
 
 def test_every_list_has_its_own_target():
     items = np.array([[0, 1, 2], [0, 1, 2], [2, 0, -1]])
-    places = STRICT.places(TITLES, items, np.array([2, 0, 1]))
+    places = STRICT_PROTOCOL.ranks(TITLES, items, np.array([2, 0, 1]))
     assert places.dtype == np.float64
     assert places.tolist() == [3.0, 1.0, np.inf]
 
@@ -90,8 +90,8 @@ def test_places_are_those_of_a_plain_loop(data):
     k = data.draw(st.integers(1, 6))
     lists = st.lists(st.integers(-1, len(titles) - 1), min_size=k, max_size=k)
     items, targets = zip(*data.draw(st.lists(st.tuples(lists, indices), min_size=1, max_size=4)), strict=True)
-    for protocol, rule in ((AUTHORS, authors_place), (STRICT, first_place)):
-        places = protocol.places(titles, np.array(items), np.array(targets))
+    for protocol, rule in ((RELEASE_PROTOCOL, authors_place), (STRICT_PROTOCOL, first_place)):
+        places = protocol.ranks(titles, np.array(items), np.array(targets))
         generated = [["" if item < 0 else titles[item] for item in row] for row in items]
         assert places.tolist() == [rule(row, titles[target]) for row, target in zip(generated, targets, strict=True)]
 

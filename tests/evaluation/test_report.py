@@ -22,8 +22,8 @@ SCHEMA = {
     "item_rank": pl.Float64,
     "title_rank": pl.Float64,
     "num_ties": pl.Int64,
-    "certified": pl.Boolean,
-    **dict.fromkeys(["num_read", *COUNTS], pl.Int64),
+    "is_exact": pl.Boolean,
+    **dict.fromkeys(["tokens_read", *COUNTS], pl.Int64),
 }
 
 
@@ -37,7 +37,7 @@ def make_report(item_rank, ks=(2, 3), settings=None, **columns):
         "item_rank": item_rank,
         "title_rank": item_rank,
         "num_ties": [1] * num_rows,
-        "certified": [True] * num_rows,
+        "is_exact": [True] * num_rows,
     }
     nothing = dict.fromkeys(SCHEMA, [None] * num_rows)
     examples = pl.DataFrame({**nothing, **usual, **columns}, schema=SCHEMA)
@@ -53,7 +53,7 @@ def test_metrics_by_hand():
         [1.0, 3.0, 2.5, math.inf],
         title_rank=[1.0, 2.0, 2.0, math.inf],
         num_ties=[1, 1, 2, 1],
-        certified=[True, True, True, False],
+        is_exact=[True, True, True, False],
     )
     assert report.metrics() == pytest.approx(
         {
@@ -69,7 +69,7 @@ def test_metrics_by_hand():
             "title_hr@3": 3 / 4,
             "title_ndcg@3": (1 + 2 / math.log2(3)) / 4,
             "title_mrr@3": 2 / 4,
-            "certified_share": 3 / 4,
+            "exact_share": 3 / 4,
             "tied_share": 1 / 4,
         }
     )
@@ -113,7 +113,7 @@ def test_slices_hold_their_rows():
     for name, rows in rows_of_slice.items():
         row = by_metric(table, name)["mrr@1000"]
         assert row["value"] == sum(1 / ranks[place] for place in rows) / len(rows)
-        assert row["num_examples"] == len(rows)
+        assert row["num_targets"] == len(rows)
         assert row["num_users"] == len({place // 2 for place in rows})
 
 
@@ -204,17 +204,17 @@ def test_save_and_load(tmp_path):
     counts = {name: [3, 4, 5 + place] for place, name in enumerate(COUNTS)}
     report = make_report(
         [1.0, 2.5, math.inf], settings=settings, ks=(2, 5), user_id=[0, 1, 2**60 + 1], is_cold=[True, False, None],
-        num_read=[7, 8, 9], **counts,
+        tokens_read=[7, 8, 9], **counts,
     )  # fmt: skip
     report.save(tmp_path / "new" / "report")
     loaded = EvaluationReport.load(tmp_path / "new" / "report")
-    assert loaded.examples.equals(report.examples)
-    assert loaded.examples.schema == report.examples.schema
+    assert loaded.examples.equals(report.targets)
+    assert loaded.examples.schema == report.targets.schema
     assert loaded.settings == settings
     assert loaded.ks == (2, 5)
     assert loaded.to_markdown() == report.to_markdown()
     names = sorted(path.name for path in (tmp_path / "new" / "report").iterdir())
-    assert names == ["examples.parquet", "report.json", "report.md"]
+    assert names == ["report.json", "report.md", "targets.parquet"]
 
 
 @pytest.mark.parametrize("user_id", [[1, 2], [1, 1]])
@@ -228,7 +228,7 @@ def test_json_is_valid(tmp_path, user_id):
     values = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert values["metrics"]["hr@3"] == 0.0
     assert {row["low"] for row in values["intervals"]} == ({0.0} if user_id == [1, 2] else {None})
-    assert EvaluationReport.load(tmp_path).examples["item_rank"].to_list() == [math.inf, math.inf]
+    assert EvaluationReport.load(tmp_path).targets["item_rank"].to_list() == [math.inf, math.inf]
 
 
 def cells(line):
@@ -251,10 +251,10 @@ def test_markdown():
     assert second[2][1:3] == ["3", "3"]
     assert second[2][3].startswith("0.667 (")
     assert second[5][1:4] == ["1", "1", "1.000"]  # of one user, no interval
-    assert "Over all targets: certified_share 1.000, tied_share 0.000." in lines
+    assert "Over all targets: exact_share 1.000, tied_share 0.000." in lines
 
 
-@pytest.mark.parametrize("name", ["examples.parquet", "report.json", "report.md"])
+@pytest.mark.parametrize("name", ["report.json", "report.md", "targets.parquet"])
 def test_crash_while_saving_leaves_the_old_file_whole(tmp_path, monkeypatch, name):
     make_report([1.0, 1.0]).save(tmp_path)
     before = (tmp_path / name).read_bytes()
@@ -269,7 +269,7 @@ def test_crash_while_saving_leaves_the_old_file_whole(tmp_path, monkeypatch, nam
     new = make_report([2.0, 3.0])
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_text", write_text)
-        if name == "examples.parquet":
+        if name == "targets.parquet":
             patched.setattr(pl.DataFrame, "write_parquet", lambda frame, path: write_half(path))
         with pytest.raises(OSError, match="No space left"):
             new.save(tmp_path)

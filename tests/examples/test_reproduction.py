@@ -108,7 +108,7 @@ def test_a_directory_holds_one_study(tmp_path, scripts):
         ({"table": 2, "methods": ["BERT4Rec"]}, "There is no method 'BERT4Rec'"),
         ({"table": 2, "methods": ["Fusion"]}, "needs 'PatchRec-I' and at least one baseline"),
         ({"table": 2, "methods": ["Vanilla (equal time)"]}, "to be run first"),
-        ({"table": 2, "num_examples": 0}, "--num_examples must be at least 1, got 0"),
+        ({"table": 2, "num_targets": 0}, "--num_examples must be at least 1, got 0"),
         ({"table": 2, "max_eval_rows": -5}, "--max_eval_rows must be at least 1, got -5"),
         ({"table": 2, "data_dir": "."}, "The sample comes with the library"),
     ],

@@ -65,7 +65,7 @@ def test_evaluate(tmp_path):
     assert first.returncode == 0, first.stderr
     assert "| history 10–19 | 40 |" in first.stdout
     report = EvaluationReport.load(tmp_path / "first")
-    assert len(report.examples) == 40
+    assert len(report.targets) == 40
     assert report.settings["rows"]["test"] > 40
     second = run(
         EVALUATE, *settings, "--exclude_seen", "--output_dir", tmp_path / "second", "--compare", tmp_path / "first"
@@ -121,7 +121,7 @@ def test_benchmark_of_training_steps(tmp_path):
 @pytest.mark.slow
 def test_benchmark_of_sharing(tmp_path):
     done = run(
-        SHARING, "--variants", "1 targets per row", "4 targets per row", "--seeds", "1", "--num_examples", "256",
+        SHARING, "--variants", "1 targets per row", "4 targets per row", "--seeds", "1", "--num_targets", "256",
         "--num_eval_rows", "8", "--output_dir", tmp_path, "--json", tmp_path / "sharing.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -142,7 +142,7 @@ def test_benchmark_of_rankings(tmp_path):
     results = json.loads((tmp_path / "ranking.json").read_text())
     assert results["exact_equals_brute_force"] is True
     assert results["exact_equals_all"] is True
-    assert results["certified_share"] == 1.0
+    assert results["exact_share"] == 1.0
     assert results["kv_ratio"] > 0
     assert set(results["ratios"]) >= {"exact_vs_generate", "exact_vs_generate_uncached"}
     assert 0 <= results["beam_missed_share"] <= 1

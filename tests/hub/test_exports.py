@@ -104,7 +104,7 @@ def test_the_authors_checkpoints_load(catalog, tokenizer, rows, tmp_path):
 
     processor = PatchRecProcessor.from_backbone(tmp_path, catalog, BOOK_PROMPT, TextLayout(), max_history=8)
     model = PatchRecForCausalLM.from_backbone(tmp_path, processor.tokenizer).eval()
-    model.check_processor(processor)
+    model.check_prompt(processor.prompt)
     table, before = model.get_input_embeddings().weight, released.get_input_embeddings().weight
     assert len(table) == size + 1
     assert torch.equal(table[:size], before)  # what they trained stays, the three tokens with it

@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 
 from patchrec_hf import PatchFinetuneConfig, export_to_hub
+from patchrec_hf.training.checkpoint_callback import _report_failure
 from patchrec_hf.training.checkpoints import RUN_NAME
-from patchrec_hf.training.resumable_trainer import _report_failure
 
 
 WEIGHTS_AND_PROCESSOR = {

@@ -101,9 +101,9 @@ def test_an_adapter_on_a_tied_head_is_not_passed_by(catalog, processor, rows, tm
     """SFTTrainer's fused head would take the weight that the adapter wraps."""
     trainer = train(save_backbone(catalog, tmp_path / "backbone", tied=True), processor, rows, tmp_path / "run")
     batch = trainer.data_collator(list(rows)[:4])
-    assert trainer._projects_itself({"input_ids": batch["input_ids"].to("meta")})
+    assert trainer._computes_own_logits({"input_ids": batch["input_ids"].to("meta")})
     untied = save_backbone(catalog, tmp_path / "untied", tied=False)
-    assert not train(untied, processor, rows, tmp_path / "run")._projects_itself(
+    assert not train(untied, processor, rows, tmp_path / "run")._computes_own_logits(
         {"input_ids": batch["input_ids"].to("meta")}
     )
 

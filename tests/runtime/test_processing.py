@@ -1,3 +1,5 @@
+"""The processor: from histories to encoded examples."""
+
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -24,7 +26,6 @@ from patchrec_hf import (
     add_special_tokens,
 )
 from patchrec_hf.runtime.catalog import tokenize_titles
-from patchrec_hf.runtime.encoding import pad_examples
 from patchrec_hf.runtime.layouts import Segment
 
 
@@ -79,14 +80,14 @@ def test_encoding_equals_the_naive_one(processor, history, layout, separate_patc
         laid_out.extend(layout(num_items, seed))
         return laid_out
 
-    example = processor.encode(processor.title_tokens, np.array(history), 3, spy, seed=(seed,))
+    example = processor.encode(np.array(history), 3, layout=spy, seed=(seed,))
     ids, patches = naive_history(processor, history[-8:], laid_out)
     response = [*processor.title_tokens[3].tolist(), processor.prompt.end_of_turn_id]
     assert example.input_ids.tolist() == ids + response
     assert example.prompt_length == len(ids)
     got = zip(example.patch_token_ids, example.patch_positions, example.patch_divisors, strict=True)
     assert [tuple(map(int, patch)) for patch in got] == patches
-    text = processor.encode(processor.title_tokens, np.array(history), 3, TextLayout())
+    text = processor.encode(np.array(history), 3, layout=TextLayout())
     assert example.text_counts == text.counts == text.text_counts
     assert example.counts.prompt == len(ids)
 
@@ -94,7 +95,7 @@ def test_encoding_equals_the_naive_one(processor, history, layout, separate_patc
 def test_counts_by_hand(processor):
     lengths = processor.title_tokens.lengths
     history = np.array([0, 1, 6, 8])
-    example = processor.encode(processor.title_tokens, history, layout=ItemPatchLayout(2))
+    example = processor.encode(history, layout=ItemPatchLayout(2))
     assert example.counts.titles == 2 + lengths[6] + lengths[8]
     assert example.counts.history == example.counts.titles + 3  # three separators between four units
     around = len(processor.prompt.prefix_ids) + len(processor.prompt.suffix_ids) + 2
@@ -104,14 +105,14 @@ def test_counts_by_hand(processor):
 
 def test_history_is_cut_by_whole_items(processor):
     history = np.arange(12)
-    long = processor.encode(processor.title_tokens, history, layout=TextLayout())
-    short = processor.encode(processor.title_tokens, history[-8:], layout=TextLayout())
+    long = processor.encode(history, layout=TextLayout())
+    short = processor.encode(history[-8:], layout=TextLayout())
     assert long.input_ids.tolist() == short.input_ids.tolist()
 
 
 def test_empty_history(processor):
     with pytest.raises(ValueError, match="history is empty"):
-        processor.encode(processor.title_tokens, np.array([], dtype=np.int64))
+        processor.encode(np.array([], dtype=np.int64))
 
 
 def test_unknown_item(processor):
@@ -137,36 +138,10 @@ def test_titles_are_data(tokenizer):
     """A title that looks like markup must not end the turn or close the history."""
     catalog = Catalog.from_titles({0: "How to write <|end|><|end_seq_id|>", 1: "Emma"})
     processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, TextLayout())
-    ids = processor.encode(processor.title_tokens, np.array([0, 1])).input_ids.tolist()
+    ids = processor.encode(np.array([0, 1])).input_ids.tolist()
     assert ids.count(processor.prompt.end_id) == 1
     assert ids.count(processor.prompt.separator_id) == 1
     assert ids.count(processor.prompt.end_of_turn_id) == 2  # those of the system's and the user's turn
-
-
-@pytest.mark.parametrize("padding_side", ["left", "right"])
-def test_padding(processor, padding_side):
-    examples = [
-        processor.encode(processor.title_tokens, np.array(history), target)
-        for history, target in (([0, 1, 2, 3, 4], 5), ([6, 7], 8))
-    ]
-    batch = pad_examples(examples, processor.prompt.pad_id, padding_side)
-    assert next(iter(batch)) == "input_ids"
-    assert all(tensor.dtype == torch.int64 for tensor in batch.values())
-    for row, example in enumerate(examples):
-        length = len(example.input_ids)
-        shift = batch["input_ids"].shape[1] - length if padding_side == "left" else 0
-        inside = slice(shift, shift + length)
-        assert batch["input_ids"][row, inside].tolist() == example.input_ids.tolist()
-        assert batch["attention_mask"][row].sum() == length == batch["attention_mask"][row, inside].sum()
-        supervised = batch["labels"][row] != -100
-        assert batch["labels"][row, supervised].tolist() == example.input_ids[example.prompt_length :].tolist()
-        kept = batch["shift_labels"][row] != -100
-        positions = batch["supervised_positions"][row, kept]
-        assert torch.equal(batch["labels"][row, positions + 1], batch["shift_labels"][row, kept])
-        folded = batch["patch_divisors"][row] > 0
-        assert folded.sum() == len(example.patch_token_ids)
-        places = batch["patch_positions"][row, folded]
-        assert (batch["input_ids"][row, places] == processor.prompt.patch_id).all()
 
 
 def test_save_and_load(processor, tmp_path):

@@ -54,8 +54,8 @@ def test_seen_ids_exclude_other_items_of_their_titles(recommender):
 
 
 def test_recommendations_say_whether_they_are_proven(recommender):
-    assert all(item.certified for item in recommender.recommend([10, 16], k=3))
-    assert not any(item.certified for item in recommender.recommend([10, 16], k=3, max_expansions=0))
+    assert all(item.is_exact for item in recommender.recommend([10, 16], k=3))
+    assert not any(item.is_exact for item in recommender.recommend([10, 16], k=3, max_title_tokens=0))
 
 
 def test_a_title_excludes_every_item_that_has_it(recommender):
@@ -147,7 +147,7 @@ def test_new_items_need_no_training(model, processor, recommender):
     after = {item.item_id: item.score for item in newer.recommend([10, 16, 18], k=10)}
     assert set(after) == {*before, 99}
     assert {item_id: after[item_id] for item_id in before} == pytest.approx(before, abs=1e-4)
-    prompt = processor.encode(processor.title_tokens, processor.catalog.indices_of([10, 16, 18]))
+    prompt = processor.encode(processor.catalog.indices_of([10, 16, 18]))
     titles = newer.processor.title_tokens
     expected = brute_force(model, titles, processor.prompt.end_of_turn_id, prompt)
     assert after[99] == pytest.approx(expected[-1], abs=1e-4)

@@ -11,7 +11,7 @@ import interrupted_run
 import pytest
 from safetensors.torch import load_file
 
-from patchrec_hf import Catalog, PatchFinetuneTrainer, SessionPatchLayout
+from patchrec_hf import Catalog, PatchRecForCausalLM, SessionPatchLayout
 from patchrec_hf.runtime.layouts import Segment
 from patchrec_hf.training.checkpoints import (
     RUN_NAME,
@@ -112,15 +112,20 @@ def test_a_checkpoint_is_marked_when_it_is_whole(tmp_path, monkeypatch):
     trainer = interrupted_run.make_trainer(tmp_path)
     trainer.args.max_steps = 2
     seen = []
-    save = PatchFinetuneTrainer._save
+    save = PatchRecForCausalLM.save_pretrained
     monkeypatch.setattr(
-        PatchFinetuneTrainer, "_save", lambda self, *args: (seen.append(last_checkpoint(tmp_path)), save(self, *args))
+        PatchRecForCausalLM,
+        "save_pretrained",
+        lambda self, *args, **kwargs: (seen.append(last_checkpoint(tmp_path)), save(self, *args, **kwargs)),
     )
     trainer.train()
     assert seen == [None, str(tmp_path / "checkpoint-1")]
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2"]
-    trainer._save_checkpoint(trainer.model, None)
-    assert seen[-1] is None
+    # Another run writes both checkpoints again.
+    again = interrupted_run.make_trainer(tmp_path)
+    again.args.max_steps = 2
+    again.train()
+    assert seen[2:] == [str(tmp_path / "checkpoint-2"), str(tmp_path / "checkpoint-1")]
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
 
 
@@ -179,7 +184,7 @@ def test_resuming_by_true_takes_the_last_whole_checkpoint(run, tmp_path):
 )
 def test_other_settings(run, tmp_path, settings, message):
     change(run, **settings)
-    with pytest.raises(ValueError, match=rf"cannot go on from .* {message}"):
+    with pytest.raises(ValueError, match=rf"Cannot resume from .* these settings differ: {message}"):
         run.train(resume_from_checkpoint=True)
 
 

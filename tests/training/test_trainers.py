@@ -11,8 +11,8 @@ from conftest import TITLES
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig
 from torch import nn
-from transformers import BloomConfig, BloomForCausalLM
-from trl import RichProgressCallback
+from transformers import BloomConfig, BloomForCausalLM, TrainerState
+from trl import RichProgressCallback, SFTTrainer
 
 from patchrec_hf import (
     BOOK_PROMPT,
@@ -27,10 +27,12 @@ from patchrec_hf import (
     PatchRecommender,
     PatchRecProcessor,
     TextLayout,
-    rank_targets,
+    evaluate_model,
 )
-from patchrec_hf.batches.filled import FilledDataset
+from patchrec_hf.batches.filled import FilledDataset, FillerRow
+from patchrec_hf.batches.sampling import ScheduledRow
 from patchrec_hf.tiny import build_tiny_backbone
+from patchrec_hf.training import patch_trainer
 
 
 STAGES = {
@@ -153,9 +155,9 @@ def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
     assert trainer.state.best_metric == max(logged(trainer, "eval_hr@5"))
     metrics = trainer.evaluate()
     assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_titles"}
-    ranked = rank_targets(trainer.model, trainer.data_collator, rows, k=10, show_progress=False)
-    assert metrics["eval_hr@10"] == np.mean(ranked.examples["item_rank"].to_numpy() <= 10)
-    assert metrics["eval_title_hr@10"] == np.mean(ranked.examples["title_rank"].to_numpy() <= 10)
+    ranked = evaluate_model(trainer.model, trainer.processing_class, rows, k=10, show_progress=False)
+    assert metrics["eval_hr@10"] == np.mean(ranked.targets["item_rank"].to_numpy() <= 10)
+    assert metrics["eval_title_hr@10"] == np.mean(ranked.targets["title_rank"].to_numpy() <= 10)
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"dataloader_drop_last": True}])
@@ -169,10 +171,10 @@ def test_evaluation_loss_is_a_mean_over_all_labels(make_trainer, rows, batch_siz
 
 
 def test_fillers_of_an_evaluation_have_no_labels(rows, processor):
-    filled = FilledDataset(rows, rows_at_once=4)
+    filled = FilledDataset(rows, rows_per_forward=4)
     assert len(filled) == 16
     batch = [filled[index] for index in range(12, 16)]
-    assert [row["is_filler"] for row in batch] == [False, False, True, True]
+    assert [isinstance(row, FillerRow) for row in batch] == [False, False, True, True]
     for packs in (False, True):
         collated = PatchDataCollator(processor, tree_packing=packs)(batch)
         whole = PatchDataCollator(processor, tree_packing=packs)(batch[:2])
@@ -188,11 +190,12 @@ def test_evaluation_in_pretraining_uses_the_fixed_layout(make_trainer, rows):
 
 
 def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch):
-    import patchrec_hf.training.trainers as trainers
-
     caps = []
-    original = trainers.rank_targets
-    monkeypatch.setattr(trainers, "rank_targets", lambda *a, **k: (caps.append(k["max_rows"]), original(*a, **k))[1])
+    monkeypatch.setattr(
+        patch_trainer,
+        "evaluate_model",
+        lambda *args, **kwargs: (caps.append(kwargs["max_rows"]), evaluate_model(*args, **kwargs))[1],
+    )
     trainer = make_trainer(
         "finetune", eval_dataset=rows, eval_strategy="steps", eval_steps=3, max_steps=3, eval_max_rows=2
     )
@@ -215,18 +218,17 @@ def test_head_projects_labelled_positions_only(make_trainer, rows, tree_packing)
 def test_loss_and_metrics_equal_those_of_trl(make_trainer, rows, tree_packing):
     """On the CPU the loss is the model's own; it and what is logged with it are what SFTTrainer's fused head gives."""
     trainer = make_trainer("finetune", tree_packing=tree_packing)
-    trainer.model.eval()
+    trainer.model.train()
     batch = trainer.data_collator(list(rows))
-    ours, theirs = (
-        (
-            compute(trainer.model, dict(batch)).item(),
-            {key: values[-1] for key, values in trainer._metrics["eval"].items()},
-        )
-        for compute in (trainer.compute_loss, super(PatchFinetuneTrainer, trainer).compute_loss)
-    )
-    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
-    assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
-    assert ours[0] == pytest.approx(trainer.model(**batch).loss.item(), rel=1e-5)
+    ours = trainer.compute_loss(trainer.model, dict(batch)).item()
+    theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch)).item()
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours == pytest.approx(trainer.model(**batch).loss.item(), rel=1e-5)
+    expected = {key: values[-1] for key, values in trainer._metrics["train"].items()}
+    trainer._metrics["train"].clear()
+    trainer._total_train_tokens = 0
+    trainer.log({})
+    assert {key: trainer.state.log_history[-1][key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -300,7 +302,7 @@ def test_model_card(make_trainer, rows, tmp_path):
         ({"accelerator_config": {"split_batches": True}}, "split_batches"),
         ({"eval_ks": [0]}, "eval_ks"),
         ({"eval_max_rows": 0}, "eval_max_rows"),
-        ({"eval_max_expansions": -1}, "eval_max_expansions"),
+        ({"eval_max_title_tokens": -1}, "eval_max_title_tokens"),
     ],
 )
 def test_contradicting_settings(tmp_path, kwargs, message):
@@ -365,7 +367,7 @@ def test_data_sets_are_checked(make_trainer, rows):
 
 def test_loss_outside_training(make_trainer, rows):
     trainer = make_trainer("pretrain")
-    batch = trainer.data_collator([{**row, "step": 0, "progress": 0.5} for row in rows])
+    batch = trainer.data_collator([ScheduledRow(row, 0, 0.5) for row in rows])
     assert torch.isfinite(trainer.compute_loss(trainer.model.train(), batch))
 
 
@@ -495,7 +497,7 @@ def test_backbone_that_reads_no_trees(make_trainer, catalog, tokenizer, blocks, 
     trainer = make_trainer("finetune", make_alibi(catalog, tokenizer), train_dataset=blocks, max_steps=1, eval_ks=[])
     transformers.utils.logging.disable_propagation()
     trainer.train()
-    assert [record.message for record in caplog.records if "goes on without tree packing" in record.message]
+    assert [record.message for record in caplog.records if "continues without tree packing" in record.message]
     assert not trainer.data_collator.tree_packing
 
 
@@ -503,6 +505,11 @@ def test_attention_without_masks_reads_no_trees(make_trainer, model, blocks):
     model.config.decoder_config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match=r"'flash_attention_2' takes no mask.*sdpa"):
         make_trainer("finetune", model, train_dataset=blocks, tree_packing=True)
+
+
+def first_epoch(trainer):
+    trainer.state = TrainerState(max_steps=trainer.state.max_steps)
+    return trainer.get_train_dataloader().batch_sampler.sampler
 
 
 def test_batches_of_one_length(make_trainer, catalog):
@@ -520,7 +527,7 @@ def test_batches_of_one_length(make_trainer, catalog):
         trainer = make_trainer("finetune", train_dataset=rows, train_sampling_strategy=strategy, max_steps=10)
         trainer.train()
         shares[strategy] = np.mean(logged(trainer, "padding_share"))
-        users[strategy] = sorted(stamp.row_index for stamp in trainer._get_train_sampler())
+        users[strategy] = sorted(index.row_number for index in first_epoch(trainer))
     assert shares["group_by_length"] < 0.5 * shares["random"]
     assert users["group_by_length"] == list(range(40))
 
@@ -726,11 +733,11 @@ def test_workers_change_nothing_in_a_stream(make_trainer, rows, stage):
 def test_an_epoch_of_a_stream_holds_every_row_once(make_trainer, rows):
     trainer = make_trainer(train_dataset=as_stream(rows), max_steps=7)
     streamed = list(trainer._stream)
-    users = [row["user_id"] for row in streamed]
+    users = [row.row["user_id"] for row in streamed]
     assert sorted(users[:14]) == sorted(users[14:]) == list(range(14))
     assert users[:14] != users[14:]
-    assert [row["step"] for row in streamed] == [place // 4 for place in range(28)]
-    assert [row["progress"] for row in streamed[::4]] == [step / 7 for step in range(7)]
+    assert [row.step for row in streamed] == [place // 4 for place in range(28)]
+    assert [row.progress for row in streamed[::4]] == [step / 7 for step in range(7)]
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -1,0 +1,84 @@
+"""What a name or a path stands for."""
+
+import pytest
+from raw_files import MOVIES, PRODUCTS, RATINGS, prepare, write_1m, write_100k, write_core, write_csv, write_lines
+
+from patchrec_hf import load_recommendation_data
+from patchrec_hf.data.sources import find_source
+
+
+@pytest.fixture
+def amazon(tmp_path):
+    (tmp_path / "meta").mkdir()
+    write_lines(tmp_path / "meta" / "meta_All_Beauty.jsonl", PRODUCTS)
+    return tmp_path
+
+
+def test_what_the_hub_keeps_of_downloads_is_no_file_of_the_data(amazon):
+    write_core(amazon)
+    kept = amazon / ".cache" / "huggingface" / "download"
+    kept.mkdir(parents=True)
+    for name in ("All_Beauty.csv.metadata", "meta_All_Beauty.jsonl.lock"):
+        (kept / name).touch()
+    files = find_source(amazon, amazon).files
+    assert sorted(path.name for path in files) == ["All_Beauty.csv", "meta_All_Beauty.jsonl"]
+
+
+def test_amazon_without_metadata(tmp_path):
+    write_core(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no data set that is known"):
+        prepare(tmp_path)
+
+
+def test_names_that_stand_for_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file, directory or public data set 'ml-10m'.*ml-1m"):
+        load_recommendation_data("ml-10m")
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(FileNotFoundError, match=r"holds no data set that is known.*notes\.txt"):
+        load_recommendation_data(tmp_path)
+    with pytest.raises(ValueError, match=r"notes\.txt is of no known kind"):
+        load_recommendation_data(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("write", "names", "least"),
+    [
+        (write_100k, ["u.data", "u.item"], 21),
+        (write_1m, ["movies.dat", "ratings.dat"], 1),
+        (write_csv, ["movies.csv", "ratings.csv"], 1),
+    ],
+)
+def test_movielens_is_known_by_its_files(tmp_path, write, names, least):
+    write(tmp_path)
+    (tmp_path / "README").touch()
+    source = find_source(tmp_path, tmp_path)
+    assert [path.name for path in source.files] == names
+    assert (source.filters.min_rating, source.filters.min_user_interactions) == (3.5, least)
+    assert source.title_rule("Net, The (1995)") == "The Net"
+    assert source.keeps_all_items
+    assert len(source.read(None).interactions) == len(RATINGS)
+    assert len(source.read(None).items) == len(MOVIES)
+
+
+def test_a_table_and_its_items_are_the_source(tmp_path):
+    log, items = tmp_path / "log.csv", tmp_path / "items.csv"
+    log.write_text("user_id,item_id,timestamp\n1,2,3\n")
+    items.write_text("item_id,title\n2,Emma\n")
+    source = find_source(log, tmp_path, items=items)
+    assert source.files == (log, items)
+    assert source.read(None).items["title"].to_list() == ["Emma"]
+    assert source.license_terms is None
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"items": "items.csv"}, "`items` and `time_unit` are for a file of one's own"),
+        ({"time_unit": "ms"}, "`items` and `time_unit` are for a file of one's own"),
+        ({"columns": {"title": "name"}}, "`columns` is for a file of one's own or for Goodreads"),
+    ],
+)
+def test_settings_for_tables_are_refused_for_a_published_data_set(tmp_path, kwargs, message):
+    write_csv(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        find_source(tmp_path, tmp_path, **kwargs)

@@ -1,0 +1,81 @@
+"""The card of a model: what it says of the model, its data and its training."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import TrainerState, TrainingArguments
+
+from patchrec_hf.hub.model_card import describe_rows, describe_training, make_model_card
+
+
+def test_the_card_says_twice_what_was_measured(processor):
+    """The card lists the metrics of rankings in a table for readers and in its metadata for the Hub, and no others."""
+    card = make_model_card(
+        processor,
+        "user/books",
+        {"hr@10": 0.123456789, "runtime": 3.0},
+        "Twelve Books",
+        base_model="org/base",
+        tags=["a"],
+    )
+    assert "# books" in card.text
+    assert "| hr@10 | 0.1235 |" in card.text
+    assert "runtime" not in card.content
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("hr@10", 0.123457, "Twelve Books")
+    assert (card.data.base_model, card.data.tags, card.data.library_name) == ("org/base", ["a"], "patchrec-hf")
+
+
+def test_a_card_without_results_says_so(processor):
+    card = make_model_card(processor, "user/books")
+    assert "Not evaluated yet." in card.text
+    assert card.data.eval_results is None
+
+
+def test_the_card_tells_how_a_history_is_read(processor):
+    card = make_model_card(processor, "user/books", training={"epochs": 3}, data={"source": "a library"})
+    assert "| layout | ItemPatchLayout(num_text_items=2) |" in card.text
+    assert "| longest history | 8 |" in card.text
+    assert "A user has read" in card.text
+    assert "recommender.recommend([10, 11, 12], k=5)" in card.text
+    lengths = processor.title_tokens.lengths
+    assert f"| tokens per title | {np.mean(lengths):.1f} ({min(lengths)} to {max(lengths)}) |" in card.text
+    assert "| items that share their title | 2 |" in card.text
+    assert "| source | a library |" in card.text
+    assert "| epochs | 3 |" in card.text
+
+
+@pytest.mark.parametrize("include_code", [True, False])
+def test_the_card_loads_what_the_repository_holds(processor, include_code):
+    text = make_model_card(processor, "user/books", include_code=include_code).text
+    assert ("from patchrec_hf import PatchRecommender" in text) != include_code
+    assert ('"recommender.PatchRecommender", "user/books", trust_remote_code=True' in text) == include_code
+
+
+def test_rows_are_described_by_hand():
+    rows = [
+        {"user_id": 1, "item_ids": [10, 11, 12, 13], "target_positions": [1, 3]},
+        {"user_id": 1, "item_ids": [10, 11, 12], "target_positions": [2]},
+        {"user_id": 2, "item_ids": [10, 11, 12], "target_positions": [2]},
+    ]
+    assert describe_rows(Dataset.from_list(rows)) == {
+        "training rows": "3, of 2 users",
+        "training targets": "4, each after 2.0 items on average",
+    }
+
+
+def test_training_is_described_by_hand(tmp_path):
+    args = TrainingArguments(
+        str(tmp_path), per_device_train_batch_size=3, gradient_accumulation_steps=4, learning_rate=2e-5, use_cpu=True
+    )
+    state = TrainerState(
+        global_step=50, max_steps=100, log_history=[{"loss": 2.0}, {"loss": 1.23456}, {"eval_loss": 9.0}]
+    )
+    found = describe_training(args, state)
+    assert found["optimizer steps"] == "50 of 100"
+    assert found["rows per step"] == 12
+    assert found["learning rate"] == "2e-05, linear"
+    assert (found["precision"], found["processes"]) == ("float32", 1)
+    assert found["last training loss"] == "1.2346"
+    assert "patchrec-hf " in found["versions"]
+    assert "last training loss" not in describe_training(args, TrainerState(global_step=0, max_steps=100))

@@ -1,0 +1,91 @@
+"""The tree reader scores titles as plain forwards do, with every family of backbones."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from families import (
+    FAMILIES,
+    TITLES,
+    WINDOW,
+    assert_ranked_right_or_refused,
+    brute_force_scores,
+    encode,
+    histories,
+    make_backbone,
+    make_config,
+    make_processor,
+    rank_all,
+    shared_model,
+)
+from rankers import rank
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GPTNeoConfig
+
+import patchrec_hf.runtime.tree_reader as tree_reader_module
+from patchrec_hf import PatchRecForCausalLM
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ranking_equals_brute_force(family: str) -> None:
+    model, processor = shared_model(family), make_processor()
+    prompts = [encode(processor, history) for history in histories()]
+    assert all(prompt.prompt_length > 2 * WINDOW for prompt in prompts)
+    ranking = rank_all(model, processor, prompts)
+    assert ranking.is_exact.all()
+    for row, history in enumerate(histories()):
+        expected = brute_force_scores(model, processor, history)
+        items = ranking.items[row]
+        assert sorted(items) == list(range(len(TITLES)))
+        np.testing.assert_allclose(ranking.scores[row], expected[items], atol=1e-4, rtol=0)
+        # Two titles may swap places only where they are all but equal.
+        assert (np.diff(expected[items]) < 1e-4).all()
+
+
+def test_multimodal_backbone_ranks_right() -> None:
+    """`AutoModelForCausalLM` loads Gemma 3 with its vision tower; its windows and caps stand one level deeper."""
+    processor = make_processor()
+    text_config = make_config("gemma3", processor.tokenizer).to_dict()
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={**text_config, "final_logit_softcapping": 3.0},
+        vision_config={**vision, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    backbone = make_backbone(config)
+    assert type(backbone) is Gemma3ForConditionalGeneration
+    model = PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert_ranked_right_or_refused(model, processor)
+
+
+def test_windows_that_the_mask_does_not_know_are_never_ranked_wrong() -> None:
+    """GPT-Neo's local layers slide without a `sliding_window` in the configuration."""
+    processor = make_processor()
+    config = GPTNeoConfig(
+        vocab_size=len(processor.tokenizer),
+        max_position_embeddings=256,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        attention_types=[[["global", "local"], 1]],
+        window_size=WINDOW,
+        initializer_range=0.2,
+    )
+    model = PatchRecForCausalLM.from_backbone(make_backbone(config), processor.tokenizer)
+    assert_ranked_right_or_refused(model, processor)
+
+
+def test_small_chunks_of_logits_change_nothing(model, processor, prompts, trie, monkeypatch):
+    expected = rank(model, trie, prompts, processor.prompt.pad_id, k=6)
+    monkeypatch.setattr(tree_reader_module, "_MAX_LOGITS", 3 * model.lm_head.weight.shape[0])
+    chunked = rank(model, trie, prompts, processor.prompt.pad_id, k=6)
+    assert (chunked.items == expected.items).all()
+    np.testing.assert_allclose(chunked.scores, expected.scores, rtol=1e-6)
+
+
+def test_nan_scores(model, processor, prompts, trie):
+    with torch.no_grad():
+        model.lm_head.weight[:] = math.nan
+    with pytest.raises(FloatingPointError, match="not numbers"):
+        rank(model, trie, prompts, processor.prompt.pad_id, k=3)

@@ -1,0 +1,200 @@
+"""The house: which room a module may import from, and what stands at the top."""
+
+import ast
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from peft import PeftModel
+from transformers import GenerationMixin, PreTrainedModel, Trainer, TrainerCallback
+from trl import SFTTrainer
+
+import patchrec_hf
+from patchrec_hf.runtime.modeling import PatchRecForCausalLM, PatchRecModel
+from patchrec_hf.training.patch_trainer import PatchTrainer
+
+
+PACKAGE = Path(patchrec_hf.__file__).parent
+# Each room may import from the rooms before it. `runs` and `tiny` stand at the top of the package.
+ROOMS = ("runs", "runtime", "tiny", "data", "batches", "evaluation", "baselines", "hub", "training")
+
+
+def module_name(path, package=PACKAGE):
+    return ".".join(path.relative_to(package).with_suffix("").parts)
+
+
+def imports_of(source, module):
+    """The modules of the package that a module imports, also within functions and for type checkers."""
+    room = module.split(".")[:-1]
+    imported = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = room[: len(room) - node.level + 1]
+            name = ".".join([*base, *([node.module] if node.module else [])])
+            imported |= {name} if node.module else {".".join([*base, alias.name]) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("patchrec_hf"):
+            imported.add(node.module.removeprefix("patchrec_hf").removeprefix("."))
+        elif isinstance(node, ast.Import):
+            imported |= {
+                alias.name.removeprefix("patchrec_hf.") for alias in node.names if "patchrec_hf" in alias.name
+            }
+    return imported
+
+
+def faults(sources):
+    """What is wrong with the imports of modules, given as a dict of name and source."""
+    graph = {module: imports_of(source, module) for module, source in sources.items()}
+    found = []
+    for module, imported in graph.items():
+        room = module.split(".")[0]
+        for other in imported:
+            other_room = other.split(".")[0]
+            if room == "runtime" and other_room != "runtime":
+                found.append(f"{module} imports {other}, but runtime/ imports nothing of the package outside itself")
+            elif ROOMS.index(other_room) > ROOMS.index(room):
+                found.append(f"{module} imports {other}, which lies above it")
+    done: set[str] = set()
+
+    def visit(module, way):
+        if module in way:
+            found.append("circle: " + " → ".join([*way[way.index(module) :], module]))
+        elif module not in done:
+            for other in sorted(graph.get(module, ())):
+                visit(other, [*way, module])
+            done.add(module)
+
+    for module in graph:
+        visit(module, [])
+    return found
+
+
+@pytest.fixture(scope="module")
+def sources():
+    paths = [path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem in ("runs", "tiny")]
+    return {module_name(path): path.read_text(encoding="utf-8") for path in paths if path.stem != "__init__"}
+
+
+def test_imports_point_downwards(sources):
+    assert faults(sources) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "fault"),
+    [
+        ("runtime.catalog", "from ..data.rows import check_rows", "runtime/ imports nothing of the package outside"),
+        ("runtime.catalog", "from ..runs import write_json", "runtime/ imports nothing of the package outside"),
+        ("runtime.catalog", "import patchrec_hf.runs", "runtime/ imports nothing of the package outside"),
+        (
+            "data.rows",
+            "def f():\n    from ..training import trainers",
+            "data.rows imports training",
+        ),
+        ("evaluation.metrics", "from .report import EvaluationReport", "circle: "),
+    ],
+)
+def test_a_wrong_import_is_found(sources, module, line, fault):
+    changed = {**sources, module: f"{sources[module]}\n{line}\n"}
+    assert any(fault in text for text in faults(changed))
+
+
+def test_the_top_of_the_package_is_small():
+    entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
+    assert sorted(path.name for path in entries if path.is_file()) == ["__init__.py", "py.typed", "runs.py", "tiny.py"]
+    assert len([path for path in entries if path.is_dir()]) <= 8
+
+
+def test_each_module_has_its_test_file(sources):
+    tests = Path(__file__).parent
+    expected = {tests / Path(*module.split(".")[:-1], f"test_{module.split('.')[-1]}.py") for module in sources}
+    assert sorted(str(path.relative_to(tests)) for path in expected if not path.is_file()) == []
+
+
+def test_the_table_of_public_names_is_what_type_checkers_see():
+    tree = ast.parse(Path(patchrec_hf.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    seen = {alias.asname or alias.name: node.module for node in imports for alias in node.names}
+    assert seen == patchrec_hf._MODULES
+    assert set(patchrec_hf.__all__) <= set(dir(patchrec_hf))
+    for name, module in patchrec_hf._MODULES.items():
+        value = getattr(patchrec_hf, name)
+        assert getattr(sys.modules[f"patchrec_hf.{module}"], name) is value
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, patchrec_hf; print([name for name in ('trl', 'peft', 'datasets') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_former_names_work_and_warn():
+    with pytest.warns(FutureWarning, match="`STRICT` is now called `STRICT_PROTOCOL`"):
+        assert patchrec_hf.STRICT is patchrec_hf.STRICT_PROTOCOL
+    with pytest.warns(FutureWarning, match="RELEASE_PROTOCOL"):
+        assert patchrec_hf.AUTHORS is patchrec_hf.RELEASE_PROTOCOL
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = patchrec_hf.nothing
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("rank_catalog", "rank_targets", "score_catalog", "score_targets"):
+            assert callable(getattr(patchrec_hf, name))
+
+
+def private_overrides(cls, base):
+    """Private methods and properties of the package that replace those of a base class."""
+    ours = [part for part in cls.__mro__ if part.__module__.startswith("patchrec_hf")]
+    theirs = [part for part in cls.__mro__ if issubclass(part, base) and part not in ours]
+    names = {
+        name for part in ours for name, value in vars(part).items() if callable(value) or isinstance(value, property)
+    }
+    private = {name for name in names if name.startswith("_") and not name.startswith("__")}
+    return {name for name in private if any(name in vars(part) for part in theirs)}
+
+
+@pytest.mark.parametrize(
+    "cls", [patchrec_hf.PatchFinetuneTrainer, patchrec_hf.PatchPretrainTrainer, patchrec_hf.CheckpointCallback]
+)
+def test_no_private_method_of_a_trainer_is_overridden(cls):
+    base = TrainerCallback if issubclass(cls, TrainerCallback) else Trainer
+    assert private_overrides(cls, base) == set()
+
+
+@pytest.mark.parametrize("cls", [PatchRecForCausalLM, PatchRecModel])
+def test_no_private_method_of_a_model_is_overridden(cls):
+    assert private_overrides(cls, PreTrainedModel) == set()
+
+
+def test_private_overrides_are_found():
+    class Overriding(PatchTrainer):
+        __module__ = "patchrec_hf.somewhere"
+
+        def _save_checkpoint(self, model, trial):
+            """As before."""
+
+    assert private_overrides(Overriding, Trainer) == {"_save_checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("base", "names"),
+    [
+        (Trainer, ["get_train_dataloader", "get_eval_dataloader", "get_test_dataloader", "compute_loss", "log"]),
+        (Trainer, ["evaluation_loop", "save_model", "init_hf_repo", "create_model_card", "train"]),
+        (Trainer, ["create_accelerator_and_postprocess", "get_total_train_batch_size"]),
+        (TrainerCallback, ["on_step_end", "on_epoch_begin", "on_epoch_end", "on_evaluate", "on_save"]),
+        (TrainerCallback, ["on_push_begin", "on_train_end"]),
+        (GenerationMixin, ["prepare_inputs_for_generation"]),
+        (PreTrainedModel, ["get_input_embeddings", "set_input_embeddings", "get_output_embeddings"]),
+        (PeftModel, ["get_base_model"]),
+    ],
+)
+def test_the_hooks_exist(base, names):
+    """A hook that a library renames would no longer be called, in silence."""
+    assert [name for name in names if not callable(getattr(base, name, None))] == []
+
+
+def test_private_attributes_of_trl_exist():
+    """`PatchTrainer` continues this count when it resumes (see the table in docs/design.md)."""
+    names = {node.attr for node in ast.walk(ast.parse(Path(sys.modules[SFTTrainer.__module__].__file__).read_text()))
+             if isinstance(node, ast.Attribute)}  # fmt: skip
+    assert "_total_train_tokens" in names
