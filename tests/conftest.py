@@ -31,6 +31,9 @@ from patchrec_hf.runtime.trie import build_trie
 from patchrec_hf.tiny import build_tiny_backbone
 
 
+pytest_plugins = ["trainer_parts"]
+
+
 atexit.register(shutil.rmtree, os.environ["PATCHREC_HF_CACHE"], ignore_errors=True)
 datasets.disable_progress_bars()
 # The first call of much that is tried takes long, and any of them on a busy machine.

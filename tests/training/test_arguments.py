@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from patchrec_hf import PatchFinetuneConfig, PatchPretrainConfig
+from patchrec_hf import (
+    PAPER_PRESETS,
+    PatchFinetuneConfig,
+    PatchPretrainConfig,
+)
 
 
 CONFIGURATIONS = sorted((Path(__file__).parents[2] / "examples" / "deepspeed").glob("*.json"))
@@ -60,3 +64,49 @@ def test_zero3_must_save_whole_weights(zero3, tmp_path):
     key = "zero_optimization__stage3_gather_16bit_weights_on_model_save"
     with pytest.raises(ValueError, match="stage3_gather_16bit_weights_on_model_save` to true"):
         PatchFinetuneConfig(str(tmp_path), use_cpu=True, deepspeed=zero3(**{key: False}))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"packing": True}, "packing=True"),
+        ({"padding_free": True}, "padding_free=True"),
+        ({"max_length": 512}, "max_history"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha"),
+        ({"assistant_only_loss": True}, "assistant_only_loss"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy"),
+        ({"accelerator_config": {"dispatch_batches": True}}, "dispatch_batches"),
+        ({"accelerator_config": {"split_batches": True}}, "split_batches"),
+        ({"eval_ks": [0]}, "eval_ks"),
+        ({"eval_max_rows": 0}, "eval_max_rows"),
+        ({"eval_max_title_tokens": -1}, "eval_max_title_tokens"),
+    ],
+)
+def test_contradicting_settings(tmp_path, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        PatchFinetuneConfig(str(tmp_path), use_cpu=True, **kwargs)
+
+
+def test_pretraining_cannot_ignore_the_data_it_has_shown(tmp_path):
+    with pytest.raises(ValueError, match="ignore_data_skip"):
+        PatchPretrainConfig(str(tmp_path), use_cpu=True, ignore_data_skip=True)
+
+
+def test_paper_defaults(tmp_path):
+    args = PatchFinetuneConfig(str(tmp_path), use_cpu=True)
+    assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.05, 0.3)
+    assert (args.num_train_epochs, args.learning_rate, args.bf16) == (1, 5e-5, False)
+    assert args.get_warmup_steps(100) == 5
+
+
+def test_paper_presets():
+    assert (PAPER_PRESETS["ml-1m"].learning_rate, PAPER_PRESETS["ml-1m"].batch_size) == (8e-6, 64)
+    assert (PAPER_PRESETS["goodreads"].learning_rate, PAPER_PRESETS["goodreads"].batch_size) == (5e-5, 32)
+    assert (PAPER_PRESETS["ml-100k"].learning_rate, PAPER_PRESETS["ml-100k"].batch_size) == (1e-5, 64)
+    assert (PAPER_PRESETS["ml-100k"].session_group_size, PAPER_PRESETS["ml-100k"].session_learning_rate) == (20, 3e-6)
+
+
+def test_packing_is_asked_for_with_a_boolean(tmp_path):
+    with pytest.raises(ValueError, match="`tree_packing` must be True, False or None, got 'no'"):
+        PatchFinetuneConfig(str(tmp_path), use_cpu=True, tree_packing="no")

@@ -1,0 +1,561 @@
+"""The trainer that both stages share."""
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import TITLES
+from datasets import Dataset
+from peft import LoraConfig, PromptTuningConfig
+from trainer_parts import STAGES, as_stream, logged
+from transformers import BloomConfig, BloomForCausalLM, TrainerState
+from trl import RichProgressCallback, SFTTrainer
+
+from patchrec_hf import (
+    PatchDataCollator,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecForCausalLM,
+    PatchRecommender,
+    evaluate_model,
+    last_checkpoint,
+)
+from patchrec_hf.batches.filled import FilledDataset, FillerRow
+from patchrec_hf.batches.sampling import ScheduledRow
+from patchrec_hf.training import patch_trainer
+
+
+def batches(trainer):
+    trainer.state.max_steps = 6
+    return list(trainer.get_train_dataloader())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_workers_change_nothing(make_trainer, stage):
+    alone = batches(make_trainer(stage, num_train_epochs=1))
+    helped = batches(make_trainer(stage, dataloader_num_workers=2, dataloader_prefetch_factor=2))
+    assert len(alone) == len(helped) == 4
+    for one, other in zip(alone, helped, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_accumulation_keeps_the_rows_and_draws_of_a_step(make_trainer):
+    """Two micro-batches of two rows are the same examples as one of four, to the token."""
+    whole, halves = (
+        batches(make_trainer()),
+        batches(make_trainer(per_device_train_batch_size=2, gradient_accumulation_steps=2)),
+    )
+    assert len(halves) == 2 * len(whole) - 1  # 14 rows
+    for i, batch in enumerate(whole):
+        expected = batch["input_ids"]
+        got = torch.nn.utils.rnn.pad_sequence(
+            [row for half in halves[2 * i : 2 * i + 2] for row in half["input_ids"]], batch_first=True
+        )
+        width = min(expected.shape[1], got.shape[1])
+        pad = batch["attention_mask"][:, :width]
+        assert torch.equal(expected[:, :width] * pad, got[:, :width] * pad)
+
+
+def test_accumulated_loss_is_the_whole_batches_loss(make_trainer):
+    losses = []
+    for kwargs in ({}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}):
+        trainer = make_trainer(max_steps=3, **kwargs)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    np.testing.assert_allclose(*losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_gives_the_unbroken_run(make_trainer, tmp_path, workers):
+    kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    kwargs |= {"dataloader_num_workers": workers}
+    unbroken = make_trainer(**kwargs)
+    unbroken.train()
+    make_trainer(output_dir=str(tmp_path / "broken"), save_strategy="steps", save_steps=5, **kwargs).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **kwargs)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-5"))
+    assert logged(resumed, "loss")[-2:] == pytest.approx(logged(unbroken, "loss")[-2:], rel=1e-6)
+    for one, other in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
+    trainer = make_trainer(
+        "finetune",
+        eval_dataset=rows,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="hr@5",
+        greater_is_better=True,
+    )
+    trainer.train()
+    assert trainer.state.best_metric == max(logged(trainer, "eval_hr@5"))
+    metrics = trainer.evaluate()
+    assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_titles"}
+    ranked = evaluate_model(trainer.model, trainer.processing_class, rows, k=10, show_progress=False)
+    assert metrics["eval_hr@10"] == np.mean(ranked.targets["item_rank"].to_numpy() <= 10)
+    assert metrics["eval_title_hr@10"] == np.mean(ranked.targets["title_rank"].to_numpy() <= 10)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"dataloader_drop_last": True}])
+@pytest.mark.parametrize("batch_size", [1, 4, 14])
+def test_evaluation_loss_is_a_mean_over_all_labels(make_trainer, rows, batch_size, kwargs):
+    """However rows are shared out to batches, which hold unequal numbers of labels."""
+    trainer = make_trainer("finetune", eval_dataset=rows, per_device_eval_batch_size=batch_size, eval_ks=[], **kwargs)
+    with torch.no_grad():
+        expected = trainer.model(**trainer.data_collator(list(rows))).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_fillers_of_an_evaluation_have_no_labels(rows, processor):
+    filled = FilledDataset(rows, rows_per_forward=4)
+    assert len(filled) == 16
+    batch = [filled[index] for index in range(12, 16)]
+    assert [isinstance(row, FillerRow) for row in batch] == [False, False, True, True]
+    for packs in (False, True):
+        collated = PatchDataCollator(processor, tree_packing=packs)(batch)
+        whole = PatchDataCollator(processor, tree_packing=packs)(batch[:2])
+        labels, expected = ([row[row != -100].tolist() for row in part["labels"]] for part in (collated, whole))
+        assert [row for row in labels if row] == expected
+
+
+def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch):
+    caps = []
+    monkeypatch.setattr(
+        patch_trainer,
+        "evaluate_model",
+        lambda *args, **kwargs: (caps.append(kwargs["max_rows"]), evaluate_model(*args, **kwargs))[1],
+    )
+    trainer = make_trainer(
+        "finetune", eval_dataset=rows, eval_strategy="steps", eval_steps=3, max_steps=3, eval_max_rows=2
+    )
+    trainer.train()
+    trainer.evaluate()
+    assert caps == [2, None]
+
+
+@pytest.mark.parametrize("tree_packing", [False, True])
+def test_head_projects_labelled_positions_only(make_trainer, rows, tree_packing):
+    projected = []
+    trainer = make_trainer("finetune", tree_packing=tree_packing)
+    trainer.model.lm_head.register_forward_hook(lambda module, inputs, output: projected.append(output.shape[:-1]))
+    batch = trainer.data_collator(list(rows)[:4])
+    trainer.compute_loss(trainer.model, dict(batch))
+    assert projected == [(1, (batch["labels"] != -100).sum())]
+
+
+@pytest.mark.parametrize("tree_packing", [False, True])
+def test_loss_and_metrics_equal_those_of_trl(make_trainer, rows, tree_packing):
+    """On the CPU the loss is the model's own; it and what is logged with it are what SFTTrainer's fused head gives."""
+    trainer = make_trainer("finetune", tree_packing=tree_packing)
+    trainer.model.train()
+    batch = trainer.data_collator(list(rows))
+    ours = trainer.compute_loss(trainer.model, dict(batch)).item()
+    theirs = SFTTrainer.compute_loss(trainer, trainer.model, dict(batch)).item()
+    assert ours == pytest.approx(theirs, rel=1e-5)
+    assert ours == pytest.approx(trainer.model(**batch).loss.item(), rel=1e-5)
+    expected = {key: values[-1] for key, values in trainer._metrics["train"].items()}
+    trainer._metrics["train"].clear()
+    trainer._total_train_tokens = 0
+    trainer.log({})
+    assert {key: trainer.state.log_history[-1][key] for key in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_nan_loss_is_an_error(make_trainer):
+    trainer = make_trainer("finetune")
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight[:] = math.nan
+    with pytest.raises(FloatingPointError, match=r"loss is nan at step 0.*learning_rate"):
+        trainer.train()
+
+
+def test_saved_checkpoint_recommends(make_trainer, tmp_path):
+    trainer = make_trainer("finetune", max_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    recommender = PatchRecommender.from_pretrained(tmp_path / "final")
+    expected = PatchRecommender(trainer.model, trainer.processing_class).recommend([10, 11], k=3)
+    recommended = recommender.recommend([10, 11], k=3)
+    assert [item.item_id for item in recommended] == [item.item_id for item in expected]
+    assert [item.score for item in recommended] == pytest.approx([item.score for item in expected])
+
+
+def test_model_card(make_trainer, rows, tmp_path):
+    trainer = make_trainer("finetune", eval_dataset=rows, max_steps=1, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    trainer.create_model_card(model_name="my-recommender")
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "my-recommender" in card
+    assert "ItemPatchLayout(num_text_items=2)" in card
+    assert "| hr@5 |" in card
+
+
+def test_loss_outside_training(make_trainer, rows):
+    trainer = make_trainer("pretrain")
+    batch = trainer.data_collator([ScheduledRow(row, 0, 0.5) for row in rows])
+    assert torch.isfinite(trainer.compute_loss(trainer.model.train(), batch))
+
+
+def test_embedding_gradient_equals_a_loop_over_items(model, processor, rows):
+    """One call of the embedding module gives the gradient that looking up every item by itself gives."""
+    batch = PatchDataCollator(processor)(list(rows))
+    calls = []
+    table = model.get_input_embeddings()
+    hook = table.register_forward_hook(lambda *_: calls.append(1))
+    model(**batch).loss.backward()
+    hook.remove()
+    assert calls == [1]
+    gradient = table.weight.grad.clone()
+    model.zero_grad()
+
+    embeds = table(batch["input_ids"]).clone()
+    for row in range(len(embeds)):
+        for position in batch["patch_positions"][row, batch["patch_divisors"][row] > 0].unique():
+            here = (batch["patch_positions"][row] == position) & (batch["patch_divisors"][row] > 0)
+            embeds[row, position] = table(batch["patch_token_ids"][row, here]).mean(dim=0)
+    outputs = model(
+        inputs_embeds=embeds,
+        **{key: batch[key] for key in ("attention_mask", "supervised_positions", "shift_labels")},
+    )
+    outputs.loss.backward()
+    torch.testing.assert_close(table.weight.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_packed_training_is_padded_training(make_trainer, blocks, stage, accumulation):
+    """The same rows, steps and losses; fewer positions, and none of them padding."""
+    trainers = [
+        make_trainer(
+            stage,
+            train_dataset=blocks,
+            eval_dataset=blocks,
+            tree_packing=tree_packing,
+            gradient_accumulation_steps=accumulation,
+            per_device_train_batch_size=2,
+        )
+        for tree_packing in (False, None)  # by default, rows with several targets are packed
+    ]
+    for trainer in trainers:
+        trainer.train()
+    padded, packed = trainers
+    assert logged(packed, "loss") == pytest.approx(logged(padded, "loss"), rel=1e-4)
+    assert logged(packed, "prompt_tokens") == logged(padded, "prompt_tokens")
+    assert packed.evaluate()["eval_hr@5"] == padded.evaluate()["eval_hr@5"]
+    assert set(logged(packed, "padding_share")) == {0.0}
+    assert max(logged(packed, "positions_per_example")) < min(logged(padded, "positions_per_example"))
+    packed.save_model()  # how it attended is not a part of the checkpoint
+    assert "patchrec_chunks" not in Path(packed.args.output_dir, "config.json").read_text()
+    for key in ("compression_probability", "compression_prompt"):
+        assert logged(packed, key) == pytest.approx(logged(padded, key))
+
+
+def test_what_was_fed_is_counted(make_trainer, blocks):
+    trainer = make_trainer("finetune", train_dataset=blocks, max_steps=1, per_device_train_batch_size=6)
+    trainer.train()
+    examples = trainer.data_collator.encode_rows(blocks)
+    assert logged(trainer, "prompt_tokens") == [pytest.approx(np.mean([e.prompt_length for e in examples]))]
+    packed = trainer.data_collator(list(blocks))["input_ids"].numel()
+    assert logged(trainer, "positions_per_example") == [pytest.approx(packed / len(examples))]
+    padded = make_trainer(
+        "finetune", train_dataset=blocks, max_steps=1, per_device_train_batch_size=6, tree_packing=False
+    )
+    padded.train()
+    lengths = [len(example.input_ids) for example in examples]
+    assert logged(padded, "padding_share") == [pytest.approx(1 - np.mean(lengths) / max(lengths))]
+
+
+def test_packed_evaluation_loss(make_trainer, blocks):
+    padded, packed = (
+        make_trainer("finetune", train_dataset=blocks, tree_packing=packing, per_device_eval_batch_size=6)
+        for packing in (False, True)
+    )
+    assert packed.evaluate(blocks)["eval_loss"] == pytest.approx(padded.evaluate(blocks)["eval_loss"], rel=1e-5)
+
+
+def make_alibi(catalog, tokenizer):
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2)
+    return PatchRecForCausalLM.from_backbone(BloomForCausalLM(config), tokenizer)
+
+
+def test_backbone_that_reads_no_trees(make_trainer, catalog, tokenizer, blocks, caplog):
+    """It trains padded, and says so once; asked for packing, it refuses."""
+    with pytest.raises(ValueError, match=r"BloomModel does not take its positions.*packed batches"):
+        make_trainer("finetune", make_alibi(catalog, tokenizer), train_dataset=blocks, tree_packing=True)
+    transformers.utils.logging.enable_propagation()
+    trainer = make_trainer("finetune", make_alibi(catalog, tokenizer), train_dataset=blocks, max_steps=1, eval_ks=[])
+    transformers.utils.logging.disable_propagation()
+    trainer.train()
+    assert [record.message for record in caplog.records if "continues without tree packing" in record.message]
+    assert not trainer.data_collator.tree_packing
+
+
+def test_attention_without_masks_reads_no_trees(make_trainer, model, blocks):
+    model.config.decoder_config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match=r"'flash_attention_2' takes no mask.*sdpa"):
+        make_trainer("finetune", model, train_dataset=blocks, tree_packing=True)
+
+
+def first_epoch(trainer):
+    trainer.state = TrainerState(max_steps=trainer.state.max_steps)
+    return trainer.get_train_dataloader().batch_sampler.sampler
+
+
+def test_batches_of_one_length(make_trainer, catalog):
+    """Grouped by length, batches hold less padding; every row is still seen once."""
+    order = list(TITLES)
+    lengths = [2 + 7 * (i % 2) for i in range(40)]
+    rows = Dataset.from_list(
+        [
+            {"user_id": i, "item_ids": (order * 2)[i % 12 : i % 12 + length], "target_positions": [length - 1]}
+            for i, length in enumerate(lengths)
+        ]
+    )
+    shares, users = {}, {}
+    for strategy in ("random", "group_by_length"):
+        trainer = make_trainer("finetune", train_dataset=rows, train_sampling_strategy=strategy, max_steps=10)
+        trainer.train()
+        shares[strategy] = np.mean(logged(trainer, "padding_share"))
+        users[strategy] = sorted(index.row_number for index in first_epoch(trainer))
+    assert shares["group_by_length"] < 0.5 * shares["random"]
+    assert users["group_by_length"] == list(range(40))
+
+
+def test_grouped_batches_are_evaluated_in_order(make_trainer, rows):
+    """The base class would group evaluation rows too, by a length that they do not have."""
+    trainer = make_trainer(
+        "finetune", eval_dataset=rows, train_sampling_strategy="group_by_length", eval_strategy="steps", eval_steps=3
+    )
+    trainer.train()
+    expected = make_trainer("finetune", model=trainer.model, eval_dataset=rows).evaluate()
+    assert logged(trainer, "eval_loss")[-1] == pytest.approx(expected["eval_loss"])
+
+
+@pytest.mark.parametrize("strategy", ["random", "group_by_length"])
+def test_packed_training_resumes_with_workers(make_trainer, blocks, tmp_path, strategy):
+    kwargs = {"max_steps": 5, "per_device_train_batch_size": 2, "train_dataset": blocks}
+    kwargs |= {"dataloader_num_workers": 2, "train_sampling_strategy": strategy}
+    unbroken = make_trainer(**kwargs)
+    unbroken.train()
+    make_trainer(output_dir=str(tmp_path / "broken"), save_strategy="steps", save_steps=3, **kwargs).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **kwargs)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-3"))
+    assert logged(resumed, "loss")[-2:] == pytest.approx(logged(unbroken, "loss")[-2:], rel=1e-5)
+
+
+def test_padded_training_after_packed_training_attends_as_before(make_trainer, blocks, model):
+    def attention():
+        return model.config.decoder_config._attn_implementation
+
+    make_trainer("finetune", model, train_dataset=blocks)
+    assert attention() == "patchrec_chunks"
+    make_trainer("pretrain", model, train_dataset=blocks)
+    assert attention() == "patchrec_chunks"
+    make_trainer("finetune", model, train_dataset=blocks, tree_packing=False)
+    assert attention() == "sdpa"
+
+
+def test_rows_without_targets_add_nothing(make_trainer, blocks):
+    empty = Dataset.from_list([{**blocks[0], "target_positions": []}], features=blocks.features)
+    collator = make_trainer("finetune", train_dataset=blocks).data_collator
+    assert torch.equal(collator([empty[0], *blocks])["input_ids"], collator(list(blocks))["input_ids"])
+
+
+def test_lora_trains_packed_as_padded(model, processor, blocks, tmp_path):
+    losses = []
+    for packs in (False, True):
+        args = PatchFinetuneConfig(
+            str(tmp_path), use_cpu=True, max_steps=2, report_to="none", disable_tqdm=True, logging_steps=1,
+            save_strategy="no", tree_packing=packs, per_device_train_batch_size=3, learning_rate=1e-2,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+        trainer = PatchFinetuneTrainer(copy.deepcopy(model), args, blocks, processor, peft_config=config)
+        assert trainer.data_collator.tree_packing is packs
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_prompt_learning_trains_padded(model, processor, blocks, tmp_path):
+    args = PatchFinetuneConfig(str(tmp_path), use_cpu=True, report_to="none", tree_packing=True)
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ValueError, match="Prompt learning"):
+        PatchFinetuneTrainer(model, args, blocks, processor, peft_config=config)
+
+
+def test_lora_trains(model, processor, rows, tmp_path):
+    args = PatchFinetuneConfig(
+        str(tmp_path), use_cpu=True, max_steps=2, report_to="none", disable_tqdm=True, eval_ks=[5], save_strategy="no"
+    )
+    trainer = PatchFinetuneTrainer(
+        model,
+        args,
+        rows,
+        processor,
+        eval_dataset=rows,
+        peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+    )
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+    changed = [
+        name for name, p in trainer.model.named_parameters() if name in before and not torch.equal(p, before[name])
+    ]
+    assert changed
+    assert all("lora" in name or "trainable_tokens" in name for name in before)
+    assert "eval_hr@5" in trainer.evaluate()
+
+
+def test_the_log_goes_where_report_to_says(make_trainer, rows, tmp_path, monkeypatch):
+    """TensorBoard stands for all: the log is the Trainer's own, and nothing is sent anywhere else."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    trainer = make_trainer(eval_dataset=rows, report_to="tensorboard", eval_strategy="steps", eval_steps=6)
+    trainer.train()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "events")).Reload()
+    assert {"train/loss", "train/compression_probability", "eval/hr@5", "eval/loss"} <= set(events.Tags()["scalars"])
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged(trainer, "loss"))
+
+
+def test_rich_progress(make_trainer, rows, capsys):
+    trainer = make_trainer("finetune", eval_dataset=rows, eval_strategy="steps", eval_steps=3)
+    trainer.add_callback(RichProgressCallback())
+    trainer.train()
+    assert "hr@5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_workers_change_nothing_in_a_stream(make_trainer, rows, stage):
+    """Nine batches of four are more than two epochs of fourteen rows."""
+    settings = {"train_dataset": as_stream(rows), "max_steps": 9}
+    alone = list(make_trainer(stage, **settings).get_train_dataloader())
+    helped = list(make_trainer(stage, **settings, dataloader_num_workers=2).get_train_dataloader())
+    assert len(alone) == len(helped) == 9
+    for one, other in zip(alone, helped, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_an_epoch_of_a_stream_holds_every_row_once(make_trainer, rows):
+    trainer = make_trainer(train_dataset=as_stream(rows), max_steps=7)
+    streamed = list(trainer._stream)
+    users = [row.row["user_id"] for row in streamed]
+    assert sorted(users[:14]) == sorted(users[14:]) == list(range(14))
+    assert users[:14] != users[14:]
+    assert [row.step for row in streamed] == [place // 4 for place in range(28)]
+    assert [row.progress for row in streamed[::4]] == [step / 7 for step in range(7)]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_stream_resumes_where_it_stopped(make_trainer, rows, tmp_path, accumulation):
+    kwargs = {"save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": accumulation}
+    whole = make_trainer(train_dataset=as_stream(rows), **kwargs)
+    whole.train()
+    resumed = make_trainer(train_dataset=as_stream(rows), **kwargs)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert logged(resumed, "loss") == logged(whole, "loss")
+    assert logged(whole, "compression_probability") == [step / 6 for step in range(6)]
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_card_of_a_model_trained_on_a_stream(make_trainer, rows, tmp_path):
+    trainer = make_trainer(train_dataset=as_stream(rows), max_steps=1)
+    trainer.train()
+    trainer.create_model_card()
+    assert "PatchRec pre-training" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_the_users_arguments_are_never_written_to(make_trainer, rows, tmp_path):
+    """The trainer has a copy: a second stage can be configured from the first one's arguments."""
+    args = PatchPretrainConfig(
+        str(tmp_path / "run"), use_cpu=True, max_steps=2, save_strategy="steps", save_steps=1, save_total_limit=1,
+        report_to="none", disable_tqdm=True, per_device_train_batch_size=4,
+    )  # fmt: skip
+    before = args.to_dict()
+    trainer = make_trainer(train_dataset=as_stream(rows))
+    trainer = PatchPretrainTrainer(trainer.model, args, as_stream(rows), trainer.processing_class)
+    trainer.train()
+    assert args.to_dict() == before
+    assert dataclasses.replace(args, output_dir=str(tmp_path / "other")).max_steps == 2
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_predictions_are_ranked_item_ids(make_trainer, rows):
+    trainer = make_trainer("finetune", eval_ks=[3])
+    output = trainer.predict(rows)
+    assert output.predictions.shape == (len(rows), 3)
+    assert output.label_ids.tolist() == [row["item_ids"][-1] for row in rows]
+    hits = (output.predictions == output.label_ids[:, None]).any(axis=1)
+    assert set(output.predictions.flatten()) <= set(TITLES)
+    assert hits.mean() <= output.metrics["test_title_hr@3"]
+    assert output.metrics["test_loss"] == pytest.approx(trainer.evaluate(rows)["eval_loss"])
+
+
+def test_predictions_need_no_metrics(make_trainer, rows):
+    output = make_trainer("finetune", eval_ks=[]).predict(rows.select(range(2)))
+    assert output.predictions.shape == (2, 11)  # of 20, as two items have one title
+    assert not any("hr@" in name for name in output.metrics)
+
+
+def test_evaluation_rows_with_a_column_progress_are_no_twins(make_trainer, rows):
+    trainer = make_trainer("pretrain")
+    more = rows.add_column("progress", [0.5] * len(rows)).add_column("is_filler", [True] * len(rows))
+    batch, expected = trainer.data_collator(list(more)), trainer.data_collator(list(rows))
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("max_steps", [3, 4, 6])
+def test_a_finished_run_takes_no_further_step(make_trainer, tmp_path, max_steps):
+    """Also where it ended within an epoch of four steps."""
+    settings = {"max_steps": max_steps, "save_strategy": "steps", "save_steps": max_steps}
+    first = make_trainer(**settings)
+    first.train()
+    again = make_trainer(**settings)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == max_steps
+    for one, other in zip(first.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_finished_stream_takes_no_further_step(make_trainer, rows):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "train_dataset": as_stream(rows)}
+    first = make_trainer(**settings)
+    first.train()
+    again = make_trainer(**settings)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 2
+
+
+@pytest.mark.parametrize("settings", [{"logging_steps": 100}, {"logging_steps": 100, "save_steps": 2}])
+def test_a_loss_that_is_no_number_is_never_saved(make_trainer, tmp_path, settings):
+    """It is found at the next log entry, save or end of an epoch, and the message names the step it began at."""
+    trainer = make_trainer("finetune", save_strategy="steps", **{"save_steps": 100} | settings)
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight[:] = math.nan
+    with pytest.raises(FloatingPointError, match="loss is nan at step 0"):
+        trainer.train()
+    assert trainer.state.global_step <= 4
+    assert last_checkpoint(tmp_path / "run") is None
+
+
+def test_num_tokens_continue_after_resuming(make_trainer, tmp_path):
+    """Those of step 4 were not logged before the checkpoint was written."""
+    unbroken = make_trainer(output_dir=str(tmp_path / "unbroken"), logging_steps=3)
+    unbroken.train()
+    make_trainer(save_strategy="steps", save_steps=4, logging_steps=3).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "again"), logging_steps=3)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert logged(resumed, "num_tokens") == logged(unbroken, "num_tokens")
+    assert len(logged(resumed, "num_tokens")) == 2
