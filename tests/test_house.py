@@ -198,3 +198,10 @@ def test_private_attributes_of_trl_exist():
     names = {node.attr for node in ast.walk(ast.parse(Path(sys.modules[SFTTrainer.__module__].__file__).read_text()))
              if isinstance(node, ast.Attribute)}  # fmt: skip
     assert "_total_train_tokens" in names
+
+
+def test_the_tree_in_the_docs_is_the_package():
+    done = subprocess.run(
+        [sys.executable, PACKAGE.parent / "docs" / "house.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
