@@ -76,7 +76,7 @@ def golden_model(golden_processor):
 
 
 def encode(processor, case, layout):
-    return processor.encode(np.array(case["history"]), case["target"], layout)
+    return processor.encode(np.array(case["history"]), case["target"], layout=layout)
 
 
 @torch.no_grad()

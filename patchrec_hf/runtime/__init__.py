@@ -1,1 +1,1 @@
-"""What runs a checkpoint, and what an export carries: nothing here imports the package outside this room."""
+"""Modules that run a checkpoint and that an export carries. They import nothing of the package outside this folder."""

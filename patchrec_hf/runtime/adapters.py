@@ -1,4 +1,4 @@
-"""Models by name, of any kind, and what an adapter trains."""
+"""Loads models of any kind by name, and completes the configuration of adapters."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from .modeling import PatchRecForCausalLM
 from .prompts import PATCH_TOKEN, special_token_ids
 
 
-# Of what says which files are meant, what does not name the adapter's own.
-_FOR_BASE_TOO = ("token", "cache_dir", "local_files_only", "force_download")
+# Hub arguments that also apply to the base model. `revision` and `subfolder` are left out: they belong to the adapter.
+_BASE_MODEL_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
 
 
 def load_model(
     name_or_path: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None = None, **kwargs: Any
 ) -> PatchRecForCausalLM:
     """
-    Loads a model of any kind: a PatchRec checkpoint, a backbone to start from, or an adapter, which is merged into the
-    model that it was trained on.
+    Loads a model of any kind: a PatchRec checkpoint, a backbone to start from, or an adapter. An adapter is merged
+    into the model that it was trained on.
 
     Args:
         name_or_path (`str` or `os.PathLike`):
             A repository of the Hub or a directory.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            For a backbone: as in [`PatchRecForCausalLM.from_backbone`]. An adapter brings its own.
+            Tokenizer of a backbone, as in [`PatchRecForCausalLM.from_backbone`]. An adapter has its own tokenizer.
         **kwargs:
             Passed to `from_pretrained`.
 
@@ -60,41 +60,43 @@ def load_adapted(
     adapter: str | os.PathLike, base_model: str | os.PathLike | None = None, **kwargs: Any
 ) -> PatchRecForCausalLM:
     """
-    Loads an adapter, merged into the model that it was trained on.
+    Loads an adapter and merges it into the model that it was trained on.
 
     Args:
         adapter (`str` or `os.PathLike`):
-            A repository of the Hub or a directory, as a trainer saves it: with its tokenizer.
+            A repository of the Hub or a directory with the adapter and its tokenizer, as a trainer saves them.
         base_model (`str` or `os.PathLike`, *optional*):
-            Where that model is; what the adapter names if not given.
+            Repository or directory of the model that the adapter was trained on. If not given, the adapter names it.
         **kwargs:
-            Passed to `from_pretrained`; what says which files are meant says it of the adapter's.
+            Passed to `from_pretrained`. `revision` and `subfolder` choose files of the adapter only.
 
     Returns:
         [`PatchRecForCausalLM`]
 
     Raises:
-        ValueError: If the adapter does not say what it was trained on, or was trained on another model.
+        ValueError: If the adapter does not name the model that it was trained on, or was trained on another model.
     """
-    where = hub_kwargs(kwargs)
-    base_model = base_model or PeftConfig.from_pretrained(adapter, **where).base_model_name_or_path
+    adapter_kwargs = hub_kwargs(kwargs)
+    base_model = base_model or PeftConfig.from_pretrained(adapter, **adapter_kwargs).base_model_name_or_path
     if base_model is None:
         raise ValueError(
-            f"The adapter in {adapter} does not say which model it was trained on. Pass that as `base_model`."
+            f"The adapter in {adapter} does not name the model that it was trained on. Pass it as `base_model`."
         )
-    others = {name: value for name, value in kwargs.items() if name not in where or name in _FOR_BASE_TOO}
+    base_kwargs = {
+        name: value for name, value in kwargs.items() if name not in adapter_kwargs or name in _BASE_MODEL_KWARGS
+    }
     trust_remote_code = kwargs.get("trust_remote_code", False)
-    tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code, **where)
-    model = load_model(base_model, tokenizer, **others)
+    tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
+    model = load_model(base_model, tokenizer, **base_kwargs)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            model = PeftModel.from_pretrained(model, adapter, **where).merge_and_unload()
+            model = PeftModel.from_pretrained(model, adapter, **adapter_kwargs).merge_and_unload()
     except (RuntimeError, ValueError, KeyError, IndexError, UserWarning) as error:
         raise ValueError(
             f"The adapter in {adapter} does not fit {base_model}, so it was trained on another model: {error}"
         ) from error
-    # What is trained on top of it names it as what it was trained on.
+    # An adapter that is trained on this model saves this path as its base model.
     model.name_or_path = model.config.name_or_path = str(adapter)
     return model
 
@@ -103,22 +105,24 @@ def complete_lora_config(
     config: PeftConfig, model: PatchRecForCausalLM, tokenizer: PreTrainedTokenizerBase
 ) -> PeftConfig:
     """
-    Fills in what a LoRA configuration leaves open: the backbone's usual target modules, and that the special tokens
-    which surround and separate items are trained. A backbone does not know these; `<|patch|>` only holds a place.
+    Fills in the open settings of a LoRA configuration: the target modules are the usual ones of the backbone, and the
+    special tokens that surround and separate items are trained. A backbone does not know these tokens. `<|patch|>` is
+    not trained, because it is only a placeholder.
 
     Args:
         config ([`~peft.PeftConfig`]):
-            Any adapter's; only LoRA's is changed, in a copy. `trainable_token_indices=[]` trains no token.
+            Configuration of any adapter. Only a LoRA configuration is changed, in a copy. With
+            `trainable_token_indices=[]`, no token is trained.
         model ([`PatchRecForCausalLM`]):
             The model that the adapter is for.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
+            The model's tokenizer.
 
     Returns:
         [`~peft.PeftConfig`]
 
     Raises:
-        ValueError: If the model has no module of a name in `target_modules`.
+        ValueError: If `target_modules` names a module that the model does not have.
     """
     if not isinstance(config, LoraConfig):
         return config
@@ -133,7 +137,7 @@ def complete_lora_config(
     if config.trainable_token_indices is None and not is_trained:
         token_ids = special_token_ids(tokenizer)
         config.trainable_token_indices = {name: [token_ids[token] for token in token_ids if token != PATCH_TOKEN]}
-    # PEFT would wrap the embedding for no token too.
+    # With an empty dict or list, PEFT would wrap the embedding although no token is trained.
     config.trainable_token_indices = config.trainable_token_indices or None
     return config
 
@@ -142,10 +146,10 @@ def _check_target_modules(names: Any, model: PatchRecForCausalLM) -> None:
     known = [name for name, _ in model.named_modules()]
     decoder = model.model.named_modules()
     linear = sorted({name.rpartition(".")[2] for name, part in decoder if isinstance(part, nn.Linear)})
-    for wanted in names:
-        if not any(name == wanted or name.endswith(f".{wanted}") for name in known):
+    for target in names:
+        if not any(name == target or name.endswith(f".{target}") for name in known):
             raise ValueError(
-                f"`target_modules` of the adapter names {wanted!r}, which the backbone "
+                f"`target_modules` of the adapter names {target!r}, which the backbone "
                 f"({type(model.model.language_model).__name__}) does not have. Its linear layers are called "
                 f"{', '.join(linear)}."
             )

@@ -1,4 +1,4 @@
-"""Backbones: loading and checking a causal language model, the form of its logits, and its new tokens."""
+"""Backbones: loads and checks a causal language model, scales its logits, and initializes its new tokens."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ def load_backbone(
     backbone: str | os.PathLike | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None, **kwargs: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
-    Loads a causal language model, checks it, and gives it rows for the special tokens.
+    Loads a causal language model, checks it, and adds embedding rows for the special tokens.
 
     Args:
         backbone (`str`, `os.PathLike` or [`~transformers.PreTrainedModel`]):
             A repository of the Hub, a directory, or a model, which is changed in place.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The backbone's tokenizer, changed in place. Loaded from `backbone` if that is a path.
+            The backbone's tokenizer, changed in place. If `backbone` is a path, it may be left out, and is loaded from
+            there.
         **kwargs:
             Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`].
 
@@ -42,22 +43,22 @@ def load_backbone(
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: the backbone and its tokenizer.
 
     Raises:
-        ValueError: If the model is no decoder-only causal language model with a key-value cache, or comes without its
-            tokenizer.
+        ValueError: If the model is not a decoder-only causal language model with a key-value cache, or if a model is
+            given without its tokenizer.
     """
     if isinstance(backbone, PreTrainedModel):
         if tokenizer is None:
             raise ValueError("A backbone given as a model needs its tokenizer: `from_backbone(model, tokenizer)`.")
         known_tokens = tokenizer.get_vocab()
     else:
-        own_tokenizer = AutoTokenizer.from_pretrained(
+        saved_tokenizer = AutoTokenizer.from_pretrained(
             backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
         )
-        known_tokens = own_tokenizer.get_vocab()
-        tokenizer = own_tokenizer if tokenizer is None else tokenizer
+        known_tokens = saved_tokenizer.get_vocab()
+        tokenizer = saved_tokenizer if tokenizer is None else tokenizer
         backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
     if isinstance(backbone.config, PatchRecConfig):
-        raise ValueError("This is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
+        raise ValueError("`backbone` is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
     if backbone.config.is_encoder_decoder or backbone.get_output_embeddings() is None:
         raise ValueError(
             f"{type(backbone).__name__} is not a decoder-only causal language model. Load the backbone "
@@ -67,7 +68,7 @@ def load_backbone(
         check_outputs(backbone)
     add_special_tokens(tokenizer)
     vocabulary = tokenizer.get_vocab()
-    num_rows: Any = backbone.get_input_embeddings().num_embeddings  # ZeRO-3 leaves the weight itself no shape
+    num_rows: Any = backbone.get_input_embeddings().num_embeddings  # under ZeRO-3 the weight has no shape
     new_ids = [
         vocabulary[token] for token in SPECIAL_TOKENS if token not in known_tokens or vocabulary[token] >= num_rows
     ]
@@ -102,19 +103,19 @@ def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.T
 
 def mean_initialize(backbone: PreTrainedModel, new_ids: list[int], num_trained_rows: int) -> None:
     """
-    Starts new tokens at the mean of the trained ones, in both embedding tables.
+    Initializes new tokens with the mean of the trained tokens, in both embedding tables.
 
     Args:
         backbone ([`~transformers.PreTrainedModel`]):
             The causal language model, changed in place.
         new_ids (`list[int]`):
-            Ids of the new tokens, which follow the trained ones.
+            Ids of the new tokens, which follow the trained tokens.
         num_trained_rows (`int`):
-            Rows that the tables had before they were resized.
+            Number of rows that the tables had before they were resized.
     """
     if not new_ids:
         return
-    # A table may have spare rows that no token has used.
+    # A table may have spare rows that no token uses.
     num_trained_rows = min(num_trained_rows, *new_ids)
     head = backbone.get_output_embeddings()
     tables = [backbone.get_input_embeddings().weight, head.weight]
@@ -143,15 +144,15 @@ def check_outputs(backbone: PreTrainedModel) -> None:
     missing = [name for name in ("last_hidden_state", "past_key_values") if name not in outputs]
     if missing:
         raise ValueError(
-            f"{type(backbone).__name__} cannot serve as a backbone: its base model gives no {' and no '.join(missing)}"
-            ". Use a decoder with attention and a key-value cache."
+            f"{type(backbone).__name__} cannot serve as a backbone: its base model returns no "
+            f"{' and no '.join(missing)}. Use a decoder with attention and a key-value cache."
         )
 
 
 @torch.no_grad()
 def check_logits(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
     """
-    Checks on a few tokens that wrapper and backbone give the same logits.
+    Checks on a few tokens that wrapper and backbone compute the same logits.
 
     Args:
         model ([`PatchRecForCausalLM`]):
@@ -167,14 +168,14 @@ def check_logits(model: PreTrainedModel, backbone: PreTrainedModel) -> None:
         ours, theirs = (part(input_ids=ids, use_cache=False).logits.to(model.device) for part in (model, backbone))
     if not is_close(ours, theirs, tolerance=1e-2):
         raise ValueError(
-            f"{type(backbone).__name__} makes its logits in a way that this library does not know (largest "
+            f"{type(backbone).__name__} computes its logits in a way that this library does not reproduce (largest "
             f"difference {(ours - theirs).abs().max().item():.3g} on a few tokens), so it cannot serve as a backbone."
         )
 
 
 @contextmanager
 def eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    """Puts a model in evaluation mode and in its own precision inside the context."""
+    """Puts a model in evaluation mode, without autocast, inside the context."""
     training = model.training
     model.eval()
     try:

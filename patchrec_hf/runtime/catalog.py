@@ -1,4 +1,4 @@
-"""The catalog: which items exist, what they are called, and how each title reads as token ids."""
+"""The catalog: items with their ids and titles, and the titles as token ids."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False, repr=False)
 class Catalog:
     """
-    The items that can be recommended. An item's *index* is its place in the catalog; its *id* is the data set's own.
+    The items that can be recommended. An item's *index* is its position in the catalog. Its *id* comes from the data
+    set.
 
     Args:
         item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
-            The data set's ids, each once.
+            Item ids of the data set. Each id appears once.
         titles (`tuple[str, ...]`):
-            One title per item, in the same order. Two items may share a title.
+            One title per item, in the order of `item_ids`. Two items may share a title.
 
     Raises:
-        ValueError: If an id appears twice, a title is empty, or the two lengths differ.
+        ValueError: If an id appears twice, a title is empty, or the numbers of ids and titles differ.
 
     Example:
     ```python
@@ -59,8 +60,8 @@ class Catalog:
         for item_id, title in zip(self.item_ids, self.titles, strict=True):
             if not isinstance(title, str) or not title.strip():
                 raise ValueError(
-                    f"Item {item_id} has an empty title ({title!r}); an item is its title, so give it one "
-                    "or leave the item out."
+                    f"Item {item_id} has an empty title ({title!r}). The model reads an item as its title: give it "
+                    "one, or leave the item out."
                 )
 
     @classmethod
@@ -68,7 +69,7 @@ class Catalog:
         """Builds a catalog from a mapping of item id (a whole number) to title."""
         for item_id in titles:
             if not isinstance(item_id, (int, np.integer)):
-                raise TypeError(f"An item id is a whole number, got {item_id!r}. Number the items.")
+                raise TypeError(f"An item id must be a whole number, got {item_id!r}. Number the items.")
         return cls(np.fromiter(titles, dtype=np.int64, count=len(titles)), tuple(titles.values()))
 
     @classmethod
@@ -95,23 +96,23 @@ class Catalog:
 
     def with_items(self, titles: dict[int, str]) -> Catalog:
         """
-        This catalog with further items at its end.
+        Returns a catalog with these items, followed by new ones.
 
         Args:
             titles (`dict[int, str]`):
-                Item id to title.
+                The new items: item id to title.
 
         Raises:
-            ValueError: If an id is taken, a title is empty, or there is no item.
+            ValueError: If an id is already in the catalog, a title is empty, or `titles` is empty.
         """
-        more = Catalog.from_titles(titles)
-        taken = np.intersect1d(self.item_ids, more.item_ids)
+        new_items = Catalog.from_titles(titles)
+        taken = np.intersect1d(self.item_ids, new_items.item_ids)
         if len(taken) > 0:
             raise ValueError(
                 f"Item id {taken[0]} is taken by {self.titles[int(self.indices_of(taken[:1])[0])]!r}. Number new "
-                f"items from {self.item_ids.max() + 1} on."
+                f"items from {self.item_ids.max() + 1} upward."
             )
-        return Catalog(np.concatenate([self.item_ids, more.item_ids]), (*self.titles, *more.titles))
+        return Catalog(np.concatenate([self.item_ids, new_items.item_ids]), (*self.titles, *new_items.titles))
 
     def __repr__(self) -> str:
         first = ", ".join(map(repr, self.titles[:3]))
@@ -137,7 +138,7 @@ class Catalog:
 
         Args:
             item_ids (`Sequence[int]`):
-                Ids of the data set.
+                Item ids of the data set.
 
         Returns:
             `numpy.ndarray` of int64, one index per id.
@@ -146,41 +147,41 @@ class Catalog:
             KeyError: If an id is not in the catalog.
             TypeError: If an id is not a whole number.
         """
-        wanted = np.asarray(item_ids)
-        if wanted.size == 0:
+        ids = np.asarray(item_ids)
+        if ids.size == 0:
             return np.empty(0, dtype=np.int64)
-        if wanted.dtype.kind not in "iu":
-            raise TypeError(f"Item ids must be whole numbers, got {wanted.flat[0]!r} ({wanted.dtype}).")
-        found = self._order[np.searchsorted(self.item_ids, wanted, sorter=self._order).clip(max=len(self) - 1)]
-        unknown = self.item_ids[found] != wanted
-        if unknown.any():
+        if ids.dtype.kind not in "iu":
+            raise TypeError(f"Item ids must be whole numbers, got {ids.flat[0]!r} ({ids.dtype}).")
+        indices = self._order[np.searchsorted(self.item_ids, ids, sorter=self._order).clip(max=len(self) - 1)]
+        is_unknown = self.item_ids[indices] != ids
+        if is_unknown.any():
             raise KeyError(
-                f"Item id {wanted[unknown][0]} is not in the catalog of {len(self)} items. Add it to the "
+                f"Item id {ids[is_unknown][0]} is not in the catalog of {len(self)} items. Add it to the "
                 "items table (`Catalog.with_items`), or drop the interactions that name it."
             )
-        return found
+        return indices
 
     def check_same_titles(self, other: Catalog) -> None:
         """
-        Checks that another catalog calls no item of this one by another title.
+        Checks that an item id that is in both catalogs has the same title in both.
 
         Raises:
-            ValueError: If it does: the ids of the two mean different items.
+            ValueError: If an id has two titles, so that it names different items.
         """
         titles = dict(zip(other.item_ids.tolist(), other.titles, strict=True))
         for item_id, title in zip(self.item_ids.tolist(), self.titles, strict=True):
             if titles.get(item_id, title) != title:
                 raise ValueError(
-                    f"Item {item_id} is {title!r} in one catalog and {titles[item_id]!r} in the other: they are of "
-                    "different data sets."
+                    f"Item {item_id} is {title!r} in one catalog and {titles[item_id]!r} in the other. The "
+                    "catalogs belong to different data sets."
                 )
 
     def indices_of_title(self, title: str) -> list[int]:
-        """Catalog indices of every item with exactly this title; empty if there is none."""
+        """Returns the catalog indices of all items with exactly this title; an empty list if there are none."""
         return self._indices_by_title.get(title, [])
 
     def num_shared_titles(self) -> int:
-        """Number of items whose title another item has too."""
+        """Number of items that share their title with another item."""
         return sum(len(indices) for indices in self._indices_by_title.values() if len(indices) > 1)
 
 
@@ -193,7 +194,7 @@ class TitleTokens:
         ids (`numpy.ndarray` of shape `(num_tokens,)`, int64):
             The tokens of all titles, one title after the other.
         offsets (`numpy.ndarray` of shape `(num_titles + 1,)`, int64):
-            Where each title starts.
+            Index in `ids` of each title's first token, then the end of the last title.
     """
 
     ids: np.ndarray
@@ -211,37 +212,37 @@ class TitleTokens:
         return np.diff(self.offsets)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
-        """The tokens of the titles at `indices`, one title after the other."""
+        """Returns the tokens of the titles at `indices`, one title after the other."""
         lengths = self.lengths[indices]
         return self.ids[np.repeat(self.offsets[indices], lengths) + ragged_arange(lengths)]
 
     def checksum(self, indices: np.ndarray) -> int:
-        """A number that says which titles stand at `indices`, the same on every machine."""
+        """Checksum of the titles at `indices`, the same on every machine."""
         return zlib.crc32(self.gather(indices).tobytes())
 
     def extended(self, more: TitleTokens) -> TitleTokens:
-        """These titles, and then those of `more`."""
+        """Returns these titles, followed by the titles of `more`."""
         return TitleTokens(
             np.concatenate([self.ids, more.ids]), np.concatenate([self.offsets, self.offsets[-1] + more.offsets[1:]])
         )
 
     def num_prefix_titles(self) -> int:
-        """Number of titles whose tokens begin another, longer title."""
-        # In lexicographic order, a title that begins any other title begins the next different one.
+        """Number of titles whose tokens are a prefix of another, longer title."""
+        # In lexicographic order, a prefix of any other title is a prefix of the next different title.
         unique = sorted({tuple(self[index].tolist()) for index in range(len(self))})
         prefixes = {short for short, long in pairwise(unique) if long[: len(short)] == short}
         return sum(tuple(self[index].tolist()) in prefixes for index in range(len(self)))
 
 
 def ragged_arange(lengths: np.ndarray) -> np.ndarray:
-    """`[0..lengths[0]), [0..lengths[1]), …` in one flat int64 array."""
+    """Concatenates the ranges `[0..lengths[0]), [0..lengths[1]), …` into one flat int64 array."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
 def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> TitleTokens:
     """
-    Tokenizes each title once. A title is data: nothing in it may act as markup of the prompt.
+    Tokenizes each title once. A title is data: no token in it may act as markup of the prompt.
 
     Args:
         titles (`Iterable[str]`):
@@ -253,8 +254,8 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
         [`TitleTokens`]
 
     Raises:
-        ValueError: If a title tokenizes to nothing, or holds an added token that is not split, which could end the
-            turn or close the history.
+        ValueError: If a title is blank or tokenizes to nothing, or if it holds an added token that the tokenizer does
+            not split. Such a token could end the turn or close the history.
     """
     titles = list(titles)
     encoded = tokenizer(titles, add_special_tokens=False, split_special_tokens=True)["input_ids"] if titles else []
@@ -263,13 +264,13 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
     if is_blank.any():
         title = titles[int(np.flatnonzero(is_blank)[0])]
         raise ValueError(
-            f"The title {title!r} is blank or tokenizes to nothing with {type(tokenizer).__name__}; rename the item "
+            f"The title {title!r} is blank or tokenizes to nothing with {type(tokenizer).__name__}. Rename the item "
             "or leave it out."
         )
     ids = np.fromiter((token for title in encoded for token in title), dtype=np.int64, count=int(lengths.sum()))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-    # `split_special_tokens` leaves added tokens that are not marked special (`<think>`) whole. Runs of spaces are
-    # text, and so is what the vocabulary lacks, unless one token stands for that and for the end of a text.
+    # `split_special_tokens` does not split added tokens that are not marked special, such as `<think>`. Runs of
+    # spaces are text. The unknown token is text too, unless the same token begins or ends a text.
     added = {token_id for token, token_id in tokenizer.get_added_vocab().items() if not token.isspace()}
     markup = added | set(tokenizer.all_special_ids)
     if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id):

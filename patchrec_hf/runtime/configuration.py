@@ -1,6 +1,7 @@
-"""Configuration of a PatchRec model: the backbone's own configuration, and which token holds the place of a patch."""
+"""Configuration of a PatchRec model: the backbone's configuration, and the token that marks a patch."""
 
-# No `from __future__ import annotations`: `strict` checks values by their annotations, and lets strings pass.
+# No `from __future__ import annotations`: `strict` checks values against their annotations, and skips annotations that
+# are strings.
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -17,14 +18,15 @@ class PatchRecConfig(PreTrainedConfig):
 
     Args:
         text_config ([`~transformers.PreTrainedConfig`] or `dict`, *optional*):
-            The backbone's configuration, of any decoder-only causal language model. Llama's defaults if not given.
+            Configuration of the backbone, which may be any decoder-only causal language model. If not given, Llama's
+            defaults.
         patch_token_id (`int`, *optional*):
             Id of `<|patch|>`.
         tie_word_embeddings (`bool`, *optional*):
             Copied from the backbone.
         format_version (`int`, *optional*):
-            Format of the checkpoint that the configuration was read from: 0 if it was written before formats had a
-            version. Checkpoints are always written in the current format.
+            Format of the checkpoint that the configuration was read from; 0 if the checkpoint was written before
+            formats had a version. Checkpoints are always written in the current format.
 
     Raises:
         ValueError: If a newer version of the library wrote the configuration.
@@ -52,6 +54,6 @@ class PatchRecConfig(PreTrainedConfig):
 
     @property
     def decoder_config(self) -> PreTrainedConfig:
-        """What describes the decoder's layers; in a multimodal backbone's configuration it lies one level deeper."""
+        """Configuration of the decoder's layers. A multimodal backbone's configuration holds it one level deeper."""
         text_config: Any = self.text_config
         return text_config.get_text_config()

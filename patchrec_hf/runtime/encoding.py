@@ -1,4 +1,4 @@
-"""Encoded examples: one history as arrays, and many of them as padded tensors."""
+"""Encoded histories: one history as arrays, and a batch of histories as padded tensors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ IGNORED_LABEL = -100
 
 class TokenCounts(NamedTuple):
     """
-    Positions that an input takes, counted in three ways.
+    Number of positions that an input takes, counted in three ways.
 
     Args:
         titles (`int`):
-            Title tokens and patches; separators ignored (the paper's count).
+            Title tokens and patches, without separators (the paper's count).
         history (`int`):
-            The history as fed, with its separators.
+            The history as the model reads it, with its separators.
         prompt (`int`):
-            The whole prompt as fed.
+            The whole prompt as the model reads it.
     """
 
     titles: int
@@ -34,24 +34,24 @@ class TokenCounts(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class EncodedHistory:
     """
-    One history, and its target if it has one, as arrays. All arrays are int64.
+    One history as arrays, with its target if it has one. All arrays are int64.
 
     Args:
         input_ids (`numpy.ndarray` of shape `(T,)`):
-            Prompt, then response; `<|patch|>` where a patch stands.
+            The prompt, then the response. Each patch is one `<|patch|>`.
         prompt_length (`int`):
-            How many of `input_ids` are prompt.
+            Number of prompt tokens in `input_ids`.
         patch_token_ids (`numpy.ndarray` of shape `(N,)`):
             The title tokens that are folded into patches, in the order of `patch_positions`.
         patch_positions (`numpy.ndarray` of shape `(N,)`):
-            The position in `input_ids` of the patch that each token is folded into, ascending.
+            For each folded token, the position of its patch in `input_ids`; ascending.
         patch_divisors (`numpy.ndarray` of shape `(N,)`):
-            What each token's embedding is divided by: the title's length, times the number of items for a session
-            patch.
+            For each folded token, the divisor of its embedding: the length of its title, times the number of items
+            for a session patch.
         counts ([`TokenCounts`]):
-            What the prompt takes.
+            Counts of the prompt.
         text_counts ([`TokenCounts`]):
-            What it would take with every item as text.
+            Counts of the same prompt with every item as text.
     """
 
     input_ids: np.ndarray
@@ -64,36 +64,37 @@ class EncodedHistory:
 
 
 def pad_histories(
-    examples: Sequence[EncodedHistory], pad_id: int, padding_side: Literal["left", "right"] = "right"
+    histories: Sequence[EncodedHistory], pad_id: int, padding_side: Literal["left", "right"] = "right"
 ) -> dict[str, torch.Tensor]:
     """
-    Fills examples up to one shape. All tensors are int64, batch first.
+    Pads encoded histories to one shape. All tensors are int64, batch first.
 
     Args:
-        examples (`Sequence[EncodedHistory]`):
-            B examples; T is the longest one's length, N the largest number of folded tokens and S the longest
-            response's length.
+        histories (`Sequence[EncodedHistory]`):
+            B encoded histories. T is the length of the longest one, N the largest number of folded tokens, and S the
+            length of the longest response.
         pad_id (`int`):
-            Fills `input_ids`.
+            Token that pads `input_ids`.
         padding_side (`"left"` or `"right"`, *optional*, defaults to `"right"`):
-            Where `input_ids` are filled up; the other tensors are always filled up on the right.
+            Side on which `input_ids`, `attention_mask` and `labels` are padded. The other tensors are always padded on
+            the right.
 
     Returns:
         `dict[str, torch.Tensor]`:
-            - `input_ids`, `attention_mask`, `labels` of shape `(B, T)`; labels are -100 outside the response.
-            - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(B, N)`; the divisor of padding is 0.
-            - `supervised_positions`, `shift_labels` of shape `(B, S)`: the positions whose next token is a label, and
-              those tokens; padding is 0 and -100.
+            - `input_ids`, `attention_mask`, `labels` of shape `(B, T)`. Labels are -100 outside the response.
+            - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(B, N)`. Padding has the divisor 0.
+            - `supervised_positions`, `shift_labels` of shape `(B, S)`: each position whose next token is a label, and
+              that token. Padding is 0 in the first tensor and -100 in the second.
 
     Raises:
-        ValueError: If there are no examples.
+        ValueError: If there are no histories.
     """
-    if not examples:
+    if not histories:
         raise ValueError("There is nothing to pad: the rows hold no history, or no target position.")
-    lengths = [len(example.input_ids) for example in examples]
+    lengths = [len(history.input_ids) for history in histories]
     longest = max(lengths)
     shifts = [longest - length if padding_side == "left" else 0 for length in lengths]
-    responses = [example.input_ids[example.prompt_length :] for example in examples]
+    responses = [history.input_ids[history.prompt_length :] for history in histories]
 
     def stack(arrays: Sequence[np.ndarray], fill: int, offsets: Sequence[int] | None = None) -> torch.Tensor:
         stacked = np.full((len(arrays), max(map(len, arrays))), fill, dtype=np.int64)
@@ -102,8 +103,8 @@ def pad_histories(
             stacked[row, offset : offset + len(array)] = array
         return torch.from_numpy(stacked)
 
-    input_ids = stack([example.input_ids for example in examples], pad_id, shifts)
-    response_starts = [shift + example.prompt_length for shift, example in zip(shifts, examples, strict=True)]
+    input_ids = stack([history.input_ids for history in histories], pad_id, shifts)
+    response_starts = [shift + history.prompt_length for shift, history in zip(shifts, histories, strict=True)]
     labels = np.full(input_ids.shape, IGNORED_LABEL, dtype=np.int64)
     for row, (start, response) in enumerate(zip(response_starts, responses, strict=True)):
         labels[row, start : start + len(response)] = response
@@ -112,11 +113,11 @@ def pad_histories(
         "input_ids": input_ids,
         "attention_mask": stack([np.ones(length, dtype=np.int64) for length in lengths], 0, shifts),
         "labels": torch.from_numpy(labels),
-        "patch_token_ids": stack([example.patch_token_ids for example in examples], pad_id),
+        "patch_token_ids": stack([history.patch_token_ids for history in histories], pad_id),
         "patch_positions": stack(
-            [example.patch_positions + shift for example, shift in zip(examples, shifts, strict=True)], 0
+            [history.patch_positions + shift for history, shift in zip(histories, shifts, strict=True)], 0
         ),
-        "patch_divisors": stack([example.patch_divisors for example in examples], 0),
+        "patch_divisors": stack([history.patch_divisors for history in histories], 0),
         "supervised_positions": stack(
             [start - 1 + np.arange(len(response)) for start, response in zip(response_starts, responses, strict=True)],
             0,

@@ -1,4 +1,4 @@
-"""Files of a checkpoint and of the Hub: names, format version, keyword arguments, and the token to push with."""
+"""Files of checkpoints and of the Hub: names, format version, keyword arguments, and the token for pushing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers.utils import cached_file
 
 CATALOG_NAME = "catalog.parquet"
 FORMAT_VERSION = 1
-"""Version of the format of checkpoints. It rises when an older version of the library could misread a checkpoint."""
+"""Version of the checkpoint format. It rises with each change that an older version of the library could misread."""
 
 _PUSH_KWARGS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -20,7 +20,7 @@ _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revi
 
 def find_file(name_or_path: str | os.PathLike, file: str, kwargs: Mapping[str, Any]) -> str:
     """
-    Finds a file of a directory, or downloads it from a repository of the Hub.
+    Finds a file in a directory, or downloads it from a repository of the Hub.
 
     Args:
         name_or_path (`str` or `os.PathLike`):
@@ -28,7 +28,7 @@ def find_file(name_or_path: str | os.PathLike, file: str, kwargs: Mapping[str, A
         file (`str`):
             Name of the file.
         kwargs (`Mapping[str, Any]`):
-            Keyword arguments of a `from_pretrained`; those that choose files on the Hub are used.
+            Keyword arguments of a `from_pretrained`. Only the arguments that choose files on the Hub are used.
 
     Returns:
         `str`: path of the file.
@@ -45,9 +45,9 @@ def check_format_version(version: int, name: str) -> None:
 
     Args:
         version (`int`):
-            The file's `format_version`; 0 for files that were written before formats had a version.
+            The file's `format_version`; 0 for a file that was written before formats had a version.
         name (`str`):
-            The file, for the message.
+            Name of the file, for the error message.
 
     Raises:
         ValueError: If a newer version of the library wrote the file.
@@ -61,11 +61,11 @@ def check_format_version(version: int, name: str) -> None:
 
 def require_token(token: str | None = None) -> None:
     """
-    Checks that there is a token to push to the Hub with, before anything is computed.
+    Checks that there is a token for pushing to the Hub, before anything is computed.
 
     Args:
         token (`str`, *optional*):
-            A token. If not given, the environment's token or the one of `hf auth login` counts.
+            A token. If not given, the token of the environment or of `hf auth login` is used.
 
     Raises:
         ValueError: If there is no token.
@@ -79,13 +79,13 @@ def require_token(token: str | None = None) -> None:
 
 def push_kwargs(save_directory: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Picks the arguments of `push_to_hub` from those of `save_pretrained`. transformers would upload only the files that
-    it has written itself, so the catalog would be missing; the caller pushes after it has written the catalog.
+    Selects the arguments for `push_to_hub` from the arguments of `save_pretrained`. transformers would upload only the
+    files that it writes, and leave out the catalog. So the caller writes the catalog first, and then pushes.
     """
     name = os.path.basename(os.path.abspath(save_directory))
     return {"repo_id": name, **{key: kwargs[key] for key in _PUSH_KWARGS if key in kwargs}}
 
 
 def hub_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Picks the keyword arguments of a `from_pretrained` that choose files on the Hub."""
+    """Selects the keyword arguments of a `from_pretrained` that choose files on the Hub."""
     return {key: kwargs[key] for key in _HUB_KWARGS if key in kwargs}

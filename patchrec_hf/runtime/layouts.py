@@ -1,4 +1,4 @@
-"""Layouts: which item of a history gets which granularity. Pure integers; nothing here knows tokens or tensors."""
+"""Layouts: the granularity of each item in a history. They work with integers only, not with tokens or tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Granularity = Literal["text", "item_patch", "session_patch"]
 
 class Segment(NamedTuple):
     """
-    A run of consecutive items that are laid out alike.
+    A run of consecutive items with the same granularity.
 
     Args:
         granularity (`"text"`, `"item_patch"` or `"session_patch"`):
@@ -33,7 +33,7 @@ class Segment(NamedTuple):
 
 
 class Layout(Protocol):
-    """What [`PatchRecProcessor`] asks of a layout. Items that no segment covers are left out of the prompt."""
+    """Interface of the layouts of [`PatchRecProcessor`]. Items that no segment covers are left out of the prompt."""
 
     name: ClassVar[str]
 
@@ -45,7 +45,7 @@ class Layout(Protocol):
             num_items (`int`):
                 Length of the history.
             seed (`Sequence[int]`):
-                What a random layout draws from: equal seeds give equal draws. The others ignore it.
+                Seed of a random layout: equal seeds give equal draws. Other layouts ignore it.
 
         Returns:
             `list[Segment]`: ascending, without overlap.
@@ -69,7 +69,7 @@ def _require_probability(value: float) -> None:
 
 @dataclass(frozen=True)
 class TextLayout:
-    """Every item as its title: the uncompressed baseline, which the paper calls vanilla."""
+    """Every item as its title tokens: the uncompressed baseline, which the paper calls vanilla."""
 
     name: ClassVar[str] = "text"
 
@@ -84,7 +84,7 @@ class ItemPatchLayout:
 
     Args:
         num_text_items (`int`, *optional*, defaults to `5`):
-            How many of the latest items stay text.
+            Number of latest items that stay text.
     """
 
     num_text_items: int = 5
@@ -108,10 +108,10 @@ class SessionPatchLayout:
         group_size (`int`, *optional*, defaults to `5`):
             Items per group.
         align (`"latest"` or `"oldest"`, *optional*, defaults to `"latest"`):
-            Where the groups are counted from. `"latest"` is the paper's: groups end at the newest item, so the oldest
-            session may be short and every new interaction shifts all sessions. `"oldest"` counts sessions from the
-            start of the history, so that a closed session never changes; the items after the last full session (fewer
-            than `group_size`) are item patches too.
+            End of the history from which groups are counted. With `"latest"`, as in the paper, groups end at the
+            newest item: the oldest session may be short, and every new interaction shifts all sessions. With
+            `"oldest"`, sessions start at the oldest item: a full session never changes, and the items after the last
+            full session (fewer than `group_size`) are item patches too.
     """
 
     group_size: int = 5
@@ -128,7 +128,7 @@ class SessionPatchLayout:
         patch_start = max(0, text_start - self.group_size)
         if self.align == "oldest":
             patch_start -= patch_start % self.group_size
-        # The first cut is 0 or, counted from the newest item, the short oldest session's end.
+        # If the oldest session is short, it ends at `first`. Otherwise `first` is 0.
         first = patch_start % self.group_size
         cuts = sorted({0, *range(first, patch_start + 1, self.group_size)})
         sessions = [Segment("session_patch", start, stop) for start, stop in pairwise(cuts)]
@@ -140,11 +140,11 @@ class SessionPatchLayout:
 @dataclass(frozen=True)
 class RandomPatchLayout:
     """
-    Patch pre-training: each item is a patch with the given probability, and text otherwise.
+    Layout of patch pre-training: each item is a patch with the given probability, and text otherwise.
 
     Args:
         probability (`float`):
-            Chance of each item, drawn on its own, to be compressed.
+            Probability that an item is compressed, drawn independently for each item.
     """
 
     probability: float
@@ -163,12 +163,12 @@ class RandomPatchLayout:
 @dataclass(frozen=True)
 class DropLayout:
     """
-    Drops each item with the given probability and keeps the others as text: the control of the paper's Table 4, fewer
-    tokens without patches. The newest item is always kept.
+    Drops each item with the given probability, and keeps the others as text. The newest item is always kept. This is
+    the control of the paper's Table 4: fewer tokens without patches.
 
     Args:
         probability (`float`):
-            Chance of each item but the newest, drawn on its own, to be left out.
+            Probability that an item is dropped, drawn independently for each item except the newest.
     """
 
     probability: float
@@ -193,22 +193,22 @@ _LAYOUTS = (TextLayout, ItemPatchLayout, SessionPatchLayout, RandomPatchLayout, 
 
 
 def layout_to_dict(layout: Layout) -> dict[str, Any]:
-    """A layout as JSON-ready values, for the checkpoint."""
+    """Returns a layout as JSON-ready values, for the checkpoint."""
     return {"name": layout.name, **asdict(layout)}  # type: ignore[call-overload]
 
 
 def layout_from_dict(values: dict[str, Any]) -> Layout:
     """
-    The layout that [`layout_to_dict`] wrote.
+    Returns the layout that [`layout_to_dict`] wrote.
 
     Raises:
-        ValueError: If no layout has that name.
+        ValueError: If no layout of this library has that name.
     """
     for layout_class in _LAYOUTS:
         if layout_class.name == values.get("name"):
             return layout_class(**{key: value for key, value in values.items() if key != "name"})
     known = ", ".join(repr(layout_class.name) for layout_class in _LAYOUTS)
     raise ValueError(
-        f"Unknown layout {values.get('name')!r}; known layouts are {known}. Pass one of your own as "
-        "`layout` of `PatchRecProcessor.from_pretrained`."
+        f"Unknown layout {values.get('name')!r}; known layouts are {known}. Pass a layout of your own "
+        "as `layout` of `PatchRecProcessor.from_pretrained`."
     )

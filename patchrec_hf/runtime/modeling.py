@@ -1,4 +1,4 @@
-"""PatchRec's models: any decoder-only backbone, whose input embeddings are spliced with patches."""
+"""PatchRec's models: a decoder-only backbone that reads patches among the embeddings of its text tokens."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from .tree_attention import TreeAttentionMixin
 
 
 class PatchRecPreTrainedModel(PreTrainedModel):
-    """What the two models below share: how transformers names, saves and moves them."""
+    """Base class of the two models below. It defines how transformers names, saves and moves them."""
 
     config_class = PatchRecConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    # The backbone checks for itself what it supports; nothing else here attends.
+    # The backbone checks its own support. No other part of these models computes attention.
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -46,7 +46,7 @@ class PatchRecPreTrainedModel(PreTrainedModel):
 
 class PatchRecModel(PatchRecPreTrainedModel):
     """
-    The backbone without its head, fed with text tokens and patches.
+    The backbone without its head. It reads text tokens and patches.
 
     Args:
         config ([`PatchRecConfig`]):
@@ -76,21 +76,21 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patch_divisors: torch.Tensor,
     ) -> torch.Tensor:
         """
-        Embeds text tokens and folds title tokens into patches, as the paper aggregates them.
+        Embeds text tokens, and folds title tokens into patches as in the paper.
 
-        An item patch is the mean of its title's token embeddings; a session patch is the mean of its item patches.
-        Both are one weighted sum over title tokens. The embedding module is called once, on the unique ids: so it may
-        be sharded, adapted or scaled, and its gradient has one row per token of the vocabulary that occurs.
+        An item patch is the mean of its title's token embeddings. A session patch is the mean of its item patches.
+        Both are a weighted sum over title tokens. The embedding module is called once, on the unique ids. So it may be
+        sharded, adapted or scaled, and its gradient has one row for each distinct token of the input.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
-                Text tokens, and `<|patch|>` where a patch stands.
+                Text tokens, and one `<|patch|>` for each patch.
             patch_token_ids (`torch.LongTensor` of shape `(B, N)`):
                 The title tokens that are folded into patches.
             patch_positions (`torch.LongTensor` of shape `(B, N)`):
-                The position, in `[0, T)`, of the patch that each of them is folded into; ascending in each row.
+                For each folded token, the position of its patch, in `[0, T)`; ascending in each row.
             patch_divisors (`torch.LongTensor` of shape `(B, N)`):
-                What each token's embedding is divided by; 0 marks padding.
+                For each folded token, the divisor of its embedding; 0 marks padding.
 
         Returns:
             `torch.Tensor` of shape `(B, T, H)`, in the embedding's dtype.
@@ -102,20 +102,20 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
         embeds = rows[text_rows]
         is_patch = (input_ids == self.config.patch_token_id).flatten()
-        places = is_patch.nonzero().squeeze(1)
-        if len(places) > 0:
+        patch_indices = is_patch.nonzero().squeeze(1)
+        if len(patch_indices) > 0:
             is_token = patch_divisors > 0
-            # In low precision three thirds are not one, so patches are summed in float32.
+            # Patches are summed in float32: in low precision, the weights of a patch do not add up to 1.
             weights = torch.where(is_token, 1.0 / patch_divisors.clamp(min=1).float(), 0.0)
-            # One bag a placeholder. Padding goes to its row's end, with weight 0, so that the bags ascend.
+            # One bag per placeholder. Padding has weight 0 and goes to the end of its row, so that the bags ascend.
             row_starts = length * torch.arange(batch_size, device=input_ids.device)[:, None]
-            place_of_token = torch.where(is_token, patch_positions, length - 1) + row_starts
-            bags = (is_patch.cumsum(0) - 1).clamp(min=0)[place_of_token.flatten()]
-            bag_starts = torch.searchsorted(bags, torch.arange(len(places), device=bags.device))
+            index_of_token = torch.where(is_token, patch_positions, length - 1) + row_starts
+            bags = (is_patch.cumsum(0) - 1).clamp(min=0)[index_of_token.flatten()]
+            bag_starts = torch.searchsorted(bags, torch.arange(len(patch_indices), device=bags.device))
             patches = F.embedding_bag(
                 patch_rows, rows.float(), bag_starts, mode="sum", per_sample_weights=weights.flatten()
             )
-            embeds = embeds.index_put((places,), patches.to(embeds.dtype))
+            embeds = embeds.index_put((patch_indices,), patches.to(embeds.dtype))
         return embeds.view(batch_size, length, -1)
 
     @can_return_tuple
@@ -145,27 +145,30 @@ class PatchRecModel(PatchRecPreTrainedModel):
             supervised_positions (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 If given, `last_hidden_state` holds only these positions, in shape `(B, S, H)`.
             subtree_end, chunk_ancestors (`torch.LongTensor`, *optional*):
-                Those of a packed batch, which comes without `attention_mask` (see [`pack_histories`]).
+                Tensors of a packed batch, which has no `attention_mask` (see [`pack_histories`]).
             position_ids, past_key_values, inputs_embeds, **kwargs:
                 As the backbone takes them.
 
         Raises:
-            ValueError: If `input_ids` holds `<|patch|>` but no patch tensors are given, not exactly one of `input_ids`
-                and `inputs_embeds` is given, or a packed batch lacks a part or meets attention that takes no mask.
+            ValueError: If `input_ids` holds `<|patch|>` but no patch tensors are given, if not exactly one of
+                `input_ids` and `inputs_embeds` is given, or if a packed batch is incomplete or the attention
+                implementation takes no mask for it.
         """
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give exactly one of `input_ids` and `inputs_embeds`.")
+            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
         if input_ids is not None:
             if patch_token_ids is not None and patch_positions is not None and patch_divisors is not None:
                 inputs_embeds = self.prepare_inputs_embeds(input_ids, patch_token_ids, patch_positions, patch_divisors)
             elif any(tensor is not None for tensor in (patch_token_ids, patch_positions, patch_divisors)):
-                raise ValueError("`patch_token_ids`, `patch_positions`, `patch_divisors`: one is missing.")
+                raise ValueError(
+                    "Pass `patch_token_ids`, `patch_positions` and `patch_divisors` together; one is missing."
+                )
             else:
                 if not _holds_prompt(past_key_values) and (input_ids == self.config.patch_token_id).any():
                     raise ValueError(
-                        f"`input_ids` holds {PATCH_TOKEN} but no patch tensors came with it, so its patches would be "
-                        "the placeholder's own embedding. Pass `patch_token_ids`, `patch_positions` and "
-                        "`patch_divisors` as the processor and the collators make them."
+                        f"`input_ids` holds {PATCH_TOKEN} but no patch tensors were passed, so the model would read "
+                        "the placeholder's embedding. Pass `patch_token_ids`, `patch_positions` and `patch_divisors` "
+                        "as the processor and the collators make them."
                     )
                 inputs_embeds = self.get_input_embeddings()(input_ids)
         if subtree_end is not None:
@@ -194,14 +197,14 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
 class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, GenerationMixin):
     """
-    A causal language model that reads patches: [`PatchRecModel`] and the backbone's own head.
+    A causal language model that reads patches: [`PatchRecModel`] and the backbone's head.
 
     Args:
         config ([`PatchRecConfig`]):
             The model's configuration.
         backbone ([`~transformers.PreTrainedModel`], *optional*):
-            The causal language model whose modules are taken over. Built from `config.text_config` if not given. Use
-            [`PatchRecForCausalLM.from_backbone`] to start from one.
+            The causal language model whose modules the model uses. Built from `config.text_config` if not given. To
+            start from a backbone, use [`PatchRecForCausalLM.from_backbone`].
     """
 
     def __init__(self, config: PatchRecConfig, backbone: PreTrainedModel | None = None) -> None:
@@ -211,7 +214,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         decoder: Any = backbone.base_model
         self.model = PatchRecModel(config, decoder)
         self.lm_head = backbone.get_output_embeddings()
-        # Every backbone names its embedding table in its own way.
+        # Backbones name their embedding tables differently.
         embeddings = self.get_input_embeddings()
         table = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{table}.weight"} if config.tie_word_embeddings else {}
@@ -223,17 +226,17 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
     ) -> PatchRecForCausalLM:
         """
         Loads a PatchRec checkpoint; see [`~transformers.PreTrainedModel.from_pretrained`]. Weights are read from
-        safetensors only, unless `use_safetensors` says otherwise.
+        safetensors only, unless `use_safetensors` is set otherwise.
 
         Raises:
-            ValueError: If the checkpoint is of another kind.
+            ValueError: If the checkpoint is not a PatchRec checkpoint.
         """
         kwargs.setdefault("use_safetensors", True)
         if kwargs.get("config") is None:
             config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))
             if config.get("model_type") != PatchRecConfig.model_type:
                 raise ValueError(
-                    f"{pretrained_model_name_or_path} is not a PatchRec checkpoint but one of type "
+                    f"{pretrained_model_name_or_path} is not a PatchRec checkpoint: its model type is "
                     f"{config.get('model_type')!r}. To start from it, use `PatchRecForCausalLM.from_backbone`."
                 )
         return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
@@ -246,38 +249,38 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         **kwargs: Any,
     ) -> PatchRecForCausalLM:
         """
-        Makes a PatchRec model of any decoder-only causal language model.
+        Makes a PatchRec model from any decoder-only causal language model.
 
-        The special tokens are added to the tokenizer where it lacks them, and the embeddings of those that are new to
-        the backbone start as the mean of all embeddings.
+        The special tokens are added to the tokenizer if it lacks them. The embeddings of special tokens that are new
+        to the backbone start as the mean of all embeddings.
 
         Args:
             backbone (`str`, `os.PathLike` or [`~transformers.PreTrainedModel`]):
-                A repository of the Hub, a directory, or a causal language model, whose modules are taken over.
+                A repository of the Hub, a directory, or a causal language model, whose modules the new model uses.
             tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-                The backbone's tokenizer, changed in place. Loaded from `backbone` if that is a path. A special token
-                that the tokenizer of a given model already has counts as trained if the embedding table has a row for
-                it.
+                The backbone's tokenizer, changed in place. If `backbone` is a path, it may be left out, and is
+                loaded from there. If `backbone` is a model, a special token that its tokenizer already has counts as
+                trained if the embedding table has a row for it.
             **kwargs:
-                Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`] where `backbone` is a path.
+                Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`] if `backbone` is a path.
                 `use_safetensors` is `True` if not given: weights in pickles are refused. To train all weights, pass
-                `dtype="float32"` unless they were saved so.
+                `dtype="float32"` unless the weights were saved in float32.
 
         Returns:
             [`PatchRecForCausalLM`]
 
         Raises:
-            ValueError: If the model is not a decoder-only causal language model with a key-value cache, a model is
-                given without its tokenizer, or its logits are made in a way that this wrapper does not reproduce
-                (checked on a few tokens).
+            ValueError: If the model is not a decoder-only causal language model with a key-value cache, if a model is
+                given without its tokenizer, or if the backbone computes its logits in a way that this wrapper does
+                not reproduce (checked on a few tokens).
         """
         backbone, tokenizer = load_backbone(backbone, tokenizer, **kwargs)
         patch_token_id = tokenizer.get_vocab()[PATCH_TOKEN]
-        # A composite configuration resets the implementations of the one it is given.
+        # A composite configuration resets the implementations in its sub-configuration, so they are restored below.
         attention, experts = backbone.config._attn_implementation, backbone.config._experts_implementation
         config = PatchRecConfig(text_config=backbone.config, patch_token_id=patch_token_id, dtype=backbone.dtype)
         config._attn_implementation, backbone.config._experts_implementation = attention, experts
-        config.name_or_path = backbone.config.name_or_path  # adapters name it as what they were trained on
+        config.name_or_path = backbone.config.name_or_path  # adapters save it as the name of their base model
         with no_init_weights():
             model = cls(config, backbone)
         quantizer = getattr(backbone, "hf_quantizer", None)
@@ -331,25 +334,26 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """
-        Scores next tokens.
+        Computes the logits of next tokens and, if there are labels, the loss.
 
         Args:
             input_ids, patch_token_ids, patch_positions, patch_divisors, supervised_positions (`torch.LongTensor`):
                 See [`PatchRecModel.forward`]. With `supervised_positions`, only those positions are projected.
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
-                Next tokens before shifting, -100 where there is none. Used where `shift_labels` is not given.
+                Next tokens before shifting, -100 where there is none. Used only if `shift_labels` is not given.
             shift_labels (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 The next token of each of `supervised_positions`, -100 where there is none.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to `0`):
-                How many of the last positions are projected; 0 for all. With `shift_labels`, those that have one are.
+                Number of last positions that are projected; 0 for all. With `shift_labels`, only the positions that
+                have a label are projected.
             attention_mask, position_ids, past_key_values, inputs_embeds:
                 As the backbone takes them.
             **kwargs:
-                What else a packed batch holds (see [`PatchRecModel.forward`]), and what the backbone takes.
+                Further tensors of a packed batch (see [`PatchRecModel.forward`]), and arguments of the backbone.
 
         Returns:
             [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: logits of shape `(B, T, V)`, `(B, S, V)` with
-            `supervised_positions`, or `(1, n, V)` with `shift_labels`: of the n positions that have one.
+            `supervised_positions`, or `(1, n, V)` with `shift_labels`, for the n positions that have a label.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         if supervised_positions is not None and labels is not None and shift_labels is None:
@@ -368,7 +372,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         )
         hidden_states = outputs.last_hidden_state
         if shift_labels is not None:
-            shift_labels = shift_labels.to(hidden_states.device)  # another where layers are shared out to several
+            shift_labels = shift_labels.to(hidden_states.device)  # another one if layers are on several devices
             has_label = shift_labels != IGNORED_LABEL
             hidden_states, shift_labels = hidden_states[has_label][None], shift_labels[has_label][None]
         else:
@@ -394,23 +398,23 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
 
     @property
     def max_length(self) -> int | None:
-        """Longest sequence that the backbone reads, in tokens; `None` if its configuration names none."""
+        """Longest sequence that the backbone reads, in tokens; `None` if its configuration sets no limit."""
         return getattr(self.config.decoder_config, "max_position_embeddings", None)
 
     def check_prompt(self, prompt: Prompt) -> None:
         """
-        Checks that a prompt marks patches as this model expects them.
+        Checks that a prompt marks patches with the token that this model expects.
 
         Args:
             prompt ([`Prompt`]):
                 The prompt of the processor that feeds the model.
 
         Raises:
-            ValueError: If model and prompt have different ids of `<|patch|>`.
+            ValueError: If model and prompt have different ids for `<|patch|>`.
         """
         if self.config.patch_token_id != prompt.patch_id:
             raise ValueError(
-                f"The model's {PATCH_TOKEN} is token {self.config.patch_token_id}, the processor's is "
+                f"The model's {PATCH_TOKEN} is token {self.config.patch_token_id}, but the processor's is "
                 f"{prompt.patch_id}: they were not made for each other. Make the model with "
                 "`from_backbone(backbone, processor.tokenizer)`, or load both from one checkpoint."
             )

@@ -1,4 +1,4 @@
-"""The processor: tokenizer + catalog + prompt + layout, which together turn a history into model inputs."""
+"""The processor: turns histories into model inputs with a tokenizer, a catalog, a prompt and a layout."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positio
 
 class PatchRecProcessor(ProcessorMixin):
     """
-    Everything that stands between item ids and model inputs. Saved with the checkpoint, so that a checkpoint
-    recommends without any other file.
+    Turns item ids into model inputs. The processor is saved with the checkpoint, so that a checkpoint recommends
+    without any other file.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -36,19 +36,19 @@ class PatchRecProcessor(ProcessorMixin):
         catalog ([`Catalog`]):
             The items that can be recommended.
         prompt ([`PromptTemplate`] or [`Prompt`]):
-            The words around the history; a template is rendered once, here.
+            The words around the history. The processor renders a template once, when it is made.
         layout ([`Layout`], *optional*, defaults to `ItemPatchLayout(5)`):
-            Which item gets which granularity, when fine-tuning, evaluating and recommending.
+            Granularity of each item in fine-tuning, evaluation and recommendation.
         max_history (`int`, *optional*, defaults to `100`):
-            Only the latest `max_history` items of a history are read, as in the paper. Rows are cut by whole items,
-            never by tokens.
+            Only the latest `max_history` items of a history are read, as in the paper. Histories are cut by whole
+            items, never by tokens.
         separate_patches (`bool`, *optional*, defaults to `True`):
             Whether a separator follows each patch, as in the paper.
 
     Raises:
-        ValueError: If the tokenizer lacks the special tokens or knows no token of any title, a title holds an added
-            token (see [`tokenize_titles`]) or tokenizes to nothing, or `max_history` is less than 1.
-        TypeError: If an argument is of another kind.
+        ValueError: If the tokenizer lacks the special tokens or knows no token of any title, if a title holds an added
+            token (see [`tokenize_titles`]) or tokenizes to nothing, or if `max_history` is less than 1.
+        TypeError: If an argument has the wrong type.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class PatchRecProcessor(ProcessorMixin):
         **kwargs: Any,
     ) -> PatchRecProcessor:
         """
-        Makes a processor with a backbone's tokenizer, to which the special tokens are added.
+        Loads a backbone's tokenizer, adds the special tokens to it, and makes a processor with it.
 
         Args:
             backbone (`str` or `os.PathLike`):
@@ -107,14 +107,15 @@ class PatchRecProcessor(ProcessorMixin):
         return ["tokenizer"]
 
     def with_layout(self, layout: Layout) -> PatchRecProcessor:
-        """The same processor with another layout."""
+        """Returns a copy of the processor with another layout."""
         other = copy.copy(self)
         other.layout = layout
         return other
 
     def with_catalog(self, catalog: Catalog) -> PatchRecProcessor:
         """
-        The same processor with other items to recommend: an item is its title, so new ones need no training.
+        Returns a copy of the processor with other items to recommend. The model reads an item as its title, so new
+        items need no training.
 
         Raises:
             ValueError: If a title holds an added token or tokenizes to nothing.
@@ -126,14 +127,14 @@ class PatchRecProcessor(ProcessorMixin):
         ```
         """
         other = copy.copy(self)
-        other.__dict__.pop("trie", None)  # it spells the former titles
+        other.__dict__.pop("trie", None)  # the cached trie spells the old titles
         other.catalog = catalog
         other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
         return other
 
     @cached_property
     def trie(self) -> TitleTrie:
-        """The title trie of the catalog, in which every title can be spelled. Built on first use."""
+        """The title trie of the catalog, which can spell every title. It is built on first use."""
         return build_trie(self.title_tokens, self.prompt.end_of_turn_id)
 
     def encode(
@@ -155,14 +156,14 @@ class PatchRecProcessor(ProcessorMixin):
             target (`int`, *optional*):
                 Catalog index of the item to predict. Without it there is no response.
             layout ([`Layout`], *optional*):
-                Overrides the processor's.
+                Replaces the processor's layout.
             seed (`Sequence[int]`, *optional*):
-                Seed of a random layout. If not given, the layout draws from the history itself (see
+                Seed of a random layout. If not given, the seed is computed from the history (see
                 [`TitleTokens.checksum`]).
             max_history (`int`, *optional*):
-                Overrides the processor's.
+                Replaces the processor's `max_history`.
             titles ([`TitleTokens`], *optional*):
-                The titles that `history` and `target` index. If not given, they are those of the catalog.
+                The titles that `history` and `target` index. If not given, the titles of the catalog.
 
         Returns:
             [`EncodedHistory`]
@@ -181,7 +182,7 @@ class PatchRecProcessor(ProcessorMixin):
         items, units, is_text = history[kept], unit_of_item[kept], is_text[kept]
         lengths = titles.lengths[items]
 
-        # A unit is what separators stand between: an item as text, an item patch or a session patch.
+        # Separators stand between units. A unit is an item as text, an item patch or a session patch.
         widths = np.ones(len(items_in_unit), dtype=np.int64)
         widths[units[is_text]] = lengths[is_text]
         _, is_separated = self._separators(is_text, units, len(items_in_unit))
@@ -189,8 +190,8 @@ class PatchRecProcessor(ProcessorMixin):
 
         history_ids = np.full(int((widths + is_separated).sum()), prompt.patch_id, dtype=np.int64)
         history_ids[(starts + widths)[is_separated]] = prompt.separator_id
-        places = np.repeat(starts[units[is_text]], lengths[is_text]) + ragged_arange(lengths[is_text])
-        history_ids[places] = titles.gather(items[is_text])
+        text_positions = np.repeat(starts[units[is_text]], lengths[is_text]) + ragged_arange(lengths[is_text])
+        history_ids[text_positions] = titles.gather(items[is_text])
         prompt_ids = np.concatenate(
             [prompt.prefix_ids, [prompt.start_id], history_ids, [prompt.end_id], prompt.suffix_ids]
         ).astype(np.int64)
@@ -213,13 +214,13 @@ class PatchRecProcessor(ProcessorMixin):
 
     def count_history_tokens(self, title_lengths: np.ndarray, layout: Layout | None = None) -> np.ndarray:
         """
-        Positions that histories take, with their separators, without encoding them.
+        Counts the positions of histories, with their separators, without encoding the histories.
 
         Args:
             title_lengths (`numpy.ndarray` of shape `(num_histories, num_items)`, int64):
-                Tokens of each item's title.
+                Number of tokens in each item's title.
             layout ([`Layout`], *optional*):
-                Overrides the processor's. A random one is drawn once for all.
+                Replaces the processor's layout. A random layout is drawn once for all histories.
 
         Returns:
             `numpy.ndarray` of shape `(num_histories,)`, int64.
@@ -230,7 +231,7 @@ class PatchRecProcessor(ProcessorMixin):
         return title_lengths[:, is_text].sum(axis=1) + (~unit_is_text).sum() + is_separated.sum()
 
     def _separators(self, is_text: np.ndarray, units: np.ndarray, num_units: int) -> tuple[np.ndarray, np.ndarray]:
-        """Whether each unit is an item as text, and whether a separator follows it."""
+        """Returns for each unit whether it is an item as text, and whether a separator follows it."""
         unit_is_text = np.zeros(num_units, dtype=bool)
         unit_is_text[units[is_text]] = True
         is_separated = unit_is_text | self.separate_patches
@@ -250,12 +251,12 @@ class PatchRecProcessor(ProcessorMixin):
             histories (`Sequence[Sequence[int]]`):
                 Item ids of the catalog, oldest first.
             layout ([`Layout`], *optional*):
-                Overrides the processor's.
+                Replaces the processor's layout.
             padding_side (`"left"` or `"right"`, *optional*, defaults to `"left"`):
-                Where short prompts are filled up; generation needs `"left"`.
+                Side on which short prompts are padded. Generation needs `"left"`.
 
         Returns:
-            [`~transformers.BatchFeature`]: the prompt's tensors, as in [`pad_histories`].
+            [`~transformers.BatchFeature`]: the tensors of the prompts, as in [`pad_histories`].
 
         Raises:
             TypeError: If `histories` is not a list of lists.
@@ -269,7 +270,7 @@ class PatchRecProcessor(ProcessorMixin):
         return BatchFeature({key: batch[key] for key in _PROMPT_KEYS})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values; the catalog and the tokenizer have files of their own."""
+        """Returns the settings as JSON-ready values. The catalog and the tokenizer are saved in other files."""
         return {
             "processor_class": type(self).__name__,
             "format_version": FORMAT_VERSION,
@@ -304,17 +305,18 @@ class PatchRecProcessor(ProcessorMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub.
             layout ([`Layout`], *optional*):
-                Instead of the saved one; needed where that is a class of your own, whose code is not saved.
+                Replaces the saved layout. Required if the saved layout is a class of your own, because its code is
+                not saved.
             **kwargs:
-                The Hub's: `revision`, `token`, `cache_dir` and so on; `trust_remote_code` for a tokenizer that brings
-                its own code.
+                Arguments for the Hub, such as `revision`, `token` and `cache_dir`, and `trust_remote_code` for a
+                tokenizer with code of its own.
 
         Raises:
             OSError: If the checkpoint has no `processor_config.json` or `catalog.parquet`.
-            ValueError: If its layout is not of this library, and `layout` is not given; or if a newer version of the
-                library wrote the checkpoint.
+            ValueError: If the saved layout is not from this library and `layout` is not given, or if a newer version
+                of the library wrote the checkpoint.
         """
-        trust_remote_code = kwargs.get("trust_remote_code", False)  # unset, transformers would ask at the terminal
+        trust_remote_code = kwargs.get("trust_remote_code", False)  # if unset, transformers asks at the terminal
         with open(find_file(pretrained_model_name_or_path, PROCESSOR_NAME, kwargs), encoding="utf-8") as file:
             values = json.load(file)
         check_format_version(values.get("format_version", 0), f"{pretrained_model_name_or_path}/{PROCESSOR_NAME}")
@@ -335,16 +337,16 @@ def _tokenize_catalog(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> T
     if (titles.ids == tokenizer.unk_token_id).all():
         raise ValueError(
             f"None of the {len(titles)} titles (such as {catalog.titles[0]!r}) shares a token with "
-            f"{type(tokenizer).__name__}: to it they are all {tokenizer.unk_token}. Choose a backbone whose tokenizer "
-            "knows the titles' script."
+            f"{type(tokenizer).__name__}, which reads them all as {tokenizer.unk_token}. Choose a backbone whose "
+            "tokenizer knows the titles' script."
         )
     return titles
 
 
 def _units(segments: Sequence[Any], num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """
-    Spreads segments over items: whether each item is text, the unit it belongs to (-1: left out), and the number of
-    items in each unit.
+    Assigns items to units. Returns whether each item is text, the unit of each item (-1 if it is left out), and the
+    number of items in each unit.
     """
     is_text = np.zeros(num_items, dtype=bool)
     unit_of_item = np.full(num_items, -1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Prompts: what stands around the history, as token ids fixed once and for all."""
+"""Prompts: the text around the history, rendered once and kept as token ids."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ START_TOKEN = "<|start_seq_id|>"
 END_TOKEN = "<|end_seq_id|>"
 SEPARATOR_TOKEN = "<|item_sep_id|>"
 PATCH_TOKEN = "<|patch|>"
-# The first three are those of the authors' released checkpoints.
+# The released checkpoints have the first three.
 SPECIAL_TOKENS = (START_TOKEN, END_TOKEN, SEPARATOR_TOKEN, PATCH_TOKEN)
 
 HISTORY_SLOT = "{history}"
-# Stand for the history and for a whole turn while a chat template is rendered. Private-use characters: no prompt or
-# template holds them.
+# Placeholders for the history and for a whole turn while a chat template is rendered. They are private-use characters,
+# which no prompt or template holds.
 _HISTORY_MARK, _TURN_MARK = "\ue000\ue001", "\ue002\ue003"
-# Llama 3's template writes today's date into the prompt unless it is given one.
+# Llama 3's template writes today's date into the prompt unless it receives a date.
 _PINNED_DATE = "26 Jul 2024"
 
 
@@ -35,13 +35,13 @@ class PromptTemplate:
 
     Args:
         instruction (`str`):
-            The user's turn. Holds `{history}` exactly once, wherever the history shall stand: an instruction that ends
-            with it puts the whole instruction before the history.
+            The user's turn. It holds `{history}` exactly once, at the position of the history. If `{history}` is at
+            the end, the whole instruction comes before the history.
         system (`str`, *optional*):
-            The system turn. Where a chat template has no system role, it opens the user's turn.
+            The system turn. If a chat template has no system role, this text opens the user's turn.
 
     Raises:
-        ValueError: If `{history}` does not stand in `instruction` exactly once, or stands in `system`.
+        ValueError: If `{history}` does not appear in `instruction` exactly once, or appears in `system`.
     """
 
     instruction: str
@@ -51,7 +51,7 @@ class PromptTemplate:
         if self.instruction.count(HISTORY_SLOT) != 1:
             raise ValueError(f"`instruction` must hold {HISTORY_SLOT} exactly once, got {self.instruction!r}.")
         if self.system is not None and HISTORY_SLOT in self.system:
-            raise ValueError(f"{HISTORY_SLOT} belongs into `instruction`, got it in `system`: {self.system!r}.")
+            raise ValueError(f"{HISTORY_SLOT} belongs in `instruction`, got it in `system`: {self.system!r}.")
 
 
 BOOK_PROMPT = PromptTemplate(
@@ -59,28 +59,28 @@ BOOK_PROMPT = PromptTemplate(
     instruction="A user has read {history}. Please recommend one book for this user to read next with its title only "
     "and without any explanation.",
 )
-"""The paper's prompt for Goodreads, as released by the authors."""
+"""The paper's prompt for Goodreads, as in the released code."""
 
 MOVIE_PROMPT = PromptTemplate(
     system="You are a helpful assistant in movie recommendations.",
     instruction="A user has watched {history}. Please recommend one movie for this user to watch next with its title "
     "only and without any explanation.",
 )
-"""The paper's prompt for MovieLens, as released by the authors."""
+"""The paper's prompt for MovieLens, as in the released code."""
 
 BOOK_PROMPT_INSTRUCTION_FIRST = PromptTemplate(
     system=BOOK_PROMPT.system,
     instruction="Please recommend one book for a user to read next with its title only and without any explanation. "
     "The user has read {history}",
 )
-"""As `BOOK_PROMPT`, with the instruction before the history, where all prompts share it (see [`pack_histories`])."""
+"""Like `BOOK_PROMPT`, but the instruction precedes the history, so all prompts share it (see [`pack_histories`])."""
 
 MOVIE_PROMPT_INSTRUCTION_FIRST = PromptTemplate(
     system=MOVIE_PROMPT.system,
     instruction="Please recommend one movie for a user to watch next with its title only and without any explanation. "
     "The user has watched {history}",
 )
-"""As `MOVIE_PROMPT`, with the instruction before the history, where all prompts share it."""
+"""Like `MOVIE_PROMPT`, but the instruction precedes the history, so all prompts share it."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +89,26 @@ class Prompt:
     A template rendered for one tokenizer. The whole input is `prefix_ids`, `start_id`, the history, `end_id`,
     `suffix_ids`; the response is the title, then `end_of_turn_id`.
 
-    Rendered once and saved as ids, so that neither a template that writes the date nor a later version of it changes
-    what a checkpoint was trained on.
+    A prompt is rendered once and saved as ids. So a checkpoint keeps the prompt that it was trained on, even if the
+    chat template writes the date or changes in a later version.
 
     Args:
         prefix_ids (`tuple[int, ...]`):
-            What stands before the history, with the BOS token if the backbone has one.
+            Tokens before the history, with the BOS token if the backbone has one.
         suffix_ids (`tuple[int, ...]`):
-            What stands between the history and the response.
+            Tokens between the history and the response.
         end_of_turn_id (`int`):
             The token that ends the response.
         start_id (`int`):
             `<|start_seq_id|>`, which opens the history.
         end_id (`int`):
-            `<|end_seq_id|>`, which closes it.
+            `<|end_seq_id|>`, which closes the history.
         separator_id (`int`):
             `<|item_sep_id|>`, which stands between items.
         patch_id (`int`):
-            `<|patch|>`, which holds the place of a patch.
+            `<|patch|>`, the placeholder of a patch.
         pad_id (`int`):
-            Fills up short rows; it is masked everywhere.
+            Pads short rows. It is masked everywhere.
     """
 
     prefix_ids: tuple[int, ...]
@@ -121,26 +121,26 @@ class Prompt:
     pad_id: int
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready values."""
+        """Returns the prompt as JSON-ready values."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Prompt:
-        """The prompt that [`Prompt.to_dict`] wrote."""
+        """Returns the prompt that [`Prompt.to_dict`] wrote."""
         tuples = {key: tuple(values[key]) for key in ("prefix_ids", "suffix_ids")}
         return cls(**{**values, **tuples})
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     """
-    Adds the four special tokens of PatchRec to a tokenizer, where it lacks them.
+    Adds the four special tokens of PatchRec to a tokenizer, if it lacks them.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Changed in place. A missing padding token becomes the end-of-sequence token.
+            Changed in place. If it has no padding token, its end-of-sequence token becomes the padding token.
 
     Returns:
-        `int`: how many tokens were new.
+        `int`: number of tokens that were new.
     """
     missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
     if tokenizer.pad_token is None:
@@ -150,7 +150,7 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def special_token_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """
-    Ids of the four special tokens.
+    Returns the ids of the four special tokens.
 
     Raises:
         ValueError: If the tokenizer lacks one of them.
@@ -173,14 +173,14 @@ def render_prompt(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) 
         template ([`PromptTemplate`]):
             The words.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Holds the special tokens (see [`add_special_tokens`]).
+            A tokenizer with the special tokens (see [`add_special_tokens`]).
 
     Returns:
         [`Prompt`]
 
     Raises:
-        ValueError: If the tokenizer lacks the special tokens or an end-of-sequence token, or its chat template drops
-            or repeats the user's message.
+        ValueError: If the tokenizer lacks the special tokens or an end-of-sequence token, or if its chat template
+            drops or repeats the user's message.
     """
     tokens = special_token_ids(tokenizer)
     if tokenizer.eos_token_id is None:
@@ -197,13 +197,13 @@ def render_prompt(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) 
         end_of_turn_id = _end_of_turn_id(messages, tokenizer)
     if text.count(_HISTORY_MARK) != 1:
         raise ValueError(
-            f"The chat template renders the history {text.count(_HISTORY_MARK)} times; it must appear once."
+            f"The chat template renders the history {text.count(_HISTORY_MARK)} times; it must render it once."
         )
-    # Encoded in one piece: some tokenizers treat the beginning of a text in a way of their own.
+    # Encode the text in one piece, because some tokenizers encode the beginning of a text differently.
     ids = _encode(text.replace(_HISTORY_MARK, START_TOKEN + END_TOKEN), tokenizer)
     start = ids.index(tokens[START_TOKEN])
     prefix_ids, suffix_ids = ids[:start], ids[start + 2 :]
-    # A tokenizer that opens every text with BOS expects the model to see one; most chat templates write it themselves.
+    # If a tokenizer opens every text with BOS, the model expects one. Most chat templates write it themselves.
     opening = tokenizer("", add_special_tokens=True)["input_ids"][:1]
     if opening == [tokenizer.bos_token_id] and prefix_ids[:1] != opening:
         prefix_ids = opening + prefix_ids
@@ -226,7 +226,7 @@ def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _apply_chat_template(
     messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool
 ) -> str:
-    # A hybrid reasoning model shall answer with the title at once; templates without the switch ignore it.
+    # A hybrid reasoning model must answer with the title at once. Templates without this switch ignore it.
     return str(
         tokenizer.apply_chat_template(
             list(messages),
@@ -239,13 +239,13 @@ def _apply_chat_template(
 
 
 def _accepted_messages(system: str | None, user_turn: str, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, str]]:
-    """The messages in the form that the chat template takes: some refuse or silently drop the system role."""
+    """Returns messages that the chat template accepts: some templates refuse or silently drop the system role."""
     user_only = [{"role": "user", "content": "\n\n".join(filter(None, [system, user_turn]))}]
     if system is None:
         return user_only
     user = {"role": "user", "content": user_turn}
     try:
-        # The mark shows whether the turn was rendered; the system's own words might occur elsewhere.
+        # The mark shows whether the turn was rendered. The words of `system` might also occur elsewhere.
         text = _apply_chat_template(
             [{"role": "system", "content": _TURN_MARK}, user], tokenizer, add_generation_prompt=True
         )
@@ -255,7 +255,7 @@ def _accepted_messages(system: str | None, user_turn: str, tokenizer: PreTrained
 
 
 def _end_of_turn_id(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> int:
-    """The special token that the chat template puts after an answer, or the end-of-sequence token if it puts none."""
+    """Returns the special token that the chat template puts after an answer, or else the end-of-sequence token."""
     text = _apply_chat_template(
         [*messages, {"role": "assistant", "content": _TURN_MARK}], tokenizer, add_generation_prompt=False
     )

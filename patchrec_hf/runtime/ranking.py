@@ -36,12 +36,14 @@ class RankingConfig:
         k (`int`, *optional*, defaults to `20`):
             Number of items to return.
         method (`"exact"`, `"beam"` or `"all"`, *optional*, defaults to `"exact"`):
-            - `"exact"` searches best-first. The score of a prefix bounds every title that it begins, so the search
-              stops when no open prefix scores above the k-th best title. The result is proven to be the top k.
-            - `"beam"` keeps the best `num_beams` prefixes at each depth. The result may miss items, and says so.
+            - `"exact"` searches best-first. The score of a prefix bounds the scores of all titles with this prefix, so
+              the search stops when no open prefix scores above the k-th best title. The result is proven to be the top
+              k.
+            - `"beam"` keeps the best `num_beams` prefixes at each depth. The result may miss items, and `is_exact`
+              shows whether it is proven to be the top k.
             - `"all"` reads every title. It costs most, and gives the rank of every item.
         num_beams (`int`, *optional*):
-            For `"beam"`: prefixes that are kept at each depth, at least k. `2 * k` if not given.
+            For `"beam"`: number of prefixes that are kept at each depth, at least k. `2 * k` if not given.
         length_penalty (`float`, *optional*, defaults to `0.0`):
             For `"beam"`: titles are ranked by score / (number of tokens with the end of turn) ** length_penalty, and
             no result is proven. 1 is the default of transformers' `generate`.
@@ -95,15 +97,15 @@ class CatalogRanking:
 
     Args:
         items (`numpy.ndarray` of shape `(B, k)`, int64):
-            Catalog indices, best first; each item at most once. Items that share a title share its score and stand in
-            catalog order. -1 where fewer than k items may be recommended.
+            Catalog indices, best first; each item at most once. Items with the same title have the same score and are
+            in catalog order. -1 if fewer than k items may be recommended.
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
-            Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided as `length_penalty` says
-            if there is one; -infinity where `items` is -1.
+            Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided by the length if there is
+            a `length_penalty` (see [`RankingConfig`]); -infinity where `items` is -1.
         is_exact (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
         tokens_read (`numpy.ndarray` of shape `(B,)`, int64):
-            Title tokens that the model read to find the list.
+            Number of title tokens that the model read to find the list.
         kv_length (`numpy.ndarray` of shape `(B,)`, int64):
             Largest number of keys and values that a layer's head held at once, for the prompt and the titles.
     """
@@ -123,13 +125,13 @@ class CatalogRanker:
         model ([`PatchRecForCausalLM`]):
             The model, in evaluation mode.
         processor ([`PatchRecProcessor`]):
-            The model's processor. Its title trie is used, and built only once for all rankers.
+            The model's processor. All rankers use its title trie, which is built only once.
         config ([`RankingConfig`], *optional*):
             How to rank.
 
     Raises:
-        ValueError: If model and processor were not made for each other, k is above the number of items that can be
-            spelled, or the titles were tokenized for another model.
+        ValueError: If model and processor were not made for each other, if k is above the number of items whose titles
+            can be spelled, or if the titles were tokenized for another model.
 
     Example:
     ```python
@@ -150,7 +152,7 @@ class CatalogRanker:
         cls, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, config: RankingConfig | None = None
     ) -> CatalogRanker:
         """
-        Makes a ranker for titles that are not a processor's.
+        Makes a ranker for titles that do not come from a processor.
 
         Args:
             model ([`PatchRecForCausalLM`]):
@@ -158,7 +160,7 @@ class CatalogRanker:
             trie ([`TitleTrie`]):
                 The titles.
             pad_id (`int`):
-                Token that fills short prompts.
+                Token that pads short prompts.
             config ([`RankingConfig`], *optional*):
                 How to rank.
         """
@@ -205,8 +207,8 @@ class CatalogRanker:
             [`CatalogRanking`]
 
         Raises:
-            ValueError: If there is no prompt, a prompt is longer than the model's context, an index lies outside the
-                catalog, or a prompt has no item that may be recommended.
+            ValueError: If there is no prompt, if a prompt is longer than the model's context, if an index lies outside
+                the catalog, or if a prompt has no item that may be recommended.
             TypeError: If the backbone cannot attend to a tree (recurrent or ALiBi models).
             FloatingPointError: If the model's scores are not numbers.
         """
@@ -221,10 +223,10 @@ class CatalogRanker:
             )
 
         if candidates is not None or excluded is not None:
-            for row in range(len(prompts)):  # a bad row fails before the model has ranked for hours
+            for row in range(len(prompts)):  # a bad row raises before the model has ranked for hours
                 allowed(row)
 
-        def answer(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        def rank_batch(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
             allowed_items = AllowedItems(trie, np.stack([allowed(row) for row in rows]))
             if config.method == "all":
                 result = score_all_titles(reader, allowed_items, _TOKENS_PER_FORWARD["all"])
@@ -242,7 +244,7 @@ class CatalogRanker:
             is_exact = (result.dropped <= scores[:, -1]) & (config.length_penalty == 0)
             return items, scores, is_exact, result.tokens_read, np.full(len(rows), reader.kv_length)
 
-        return CatalogRanking(*self._answer_in_batches(prompts, answer, show_progress))
+        return CatalogRanking(*self._run_in_batches(prompts, rank_batch, show_progress))
 
     def score(self, prompts: Sequence[EncodedHistory], show_progress: bool = False) -> np.ndarray:
         """
@@ -261,25 +263,28 @@ class CatalogRanker:
         """
         trie = self.trie
 
-        def answer(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-            everything = AllowedItems(trie, np.ones((len(rows), trie.num_items), dtype=bool))
-            titles = score_all_titles(reader, everything, _TOKENS_PER_FORWARD["all"]).titles
+        def score_batch(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+            all_items = AllowedItems(trie, np.ones((len(rows), trie.num_items), dtype=bool))
+            titles = score_all_titles(reader, all_items, _TOKENS_PER_FORWARD["all"]).titles
             leaves, items = trie.items_at(titles.nodes)
             scores = np.full((len(rows), trie.num_items), -np.inf, dtype=np.float32)
             scores[titles.users[leaves], items] = titles.scores[leaves]
             return (scores,)
 
-        (scores,) = self._answer_in_batches(prompts, answer, show_progress)
+        (scores,) = self._run_in_batches(prompts, score_batch, show_progress)
         return scores
 
     @torch.no_grad()
-    def _answer_in_batches(
+    def _run_in_batches(
         self,
         prompts: Sequence[EncodedHistory],
-        answer: Callable[[TreeReader, np.ndarray], tuple[np.ndarray, ...]],
+        run_batch: Callable[[TreeReader, np.ndarray], tuple[np.ndarray, ...]],
         show_progress: bool,
     ) -> list[np.ndarray]:
-        """The arrays that `answer` returns for a reader and the rows of its prompts, in the order of `prompts`."""
+        """
+        Calls `run_batch` for each batch, with a reader of its prompts and their rows in `prompts`. Returns the arrays
+        of all batches, in the order of `prompts`.
+        """
         if not prompts:
             raise ValueError("There is nothing to rank: no prompt was given.")
         model = self.model
@@ -299,21 +304,21 @@ class CatalogRanker:
         ):
             if not model.supports_tree_attention():
                 raise TypeError(
-                    f"{type(model.model.language_model).__name__} cannot attend to a tree of candidates: its state or "
+                    f"{type(model.model.language_model).__name__} cannot attend to a tree of titles: its state or "
                     "its positions do not follow the attention mask. Use a backbone with attention and position ids."
                 )
             reader = TreeReader(model, self.trie, self._pad_id, self.config.synchronize)
             for start in range(0, len(prompts), self.config.batch_size):
                 rows = order[start : start + self.config.batch_size]
                 reader.start([prompts[row] for row in rows])
-                parts.append(answer(reader, rows))
+                parts.append(run_batch(reader, rows))
                 progress.update(len(rows))
-        back = np.argsort(order)
-        return [np.concatenate(arrays)[back] for arrays in zip(*parts, strict=True)]
+        inverse = np.argsort(order)
+        return [np.concatenate(arrays)[inverse] for arrays in zip(*parts, strict=True)]
 
 
 def _allowed(trie: TitleTrie, row: int, candidates: np.ndarray | None, excluded: np.ndarray | None) -> np.ndarray:
-    """Whether each item may be recommended for the prompt in `row`, shape `(num_items,)`."""
+    """Returns whether each item may be recommended for the prompt in `row`, shape `(num_items,)`."""
     allowed = np.zeros(trie.num_items, dtype=bool)
     allowed[trie.items] = True
     if candidates is not None:
@@ -345,7 +350,7 @@ def _indices(trie: TitleTrie, row: int, indices: np.ndarray) -> np.ndarray:
 def _top_k(
     trie: TitleTrie, titles: Prefixes, allowed: AllowedItems, k: int, length_penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best allowed items of each user and their scores, each of shape `(B, k)`."""
+    """Returns the k best allowed items of each user, and their scores, each of shape `(B, k)`."""
     leaves, items = trie.items_at(titles.nodes)
     users, scores = titles.users[leaves], titles.scores[leaves]
     if length_penalty != 0:

@@ -1,4 +1,4 @@
-"""The recommender: histories in, titles out, from nothing but a checkpoint."""
+"""The recommender: recommends titles for histories, with nothing but a checkpoint."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Recommendation:
 
     Args:
         item_id (`int`):
-            The data set's id.
+            The item's id in the data set.
         title (`str`):
             The item's title.
         score (`float`):
             Log-probability of the title after the history; at most 0.
         is_exact (`bool`):
-            Whether the list that it stands in is proven to be the best one.
+            Whether the list of recommendations is proven to be the best one.
     """
 
     item_id: int
@@ -47,7 +47,7 @@ class PatchRecommender:
         model ([`PatchRecForCausalLM`]):
             The model.
         processor ([`PatchRecProcessor`]):
-            The processor that it was trained with.
+            The processor that the model was trained with.
 
     Example:
     ```python
@@ -70,12 +70,13 @@ class PatchRecommender:
 
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
-                A directory or a repository of the Hub, of a model or of an adapter, which is merged.
+                A directory or a repository of the Hub, with a model or an adapter. An adapter is merged into the model
+                that it was trained on.
             layout ([`Layout`], *optional*):
                 See [`PatchRecProcessor.from_pretrained`].
             **kwargs:
                 Passed to [`PatchRecForCausalLM.from_pretrained`]: `device_map`, `dtype`, `revision` and so on. For an
-                adapter, `base_model` says where the model is that it was trained on, if that was moved.
+                adapter, `base_model` is the path of the model that it was trained on, if that model was moved.
 
         Raises:
             ValueError: If the checkpoint is a bare backbone, or an adapter of another model.
@@ -107,21 +108,23 @@ class PatchRecommender:
 
         Args:
             histories (`Sequence[int | str]`, or a sequence of them):
-                One history or a batch, oldest item first. An item is an id of the catalog or a title, which the
-                catalog need not know. A text is a title, never an id of one's own (`original_id`).
+                One history or a batch of them, oldest item first. An item is an id of the catalog or a title. The
+                catalog need not contain the title. A string is always a title, never an id of your own
+                (`original_id`).
             k (`int`, *optional*, defaults to `10`):
-                How many items to return; fewer where fewer are left.
+                Number of items to return; fewer if fewer are left.
             exclude_seen (`bool`, *optional*, defaults to `True`):
-                Whether items of the history are left out, and so are others of their titles.
+                Whether to leave out the items of the history, and all other items with the same titles.
             unique_titles (`bool`, *optional*, defaults to `True`):
-                Whether a title is recommended once, by the first of its items. The model cannot tell them apart.
+                Whether to recommend each title once, as the first item with this title. The model cannot tell items
+                with the same title apart.
             candidates (`Collection[int]`, or a sequence of them, *optional*):
-                Ids of the items that may be recommended, for all histories alike or for each; the whole catalog if not
-                given.
+                Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
+                catalog if not given.
             method, num_beams, max_title_tokens:
                 See [`RankingConfig`].
             layout ([`Layout`], *optional*):
-                Overrides the processor's.
+                Replaces the processor's layout.
             batch_size (`int`, *optional*, defaults to `8`):
                 Histories per forward.
             show_progress (`bool`, *optional*, defaults to `False`):
@@ -131,33 +134,34 @@ class PatchRecommender:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
 
         Raises:
-            ValueError: If a history is empty or longer than the model's context, a title holds an added token, k is
-                out of range, or a history has nothing left to recommend.
+            ValueError: If a history is empty or longer than the model's context, if a title holds an added token, if k
+                is out of range, or if nothing is left to recommend for a history.
             TypeError: If an item is neither an id nor a title, or the backbone cannot attend to a tree.
             KeyError: If an item id is not in the catalog.
             FloatingPointError: If the model's scores are not numbers.
         """
         is_single, batch = _as_batch(histories)
         processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
-        known = [[self._indices(item) for item in history] for history in batch]
-        # Titles that the catalog lacks follow the catalog's own.
+        # The catalog indices that match each item of each history. A new title has none.
+        matches = [[self._indices(item) for item in history] for history in batch]
+        # New titles are numbered after the titles of the catalog.
         texts = dict.fromkeys(item for history in batch for item in history if isinstance(item, str))
-        new = [title for title in texts if not catalog.indices_of_title(title)]
-        index_of_new = {title: len(catalog) + number for number, title in enumerate(new)}
+        new_titles = [title for title in texts if not catalog.indices_of_title(title)]
+        new_indices = {title: len(catalog) + index for index, title in enumerate(new_titles)}
         titles = processor.title_tokens
-        if new:
-            titles = titles.extended(tokenize_titles(new, processor.tokenizer))
+        if new_titles:
+            titles = titles.extended(tokenize_titles(new_titles, processor.tokenizer))
         prompts = [
             processor.encode(
-                np.array([known[0] if known else index_of_new[str(item)] for item, known in zip(*pair, strict=True)]),
+                np.array([match[0] if match else new_indices[str(item)] for item, match in zip(*pair, strict=True)]),
                 layout=layout,
                 titles=titles,
             )
-            for pair in zip(batch, known, strict=True)
+            for pair in zip(batch, matches, strict=True)
         ]
         seen = [
             trie.items_spelled_like(np.array([index for indices in items for index in indices], dtype=np.int64))
-            for items in known
+            for items in matches
         ]
         config = RankingConfig(
             k=min(k, len(trie.items)),
@@ -189,7 +193,7 @@ class PatchRecommender:
         if candidates is None:
             return [trie.titles_of(trie.items)[1]] * num_histories if unique_titles else None
         values: list[Any] = list(candidates)
-        # One list for all histories, or one for each.
+        # `values` is one list of ids for all histories, or a list for each.
         lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer)) else values
         arrays = [catalog.indices_of(list(item_ids)) for item_ids in lists]
         return [trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
@@ -200,7 +204,7 @@ class PatchRecommender:
 
 
 def _as_batch(histories: Any) -> tuple[bool, list[list[int | str]]]:
-    """Whether one history was given, and the batch that it or they make."""
+    """Returns whether a single history was given, and the batch of histories."""
     if isinstance(histories, (str, int)):
         raise TypeError(f"A history is a list of item ids and titles, such as [3, 14], got {histories!r}.")
     values = list(histories)

@@ -1,4 +1,4 @@
-"""Search: from the trie and the prompts of B users to the titles that are worth reading, and their scores."""
+"""Search: finds and scores the best titles of the trie, or all of them, behind the prompts of B users."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from .trie import TitleTrie
 
 
 _MAX_TOKENS_PER_FORWARD = 512
-"""Title tokens of a user that one forward reads at most, but for the end of a chain."""
+"""Maximum number of title tokens of a user in one forward. Only the last chain may exceed it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prefixes:
     """
-    Prefixes of titles, flat.
+    Prefixes of titles, as flat arrays.
 
     Args:
         users (`numpy.ndarray` of shape `(n,)`, int64):
-            Whose prefix each is: a row of the batch.
+            The user of each prefix: a row of the batch.
         nodes (`numpy.ndarray` of shape `(n,)`, int64):
-            Its node in the trie; a leaf is a whole title.
+            The node of each prefix in the trie. A leaf is a whole title.
         scores (`numpy.ndarray` of shape `(n,)`, float64):
-            Σ log p of its tokens: an upper bound of every title that it begins, as log-probabilities are at most 0.
+            Σ log p of the tokens of each prefix. Log-probabilities are at most 0, so this bounds the score of every
+            title with this prefix from above.
     """
 
     users: np.ndarray
@@ -37,11 +38,11 @@ class Prefixes:
         return len(self.users)
 
     def select(self, which: np.ndarray) -> Prefixes:
-        """Those that an index array or a mask names."""
+        """Returns the prefixes that an index array or a mask selects."""
         return Prefixes(self.users[which], self.nodes[which], self.scores[which])
 
     def joined(self, more: Prefixes) -> Prefixes:
-        """These, and then `more`."""
+        """Returns these prefixes, followed by `more`."""
         return Prefixes(
             np.concatenate([self.users, more.users]),
             np.concatenate([self.nodes, more.nodes]),
@@ -49,19 +50,19 @@ class Prefixes:
         )
 
     def best_first(self) -> Prefixes:
-        """Sorted by user, and by score within each."""
+        """Returns the prefixes sorted by user and, for each user, by descending score."""
         return self.select(np.lexsort((-self.scores, self.users)))
 
 
 class AllowedItems:
     """
-    Which items each of B users may be recommended, counted below any node of the trie.
+    The items that may be recommended to each of B users, and their number below any node of the trie.
 
     Args:
         trie ([`TitleTrie`]):
             The titles.
         allowed (`numpy.ndarray` of shape `(B, num_items)`, bool):
-            By catalog index.
+            Whether each item may be recommended to each user, by catalog index.
     """
 
     def __init__(self, trie: TitleTrie, allowed: np.ndarray) -> None:
@@ -71,24 +72,24 @@ class AllowedItems:
         np.cumsum(allowed[:, trie.items], axis=1, out=self._before[:, 1:])
 
     def count(self, users: np.ndarray, nodes: np.ndarray) -> np.ndarray:
-        """How many items each of `users` may be recommended at or below each of `nodes`."""
+        """Counts the items at or below each of `nodes` that may be recommended to the user with the same index."""
         starts, stops = self.trie.item_offsets[nodes], self.trie.item_offsets[self.trie.subtree_ends[nodes]]
         return self._before[users, stops] - self._before[users, starts]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """
-    What a search found for B users.
+    The result of a search for B users.
 
     Args:
         titles ([`Prefixes`]):
             The titles that were read to their end.
         dropped (`numpy.ndarray` of shape `(B,)`, float64):
-            The best score of a prefix that was given up though it might have led into the top k; -infinity if none
-            was.
+            The best score of a dropped prefix that might have led into the top k; -infinity if no such prefix was
+            dropped.
         tokens_read (`numpy.ndarray` of shape `(B,)`, int64):
-            Title tokens that were read for each user.
+            Number of title tokens that were read for each user.
     """
 
     titles: Prefixes
@@ -104,93 +105,97 @@ def search_titles(
     max_title_tokens: int | None,
     tokens_per_wave: int,
     prune: bool = True,
-) -> Found:
+) -> SearchResult:
     """
     Finds the best titles, wave by wave.
 
-    Without `num_beams` the search is best-first: each wave reads the best open prefixes of each user and, as far as it
-    has room, the tokens that follow them without a choice, until no open prefix scores above the k-th best title
-    found. With `num_beams` it is a beam search: each wave reads one token of each of so many prefixes, and the others
-    are given up.
+    Without `num_beams` the search is best-first. Each wave reads the best open prefixes of each user. If there is
+    room, it also reads the tokens that follow them without a choice. The search stops when no open prefix scores above
+    the k-th best title read so far.
+
+    With `num_beams` it is a beam search. Each wave reads one token of each of the `num_beams` best prefixes, and drops
+    the others.
 
     Args:
         reader ([`TreeReader`]):
-            Has read the prompts.
+            The reader, which has read the prompts.
         allowed ([`AllowedItems`]):
-            What may be found.
+            The items that may be recommended.
         k (`int`):
-            How many items are wanted.
+            Number of items to find.
         num_beams (`int`, *optional*):
-            Prefixes that are kept after each wave.
+            Number of prefixes that are kept after each wave.
         max_title_tokens (`int`, *optional*):
-            Title tokens of a user after which a best-first search goes on with as many beams as items are missing.
+            After this many title tokens for a user, the best-first search switches to a beam search, with one beam for
+            each item still missing.
         tokens_per_wave (`int`):
-            About how many title tokens of a user a wave of the best-first search reads.
+            Approximate number of title tokens of a user that a wave of the best-first search reads.
         prune (`bool`, *optional*, defaults to `True`):
-            Whether prefixes below the k-th best title are given up; wrong where titles are not ranked by their scores.
+            Whether to drop prefixes below the k-th best title. Must be `False` if titles are not ranked by their
+            scores.
 
     Returns:
-        [`Found`]
+        [`SearchResult`]
     """
     trie, num_users = reader.trie, reader.num_users
-    everyone = np.arange(num_users)
-    roots = Prefixes(everyone, np.zeros(num_users, dtype=np.int64), np.zeros(num_users))
-    found, opened = _follow(reader, allowed, roots, np.ones(num_users, dtype=np.int64))
+    users = np.arange(num_users)
+    roots = Prefixes(users, np.zeros(num_users, dtype=np.int64), np.zeros(num_users))
+    titles, opened = _follow(reader, allowed, roots, np.ones(num_users, dtype=np.int64))
     dropped = np.full(num_users, -np.inf)
     tokens_read = np.zeros(num_users, dtype=np.int64)
     while True:
-        last, num_found = _last_of_top_k(found, allowed, num_users, k)
+        kth_scores, num_found = _kth_best(titles, allowed, num_users, k)
         if prune:
-            opened = opened.select(opened.scores > last[opened.users])
+            opened = opened.select(opened.scores > kth_scores[opened.users])
         opened = opened.best_first()
-        place = ranks_in_groups(opened.users)
+        ranks = ranks_in_groups(opened.users)
         width = np.full(num_users, len(opened) if num_beams is None else num_beams)
         is_spent = np.zeros(num_users, dtype=bool)
         if max_title_tokens is not None and num_beams is None:
             is_spent = tokens_read >= max_title_tokens
             width[is_spent] = np.maximum(k - num_found, 0)[is_spent]
-        is_kept = place < width[opened.users]
+        is_kept = ranks < width[opened.users]
         np.maximum.at(dropped, opened.users[~is_kept], opened.scores[~is_kept])
-        opened, place = opened.select(is_kept), place[is_kept]
+        opened, ranks = opened.select(is_kept), ranks[is_kept]
         if reader.largest(len(opened)) == 0:
-            return Found(found, dropped, tokens_read)
+            return SearchResult(titles, dropped, tokens_read)
 
-        reader.forget_all_but_ways_to(opened.users, opened.nodes)
+        reader.prune(opened.users, opened.nodes)
         is_chosen, lengths = np.ones(len(opened), dtype=bool), np.ones(len(opened), dtype=np.int64)
         if num_beams is None:
-            is_chosen = (place < tokens_per_wave) | is_spent[opened.users]
-            # What room a wave has left is given to chains, the best prefix's first.
+            is_chosen = (ranks < tokens_per_wave) | is_spent[opened.users]
+            # Chains get the remaining room of the wave, beginning with the chain of the best prefix.
             room = tokens_per_wave - np.bincount(opened.users, minlength=num_users)[opened.users]
             more = trie.chain_lengths[opened.nodes] - 1
-            lengths += np.clip(room - _sums_before(more, place), 0, more)
+            lengths += np.clip(room - _sums_before(more, ranks), 0, more)
         read = np.bincount(opened.users[is_chosen], weights=lengths[is_chosen], minlength=num_users)
         tokens_read += read.astype(np.int64)
         chosen, lengths, opened = opened.select(is_chosen), lengths[is_chosen], opened.select(~is_chosen)
         if prune:
-            found = found.select(found.scores >= last[found.users])
+            titles = titles.select(titles.scores >= kth_scores[titles.users])
         # Many beams are read in several forwards.
         block = _sums_before(lengths, ranks_in_groups(chosen.users)) // _MAX_TOKENS_PER_FORWARD
-        for number in range(reader.largest(int(block.max(initial=0)) + 1)):
-            part, part_lengths = chosen.select(block == number), lengths[block == number]
+        for index in range(reader.largest(int(block.max(initial=0)) + 1)):
+            part, part_lengths = chosen.select(block == index), lengths[block == index]
             _read(reader, part, part_lengths)
-            titles, prefixes = _follow(reader, allowed, part, part_lengths)
-            found, opened = found.joined(titles), opened.joined(prefixes)
+            new_titles, new_prefixes = _follow(reader, allowed, part, part_lengths)
+            titles, opened = titles.joined(new_titles), opened.joined(new_prefixes)
 
 
-def score_all_titles(reader: TreeReader, allowed: AllowedItems, tokens_at_once: int) -> Found:
+def score_all_titles(reader: TreeReader, allowed: AllowedItems, tokens_at_once: int) -> SearchResult:
     """
-    Reads the whole trie, in runs of nodes that follow each other.
+    Reads the whole trie, in runs of consecutive nodes.
 
     Args:
         reader ([`TreeReader`]):
-            Has read the prompts.
+            The reader, which has read the prompts.
         allowed ([`AllowedItems`]):
-            What may be found.
+            The items that may be recommended.
         tokens_at_once (`int`):
-            Title tokens of a user that a forward reads, besides those that lead to the first of them.
+            Number of title tokens of a user that a forward reads, besides the ancestors of the first one.
 
     Returns:
-        [`Found`]
+        [`SearchResult`]
     """
     trie, num_users = reader.trie, reader.num_users
     scores = np.zeros((num_users, trie.num_nodes))
@@ -198,19 +203,19 @@ def score_all_titles(reader: TreeReader, allowed: AllowedItems, tokens_at_once: 
     def score_children(nodes: np.ndarray, columns: np.ndarray) -> None:
         parents, children = trie.children_of(nodes)
         users = np.repeat(np.arange(num_users), len(children))
-        found = reader.log_probs(users, np.tile(columns[parents], num_users), np.tile(children, num_users))
-        scores[:, children] = found.reshape(num_users, len(children))
+        log_probs = reader.log_probs(users, np.tile(columns[parents], num_users), np.tile(children, num_users))
+        scores[:, children] = log_probs.reshape(num_users, len(children))
 
     score_children(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
     inner = np.flatnonzero(trie.num_children[1:] > 0) + 1
     tokens_read = 0
     for start in range(0, len(inner), tokens_at_once):
         nodes = inner[start : start + tokens_at_once]
-        # The way to the first of them was read and forgotten with nodes before it.
-        way = 1 + np.flatnonzero(trie.subtree_ends[1 : nodes[0]] > nodes[0])
-        run = np.concatenate([way, nodes])
+        # The ancestors of the first node were read in an earlier run and forgotten, so they are read again.
+        ancestors = 1 + np.flatnonzero(trie.subtree_ends[1 : nodes[0]] > nodes[0])
+        run = np.concatenate([ancestors, nodes])
         reader.read(np.tile(run, (num_users, 1)))
-        score_children(nodes, len(way) + np.arange(len(nodes)))
+        score_children(nodes, len(ancestors) + np.arange(len(nodes)))
         reader.forget()
         tokens_read += len(run)
     for depth in range(2, trie.max_depth + 1):
@@ -220,11 +225,11 @@ def score_all_titles(reader: TreeReader, allowed: AllowedItems, tokens_at_once: 
     users, leaves = np.repeat(np.arange(num_users), len(leaves)), np.tile(leaves, num_users)
     titles = Prefixes(users, leaves, scores[users, leaves])
     titles = titles.select(allowed.count(users, leaves) > 0)
-    return Found(titles, np.full(num_users, -np.inf), np.full(num_users, tokens_read))
+    return SearchResult(titles, np.full(num_users, -np.inf), np.full(num_users, tokens_read))
 
 
 def _read(reader: TreeReader, prefixes: Prefixes, lengths: np.ndarray) -> None:
-    """Reads so many nodes from each prefix on."""
+    """Reads `lengths[i]` nodes from prefix i on."""
     users, nodes, columns = _runs(prefixes, lengths)
     table = np.full((reader.num_users, int(columns.max(initial=0)) + 1), reader.padding)
     table[users, columns] = nodes
@@ -234,7 +239,7 @@ def _read(reader: TreeReader, prefixes: Prefixes, lengths: np.ndarray) -> None:
 def _follow(
     reader: TreeReader, allowed: AllowedItems, prefixes: Prefixes, lengths: np.ndarray
 ) -> tuple[Prefixes, Prefixes]:
-    """The whole titles and the open prefixes that follow what was read last."""
+    """Returns the whole titles and the open prefixes that follow the nodes read last."""
     trie = reader.trie
     users, nodes, columns = _runs(prefixes, lengths)
     steps = ragged_arange(lengths)
@@ -245,8 +250,8 @@ def _follow(
     parents = np.flatnonzero(is_last)[parents]
     is_live = allowed.count(users[parents], children) > 0
     parents, children = parents[is_live], children[is_live]
-    asked = np.concatenate([inner, parents])
-    log_probs = reader.log_probs(users[asked], columns[asked], np.concatenate([nodes[inner] + 1, children]))
+    queried = np.concatenate([inner, parents])
+    log_probs = reader.log_probs(users[queried], columns[queried], np.concatenate([nodes[inner] + 1, children]))
     gained = np.zeros(len(nodes))
     gained[inner + 1] = log_probs[: len(inner)]
     scores = np.repeat(prefixes.scores, lengths) + _sums_before(gained, steps) + gained
@@ -256,29 +261,29 @@ def _follow(
 
 
 def _runs(prefixes: Prefixes, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """User, node and column of so many nodes from each prefix on. A chain of nodes is a run of consecutive numbers."""
+    """Returns user, node and column of `lengths[i]` nodes from prefix i on. A chain has consecutive node numbers."""
     users = np.repeat(prefixes.users, lengths)
     return users, np.repeat(prefixes.nodes, lengths) + ragged_arange(lengths), ranks_in_groups(users)
 
 
 def ranks_in_groups(users: np.ndarray) -> np.ndarray:
-    """The place of each entry among those of its user; `users` ascends."""
+    """Rank of each entry among the entries of its user. `users` must ascend."""
     return ragged_arange(np.diff(np.flatnonzero(np.diff(users, prepend=-1, append=-1))))
 
 
-def _sums_before(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Sum of the values before each one in its group; a group starts where `places` is 0."""
+def _sums_before(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Sum of the values before each value in its group. A group starts where `ranks` is 0."""
     before = np.cumsum(values) - values
-    starts = np.maximum.accumulate(np.where(places == 0, np.arange(len(places)), 0))
+    starts = np.maximum.accumulate(np.where(ranks == 0, np.arange(len(ranks)), 0))
     return before - before[starts]
 
 
-def _last_of_top_k(titles: Prefixes, allowed: AllowedItems, num_users: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each user: the k-th best item's score, -infinity where fewer were found; and how many were found."""
+def _kth_best(titles: Prefixes, allowed: AllowedItems, num_users: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns for each user the score of the k-th best item, or -infinity, and the number of items in `titles`."""
     titles = titles.best_first()
     counts = allowed.count(titles.users, titles.nodes)
     before = _sums_before(counts, ranks_in_groups(titles.users))
-    is_last = (before < k) & (before + counts >= k)
-    last = np.full(num_users, -np.inf)
-    last[titles.users[is_last]] = titles.scores[is_last]
-    return last, np.bincount(titles.users, weights=counts, minlength=num_users).astype(np.int64)
+    holds_kth = (before < k) & (before + counts >= k)
+    kth_scores = np.full(num_users, -np.inf)
+    kth_scores[titles.users[holds_kth]] = titles.scores[holds_kth]
+    return kth_scores, np.bincount(titles.users, weights=counts, minlength=num_users).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Sharded weights (ZeRO-3, FSDP2): whether a process holds only a part of them, and contexts that gather them."""
+"""Sharded weights (ZeRO-3, FSDP2): finds out whether a model has them, and gathers them in contexts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 
 def is_sharded(model: PreTrainedModel) -> bool:
-    """Whether each process holds only a part of the weights (ZeRO-3, FSDP2), so that all processes must run alike."""
+    """Whether each process holds only a part of the weights (ZeRO-3, FSDP2). If so, all must run the same calls."""
     return is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 @contextmanager
 def gathered_root(model: PreTrainedModel) -> Iterator[None]:
     """
-    Gathers the weights that FSDP2 shards with the model itself and not with one of its layers: embedding, final norm
-    and head. The model's own forward gathers them; code that calls the model's parts needs this context.
+    Gathers the weights that FSDP2 shards with the whole model and not with one of its layers: embedding, final norm
+    and head. The model's forward gathers them by itself. Code that calls parts of the model needs this context.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Any model; without FSDP2 nothing happens.
+            Any model. Without FSDP2 the context does nothing.
     """
     if not isinstance(model, FSDPModule):
         yield
@@ -39,8 +39,9 @@ def gathered_root(model: PreTrainedModel) -> Iterator[None]:
 
 
 def gathered(parameter: nn.Parameter) -> AbstractContextManager:
-    """Gathers a parameter that ZeRO-3 has sharded, and keeps the changes that are made to it inside the context."""
+    """Gathers a parameter that ZeRO-3 has sharded, and keeps changes that code inside the context makes to it."""
     if not is_deepspeed_zero3_enabled():
         return nullcontext()
-    # Imported by name: otherwise transformers would demand deepspeed from users of an export with code.
+    # Imported by name: with an import statement, transformers would require deepspeed from users of an export with
+    # code.
     return import_module("deepspeed").zero.GatheredParameters([parameter], modifier_rank=0)

@@ -1,4 +1,4 @@
-"""Tree attention: whether a backbone reads branches of one trunk as one sequence, and how it reads packed batches."""
+"""Tree attention: tests whether a backbone reads branches of one trunk as one sequence, and reads packed batches."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from .backbones import eval_mode, is_close
 
 class TreeAttentionMixin:
     """
-    What [`PatchRecForCausalLM`] can do with trees of tokens: read titles behind a prompt as branches, and read packed
-    batches.
+    Methods of [`PatchRecForCausalLM`] for trees of tokens. They check and switch its attention, so that it can read
+    titles as branches behind a prompt, and packed batches.
     """
 
-    # The model that this class is mixed into brings these.
+    # Attributes of the model that this class is mixed into.
     config: Any
     model: Any
     device: torch.device
     dtype: torch.dtype
 
     _reads_trees: bool | None = None
-    """Whether the trial of `supports_tree_attention` succeeded; `None` before it ran."""
+    """Whether the test of `supports_tree_attention` succeeded; `None` before it ran."""
     _padded_attention: str | None = None
-    """The attention implementation before `enable_tree_packing` switched it; `None` if it did not."""
+    """The attention implementation before `enable_tree_packing` switched it; `None` if nothing was switched."""
 
     def supports_tree_attention(self) -> bool:
         """
         Whether the backbone can read several branches that share a trunk as one sequence, given a mask and positions.
 
-        The model tries it once, by reading two branches packed and one by one: recurrent and ALiBi backbones accept
-        masks and positions that they then ignore.
+        The first call tests it: the model reads two branches packed and one by one. A test is needed because recurrent
+        and ALiBi backbones accept masks and positions, but ignore them.
 
         Raises:
-            FloatingPointError: If its hidden states are not numbers.
+            FloatingPointError: If the model's hidden states are not numbers.
         """
         if self._reads_trees is None:
             with maskable_attention(self, self.model.language_model):
@@ -60,26 +60,26 @@ class TreeAttentionMixin:
         decoder, implementation = self.model.language_model, self._attention_without_packing()
         if implementation not in (*MASKABLE_ATTENTION, "flex_attention"):
             raise ValueError(
-                f"The attention implementation {implementation!r} takes no mask, so it cannot read packed batches; "
-                "load the model with `attn_implementation='sdpa'`."
+                f"The attention implementation {implementation!r} takes no mask, so it cannot read packed batches. "
+                "Load the model with `attn_implementation='sdpa'`."
             )
-        # Under ZeRO-3 the model cannot run before its engine exists, so the class's flags must do.
+        # Under ZeRO-3 the model cannot run before its engine exists, so the class's flags decide.
         if is_deepspeed_zero3_enabled():
             can_read = decoder._supports_attention_backend and _may_read_trees(decoder)
         else:
             can_read = self.supports_tree_attention()
         if not can_read:
             raise ValueError(
-                f"{type(decoder).__name__} does not take its positions and its mask as it is given them, so it cannot "
-                "read packed batches."
+                f"{type(decoder).__name__} does not take its positions and mask as given, so it cannot read packed "
+                "batches."
             )
 
     def enable_tree_packing(self) -> None:
         """
-        Switches attention to the implementation that reads packed batches fastest where the model is. SDPA becomes
-        FlexAttention on a GPU, and SDPA in chunks elsewhere (see [`chunk_attention_forward`]); either is tried first.
-        Eager attention stays, and so does a FlexAttention that the user chose. Call this on the device that the model
-        trains on.
+        Switches attention to the implementation that reads packed batches fastest on the model's device. SDPA becomes
+        FlexAttention on a GPU, and SDPA in chunks elsewhere (see [`chunk_attention_forward`]). Either is tested first.
+        Eager attention stays, and so does a FlexAttention that the user chose. Call this when the model is on the
+        device that it trains on.
 
         Raises:
             ValueError: As [`TreeAttentionMixin.check_tree_packing`] does.
@@ -115,18 +115,18 @@ class TreeAttentionMixin:
 @torch.no_grad()
 def reads_trees(model: Any) -> bool:
     """
-    Tries whether a model reads two branches that share a trunk as one sequence as it reads them one by one, with the
-    attention implementation that it has.
+    Tests whether a model reads two branches that share a trunk as one sequence in the same way as one by one. The test
+    uses the model's current attention implementation.
 
     Args:
         model ([`PatchRecForCausalLM`]):
             The model, with an attention implementation that reads trees (see [`packed_attention_inputs`]).
 
     Returns:
-        `bool`
+        `bool`: whether the hidden states are the same.
 
     Raises:
-        FloatingPointError: If its hidden states are not numbers.
+        FloatingPointError: If the model's hidden states are not numbers.
     """
     config, decoder = model.config.decoder_config, model.model.language_model
     if not _may_read_trees(decoder):
@@ -138,7 +138,7 @@ def reads_trees(model: Any) -> bool:
             [[1, 2, 3, 4, 5, 6, 7]],
             [[0, 1, 2, 3, 4, 3, 4]],
             [[7, 7, 7, 5, 5, 7, 7]],
-            [[-1, -1, -1, -1], [0, 1, 2, -1], [0, 1, 2, 5]],  # of three chunks
+            [[-1, -1, -1, -1], [0, 1, 2, -1], [0, 1, 2, 5]],  # three chunks
         )
     )
     inputs = packed_attention_inputs(depths, subtree_end, chunk_ancestors, config, model.dtype)
@@ -146,8 +146,8 @@ def reads_trees(model: Any) -> bool:
     with eval_mode(model):
         try:
             packed = decoder(input_ids=ids, position_ids=depths, use_cache=False, **inputs)
-        # ALiBi models take positions only from a mask of shape (B, T). Models that withhold chunks from their
-        # attention find that the mask has the wrong shape.
+        # ALiBi models take positions only from a mask of shape (B, T). In models that do not pass `chunk_keys` to
+        # their attention, the mask has the wrong shape.
         except (ValueError, RuntimeError, TypeError):
             return False
         alone = [decoder(input_ids=branch, use_cache=False).last_hidden_state[:, 3:] for branch in branches]
@@ -161,12 +161,12 @@ def reads_trees(model: Any) -> bool:
 
 
 def _may_read_trees(decoder: PreTrainedModel) -> bool:
-    """Whether nothing in the family's own flags and configuration rules out that it reads trees."""
+    """Whether the flags and the configuration of the backbone allow that it reads trees."""
     return not decoder._is_stateful and not _has_unknown_window(decoder.config)
 
 
 def _attention_dropout(config: PreTrainedConfig) -> float:
-    """The dropout of attention weights, which FlexAttention lacks and families name differently."""
+    """Dropout of the attention weights. FlexAttention has none. Backbones name the setting differently."""
     names = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
     return max(getattr(config, name, None) or 0.0 for name in names)
 

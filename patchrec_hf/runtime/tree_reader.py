@@ -1,4 +1,4 @@
-"""The tree reader: reads prompts once, and then any prefixes of titles behind them, with one cache for each user."""
+"""The tree reader: reads prompts once, and then any prefixes of titles behind them, with a cache for each user."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .trie import TitleTrie
 
 _MAX_LOGITS = 2**25  # 128 MiB in float32
 _PRUNE_ABOVE = 128
-"""Nodes in the cache from which on it is worth asking which of them still lead anywhere."""
+"""Number of cached nodes from which on the reader looks for nodes that it can drop."""
 
 
 class TreeReader:
     """
     Scores the nodes of a title trie after the prompts of B users.
 
-    The keys and values of a prompt are kept once for each user. Every node that is read adds its own, and sees the
-    prompt and the nodes on its way: nodes are numbered in preorder, so node `m` stands on the way to node `n` exactly
+    The keys and values of a prompt are kept once for each user. Every node that is read adds its keys and values, and
+    sees the prompt and its ancestors. Nodes are numbered in preorder, so node `m` is on the path to node `n` exactly
     if `m <= n < subtree_ends[m]`, and the mask follows from the numbers alone.
 
     Args:
@@ -36,16 +36,16 @@ class TreeReader:
         trie ([`TitleTrie`]):
             The titles.
         pad_id (`int`):
-            Fills up short prompts.
+            Token that pads short prompts.
         synchronize (`bool`):
-            Whether all processes read together, with as many calls of the model and of its head on each.
+            Whether all processes read together, with the same number of calls of the model and of its head on each.
     """
 
     def __init__(self, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, synchronize: bool) -> None:
         self.model = model
         self.trie = trie
         self.padding = trie.num_nodes
-        """Number of a node that is none: it fills up rows, and sees only what fills up rows."""
+        """Node number of padding: it pads rows, and sees only padding."""
         self._unseen = trie.num_nodes + 1
         self._pad_id = pad_id
         self._synchronize = synchronize
@@ -57,25 +57,26 @@ class TreeReader:
 
     def start(self, prompts: Sequence[EncodedHistory]) -> None:
         """
-        Reads the prompts of B users, and forgets those of others.
+        Reads the prompts of B users, and forgets all earlier prompts.
 
         Args:
             prompts (`Sequence[EncodedHistory]`):
                 B histories; responses, if any, are ignored.
         """
         device, self.num_users = self.model.device, len(prompts)
-        # Without a configuration the cache keeps every position, also in sliding-window layers: the mask narrows it.
+        # Without a configuration the cache keeps every position, also in sliding-window layers. The mask hides
+        # positions outside the window.
         self._cache = DynamicCache()
         batch = {key: value.to(device) for key, value in pad_histories(prompts, self._pad_id).items()}
         longest = max(prompt.prompt_length for prompt in prompts)
         self._lengths = torch.tensor([[prompt.prompt_length] for prompt in prompts], device=device)
         positions = torch.arange(longest, device=device).expand(self.num_users, -1)
         is_prompt = positions < self._lengths
-        # Short prompts are filled up at their end, where the mask hides it from all but itself.
+        # Short prompts are padded at their end. Each padding position is visible to itself only.
         visible = (positions[:, :, None] >= positions[:, None, :]) & (
             is_prompt[:, None, :] | torch.eye(longest, dtype=torch.bool, device=device)
         )
-        # The root, which stands on the way to every node, is the whole prompt.
+        # The root is the whole prompt, because it is on the path to every node.
         self._key_nodes = torch.where(is_prompt, 0, self._unseen)
         self._key_positions = positions
         self._held_nodes = np.empty((self.num_users, 0), dtype=np.int64)
@@ -92,11 +93,11 @@ class TreeReader:
 
     def read(self, nodes: np.ndarray) -> None:
         """
-        Reads nodes whose ancestors were read before, or stand further left in their row.
+        Reads nodes. The ancestors of each node were read before, or are further left in its row.
 
         Args:
             nodes (`numpy.ndarray` of shape `(B, Q)`, int64):
-                The nodes, filled up with `padding`.
+                The nodes, padded with `padding`.
         """
         queries = torch.from_numpy(nodes).to(self.model.device)
         positions = self._lengths + self._depths[queries] - 1
@@ -109,16 +110,16 @@ class TreeReader:
         self.kv_length = max(self.kv_length, self._key_nodes.shape[1])
 
     def forget(self) -> None:
-        """Drops every node from the cache, which then holds the prompts only."""
+        """Drops every node from the cache, and keeps the prompts only."""
         if self._held_nodes.shape[1] > 0:
-            self._cache.crop(-self._held_nodes.shape[1])  # a negative length drops the last ones
+            self._cache.crop(-self._held_nodes.shape[1])  # a negative length drops the last columns
         self._held_nodes = self._held_nodes[:, :0]
         self._key_nodes = self._key_nodes[:, : self._prompt_columns]
         self._key_positions = self._key_positions[:, : self._prompt_columns]
 
-    def forget_all_but_ways_to(self, users: np.ndarray, nodes: np.ndarray) -> None:
+    def prune(self, users: np.ndarray, nodes: np.ndarray) -> None:
         """
-        Drops from the cache the nodes that no longer lead anywhere, once they are the most of it.
+        Drops from the cache the nodes that lead to no open prefix, if they are at least half of the cached nodes.
 
         Args:
             users, nodes (`numpy.ndarray` of shape `(n,)`, int64):
@@ -127,32 +128,32 @@ class TreeReader:
         held = self._held_nodes
         if held.shape[1] < _PRUNE_ABOVE:
             return
-        # All nodes on one line, user after user.
+        # The nodes of all users on one number line, user after user.
         starts = np.arange(self.num_users)[:, None] * (self._unseen + 1)
         line = np.sort(starts[users, 0] + nodes)
-        is_way = np.searchsorted(line, starts + held) < np.searchsorted(line, starts + self._ends[held])
-        num_kept = int(is_way.sum(axis=1).max())
+        is_kept = np.searchsorted(line, starts + held) < np.searchsorted(line, starts + self._ends[held])
+        num_kept = int(is_kept.sum(axis=1).max())
         if num_kept > held.shape[1] // 2:
             return
-        # The ways first, in order; what follows them in short rows is dead, and hidden as such.
-        columns = np.argsort(~is_way, axis=1, kind="stable")[:, :num_kept]
-        is_dead = np.arange(num_kept) >= is_way.sum(axis=1, keepdims=True)
-        self._held_nodes = np.where(is_dead, self._unseen, np.take_along_axis(held, columns, axis=1))
+        # Kept nodes come first, in order. Rows with fewer of them end with dropped nodes, which the mask hides.
+        columns = np.argsort(~is_kept, axis=1, kind="stable")[:, :num_kept]
+        is_dropped = np.arange(num_kept) >= is_kept.sum(axis=1, keepdims=True)
+        self._held_nodes = np.where(is_dropped, self._unseen, np.take_along_axis(held, columns, axis=1))
         prompt = np.tile(np.arange(self._prompt_columns), (self.num_users, 1))
-        kept = torch.from_numpy(np.concatenate([prompt, self._prompt_columns + columns], axis=1))
-        kept = kept.to(self.model.device)
+        kept_columns = torch.from_numpy(np.concatenate([prompt, self._prompt_columns + columns], axis=1))
+        kept_columns = kept_columns.to(self.model.device)
         nodes_held = torch.from_numpy(self._held_nodes).to(self.model.device)
         self._key_nodes = torch.cat([self._key_nodes[:, : self._prompt_columns], nodes_held], dim=1)
-        self._key_positions = self._key_positions.gather(1, kept)
-        keep_columns(self._cache, kept)
+        self._key_positions = self._key_positions.gather(1, kept_columns)
+        keep_columns(self._cache, kept_columns)
 
     def log_probs(self, users: np.ndarray, columns: np.ndarray, children: np.ndarray) -> np.ndarray:
         """
-        Log-probabilities over the whole vocabulary after what was read last: the prompts, or nodes.
+        Computes log-probabilities over the whole vocabulary after the prompts or nodes that were read last.
 
         Args:
             users, columns (`numpy.ndarray` of shape `(P,)`, int64):
-                Rows and columns of the nodes that were read last; the prompts stand in column 0.
+                Rows and columns of the nodes that were read last. The prompts are in column 0.
             children (`numpy.ndarray` of shape `(P,)`, int64):
                 The nodes whose tokens are scored.
 
@@ -163,7 +164,7 @@ class TreeReader:
             FloatingPointError: If a score is not a number.
         """
         device = self._hidden.device
-        # Only what is asked for is projected, and so much at once that the logits stay small.
+        # Only the requested rows are projected, in chunks with small logits.
         rows, row_of_pair = np.unique(users * self._hidden.shape[1] + columns, return_inverse=True)
         order = np.argsort(row_of_pair, kind="stable")
         pair_rows = torch.from_numpy(row_of_pair[order]).to(device)
@@ -175,19 +176,19 @@ class TreeReader:
         parts = [torch.empty(0, device=device)]
         for chunk, (first, last) in enumerate(pairwise(cuts)):
             logits = self.model.compute_logits(hidden[chunk * step : (chunk + 1) * step]).float()
-            here = pair_rows[first:last] - chunk * step
-            parts.append((logits[here, tokens[first:last]] - logits.logsumexp(dim=-1)[here]).to(device))
-        found = np.empty(len(children), dtype=np.float32)
-        found[order] = torch.cat(parts).cpu().numpy()
-        if not np.isfinite(found).all():
+            chunk_rows = pair_rows[first:last] - chunk * step
+            parts.append((logits[chunk_rows, tokens[first:last]] - logits.logsumexp(dim=-1)[chunk_rows]).to(device))
+        result = np.empty(len(children), dtype=np.float32)
+        result[order] = torch.cat(parts).cpu().numpy()
+        if not np.isfinite(result).all():
             raise FloatingPointError(
                 "The model's scores are not numbers (NaN or infinity), so nothing can be ranked. Check the training "
                 "loss, and that the weights were loaded whole."
             )
-        return found
+        return result
 
     def largest(self, value: int) -> int:
-        """The largest `value` of all processes that read together."""
+        """Returns the largest `value` of all processes that read together."""
         if not self._synchronize:
             return value
         values = torch.tensor(value, device=PartialState().device)
@@ -206,7 +207,7 @@ class TreeReader:
 
 def keep_columns(cache: DynamicCache, columns: torch.Tensor) -> None:
     """
-    Keeps some keys and values of each user, in every layer of a cache.
+    Keeps only some keys and values of each user, in every layer of a cache.
 
     Args:
         cache ([`~transformers.DynamicCache`]):

@@ -55,9 +55,7 @@ def test_item_vectors_make_the_prompts_of_the_model(model, processor, tmp_path, 
     catalog = pl.read_parquet(tmp_path / "catalog.parquet")
     assert vectors.shape == (len(catalog), 32)
     index = {item_id: place for place, item_id in enumerate(catalog["item_id"])}
-    example = processor.encode(
-        processor.title_tokens, processor.catalog.indices_of(HISTORY), layout=layout, max_history=8
-    )
+    example = processor.encode(processor.catalog.indices_of(HISTORY), layout=layout, max_history=8)
     row = {"user_id": 0, "item_ids": [*HISTORY, ITEM_IDS[9]], "target_positions": [8]}
     batch = PatchDataCollator(processor, layout)([row])
     length = example.prompt_length

@@ -190,7 +190,7 @@ def test_adapters_that_do_not_say_what_they_were_trained_on(model, processor, ro
     model.name_or_path = model.config.name_or_path = ""
     trainer = train(model, processor, rows, tmp_path / "run")
     trainer.save_model(str(tmp_path / "adapter"))
-    with pytest.raises(ValueError, match=r"does not say which model it was trained on.*`base_model`"):
+    with pytest.raises(ValueError, match=r"does not name the model that it was trained on.*`base_model`"):
         PatchRecommender.from_pretrained(tmp_path / "adapter")
 
 

@@ -94,7 +94,7 @@ def test_unknown_logits_are_refused(processor: PatchRecProcessor, monkeypatch: p
         return outputs
 
     monkeypatch.setattr(type(backbone), "forward", doubled)
-    with pytest.raises(ValueError, match="makes its logits in a way"):
+    with pytest.raises(ValueError, match="computes its logits in a way that this library does not reproduce"):
         PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)
 
 

@@ -106,7 +106,7 @@ class FixedReader:
     def forget(self):
         pass
 
-    def forget_all_but_ways_to(self, users, nodes):
+    def prune(self, users, nodes):
         pass
 
 
