@@ -1,4 +1,4 @@
-"""Run directories: an interrupted script goes on where it stopped, and never overwrites what it has finished."""
+"""Run directories: let an interrupted script continue, and never overwrite a finished run."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from accelerate import PartialState
 
 def claim_run(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
     """
-    Makes a directory this run's: on first use `settings` are written to its `run.json`.
+    Claims a directory for this run. The first call writes `settings` to the directory's `run.json`.
 
     Args:
         output_dir (`str` or `pathlib.Path`):
-            The directory; made if it does not exist.
+            Directory of the run. It is created if it does not exist.
         settings (`Mapping[str, Any]`):
-            JSON-ready values on which the results depend.
+            JSON-ready values that determine the results.
 
     Raises:
-        FileExistsError: If the directory holds a finished run (`results.json`), or one with other settings.
+        FileExistsError: If the directory holds a finished run (`results.json`) or a run with other settings.
     """
     output_dir = Path(output_dir)
     with PartialState().main_process_first():
@@ -30,22 +30,22 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
         if not (output_dir / "run.json").exists():
             output_dir.mkdir(parents=True, exist_ok=True)
             write_json(output_dir / "run.json", dict(settings))
-        found = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
-    there, now = _flat(found), _flat(settings)
+        saved = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
+    old, new = _flat(saved), _flat(settings)
     changed = [
-        f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
-        for name in sorted({*there, *now})
-        if there.get(name) != now.get(name)
+        f"{name}: old {old.get(name)!r}, new {new.get(name)!r}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
     ]
     if changed:
         raise FileExistsError(
-            f"{output_dir} holds a run with other settings ({'; '.join(changed)}). Repeat its settings to go on with "
-            "it, or choose another directory."
+            f"{output_dir} holds a run with other settings ({'; '.join(changed)}). Repeat the old settings to "
+            "continue that run, or choose another directory."
         )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings within settings by names such as `outer.inner`, so that a difference is told by itself."""
+    """Flattens nested settings to names such as `outer.inner`, so that an error names only the values that differ."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
@@ -58,7 +58,7 @@ def finish_run(output_dir: str | Path, results: Any) -> None:
 
     Args:
         output_dir (`str` or `pathlib.Path`):
-            The run's directory.
+            Directory of the run.
         results (`Any`):
             JSON-ready values.
     """
@@ -67,7 +67,7 @@ def finish_run(output_dir: str | Path, results: Any) -> None:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Writes JSON-ready values to a file, which holds either what it held before or all of them."""
+    """Writes JSON-ready values to a file atomically: if interrupted, the file keeps its old content."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(values, indent=2), encoding="utf-8")
     part.replace(path)

@@ -1,4 +1,4 @@
-"""A tiny backbone built from a catalog: for trying the library without a download, and for tests."""
+"""A tiny backbone built from a catalog, for tests and for trying the library without a download."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def build_tiny_backbone(
 
     Args:
         catalog ([`Catalog`]):
-            Its titles train the tokenizer (byte-level BPE, so that any other text can be read too).
+            Catalog whose titles train the tokenizer. It is a byte-level BPE, so it also reads any other text.
         vocab_size (`int`, *optional*, defaults to `3000`):
-            Upper limit of the vocabulary, without the special tokens.
+            Maximum size of the vocabulary, without the special tokens.
         hidden_size (`int`, *optional*, defaults to `64`):
             Width of the model; the feed-forward layers are three times as wide.
         num_layers (`int`, *optional*, defaults to `2`):
@@ -40,9 +40,9 @@ def build_tiny_backbone(
         num_heads (`int`, *optional*, defaults to `4`):
             Number of attention heads.
         max_position_embeddings (`int`, *optional*, defaults to `4096`):
-            Longest prompt with its response, in tokens.
+            Maximum length of a prompt with its response, in tokens.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of the weights. The global random state is left as it was.
+            Seed of the weights. The global random state does not change.
 
     Returns:
         `tuple[LlamaForCausalLM, PreTrainedTokenizerFast]`
@@ -50,7 +50,8 @@ def build_tiny_backbone(
     tokenizer_core = Tokenizer(models.BPE())
     tokenizer_core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer_core.decoder = decoders.ByteLevel()
-    # The words of the prompts must weigh enough to become tokens, or a tiny prompt would be mostly instruction.
+    # Repeat the texts of the prompts so that their words become tokens. Otherwise, a tiny prompt would be mostly
+    # instruction.
     texts = [text for prompt in (BOOK_PROMPT, MOVIE_PROMPT) for text in (prompt.system or "", prompt.instruction)]
     tokenizer_core.train_from_iterator(
         [*catalog.titles, *texts * (1 + len(catalog) // 20)],
@@ -74,7 +75,7 @@ def build_tiny_backbone(
         intermediate_size=3 * hidden_size,
         num_hidden_layers=num_layers,
         num_attention_heads=num_heads,
-        # Narrow models learn faster from wider weights: with the usual 0.02 their first logits are all but equal.
+        # Narrow models learn faster from larger weights: with the usual 0.02, their first logits are almost equal.
         initializer_range=0.1,
         max_position_embeddings=max_position_embeddings,
         tie_word_embeddings=True,

@@ -13,15 +13,15 @@ def test_first_claim_writes_the_settings_and_the_same_settings_go_on(tmp_path):
 
 def test_other_settings_are_refused(tmp_path):
     claim_run(tmp_path, {"seed": 1, "layout": "item"})
-    with pytest.raises(FileExistsError, match="seed: 1 there, 2 now"):
+    with pytest.raises(FileExistsError, match="seed: old 1, new 2"):
         claim_run(tmp_path, {"seed": 2, "layout": "item"})
-    with pytest.raises(FileExistsError, match="layout: 'item' there, None now"):
+    with pytest.raises(FileExistsError, match="layout: old 'item', new None"):
         claim_run(tmp_path, {"seed": 1})
 
 
 def test_settings_within_settings_are_told_by_themselves(tmp_path):
     claim_run(tmp_path, {"scale": {"name": "tiny", "backbone": {"layers": 1}}})
-    with pytest.raises(FileExistsError, match=r"settings \(scale.name: 'tiny' there, 'smoke' now\)"):
+    with pytest.raises(FileExistsError, match=r"settings \(scale.name: old 'tiny', new 'smoke'\)"):
         claim_run(tmp_path, {"scale": {"name": "smoke", "backbone": {"layers": 1}}})
 
 

@@ -1,4 +1,4 @@
-"""Baselines: what a recommender has to beat. Each is fitted on example rows and scores every item for a history."""
+"""Baselines that a recommender has to beat. Each is fitted on rows and scores every item for each history."""
 
 from transformers import AutoConfig, AutoModel
 

@@ -16,11 +16,11 @@ class CaserConfig(SequentialConfig):
 
     Args:
         window (`int`, *optional*, defaults to `5`):
-            Items that a prediction is made from, the latest ones; the paper's L.
+            Number of latest items from which a prediction is made; the paper's L.
         num_horizontal_filters (`int`, *optional*, defaults to `16`):
-            Filters of each height from 1 to `window`.
+            Number of filters for each height from 1 to `window`.
         num_vertical_filters (`int`, *optional*, defaults to `4`):
-            Weighted sums of the window's vectors.
+            Number of weighted sums of the window's vectors.
     """
 
     model_type = "patchrec_caser"
@@ -35,9 +35,9 @@ class Caser(SequentialRecommender):
     Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding (Tang and Wang, WSDM 2018,
     https://arxiv.org/abs/1809.07426).
 
-    Departures: no vector for the user, so that it recommends for any history; one target after another instead of the
-    next T at once; a softmax over the whole catalog instead of sampled negatives (`loss="bce"`); an item has one
-    vector, as input and as output.
+    Departures from the paper: users have no vectors, so the model recommends for any history. Targets are predicted
+    one after another instead of the next T at once. The loss is a softmax over the whole catalog instead of sampled
+    negatives (`loss="bce"`). An item has one vector, as input and as output.
     """
 
     config_class = CaserConfig

@@ -1,4 +1,4 @@
-"""Co-visitation: what others chose soon before or after what one chose last."""
+"""Co-visitation: recommends items that other users chose shortly before or after a user's latest items."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from .selection import cut_off, ranks_of_targets, single_targets
 @dataclass(frozen=True)
 class CoVisitationWeighting:
     """
-    How pairs of items become a score.
+    Settings that turn pairs of items into scores.
 
     Args:
         window (`int`, *optional*, defaults to `20`):
-            Two items of a user are a pair if they are at most so many places apart. The weight of a pair is one over
-            their distance.
+            Two items of a user are a pair if their positions differ by at most this number. The weight of a pair is 1
+            divided by this distance.
         backward_weight (`float`, *optional*, defaults to `0.5`):
-            What a pair weighs for the recommendation of its earlier item to those who chose the later one; the other
-            way it weighs 1.
+            Factor on a pair's weight when its earlier item is recommended to users who chose the later one. The factor
+            for the other direction is 1.
         source_exponent (`float`, *optional*, defaults to `0.5`):
             Scores are divided by the popularity of the history's item to this power.
         target_exponent (`float`, *optional*, defaults to `0.3`):
             Scores are divided by the popularity of the recommended item to this power.
         decay (`float`, *optional*, defaults to `0.8`):
-            What an item of the history weighs, relative to the one after it.
+            Weight of an item of the history, relative to the item after it.
         num_history_items (`int`, *optional*, defaults to `10`):
-            How many of a history's latest items count.
+            Number of latest items of a history that count.
     """
 
     window: int = 20
@@ -52,14 +52,14 @@ DEFAULT_GRID = tuple(
     CoVisitationWeighting(window, backward, 0.5, target, decay)
     for window, backward, target, decay in product((5, 20), (0.25, 0.5, 1.0), (0.0, 0.3, 0.5), (0.6, 0.8, 0.9))
 )
-"""Weightings that [`CoVisitation.fit`] chooses from."""
+"""Default weightings among which [`CoVisitation.fit`] chooses."""
 
 
 class CoVisitation:
     """
     Item-to-item recommendation from pairs of items in training histories (as in Linden, Smith and York, "Amazon.com
-    Recommendations: Item-to-Item Collaborative Filtering", IEEE Internet Computing 2003). A departure from that paper:
-    pairs know order and distance.
+    Recommendations: Item-to-Item Collaborative Filtering", IEEE Internet Computing 2003). Departure from that paper:
+    the weight of a pair depends on the order and distance of its items.
 
     Args:
         catalog ([`Catalog`]):
@@ -69,7 +69,7 @@ class CoVisitation:
 
     Example:
     ```python
-    >>> model = CoVisitation(catalog).fit(examples["train"], examples["validation"])
+    >>> model = CoVisitation(catalog).fit(splits["train"], splits["validation"])
     >>> model.weighting
     CoVisitationWeighting(window=20, ...)
     ```
@@ -89,34 +89,37 @@ class CoVisitation:
         show_progress: bool = True,
     ) -> CoVisitation:
         """
-        Counts pairs: each target with the items that stand before it in its row.
+        Counts pairs. Each target forms pairs with the items before it in its row.
 
         Args:
             dataset ([`~datasets.Dataset`]):
-                Example rows to learn from.
+                Rows to count pairs in.
             validation ([`~datasets.Dataset`], *optional*):
-                Example rows; if given, the weighting becomes the one of `grid` that ranks their targets best.
+                Rows for choosing the weighting. If given, the model takes the weighting of `grid` that ranks their
+                targets best.
             grid (`Iterable[CoVisitationWeighting]`, *optional*):
                 Weightings to choose from.
             metric (`str`, *optional*, defaults to `"hr@20"`):
-                What is best: `hr@k`, `ndcg@k` or `mrr@k`.
+                Metric that decides which weighting is best: `hr@k`, `ndcg@k` or `mrr@k`.
             show_progress (`bool`, *optional*, defaults to `True`):
                 Whether to show a progress bar while choosing.
 
         Raises:
-            TypeError, ValueError: If the rows are not example rows (see [`check_rows`]), or there is no such metric.
+            TypeError, ValueError: If a data set fails [`check_rows`], or `metric` is unknown.
             KeyError: If the catalog lacks an item.
         """
         for rows in (dataset, validation):
             if rows is not None:
                 check_rows(rows)
-        items, places, num_before = _flat_targets(dataset, self.catalog)
-        popularity = np.maximum(np.bincount(items[places], minlength=len(self.catalog)), 1).astype(np.float64)
+        items, target_indices, num_before = _flat_targets(dataset, self.catalog)
+        popularity = np.maximum(np.bincount(items[target_indices], minlength=len(self.catalog)), 1).astype(np.float64)
         pairs: dict[int, _Pairs] = {}
 
         def use(weighting: CoVisitationWeighting) -> None:
             if weighting.window not in pairs:
-                pairs[weighting.window] = _count_pairs(items, places, num_before, len(self.catalog), weighting.window)
+                pairs[weighting.window] = _count_pairs(
+                    items, target_indices, num_before, len(self.catalog), weighting.window
+                )
             self.weighting, self._scores = weighting, pairs[weighting.window].scores(popularity, weighting)
 
         if validation is None:
@@ -142,30 +145,31 @@ class CoVisitation:
             `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order.
 
         Raises:
-            RuntimeError: If nothing has been fitted.
-            TypeError, ValueError, KeyError: As [`check_histories`] does, and if the catalog lacks an item.
+            RuntimeError: If the model has not been fitted.
+            TypeError, ValueError: As [`check_histories`] does.
+            KeyError: If the catalog lacks an item.
         """
         if self._scores is None:
-            raise RuntimeError("`CoVisitation` has counted nothing yet; call `fit` first.")
+            raise RuntimeError("`CoVisitation` has not counted any pairs yet; call `fit` first.")
         check_histories(histories)
         latest = [list(history[-self.weighting.num_history_items :]) for history in histories]
         lengths = np.array([len(history) for history in latest], dtype=np.int64)
         sources = self.catalog.indices_of([item for history in latest for item in history])
         ages = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(sources))
         rows = np.repeat(np.arange(len(latest)), lengths)
-        return self._scores.sum_up(rows, sources, self.weighting.decay**ages, len(latest))
+        return self._scores.weighted_sums(rows, sources, self.weighting.decay**ages, len(latest))
 
 
 @dataclass(frozen=True, eq=False)
 class _PairScores:
-    """What follows each item and how likely: `targets[offsets[i] : offsets[i + 1]]`, and the same of `values`."""
+    """Item `i` gives the items `targets[offsets[i] : offsets[i + 1]]` the scores in the same slice of `values`."""
 
     offsets: np.ndarray
     targets: np.ndarray
     values: np.ndarray
 
-    def sum_up(self, rows: np.ndarray, sources: np.ndarray, weights: np.ndarray, num_rows: int) -> np.ndarray:
-        """The weighted sums of the sources' scores, shape `(num_rows, num_items)`."""
+    def weighted_sums(self, rows: np.ndarray, sources: np.ndarray, weights: np.ndarray, num_rows: int) -> np.ndarray:
+        """Returns the weighted sums of the sources' scores for each row, shape `(num_rows, num_items)`."""
         num_items = len(self.offsets) - 1
         lengths = np.diff(self.offsets)[sources]
         entries = np.repeat(self.offsets[sources], lengths) + ragged_arange(lengths)
@@ -176,7 +180,7 @@ class _PairScores:
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Each pair that occurs in either order, by source and target; and its weight as it is, and turned round."""
+    """Each pair that occurs in either order, by source and target, with its weights in both directions."""
 
     sources: np.ndarray
     targets: np.ndarray
@@ -191,23 +195,25 @@ class _Pairs:
         return _PairScores(offsets, self.targets, values)
 
 
-def _count_pairs(items: np.ndarray, places: np.ndarray, num_before: np.ndarray, num_items: int, window: int) -> _Pairs:
+def _count_pairs(
+    items: np.ndarray, target_indices: np.ndarray, num_before: np.ndarray, num_items: int, window: int
+) -> _Pairs:
     keys: np.ndarray = np.empty(0, dtype=np.int64)
     weights: np.ndarray = np.empty(0)
-    for distance in range(1, window + 1):  # added up one by one, so that memory holds different pairs only
-        later = places[num_before >= distance]
-        found, counts = np.unique(items[later - distance] * num_items + items[later], return_counts=True)
-        keys, cells = np.unique(np.concatenate([keys, found]), return_inverse=True)
+    for distance in range(1, window + 1):  # sum up after each distance, so that memory holds each pair only once
+        later = target_indices[num_before >= distance]
+        new_keys, counts = np.unique(items[later - distance] * num_items + items[later], return_counts=True)
+        keys, cells = np.unique(np.concatenate([keys, new_keys]), return_inverse=True)
         weights = np.bincount(cells, np.concatenate([weights, counts / distance]), minlength=len(keys))
-    turned = keys % num_items * num_items + keys // num_items
-    either, cells = np.unique(np.concatenate([keys, turned]), return_inverse=True)
+    reversed_keys = keys % num_items * num_items + keys // num_items
+    either, cells = np.unique(np.concatenate([keys, reversed_keys]), return_inverse=True)
     forward = np.bincount(cells[: len(keys)], weights, minlength=len(either))
     backward = np.bincount(cells[len(keys) :], weights, minlength=len(either))
     return _Pairs(either // num_items, either % num_items, forward, backward)
 
 
 def _flat_targets(dataset: Dataset, catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All rows' items one after the other, where their targets stand, and how many items each has before it."""
+    """Returns the items of all rows in one array, the targets' indices in it, and the number of items before each."""
     rows = dataset.select_columns(["item_ids", "target_positions"]).to_polars()
     lengths = rows["item_ids"].list.len().cast(pl.Int64).to_numpy()
     num_before = rows["target_positions"].explode().to_numpy().astype(np.int64)

@@ -1,4 +1,4 @@
-"""Fusion: an LLM recommender and a baseline, each on the best items of both."""
+"""Fusion: combines the scores of an LLM recommender and a baseline for the best items of both."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from .selection import cut_off, single_targets
 
 
 WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
-"""Weights that [`Fusion.fit`] chooses from."""
+"""Default weights among which [`Fusion.fit`] chooses."""
 
 
 class Baseline(Scorer, Protocol):
-    """What scores all items of a catalog, for every history."""
+    """A scorer that knows its catalog: for every history, it scores all items of `catalog`."""
 
     catalog: Catalog
 
 
 class Fusion:
     """
-    Ranks the union of what two recommenders hold for best, by a weighted sum of their scores: the exact
-    log-probabilities of the LLM and the scores of a baseline, each standardized over the union (its mean becomes 0,
-    its standard deviation 1).
+    Ranks the union of the best items of an LLM and of a baseline by a weighted sum of their scores. The scores are the
+    exact log-probabilities of the LLM and the scores of the baseline. Both are standardized over the union (mean 0,
+    standard deviation 1).
 
     Args:
         recommender ([`PatchRecommender`]):
             The LLM.
         baseline ([`~patchrec_hf.baselines.fusion.Baseline`]):
-            The baseline, fitted on the data set that the recommender learned from; or any object with its `score` and
-            its `catalog`.
+            The baseline, fitted on the data set on which the recommender was trained. Any object with `score` and
+            `catalog` can be a baseline.
         weight (`float`, *optional*, defaults to `0.5`):
-            The baseline's, between 0 and 1; the LLM has the rest. [`Fusion.fit`] chooses it.
+            Weight of the baseline, between 0 and 1. The LLM has the weight `1 - weight`. [`Fusion.fit`] chooses it.
         num_candidates (`int`, *optional*, defaults to `200`):
-            How many best items of each are looked at.
+            Number of best items that each of the two contributes to the union.
         batch_size (`int`, *optional*, defaults to `8`):
             Histories per forward of the LLM.
 
     Raises:
-        ValueError: If a number is out of range, or the two have different catalogs.
+        ValueError: If a number is out of range, or the recommender and the baseline have different catalogs.
 
     Example:
     ```python
-    >>> fusion = Fusion(PatchRecommender.from_pretrained("outputs/final"), baseline).fit(examples["validation"])
-    >>> evaluate_scorer(fusion, catalog, examples["test"]).metrics()
+    >>> fusion = Fusion(PatchRecommender.from_pretrained("outputs/final"), baseline).fit(splits["validation"])
+    >>> evaluate_scorer(fusion, catalog, splits["test"]).metrics()
     ```
     """
 
@@ -73,7 +73,7 @@ class Fusion:
         if not np.array_equal(catalog.item_ids, baseline.catalog.item_ids):
             raise ValueError(
                 f"The recommender's catalog of {len(catalog)} items and the baseline's of {len(baseline.catalog)} "
-                "do not hold the same ids in the same order. Make both of one data set."
+                "do not hold the same ids in the same order. Make both from one data set."
             )
         catalog.check_same_titles(baseline.catalog)
         self.recommender = recommender
@@ -86,33 +86,38 @@ class Fusion:
         self, dataset: Dataset, metric: str = "hr@20", weights: Sequence[float] = WEIGHTS, show_progress: bool = True
     ) -> Fusion:
         """
-        Chooses the weight. With 0 and 1 among the choices, as by default, the fusion ranks these targets at least as
-        well as the better of its parts, because the best items of each part are among the candidates.
+        Chooses the weight. If `weights` holds 0 and 1, as by default, the fusion ranks these targets at least as well
+        as the better of its two parts, because the best items of each part are among the candidates.
 
         Args:
             dataset ([`~datasets.Dataset`]):
-                Example rows to choose on, which neither part should have learned from: validation.
+                Rows for choosing the weight. Neither part should have been trained on them, so pass validation rows.
             metric (`str`, *optional*, defaults to `"hr@20"`):
-                What is best: `hr@k`, `ndcg@k` or `mrr@k`, with k up to `num_candidates`. Of several best weights, the
-                one nearest to their mean is taken.
+                Metric that decides which weight is best: `hr@k`, `ndcg@k` or `mrr@k`, with k up to `num_candidates`.
+                If several weights are best, the one nearest to their mean is chosen.
             weights (`Sequence[float]`, *optional*, defaults to `WEIGHTS`):
-                The choices.
+                Weights to choose from.
             show_progress (`bool`, *optional*, defaults to `True`):
                 Whether to show a progress bar.
 
         Raises:
-            ValueError: If `metric` is not one of these, or its k is above `num_candidates`.
+            ValueError: If `metric` is unknown, or its k is above `num_candidates`.
             KeyError: If the catalog lacks an item.
         """
         histories, targets = single_targets(dataset, self.recommender.processor.catalog)
         k = cut_off(metric)
         if k > self.num_candidates:
-            raise ValueError(f"`metric` looks at {k} places, but only {self.num_candidates} candidates are ranked.")
+            raise ValueError(
+                f"`metric` counts {k} ranks, but only {self.num_candidates} candidates of each part are ranked. Raise "
+                "`num_candidates`."
+            )
         ranks: list[list[np.ndarray]] = []
-        with tqdm(total=len(histories), desc="Choosing the weight", disable=not show_progress) as progress:
+        with tqdm(
+            total=len(histories), desc="Choosing the weight", unit="history", disable=not show_progress
+        ) as progress:
             for start in range(0, len(histories), HISTORIES_PER_BATCH):
                 part = slice(start, start + HISTORIES_PER_BATCH)
-                parts = self._standardised(histories[part])
+                parts = self._standardized_scores(histories[part])
                 ranks.append([ranks_from_scores(_mix(*parts, weight), targets[part]) for weight in weights])
                 progress.update(len(histories[part]))
         values = np.array(
@@ -131,16 +136,17 @@ class Fusion:
                 Item ids, oldest first.
 
         Returns:
-            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order; -infinity outside of the union.
+            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order. Items outside the union have
+            -infinity.
 
         Raises:
             ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
             KeyError: If the catalog lacks an item.
         """
-        return _mix(*self._standardised(histories), self.weight)
+        return _mix(*self._standardized_scores(histories), self.weight)
 
-    def _standardised(self, histories: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Both parts' scores, standardized over the union, -infinity outside of it; shape `(B, num_items)` each."""
+    def _standardized_scores(self, histories: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Returns both parts' scores, `(B, num_items)` each, standardized over the union and -infinity outside it."""
         processor = self.recommender.processor
         prompts = [processor.encode(processor.catalog.indices_of(list(history))) for history in histories]
         k = min(self.num_candidates, len(processor.catalog))
@@ -153,11 +159,11 @@ class Fusion:
             rows, ranks = np.nonzero(ranking.items >= 0)
             llm[rows, ranking.items[rows, ranks]] = ranking.scores[rows, ranks]
         is_candidate = np.isfinite(llm)
-        return _standardise(llm, is_candidate), _standardise(baseline, is_candidate)
+        return _standardize(llm, is_candidate), _standardize(baseline, is_candidate)
 
 
-def _standardise(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Each row's chosen scores with mean 0 and standard deviation 1; -infinity for the others."""
+def _standardize(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Shifts and scales each row's chosen scores to mean 0 and standard deviation 1. Other scores become -infinity."""
     scores = np.where(chosen, scores, 0.0)
     deviations = np.where(chosen, scores - scores.mean(axis=1, where=chosen, keepdims=True), 0.0)
     spread = np.sqrt((deviations**2).mean(axis=1, where=chosen, keepdims=True))

@@ -15,7 +15,7 @@ class GRU4RecConfig(SequentialConfig):
 
     Args:
         num_layers (`int`, *optional*, defaults to `1`):
-            Layers of the GRU.
+            Number of layers of the GRU.
         gru_size (`int`, *optional*, defaults to `128`):
             Width of the GRU's state.
     """
@@ -31,8 +31,9 @@ class GRU4Rec(SequentialRecommender):
     Session-based Recommendations with Recurrent Neural Networks (Hidasi et al., ICLR 2016,
     https://arxiv.org/abs/1511.06939).
 
-    Departures: whole histories instead of session-parallel batches; a softmax over the whole catalog (or `"bce"`)
-    instead of TOP1 or BPR among a batch's items; items have one vector, as input and as output.
+    Departures from the paper: batches hold whole histories instead of parallel sessions. The loss is a softmax over
+    the whole catalog (or `"bce"`) instead of TOP1 or BPR among a batch's items. An item has one vector, as input and
+    as output.
     """
 
     config_class = GRU4RecConfig

@@ -1,4 +1,4 @@
-"""Histories: what a baseline's `score` is given."""
+"""Histories: checks the arguments of a baseline's `score`."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 
 
 HISTORIES_PER_BATCH = 256
-"""How many are scored together, which bounds the memory."""
+"""Number of histories that are scored together, which bounds the memory."""
 
 
 def check_histories(histories: Sequence[Sequence[int]]) -> None:
     """
-    Checks what `score` is given, but for the items, which the catalog looks up.
+    Checks the histories that `score` gets. The items are not checked here: the catalog raises for unknown ones.
 
     Args:
         histories (`Sequence[Sequence[int]]`):
             Item ids, oldest first.
 
     Raises:
-        TypeError: If it is one history instead of several.
-        ValueError: If one is empty.
+        TypeError: If `histories` is one history instead of several.
+        ValueError: If a history is empty.
     """
-    for place, history in enumerate(histories):
+    for index, history in enumerate(histories):
         if not isinstance(history, Sequence | np.ndarray):
             raise TypeError(f"A history is a list of item ids, got {history!r}. Score a single one by `score([ids])`.")
         if len(history) == 0:
-            raise ValueError(f"History {place} is empty; a score needs at least one earlier item.")
+            raise ValueError(f"History {index} is empty; it needs at least one item.")

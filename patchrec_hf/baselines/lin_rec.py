@@ -1,4 +1,4 @@
-"""LinRec: SASRec with an attention whose cost grows linearly with the history."""
+"""LinRec: SASRec with attention whose cost grows linearly with the length of the history."""
 
 from typing import cast
 
@@ -22,9 +22,9 @@ class LinRec(SASRec):
     LinRec: Linear Attention Mechanism for Long-term Sequential Recommender Systems (Liu et al., SIGIR 2023,
     https://arxiv.org/abs/2411.01537), on SASRec.
 
-    Departures: sums over a history run up to each position only, so that one row can teach several targets and no
-    position sees a later one; at a history's last position in the first layer this is the paper's attention. Layers
-    normalise their input, not their output. And those of [`SASRec`].
+    Departures from the paper, beside the departures of [`SASRec`]: sums over a history run only up to each position,
+    so one row can have several targets and no position sees a later one. At a history's last position in the first
+    layer, the result is the paper's attention. Layers normalize their input instead of their output.
     """
 
     config_class = LinRecConfig
@@ -34,7 +34,7 @@ class LinRec(SASRec):
 
 
 class LinRecLayer(nn.Module):
-    """Linear attention and a feed-forward network, each normalised before and added to its input."""
+    """Linear attention, then a feed-forward network. Each normalizes its input and adds its output to it."""
 
     def __init__(self, config: LinRecConfig) -> None:
         super().__init__()
@@ -62,16 +62,16 @@ def linear_attention(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, chunk_size: int = 64
 ) -> torch.Tensor:
     """
-    The paper's L2-normalised linear attention (section 3.2) of each position to those up to it: queries are normalised
-    along their features, keys along the history, both after an ELU, and the result is divided by the root of the size,
-    as in the authors' code. It costs T · (chunk_size + size) products of
-    vectors: within a chunk positions meet each other, and what came before it as one sum.
+    The paper's L2-normalized linear attention (section 3.2), in which each position attends to itself and the earlier
+    positions. Queries are normalized along their features and keys along the history, both after an ELU. The result is
+    divided by the root of the size, as in the authors' code. The cost is T · (chunk_size + size) products of vectors:
+    positions attend to each other within a chunk, and to all earlier chunks through one sum.
 
     Args:
         queries, keys, values (`torch.Tensor` of shape `(B, heads, T, size)`):
-            One vector a position and head.
+            One vector per position and head.
         chunk_size (`int`, *optional*, defaults to `64`):
-            Positions of a chunk.
+            Number of positions in a chunk.
 
     Returns:
         `torch.Tensor` of shape `(B, heads, T, size)`.
@@ -79,9 +79,9 @@ def linear_attention(
     length = queries.shape[-2]
     queries, keys = F.normalize(F.elu(queries), dim=-1), F.elu(keys)
     queries = queries / keys.square().cumsum(-2).clamp(min=1e-12).sqrt()
-    filled = (0, 0, 0, -length % chunk_size)
+    padding = (0, 0, 0, -length % chunk_size)
     queries, keys, values = (
-        F.pad(vectors, filled).unflatten(-2, (-1, chunk_size)) for vectors in (queries, keys, values)
+        F.pad(vectors, padding).unflatten(-2, (-1, chunk_size)) for vectors in (queries, keys, values)
     )
     sums = keys.mT @ values
     before = sums.cumsum(-3) - sums

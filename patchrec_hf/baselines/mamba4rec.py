@@ -16,7 +16,7 @@ class Mamba4RecConfig(SequentialConfig):
 
     Args:
         num_layers (`int`, *optional*, defaults to `1`):
-            Mamba layers.
+            Number of Mamba layers.
         state_size, conv_kernel, expand (`int`, *optional*, default to `32`, `4` and `2`):
             See [`~transformers.MambaConfig`].
     """
@@ -34,8 +34,9 @@ class Mamba4Rec(SequentialRecommender):
     Mamba4Rec: Towards Efficient Sequential Recommendation with Selective State Space Models (Liu et al., 2024,
     https://arxiv.org/abs/2403.03900).
 
-    Departures: the Mamba blocks are transformers', which normalise by RMS, before the mixer too, and add its input to
-    its output in a single layer too; the loss is of a row's targets, which may be several.
+    Departures from the paper: the Mamba blocks come from transformers. They normalize by RMS, also before the mixer,
+    and add the mixer's input to its output, also in a single layer. The loss covers all targets of a row, of which
+    there may be several.
     """
 
     config_class = Mamba4RecConfig
@@ -54,7 +55,7 @@ class Mamba4Rec(SequentialRecommender):
 
 
 class Mamba4RecLayer(nn.Module):
-    """Mamba, then a position-wise feed-forward network, each with residual connection and norm."""
+    """Mamba, then a position-wise feed-forward network, each with a residual connection and a norm."""
 
     def __init__(self, config: Mamba4RecConfig) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ class Mamba4RecLayer(nn.Module):
                 use_cache=False,
             )
         )
-        self.mamba.get_input_embeddings().requires_grad_(False)  # it is fed with vectors
+        self.mamba.get_input_embeddings().requires_grad_(False)  # unused: the input is vectors
         self.network = nn.Sequential(
             nn.Linear(size, 4 * size),
             nn.GELU(),

@@ -1,4 +1,4 @@
-"""MoRec: SASRec whose item vectors come from the titles, by a text encoder."""
+"""MoRec: SASRec whose item vectors a text encoder computes from the titles."""
 
 from typing import Any, Self, cast
 
@@ -21,11 +21,11 @@ class MoRecConfig(SASRecConfig):
 
     Args:
         text_config ([`~transformers.PreTrainedConfig`] or `dict`, *optional*):
-            The text encoder's configuration. BERT's defaults if not given.
+            Configuration of the text encoder. BERT's defaults if not given.
         title_length (`int`, *optional*, defaults to `1`):
-            Tokens of the longest title.
+            Number of tokens of the longest title.
         titles_per_forward (`int`, *optional*, defaults to `2048`):
-            Titles that the encoder reads at once; bounds the memory of scoring.
+            Number of titles that the encoder reads at once. It bounds the memory of scoring.
     """
 
     model_type = "patchrec_mo_rec"
@@ -39,11 +39,11 @@ class MoRecConfig(SASRecConfig):
 class MoRec(SASRec):
     """
     Where to Go Next for Recommender Systems? ID- vs. Modality-based Recommender Models Revisited (Yuan et al., SIGIR
-    2023, https://arxiv.org/abs/2303.13835): text encoder and sequence model are trained together.
+    2023, https://arxiv.org/abs/2303.13835). The text encoder and the sequence model are trained together.
 
-    Departures: titles are averaged over their tokens, without special tokens, not read off the first one; in training,
-    a target competes with all items of its batch, each once, those of its own history too, without correcting for
-    their popularity. And those of [`SASRec`].
+    Departures from the paper, beside the departures of [`SASRec`]: a title's vector is the mean over its tokens,
+    without special tokens, instead of the state of its first token. In training, a target competes with all items of
+    its batch, each once. These include the items of its own history, and there is no correction for popularity.
     """
 
     config_class = MoRecConfig
@@ -53,20 +53,20 @@ class MoRec(SASRec):
         cls, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalog: Catalog, **settings: Any
     ) -> Self:
         """
-        A new model on a text encoder, which may be pretrained.
+        Builds a new model on a text encoder, which may be pretrained.
 
         Args:
             encoder ([`~transformers.PreTrainedModel`]):
-                Any model of transformers that returns `last_hidden_state`, such as `AutoModel.from_pretrained(name)`.
+                Any transformers model that returns `last_hidden_state`, such as `AutoModel.from_pretrained(name)`.
             tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-                The encoder's.
+                Tokenizer of the encoder.
             catalog ([`Catalog`]):
                 The items that can be recommended.
             **settings:
-                Of [`MoRecConfig`].
+                Settings of [`MoRecConfig`].
 
         Raises:
-            ValueError: If a title holds a special token, or tokenizes to nothing.
+            ValueError: If a title holds a special token, or has no tokens.
         """
         titles = tokenize_titles(catalog.titles, tokenizer)
         longest = int(titles.lengths.max())
@@ -81,28 +81,28 @@ class MoRec(SASRec):
         return TitleEmbedding(cast(MoRecConfig, self.config))
 
     def catalog_table(self) -> torch.Tensor:
-        """Reads all titles. See [`SequentialRecommender.catalog_table`]."""
+        """Encodes all titles. See [`SequentialRecommender.catalog_table`]."""
         return self.item_embedding(torch.arange(self.config.num_items + 1, device=self.device))
 
     def item_table(
         self, items: torch.Tensor, targets: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """In training, the items of the batch; else the catalog. See [`SequentialRecommender.item_table`]."""
+        """Returns the items of the batch in training, else the catalog. See [`SequentialRecommender.item_table`]."""
         num_items = self.config.num_items
         if not (self.training and targets is not None):
             return self.catalog_table(), items, targets
         is_target = targets != IGNORED_LABEL
         padding = items.new_tensor([num_items])
-        wanted = torch.where(is_target, targets, num_items)
-        # In order, so that padding comes last.
-        candidates, rows = torch.cat([items.flatten(), wanted.flatten(), padding]).unique(return_inverse=True)
+        padded_targets = torch.where(is_target, targets, num_items)
+        # `unique` sorts, so padding comes last.
+        candidates, rows = torch.cat([items.flatten(), padded_targets.flatten(), padding]).unique(return_inverse=True)
         items = rows[: items.numel()].view_as(items)
         targets = torch.where(is_target, rows[items.numel() : -1].view_as(targets), IGNORED_LABEL)
         return self.item_embedding(candidates), items, targets
 
 
 class TitleEmbedding(nn.Module):
-    """Items' vectors: the mean of what the encoder makes of a title's tokens, projected; zeros for padding."""
+    """Item vectors: the mean of the encoder's states over a title's tokens, projected. Zeros for padding."""
 
     title_ids: torch.Tensor
     title_mask: torch.Tensor
@@ -117,11 +117,11 @@ class TitleEmbedding(nn.Module):
         self.register_buffer("title_mask", torch.zeros(shape, dtype=torch.bool))
 
     def forward(self, items: torch.Tensor) -> torch.Tensor:
-        """Shape `(num_items, hidden_size)`, for catalog indices of shape `(num_items,)`."""
+        """Returns vectors of shape `(num_items, hidden_size)` for catalog indices of shape `(num_items,)`."""
         parts = []
         for part in items.split(self.titles_per_forward):
             ids, mask = self.title_ids[part], self.title_mask[part]
-            # A title's first token is read even where there is none: softmax needs one.
+            # The mask keeps the first position even of padding, which has no tokens: softmax needs one.
             states = self.encoder(input_ids=ids, attention_mask=mask | (ids.new_ones(ids.shape).cumsum(1) == 1))
             weights = mask[..., None].to(states.last_hidden_state.dtype)
             parts.append((states.last_hidden_state * weights).sum(1) / weights.sum(1).clamp(min=1))

@@ -1,4 +1,4 @@
-"""Popularity: the same list for everybody."""
+"""Popularity: recommends the same items to everybody."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Popularity:
 
     def fit(self, dataset: Dataset) -> Popularity:
         """
-        Counts the interactions.
+        Counts the interactions of each item.
 
         Args:
             dataset ([`~datasets.Dataset`]):
-                Example rows to learn from.
+                Rows whose interactions are counted.
 
         Raises:
-            TypeError, ValueError: If the rows are not example rows (see [`check_rows`]).
+            TypeError, ValueError: If the data set fails [`check_rows`].
             KeyError: If the catalog lacks an item.
         """
         check_rows(dataset)
@@ -55,10 +55,10 @@ class Popularity:
             `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order.
 
         Raises:
-            RuntimeError: If nothing has been fitted.
+            RuntimeError: If the model has not been fitted.
             TypeError, ValueError: As [`check_histories`] does.
         """
         if self._counts is None:
-            raise RuntimeError("`Popularity` has counted nothing yet; call `fit` first.")
+            raise RuntimeError("`Popularity` has not counted any interactions yet; call `fit` first.")
         check_histories(histories)
         return np.tile(self._counts, (len(histories), 1))

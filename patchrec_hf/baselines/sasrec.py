@@ -15,9 +15,9 @@ class SASRecConfig(SequentialConfig):
 
     Args:
         num_layers (`int`, *optional*, defaults to `2`):
-            Transformer layers.
+            Number of Transformer layers.
         num_heads (`int`, *optional*, defaults to `2`):
-            Attention heads.
+            Number of attention heads.
     """
 
     model_type = "patchrec_sasrec"
@@ -30,16 +30,16 @@ class SASRec(SequentialRecommender):
     """
     Self-Attentive Sequential Recommendation (Kang and McAuley, ICDM 2018, https://arxiv.org/abs/1808.09781).
 
-    Departures: the loss is a softmax over the whole catalog by default, as in "Turning Dross Into Gold Loss"
-    (Klenitskiy and Vasilev, RecSys 2023, https://arxiv.org/abs/2309.07602), and `loss="bce"` gives the paper's; layers
-    are torch's, which normalise keys and values too and put dropout inside of the feed-forward network; positions are
-    counted from a window's first item, so that one row can teach several targets; the loss is of a row's targets, not
-    of every position.
+    Departures from the paper: the loss is a softmax over the whole catalog by default, as in "Turning Dross Into Gold
+    Loss" (Klenitskiy and Vasilev, RecSys 2023, https://arxiv.org/abs/2309.07602); `loss="bce"` gives the paper's loss.
+    The layers are torch's, which also normalize keys and values and put dropout inside the feed-forward network.
+    Positions are counted from a window's first item, so one row can have several targets. The loss covers a row's
+    targets instead of every position.
 
     Example:
     ```python
-    >>> model = SASRec.from_catalog(catalog).fit(examples["train"], examples["validation"])
-    >>> score_targets(model, catalog, examples["test"]).metrics()
+    >>> model = SASRec.from_catalog(catalog).fit(splits["train"], splits["validation"])
+    >>> evaluate_scorer(model, catalog, splits["test"]).metrics()
     ```
     """
 

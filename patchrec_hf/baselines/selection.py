@@ -1,4 +1,4 @@
-"""Choosing on validation: where a baseline ranks the targets of validation rows."""
+"""Selection: ranks the targets of validation rows, from which a baseline chooses its settings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from .histories import HISTORIES_PER_BATCH
 
 def single_targets(dataset: Dataset, catalog: Catalog) -> tuple[list[list[int]], np.ndarray]:
     """
-    The histories of a data set's targets, and the targets.
+    Returns the targets of a data set, one by one, and their histories.
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Example rows.
+            Rows.
         catalog ([`Catalog`]):
-            Knows every target.
+            Must hold every target.
 
     Returns:
-        `tuple[list[list[int]], numpy.ndarray]`: item ids before each target, and its catalog index.
+        `tuple[list[list[int]], numpy.ndarray]`: the item ids before each target, and the catalog index of each target
+        (int64, shape `(num_targets,)`).
+
+    Raises:
+        KeyError: If the catalog lacks a target.
     """
     pairs = [
         (item_ids[:position], item_ids[position])
@@ -35,17 +39,17 @@ def single_targets(dataset: Dataset, catalog: Catalog) -> tuple[list[list[int]],
 
 
 def ranks_of_targets(scorer: Scorer, histories: Sequence[Sequence[int]], targets: np.ndarray) -> np.ndarray:
-    """The rank of each target, as [`ranks_from_scores`] gives it."""
+    """Returns the rank of each target, as [`ranks_from_scores`] defines it."""
     parts = [slice(start, start + HISTORIES_PER_BATCH) for start in range(0, len(histories), HISTORIES_PER_BATCH)]
     return np.concatenate([ranks_from_scores(scorer.score(histories[part]), targets[part]) for part in parts])
 
 
 def cut_off(metric: str) -> int:
     """
-    The k of `hr@k` and the like.
+    Returns the k of `hr@k`, `ndcg@k` or `mrr@k`.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If `metric` is none of these.
     """
     name, _, k = metric.partition("@")
     if name not in ("hr", "ndcg", "mrr") or not k.isdigit() or int(k) < 1:

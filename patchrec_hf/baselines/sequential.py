@@ -1,7 +1,7 @@
-"""What the neural baselines share: one item, one vector; rows as tensors; training by the Hugging Face Trainer."""
+"""Base of the neural baselines: one vector per item, rows as tensors, and training by the Hugging Face Trainer."""
 
-# No `from __future__ import annotations` where there is a configuration: `strict` checks values by their annotations,
-# and lets strings pass.
+# No `from __future__ import annotations` in a module with a configuration: it turns annotations into strings, and
+# `strict` checks values by their annotations but lets any value pass if the annotation is a string.
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -34,22 +34,22 @@ _METRIC_CUT_OFFS = (10, 20)
 @strict
 class SequentialConfig(PreTrainedConfig):
     """
-    What the configurations of all neural baselines share.
+    Settings that all neural baselines share.
 
     Args:
         num_items (`int`, *optional*, defaults to `1`):
-            Items of the catalog.
+            Number of items in the catalog.
         hidden_size (`int`, *optional*, defaults to `64`):
             Width of an item's vector.
         dropout (`float`, *optional*, defaults to `0.2`):
-            Share of values that are dropped in training.
+            Share of values that dropout sets to zero in training.
         max_length (`int`, *optional*, defaults to `200`):
-            Items of a history that are read, the latest ones.
+            Number of latest items of a history that the model reads.
         loss (`"softmax"` or `"bce"`, *optional*, defaults to `"softmax"`):
             `"softmax"`: cross-entropy over the whole catalog. `"bce"`: binary cross-entropy of the target and of items
-            drawn at random, as in the paper of SASRec.
+            drawn at random, as in the SASRec paper.
         num_negatives (`int`, *optional*, defaults to `1`):
-            For `"bce"`: items that are drawn for a target. Those of the history are left out.
+            For `"bce"`: number of items that are drawn per target. Drawn items that occur in the history are left out.
     """
 
     num_items: int = 1
@@ -68,7 +68,7 @@ class SequentialOutput(ModelOutput):
         loss (`torch.Tensor` of shape `()`, *optional*):
             The mean loss of all targets.
         logits (`torch.Tensor` of shape `(B, S, num_items)`):
-            The score of every item after each position that was asked for.
+            The score of every item after each requested position.
     """
 
     loss: torch.Tensor | None = None
@@ -77,25 +77,28 @@ class SequentialOutput(ModelOutput):
 
 class SequentialRecommender(PreTrainedModel):
     """
-    A model that turns a history into a vector, whose product with an item's vector is the item's score.
+    A model that turns a history into a vector. An item's score is the product of this vector and the item's vector.
 
     Args:
         config ([`SequentialConfig`]):
-            The model's configuration.
+            Configuration of the model.
         catalog ([`Catalog`]):
-            The items that can be recommended; saved with the model.
+            The items that can be recommended. The catalog is saved with the model.
 
     Raises:
-        ValueError: If configuration and catalog differ in their number of items.
+        ValueError: If `config` and `catalog` differ in their number of items.
     """
 
     config_class = SequentialConfig
     main_input_name = "items"
-    item_embedding: Any  # nn.Embedding, or what a model has in its place
+    item_embedding: Any  # nn.Embedding, or the module that replaces it in a subclass
 
     def __init__(self, config: SequentialConfig, catalog: Catalog) -> None:
         if config.num_items != len(catalog):
-            raise ValueError(f"The configuration has {config.num_items} items, the catalog {len(catalog)}.")
+            raise ValueError(
+                f"The configuration has {config.num_items} items, the catalog {len(catalog)}. Use the catalog for "
+                "which the model was made."
+            )
         super().__init__(config)
         self.catalog = catalog
         self.item_embedding = self._make_item_embedding()
@@ -107,55 +110,55 @@ class SequentialRecommender(PreTrainedModel):
     @classmethod
     def from_catalog(cls, catalog: Catalog, **settings: Any) -> Self:
         """
-        A new, untrained model.
+        Builds a new, untrained model.
 
         Args:
             catalog ([`Catalog`]):
                 The items that can be recommended.
             **settings:
-                Of the model's configuration.
+                Settings of the model's configuration.
 
         Raises:
             TypeError: If the configuration has no such setting.
-            StrictDataclassFieldValidationError: If a setting has a value that it cannot have.
+            StrictDataclassFieldValidationError: If a setting has an invalid value.
         """
-        own = {field.name for field in fields(cls.config_class)} - {field.name for field in fields(PreTrainedConfig)}
-        own -= {"num_items"}  # the catalog's
-        unknown = sorted(set(settings) - own)
+        known = {field.name for field in fields(cls.config_class)} - {field.name for field in fields(PreTrainedConfig)}
+        known -= {"num_items"}  # the catalog determines it
+        unknown = sorted(set(settings) - known)
         if unknown:
-            raise TypeError(f"{cls.__name__} has no setting `{unknown[0]}`; it has {', '.join(sorted(own))}.")
+            raise TypeError(f"{cls.__name__} has no setting `{unknown[0]}`; it has {', '.join(sorted(known))}.")
         return cls(cls.config_class(num_items=len(catalog), **settings), catalog)
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
         """
-        Reads histories. What stands at a position depends on it and on those before it only.
+        Encodes histories. The state at a position depends only on this position and the earlier ones.
 
         Args:
             vectors (`torch.Tensor` of shape `(B, T, hidden_size)`):
                 The items' vectors, oldest first; padding follows each history.
 
         Returns:
-            `torch.Tensor` of shape `(B, T, hidden_size)`.
+            `torch.Tensor` of shape `(B, T, hidden_size)`: the state at each position.
         """
         raise NotImplementedError
 
     def catalog_table(self) -> torch.Tensor:
-        """The vectors of all items and one more, of padding; shape `(num_items + 1, hidden_size)`."""
+        """Returns the vectors of all items and, last, of padding; shape `(num_items + 1, hidden_size)`."""
         return self.item_embedding.weight
 
     def item_table(
         self, items: torch.Tensor, targets: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """
-        The items among which a target is looked for: here, the catalog.
+        Returns the items with which a target competes. Here, these are all items of the catalog.
 
         Args:
             items, targets:
                 See [`SequentialRecommender.forward`].
 
         Returns:
-            `tuple`: their vectors and one more, of padding, shape `(num_candidates + 1, hidden_size)`; and `items` and
-            `targets` as rows of it.
+            `tuple`: the vectors of these items and, last, of padding, shape `(num_candidates + 1, hidden_size)`; and
+            `items` and `targets` as row numbers of this table.
         """
         return self.catalog_table(), items, targets
 
@@ -163,21 +166,21 @@ class SequentialRecommender(PreTrainedModel):
         self, items: torch.Tensor, positions: torch.Tensor, targets: torch.Tensor | None = None
     ) -> SequentialOutput:
         """
-        Scores all items after some positions of each history.
+        Scores all items after the given positions of each history.
 
         Args:
             items (`torch.Tensor` of shape `(B, T)`, int64):
                 Catalog indices, oldest first; `num_items` is padding, which follows each history.
             positions (`torch.Tensor` of shape `(B, S)`, int64):
-                After which of the T items something is predicted.
+                Indices of the items, of 0 to T - 1, after which to predict.
             targets (`torch.Tensor` of shape `(B, S)`, int64, *optional*):
-                Catalog indices of what follows there, for a loss; -100 counts for nothing.
+                Catalog indices of the items that follow these positions, for a loss. -100 is ignored.
 
         Returns:
             [`SequentialOutput`]
         """
         table, items, targets = self.item_table(items, targets)
-        states = self._read(items, positions, table)
+        states = self._states_at(items, positions, table)
         if targets is not None and self.training and self.config.loss == "bce":
             return SequentialOutput(loss=self._bce_loss(states, table, items, targets))
         logits = states @ table[:-1].T
@@ -186,8 +189,11 @@ class SequentialRecommender(PreTrainedModel):
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED_LABEL)
         return SequentialOutput(loss=loss, logits=logits)
 
-    def _read(self, items: torch.Tensor, positions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        """What stands at `positions`, `[B, S, hidden_size]`; `items` are rows of `table`, the last one padding."""
+    def _states_at(self, items: torch.Tensor, positions: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """
+        Returns the states at `positions`, `[B, S, hidden_size]`. `items` are row numbers of `table`, whose last row is
+        padding.
+        """
         states = self.encode(F.embedding(items, table, padding_idx=len(table) - 1))
         return states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
 
@@ -196,12 +202,12 @@ class SequentialRecommender(PreTrainedModel):
     ) -> torch.Tensor:
         is_target = targets != IGNORED_LABEL
         drawn = torch.randint(len(table) - 1, (*targets.shape, self.config.num_negatives), device=items.device)
-        is_wrong = (drawn[..., None] != items[:, None, None]).all(-1) & (drawn != targets[..., None])
+        is_negative = (drawn[..., None] != items[:, None, None]).all(-1) & (drawn != targets[..., None])
         candidates = torch.cat([targets.clamp(min=0)[..., None], drawn], dim=-1)
         logits = (table[candidates] @ states[..., None])[..., 0].float()
         labels = torch.zeros_like(logits)
         labels[..., 0] = 1
-        weights = torch.cat([is_target[..., None], is_wrong & is_target[..., None]], dim=-1).float()
+        weights = torch.cat([is_target[..., None], is_negative & is_target[..., None]], dim=-1).float()
         losses = F.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")
         return losses / is_target.sum().clamp(min=1)
 
@@ -217,25 +223,25 @@ class SequentialRecommender(PreTrainedModel):
 
         Args:
             dataset ([`~datasets.Dataset`]):
-                Example rows; the model learns from their targets, several of a row at once.
+                Training rows. The loss covers all targets of a row at once.
             validation ([`~datasets.Dataset`], *optional*):
-                Example rows that are ranked after each epoch. The model ends up as it was after the best of them by
-                NDCG@20, and training ends when `patience` epochs brought nothing better.
+                Rows whose targets are ranked after each epoch. The model ends with the weights of the epoch with the
+                best NDCG@20.
             args ([`~transformers.TrainingArguments`], *optional*):
-                By default [`training_arguments`] of a temporary directory. With `validation`, models are saved and
-                evaluated after each epoch, whatever these say.
+                Training arguments. By default [`training_arguments`] with a temporary directory. With `validation`,
+                the model is always saved and evaluated after each epoch, whatever `args` sets.
             patience (`int`, *optional*, defaults to `3`):
-                See `validation`.
+                With `validation`, training stops after this number of epochs without a better NDCG@20.
 
         Raises:
-            TypeError, ValueError: If the rows are not example rows (see [`check_rows`]).
+            TypeError, ValueError: If a data set fails [`check_rows`].
             KeyError: If the catalog lacks an item.
         """
         for rows in (dataset, validation):
             if rows is not None:
                 check_rows(rows, self.config.max_length)
         with tempfile.TemporaryDirectory() as directory:
-            if PartialState().num_processes > 1:  # the best epoch is read again by all
+            if PartialState().num_processes > 1:  # all processes load the best epoch from it
                 (directory,) = broadcast_object_list([directory])
             settings: dict[str, Any] = {"label_names": ["targets"], "remove_unused_columns": False}
             if validation is not None:
@@ -253,15 +259,15 @@ class SequentialRecommender(PreTrainedModel):
                 callbacks=[] if validation is None else [EarlyStoppingCallback(patience)],
             )
             trainer.train()
-            trainer.accelerator.wait_for_everyone()  # before the directory goes
+            trainer.accelerator.wait_for_everyone()  # before the directory is deleted
         self.eval()
         return self
 
     @torch.no_grad()
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """
-        Scores every item for every history. Items' vectors are computed once in each call, so where that is work
-        (`MoRec`), many histories should come together.
+        Scores every item for every history. Each call computes the vectors of all items once. For `MoRec` this is
+        expensive, so pass many histories in one call.
 
         Args:
             histories (`Sequence[Sequence[int]]`):
@@ -271,7 +277,8 @@ class SequentialRecommender(PreTrainedModel):
             `numpy.ndarray` of shape `(B, num_items)`, float32, in catalog order.
 
         Raises:
-            TypeError, ValueError, KeyError: As [`check_histories`] does, and if the catalog lacks an item.
+            TypeError, ValueError: As [`check_histories`] does.
+            KeyError: If the catalog lacks an item.
         """
         check_histories(histories)
         scores = np.empty((len(histories), self.config.num_items), dtype=np.float32)
@@ -283,7 +290,7 @@ class SequentialRecommender(PreTrainedModel):
         for start in range(0, len(rows), HISTORIES_PER_BATCH):
             part = slice(start, start + HISTORIES_PER_BATCH)
             batch = collate(rows[part])
-            states = self._read(batch["items"].to(self.device), batch["positions"].to(self.device), table)
+            states = self._states_at(batch["items"].to(self.device), batch["positions"].to(self.device), table)
             scores[part] = (states[:, 0] @ table[:-1].T).float().cpu().numpy()
         self.train(was_training)
         return scores
@@ -312,13 +319,13 @@ class SequentialRecommender(PreTrainedModel):
                 Passed to [`~transformers.PreTrainedModel.from_pretrained`].
 
         Raises:
-            ValueError: If a model of another kind is saved there.
+            ValueError: If the saved model is of another class.
         """
-        found = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))[0]
-        if found.get("model_type") != cls.config_class.model_type:
+        saved_config = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))[0]
+        if saved_config.get("model_type") != cls.config_class.model_type:
             raise ValueError(
-                f"{pretrained_model_name_or_path} holds a model of type {found.get('model_type')!r}, but "
-                f"{cls.__name__} is {cls.config_class.model_type!r}. Load it with the class that it was saved from."
+                f"{pretrained_model_name_or_path} holds a model of type {saved_config.get('model_type')!r}, but "
+                f"{cls.__name__} is {cls.config_class.model_type!r}. Load it with the class that saved it."
             )
         catalog = Catalog.from_parquet(find_file(pretrained_model_name_or_path, CATALOG_NAME, kwargs))
         return super().from_pretrained(pretrained_model_name_or_path, catalog, *args, **kwargs)
@@ -327,46 +334,49 @@ class SequentialRecommender(PreTrainedModel):
 @dataclass(frozen=True)
 class SequenceCollator:
     """
-    Turns example rows into tensors, as [`SequentialRecommender`] takes them.
+    Turns rows into the tensors that [`SequentialRecommender.forward`] takes.
 
     Args:
         catalog ([`Catalog`]):
-            Knows every item.
+            Must hold every item of the rows.
         max_length (`int`):
-            Items of a row's history that are kept, the latest ones.
+            Number of latest items of a row's history that are kept.
     """
 
     catalog: Catalog
     max_length: int
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """`items` `[B, T]`, `positions` and `targets` `[B, S]`; no targets where a row's position is its end."""
+        """
+        Returns `items` `[B, T]`, `positions` `[B, S]` and `targets` `[B, S]`. A row whose last target position is its
+        number of items has no targets.
+        """
         ends = [row["target_positions"][-1] for row in rows]
         starts = [max(end - self.max_length, 0) for end in ends]
         width, num_targets = max(np.subtract(ends, starts)), max(len(row["target_positions"]) for row in rows)
         items = np.full((len(rows), width), len(self.catalog))
         positions = np.zeros((len(rows), num_targets), dtype=np.int64)
         targets = np.full((len(rows), num_targets), IGNORED_LABEL)
-        for place, (row, start, end) in enumerate(zip(rows, starts, ends, strict=True)):
-            indices = self.catalog.indices_of(row["item_ids"])
-            items[place, : end - start] = indices[start:end]
-            wanted = np.array([position for position in row["target_positions"] if position > start])
-            positions[place, : len(wanted)] = wanted - start - 1
-            if end < len(indices):
-                targets[place, : len(wanted)] = indices[wanted]
+        for index, (row, start, end) in enumerate(zip(rows, starts, ends, strict=True)):
+            item_indices = self.catalog.indices_of(row["item_ids"])
+            items[index, : end - start] = item_indices[start:end]
+            kept_positions = np.array([position for position in row["target_positions"] if position > start])
+            positions[index, : len(kept_positions)] = kept_positions - start - 1
+            if end < len(item_indices):
+                targets[index, : len(kept_positions)] = item_indices[kept_positions]
         return {name: torch.from_numpy(array) for name, array in
                 {"items": items, "positions": positions, "targets": targets}.items()}  # fmt: skip
 
 
 def training_arguments(output_dir: str | os.PathLike, **changes: Any) -> TrainingArguments:
     """
-    Training arguments that suit the baselines: 50 epochs, 64 rows a step, a constant learning rate of 0.001.
+    Returns training arguments that suit the baselines: 50 epochs, 64 rows per step, a constant learning rate of 0.001.
 
     Args:
         output_dir (`str` or `os.PathLike`):
-            Where checkpoints go.
+            Directory for checkpoints.
         **changes:
-            Of [`~transformers.TrainingArguments`].
+            Settings of [`~transformers.TrainingArguments`] to use instead.
     """
     settings = {
         "num_train_epochs": 50,
@@ -386,9 +396,9 @@ def training_arguments(output_dir: str | os.PathLike, **changes: Any) -> Trainin
 
 
 def _ranks_of_targets(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The rank of each target, `[B, S]`; equal scores share the mean of their places."""
-    own = logits.gather(-1, targets.clamp(min=0)[..., None])
-    return mean_rank((logits > own).sum(-1), (logits == own).sum(-1))
+    """Returns the rank of each target, `[B, S]`. Equal scores share the mean of their ranks."""
+    target_scores = logits.gather(-1, targets.clamp(min=0)[..., None])
+    return mean_rank((logits > target_scores).sum(-1), (logits == target_scores).sum(-1))
 
 
 def _metrics_of_ranks(prediction: EvalPrediction) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""From interactions to example rows."""
+"""Data: from raw interactions to the rows that models train on."""

@@ -1,4 +1,4 @@
-"""Amazon Reviews 2023, from the files of McAuley Lab."""
+"""Amazon Reviews 2023, read from the files that McAuley Lab publishes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .raw import RawData, read_interactions, scan_json_lines
 
 
 AMAZON_FILTERS = Filters(drop_untitled=True)
-"""Some products have no title, or no metadata at all."""
+"""Drops interactions with products that have no title, or no metadata at all."""
 
 _TYPES = {"user_id": pl.String, "parent_asin": pl.String, "rating": pl.Float32, "timestamp": pl.Int64}
 _PREFIX = "meta_"
@@ -21,22 +21,22 @@ _PREFIX = "meta_"
 
 def read_amazon(directory: Path, min_rating: float | None = None) -> RawData:
     """
-    Reads one category of Amazon Reviews 2023. Its items are products with all their variants (`parent_asin`).
+    Reads one category of Amazon Reviews 2023. An item is a product with all its variants (`parent_asin`).
 
     Args:
         directory (`pathlib.Path`):
-            Holds, itself or below, one `meta_<category>.jsonl` and `<category>.jsonl` (all reviews) or
-            `<category>.csv` (the 5-core ratings). Each may be compressed (`.gz`). If both are there, the CSV file is
-            read.
+            Directory that holds one `meta_<category>.jsonl`, and the log as `<category>.jsonl` (all reviews) or
+            `<category>.csv` (the 5-core ratings). The files may lie in subdirectories and may be compressed (`.gz`).
+            If the directory holds both logs, the CSV file is read.
         min_rating (`float`, *optional*):
-            Lower ratings are left out.
+            Interactions with a lower rating are left out.
 
     Returns:
-        [`RawData`], with all products of the category. Its timestamps are milliseconds.
+        [`RawData`]: the items are all products of the category, and the timestamps are milliseconds.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is not in the published form or ends too early; with the line.
+        ValueError: If a file is not in the published form or ends too early. The message names the line.
     """
     metadata = sorted(path for path in directory.rglob(f"{_PREFIX}*.jsonl*") if path.suffix in (".jsonl", ".gz"))
     if len(metadata) != 1:
@@ -61,14 +61,14 @@ def read_amazon(directory: Path, min_rating: float | None = None) -> RawData:
 
 def _scan_csv(source: Path | io.BytesIO) -> pl.LazyFrame:
     rows = pl.scan_csv(source, schema_overrides=_TYPES).select(list(_TYPES))
-    return _renamed(rows.filter(~pl.all_horizontal(pl.all().is_null())))
+    return _select_columns(rows.filter(~pl.all_horizontal(pl.all().is_null())))
 
 
 def _scan_reviews(source: Path | io.BytesIO) -> pl.LazyFrame:
-    return _renamed(scan_json_lines(source, _TYPES))
+    return _select_columns(scan_json_lines(source, _TYPES))
 
 
-def _renamed(rows: pl.LazyFrame) -> pl.LazyFrame:
+def _select_columns(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows.select(
         user_id=pl.col("user_id").cast(pl.Categorical),
         item_id=pl.col("parent_asin").cast(pl.Categorical),

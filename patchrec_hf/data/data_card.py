@@ -1,4 +1,4 @@
-"""The data card: what a prepared data set is like, in the numbers of the paper's Table 1 and some more."""
+"""The data card: describes a prepared data set by the counts of the paper's Table 1 and some more."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class DataCard:
 
     Args:
         name (`str`):
-            The data set's.
+            Name of the data set.
         counts (`Mapping[str, float]`):
-            What was counted, by what it is.
+            Counts and averages, each under a text that describes it.
         steps (`tuple[FilterStep, ...]`):
-            What the filters left.
+            Counts after each filter.
         splits (`polars.DataFrame`):
-            A row a split: `split`, `interactions`, `from` and `to` (dates, if there are times), `cold_share` (of its
-            interactions, how many are with items that train lacks).
+            One row per split: `split`, `interactions`, `from` and `to` (dates, if the interactions have times),
+            `cold_share` (share of the split's interactions whose item does not occur in train).
         title_lengths (`numpy.ndarray` of shape `(num_items,)`, *optional*):
             Tokens per title.
     """
@@ -43,10 +43,10 @@ class DataCard:
     title_lengths: np.ndarray | None = None
 
     def to_markdown(self) -> str:
-        """The card as Markdown."""
-        rows = [f"| {name} | {_written(value)} |" for name, value in self.counts.items()]
+        """Returns the card as Markdown."""
+        rows = [f"| {name} | {_format(value)} |" for name, value in self.counts.items()]
         columns = self.splits.columns
-        splits = [f"| {' | '.join(map(_written, row))} |" for row in self.splits.iter_rows()]
+        splits = [f"| {' | '.join(map(_format, row))} |" for row in self.splits.iter_rows()]
         parts = [
             f"# {self.name}",
             "\n".join(["| | |", "|---|---|", *rows]),
@@ -56,11 +56,11 @@ class DataCard:
 
     def plot_title_lengths(self, path: str | Path) -> None:
         """
-        Draws how many titles have how many tokens.
+        Draws a bar chart: for each number of tokens, how many titles have it.
 
         Args:
             path (`str` or `pathlib.Path`):
-                An image file; its ending says of which kind.
+                Image file to write. Its extension selects the format.
 
         Raises:
             ImportError: If matplotlib is not installed.
@@ -71,13 +71,13 @@ class DataCard:
         except ImportError as error:
             raise ImportError('`plot_title_lengths` needs matplotlib: pip install "patchrec-hf[plots]".') from error
         if self.title_lengths is None:
-            raise ValueError("There are no tokens to plot. Pass `tokenizer` to `describe_data`.")
+            raise ValueError("The data card holds no title lengths to plot. Pass `tokenizer` to `describe_data`.")
         figure = Figure(figsize=(7, 3.5), layout="constrained")
         axes = figure.add_subplot()
         axes.bar(*np.unique(self.title_lengths, return_counts=True), color="#4c72b0")
         mean = float(self.title_lengths.mean())
         axes.axvline(mean, color="#333333", linestyle="--", label=f"mean {mean:.1f}")
-        axes.set(xlabel="tokens of a title", ylabel="items", title=self.name)
+        axes.set(xlabel="tokens per title", ylabel="items", title=self.name)
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
         figure.savefig(path, dpi=150)
@@ -89,9 +89,9 @@ def describe_data(data: PreparedData, tokenizer: PreTrainedTokenizerBase | None 
 
     Args:
         data ([`PreparedData`]):
-            The data.
+            The data set to describe.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`], *optional*):
-            The backbone's. With it, title tokens are counted.
+            The backbone's tokenizer. If given, the card also counts title tokens.
 
     Returns:
         [`DataCard`]
@@ -115,10 +115,10 @@ def describe_data(data: PreparedData, tokenizer: PreTrainedTokenizerBase | None 
         ).item()
     lengths = None
     if tokenizer is not None:
-        lengths, prefixes = _count_tokens(catalog, tokenizer)
+        lengths, num_prefixes = _count_tokens(catalog, tokenizer)
         counts["average title tokens"] = float(lengths.mean())
         counts["longest title, tokens"] = int(lengths.max())
-        counts["titles that begin another title"] = prefixes
+        counts["titles that begin another title"] = num_prefixes
     return DataCard(data.name, counts, data.steps, _describe_splits(interactions), lengths)
 
 
@@ -128,14 +128,14 @@ def _count_tokens(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> tuple
 
 
 def _describe_splits(interactions: pl.DataFrame) -> pl.DataFrame:
-    known = interactions.filter(pl.col("split") == "train")["item_id"].unique()
+    train_items = interactions.filter(pl.col("split") == "train")["item_id"].unique()
     rows = []
     for split in SPLITS:
         part = interactions.filter(pl.col("split") == split)
         row: dict[str, object] = {"split": split, "interactions": len(part)}
         if "timestamp" in part.columns and len(part):
             row |= {"from": _date(part["timestamp"].min()), "to": _date(part["timestamp"].max())}
-        is_cold = ~part["item_id"].is_in(known.implode())
+        is_cold = ~part["item_id"].is_in(train_items.implode())
         row["cold_share"] = is_cold.sum() / max(len(part), 1)
         rows.append(row)
     return pl.DataFrame(rows)
@@ -145,7 +145,7 @@ def _date(seconds: object) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")  # type: ignore[arg-type]
 
 
-def _written(value: object) -> str:
+def _format(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

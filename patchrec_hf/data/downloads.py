@@ -1,4 +1,4 @@
-"""Downloads: public data sets from their official addresses, once, checked, and with their terms said."""
+"""Downloads: fetches public data sets once from their official addresses, checks them and logs their terms."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ _MD5 = {
     "ml-100k": "0e33842e24a9c977be4e0107933c0723",
     "ml-1m": "c4d9eecfca2ab87c1945afe126590906",
     "ml-32m": "d472be332d4daa821edc399621853b57",
-    "ml-latest-small": None,  # GroupLens changes it in place
+    "ml-latest-small": None,  # GroupLens replaces this archive under the same name
 }
 
 MOVIELENS_TERMS = (
     "MovieLens (GroupLens, University of Minnesota) is for research: no commercial use without permission, no claim "
-    "of endorsement, and cite Harper and Konstan (2015). ml-100k and ml-1m may not be passed on, the others only on "
-    "the same terms. In full: the README in the archive, https://grouplens.org/datasets/movielens/."
+    "of endorsement, and cite Harper and Konstan (2015). ml-100k and ml-1m may not be redistributed, the others "
+    "only on the same terms. Full terms: the README in the archive, https://grouplens.org/datasets/movielens/."
 )
 GOODREADS_TERMS = (
     "The UCSD Book Graph (Goodreads) is for academic use only: no commercial use, no redistribution; cite Wan and "
-    "McAuley (2018) and Wan et al. (2019). In full: https://cseweb.ucsd.edu/~jmcauley/datasets/goodreads.html."
+    "McAuley (2018) and Wan et al. (2019). Full terms: https://cseweb.ucsd.edu/~jmcauley/datasets/goodreads.html."
 )
 AMAZON_TERMS = (
-    "Amazon Reviews 2023 (McAuley Lab) is published for research; cite Hou et al. (2024). Reviews and metadata are "
-    "their authors' and Amazon's. In full: https://amazon-reviews-2023.github.io/."
+    "Amazon Reviews 2023 (McAuley Lab) is published for research; cite Hou et al. (2024). Reviews and metadata belong "
+    "to their authors and to Amazon. Full terms: https://amazon-reviews-2023.github.io/."
 )
 
 
 def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:
     """
-    The directory for downloads and prepared data.
+    Returns the directory for downloads and prepared data, and creates it if it does not exist.
 
     Args:
         cache_dir (`str` or `os.PathLike`, *optional*):
-            If not given: the environment variable `PATCHREC_HF_CACHE`, or the user's own directory for caches.
+            Directory to use. If not given: the environment variable `PATCHREC_HF_CACHE`, or else the user's cache
+            directory.
 
     Raises:
-        PermissionError: If nothing can be written there.
+        PermissionError: If the directory is not writable.
     """
     directory = Path(cache_dir or os.environ.get("PATCHREC_HF_CACHE") or pooch.os_cache("patchrec_hf")).expanduser()
     try:
@@ -58,43 +59,43 @@ def cache_directory(cache_dir: str | os.PathLike | None = None) -> Path:
         is_writable = False
     if not is_writable:
         raise PermissionError(
-            f"The cache {directory} cannot be written to. Choose another with `cache_dir`, or with the environment "
-            "variable PATCHREC_HF_CACHE."
+            f"The cache {directory} cannot be written to. Choose another with `cache_dir` or the environment variable "
+            "PATCHREC_HF_CACHE."
         )
     return directory
 
 
 def download(name: str, cache: Path) -> Path | None:
     """
-    Downloads a data set that is known by name, unless that is done already.
+    Downloads a public data set by its name. Files that are already in the cache are not downloaded again.
 
     Args:
         name (`str`):
             `"ml-100k"`, `"ml-1m"`, `"ml-latest-small"`, `"ml-32m"`; `"goodreads"` or, for one genre,
             `"goodreads/<genre>"`; `"amazon-2023/<Category>"`.
         cache (`pathlib.Path`):
-            Where to.
+            Directory for downloads and prepared data.
 
     Returns:
-        `pathlib.Path` or `None`: the archive or the directory with its files; nothing if the name is not known.
+        `pathlib.Path` or `None`: the archive or the directory with the files; `None` if the name is unknown.
 
     Raises:
-        ValueError: If what came is not what was published.
-        ConnectionError: If it could not be downloaded.
+        ValueError: If the downloaded file differs from the published one.
+        ConnectionError: If a file could not be downloaded.
     """
     collection, _, part = name.partition("/")
     target = cache / "downloads" / name
     if name in _MD5:
-        say_terms(MOVIELENS_TERMS)
+        log_terms(MOVIELENS_TERMS)
         return fetch(f"{_GROUPLENS}{name}.zip", _MD5[name], target)
     if collection == "goodreads":
-        say_terms(GOODREADS_TERMS)
+        log_terms(GOODREADS_TERMS)
         names = [f"byGenre/goodreads_{kind}_{part}" for kind in ("reviews", "books")]
         for file in names if part else ("goodreads_reviews_dedup", "goodreads_books"):
             fetch(f"{_UCSD}{file}.json.gz", None, target)
         return target
     if collection == "amazon-2023" and part:
-        say_terms(AMAZON_TERMS)
+        log_terms(AMAZON_TERMS)
         for file in (f"benchmark/5core/rating_only/{part}.csv", f"raw/meta_categories/meta_{part}.jsonl"):
             hf_hub_download(_AMAZON, file, repo_type="dataset", local_dir=target)
         return target
@@ -103,22 +104,22 @@ def download(name: str, cache: Path) -> Path | None:
 
 def fetch(url: str, md5: str | None, directory: Path) -> Path:
     """
-    Downloads one file, with a progress bar, unless it is there already.
+    Downloads one file with a progress bar. A file that already exists is not downloaded again.
 
     Args:
         url (`str`):
-            Its address.
+            Address of the file.
         md5 (`str`, *optional*):
-            Its checksum, if one is published.
+            Published checksum of the file.
         directory (`pathlib.Path`):
-            Where to; the name is the address's.
+            Directory to write the file to. The file keeps its name in `url`.
 
     Returns:
         `pathlib.Path`: the file.
 
     Raises:
         ValueError: If the checksum differs.
-        ConnectionError: If it could not be downloaded.
+        ConnectionError: If the file could not be downloaded.
     """
     path = directory / url.rpartition("/")[2]
     if path.is_file() and md5 is None:
@@ -128,19 +129,21 @@ def fetch(url: str, md5: str | None, directory: Path) -> Path:
         pooch.retrieve(url, md5 and f"md5:{md5}", path.name, directory, progressbar=not path.is_file())
     except ValueError as error:
         raise ValueError(
-            f"What came from {url} is not what was published there: {error} If it goes on after another try, give the "
-            "path of a copy of your own."
+            f"The file from {url} is not what was published there: {error} Try again. If the checksum still differs, "
+            "get the file elsewhere and pass its path."
         ) from error
     except OSError as error:
         raise ConnectionError(
-            f"{url} could not be downloaded ({error}). Download it by other means, and give its path."
+            f"{url} could not be downloaded ({error}). Download it by other means, and pass its path."
         ) from error
     if md5 is None:
-        logger.info(f"No checksum of {url} is published; its SHA-256 is {pooch.file_hash(str(path))}.")
+        logger.info(
+            f"{url} has no published checksum; the SHA-256 of the downloaded file is {pooch.file_hash(str(path))}."
+        )
     return path
 
 
 @functools.cache
-def say_terms(terms: str) -> None:
-    """Says a data set's terms, once."""
+def log_terms(terms: str) -> None:
+    """Logs the terms of a data set, once per process."""
     logger.warning(terms)

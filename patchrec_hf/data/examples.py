@@ -1,4 +1,4 @@
-"""Example rows: what is predicted from what, made of split interactions."""
+"""Rows, made from split interactions: each holds a history and the targets to predict from it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from ..runtime.catalog import Catalog, ragged_arange
+from .rows import CHUNK_ROWS
 from .splits import SPLITS
 
 
-_CHUNK_ROWS = 20_000
 _NUM_EARLIER = pl.col("target_positions").list.min()
 
 
@@ -28,36 +28,36 @@ def make_rows(
     splits: Sequence[str] = SPLITS,
 ) -> DatasetDict:
     """
-    Turns interactions into example rows. Their targets are interactions, each after the same user's earlier ones,
-    whichever split those belong to.
+    Turns interactions into rows. Each target of a row is an interaction of the row's split. The target's history is
+    the same user's earlier interactions, from whichever splits.
 
     Args:
         interactions (`polars.DataFrame`):
             As [`order_interactions`] returns them, with `split`.
         catalog ([`Catalog`]):
-            Knows every item.
+            Must hold every item of the interactions.
         max_history (`int`, *optional*, defaults to `100`):
-            How many of the latest earlier items a row holds.
+            Number of latest earlier items that a row holds at most.
         min_history (`int`, *optional*, defaults to `3`):
-            Interactions with fewer earlier ones are predicted by no row.
+            An interaction with fewer earlier ones is no target.
         targets_per_row (`int`, *optional*, defaults to `1`):
-            How many consecutive interactions of a user a training row may predict. They share one window, which starts
-            `max_history` items before the first of them. Rows of the other splits predict one each, always from the
-            latest `max_history` items, so that what is measured does not depend on this.
+            Number of consecutive interactions of a user that a training row predicts at most. These targets share one
+            window, which starts `max_history` items before the first target. Validation and test rows predict one
+            target each, always from the latest `max_history` items, so this setting does not change the metrics.
         directory (`pathlib.Path`, *optional*):
-            Where to keep the rows, a file a split, instead of in memory.
+            Directory to write the rows to, one file per split. If not given, the rows are kept in memory.
         splits (`Sequence[str]`, *optional*, defaults to all three):
-            Of which splits to make rows.
+            Splits to make rows for.
 
     Returns:
         [`~datasets.DatasetDict`]: for each split, rows with
         - `user_id` (`int`),
-        - `item_ids` (`list[int]`): oldest first, from up to `max_history` items before the first target to the last
-          target,
-        - `target_positions` (`list[int]`): which of `item_ids` are to be predicted, ascending.
+        - `item_ids` (`list[int]`): oldest first; up to `max_history` items before the first target, then all items up
+          to the last target,
+        - `target_positions` (`list[int]`): indices into `item_ids` of the items to predict, ascending.
 
     Raises:
-        ValueError: If `split` is missing or holds another value, a split has no example, `max_history` is less than 1,
+        ValueError: If `split` is missing or holds another value, a split has no row, `max_history` is less than 1,
             `min_history` less than 0, or `targets_per_row` does not lie between 1 and `max_history`.
         KeyError: If the catalog lacks an item.
     """
@@ -71,7 +71,8 @@ def make_rows(
         first = next(batches, None)
         if first is None:
             raise ValueError(
-                f"The split {split!r} has no interaction with at least {max(1, min_history)} earlier ones."
+                f"The split {split!r} has no interaction with at least {max(1, min_history)} earlier ones. Lower "
+                "`min_history`, or choose another `split`."
             )
         if directory is None:
             datasets[split] = Dataset(pa.Table.from_batches([first, *batches]))
@@ -89,13 +90,13 @@ def check_row_settings(
     interactions: pl.DataFrame, catalog: Catalog, max_history: int, min_history: int, targets_per_row: int
 ) -> None:
     """
-    Checks what [`make_rows`] checks before it begins.
+    Checks the arguments of [`make_rows`].
 
     Raises:
-        ValueError, KeyError: As there.
+        ValueError, KeyError: As [`make_rows`] does.
     """
     if "split" not in interactions.columns:
-        raise ValueError("The interactions have no column 'split'. Make one with `temporal_split`.")
+        raise ValueError("The interactions have no column 'split'. Add it with `temporal_split`.")
     if max_history < 1:
         raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
     if min_history < 0:
@@ -121,57 +122,59 @@ def iterate_rows(
     targets_per_row: int,
 ) -> Iterator[pa.RecordBatch]:
     """
-    The rows of one split, some thousands at a time, in order of users and of time. Nothing here may use polars: a
-    data loader's worker is a fork of a process that has, and would wait for threads that a fork lacks.
+    Yields the rows of one split in batches of up to `CHUNK_ROWS` rows, in order of users and then of time. This
+    function must not use polars: a data loader's worker is forked from a process that has used polars, and would wait
+    forever for polars' threads, which a fork lacks.
 
     Args:
         user_ids, item_ids, positions (`numpy.ndarray` of shape `(num_interactions,)`, integers):
             The columns of interactions as [`order_interactions`] returns them.
         is_in_split (`numpy.ndarray` of shape `(num_interactions,)`, bool):
-            Which of them belong to the split.
+            Whether each interaction belongs to the split.
         max_history, min_history, targets_per_row:
-            As for [`make_rows`], checked.
+            As for [`make_rows`]; [`check_row_settings`] has checked them.
 
     Yields:
         `pyarrow.RecordBatch`: rows as [`make_rows`] describes them.
     """
     targets = np.flatnonzero(is_in_split & (positions >= max(1, min_history)))
-    opens = _block_starts(user_ids[targets], positions[targets], targets_per_row)
-    for start in range(0, len(opens), _CHUNK_ROWS):
-        stop = start + _CHUNK_ROWS
-        begins = opens[start:stop]
-        ends = np.append(opens[start + 1 : stop], opens[stop] if stop < len(opens) else len(targets))
+    row_starts = _row_starts(user_ids[targets], positions[targets], targets_per_row)
+    for start in range(0, len(row_starts), CHUNK_ROWS):
+        stop = start + CHUNK_ROWS
+        begins = row_starts[start:stop]
+        next_begin = row_starts[stop] if stop < len(row_starts) else len(targets)
+        ends = np.append(row_starts[start + 1 : stop], next_begin)
         first, last = targets[begins], targets[ends - 1]
         window_starts = first - np.minimum(positions[first], max_history)
         num_items, num_targets = last + 1 - window_starts, ends - begins
         items = np.repeat(window_starts, num_items) + ragged_arange(num_items)
-        own_targets = targets[begins[0] : ends[-1]]
+        chunk_targets = targets[begins[0] : ends[-1]]
         yield pa.record_batch(
             {
                 "user_id": user_ids[first],
                 "item_ids": _lists(item_ids[items], num_items),
-                "target_positions": _lists(own_targets - np.repeat(window_starts, num_targets), num_targets),
+                "target_positions": _lists(chunk_targets - np.repeat(window_starts, num_targets), num_targets),
             }
         )
 
 
-def rows_to_interactions(examples: Dataset) -> pl.DataFrame:
+def rows_to_interactions(dataset: Dataset) -> pl.DataFrame:
     """
-    The interactions that example rows were made of: every target, and what each user's first row holds before its
-    first target.
+    Recovers the interactions that rows were made from: every target, and the items before the first target of each
+    user's first row.
 
     Args:
-        examples ([`~datasets.Dataset`]):
-            Example rows of one split, in any order if their `max_history` is above their `min_history`: the row with
-            the fewest earlier items is then a user's first.
+        dataset ([`~datasets.Dataset`]):
+            Rows of one split. If their `max_history` is above their `min_history`, they may come in any order: a
+            user's first row is then the one with the fewest earlier items.
 
     Returns:
         `polars.DataFrame` with the columns `user_id` and `item_id`.
     """
     columns = ["user_id", "item_ids", "target_positions"]
-    parts: Iterator[pl.DataFrame] = examples.select_columns(columns).with_format("polars").iter(_CHUNK_ROWS)
+    parts: Iterator[pl.DataFrame] = dataset.select_columns(columns).with_format("polars").iter(CHUNK_ROWS)
     targets, first_rows = [], []
-    for rows in parts:  # rows repeat a history for every target: all at once would be much larger than the result
+    for rows in parts:  # rows repeat their histories: read at once, they would take much more memory than the result
         targets.append(rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions"))))
         first_rows.append(_first_rows(rows))
     earlier = _first_rows(pl.concat(first_rows)).select("user_id", item_id=pl.col("item_ids").list.head(_NUM_EARLIER))
@@ -179,12 +182,15 @@ def rows_to_interactions(examples: Dataset) -> pl.DataFrame:
 
 
 def _first_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """Each user's row with the fewest earlier items."""
+    """Returns each user's row with the fewest earlier items."""
     return rows.sort(_NUM_EARLIER, maintain_order=True).unique("user_id", keep="first", maintain_order=True)
 
 
-def _block_starts(user_ids: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:
-    """Where a new row begins, for targets in order: with each user, and `size` positions after the row's begin."""
+def _row_starts(user_ids: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:
+    """
+    Returns the indices of the targets that start a new row, for targets in order. A row holds the targets of one user
+    whose positions lie in one block of `size` positions. Blocks are counted from the user's first target.
+    """
     if len(user_ids) == 0:
         return np.empty(0, dtype=np.int64)
     is_first = np.append(True, user_ids[1:] != user_ids[:-1])
@@ -194,6 +200,6 @@ def _block_starts(user_ids: np.ndarray, positions: np.ndarray, size: int) -> np.
 
 
 def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
-    # Arrow refuses what its 32-bit offsets cannot count, where NumPy's cast would wrap around.
+    # Arrow raises if an offset exceeds 32 bits, where NumPy's cast would wrap around.
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), type=pa.int32())
     return pa.ListArray.from_arrays(offsets, pa.array(values))

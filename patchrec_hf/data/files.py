@@ -1,4 +1,4 @@
-"""Raw files: read as streams and checked in the same pass; what is wrong in them is named by file and line."""
+"""Raw files: reads and checks them in one streamed pass. Error messages name the file and the line."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from filelock import FileLock
 
 
 Scan = Callable[[Path | io.BytesIO], pl.LazyFrame]
-"""Reads a file, or some of its lines (with the header, if there is one)."""
+"""Function that reads a file, or some of its lines together with the header line, if the file has one."""
 
-_LINES_AT_A_TIME = 100_000
+_CHUNK_LINES = 100_000
 _BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile)
 
 
@@ -32,70 +32,80 @@ def read_checked(
     has_header: bool = False,
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """
-    Reads a text file in one streamed pass, of which only the kept rows come into memory.
+    Reads and checks a file in one streamed pass. Only the kept rows come into memory.
 
     Args:
         path (`pathlib.Path`):
-            The file, which may be compressed (`.gz`).
+            The file. It may be compressed (`.gz`).
         scan (`Scan`):
-            Reads it.
+            Reads the file.
         faults (`Mapping[str, polars.Expr]`):
-            What may be wrong with a row: what to say, and an expression that is true for such a row.
+            Faults that a row may have: a text for the error message, and an expression that is true for a row with
+            the fault.
         keep (`polars.Expr`, *optional*):
-            Which rows to return; all if not given.
+            Expression that is true for the rows to return. All rows are returned if not given.
         facts (`Sequence[polars.Expr]`, *optional*):
-            Aggregates over all rows, each with a name.
+            Aggregates over all rows, each with a name (`alias`).
         has_header (`bool`, *optional*, defaults to `False`):
             Whether the first line names the columns.
 
     Returns:
-        `tuple[polars.DataFrame, dict[str, Any]]`: the kept rows in the file's order, and the facts.
+        `tuple[polars.DataFrame, dict[str, Any]]`: the kept rows in the file's order, and the facts by
+        name.
 
     Raises:
-        ValueError: If the file cannot be read or a row has a fault, with the number of the first such line.
+        ValueError: If the file cannot be read or a row has a fault. The message names the first such line.
     """
     try:
         rows = scan(path)
         names = dict(enumerate(faults))
-        checks = [faults[name].any().alias(f"fault {place}") for place, name in names.items()]
+        checks = [faults[name].any().alias(f"fault {index}") for index, name in names.items()]
         kept, summary = pl.collect_all(
             [rows if keep is None else rows.filter(keep), rows.select(*checks, *facts)], engine="streaming"
         )
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         _raise_at_line(path, scan, faults, has_header, error)
-    found = summary.row(0, named=True)
-    if any(found.pop(f"fault {place}") for place in names):
+    values = summary.row(0, named=True)
+    if any(values.pop(f"fault {index}") for index in names):
         _raise_at_line(path, scan, faults, has_header, None)
-    return kept, found
+    return kept, values
 
 
-def require_columns(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
+def require_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
     """
-    Checks that a file has the columns that are read.
+    Checks that a file has the required columns.
+
+    Args:
+        path (`pathlib.Path`):
+            The file, for the error message.
+        columns (`Sequence[str]`):
+            Columns of the file.
+        required (`Sequence[str]`):
+            Columns that the caller reads.
 
     Raises:
-        ValueError: If one is missing.
+        ValueError: If a required column is missing.
     """
-    for column in wanted:
-        if column not in found:
+    for column in required:
+        if column not in columns:
             raise ValueError(
-                f"{path} has no column {column!r}; its columns are {list(found)}. Name the file's own columns with "
+                f"{path} has no column {column!r}; its columns are {list(columns)}. Name the file's own columns with "
                 "`columns`, such as `columns={'user_id': 'customer'}`."
             )
 
 
 def columns_of(path: Path, rows: pl.LazyFrame) -> pl.Schema:
     """
-    The columns of a file and their types.
+    Returns the columns of a file and their types.
 
     Args:
         path (`pathlib.Path`):
-            The file, for errors.
+            The file, for the error message.
         rows (`polars.LazyFrame`):
-            A scan of it.
+            A scan of the file.
 
     Raises:
-        ValueError: If the file is empty, or so damaged that its columns cannot be told.
+        ValueError: If the file is empty, or so damaged that its columns cannot be read.
     """
     try:
         return rows.collect_schema()
@@ -105,10 +115,10 @@ def columns_of(path: Path, rows: pl.LazyFrame) -> pl.Schema:
 
 def find_file(directory: Path, *names: str) -> Path:
     """
-    The first of several names that a directory holds.
+    Returns the path of the first of several file names that a directory holds.
 
     Raises:
-        FileNotFoundError: If it holds none.
+        FileNotFoundError: If the directory holds none of the names.
     """
     for name in names:
         if (directory / name).is_file():
@@ -118,16 +128,17 @@ def find_file(directory: Path, *names: str) -> Path:
 
 def unpack(archive: Path, target: Path) -> Path:
     """
-    Unpacks a zip archive, unless that is done already: by one process, and all of it or nothing.
+    Unpacks a zip archive. One process unpacks, the others wait. The target directory appears when it is complete, and
+    an existing one is not unpacked again.
 
     Args:
         archive (`pathlib.Path`):
             The archive.
         target (`pathlib.Path`):
-            The directory to unpack it to.
+            The directory to unpack to.
 
     Returns:
-        `pathlib.Path`: `target`, or the only directory in it.
+        `pathlib.Path`: `target`, or the directory in it if that is its only entry.
 
     Raises:
         ValueError: If the archive is damaged.
@@ -142,14 +153,14 @@ def unpack(archive: Path, target: Path) -> Path:
             except (zipfile.BadZipFile, *_BROKEN_COMPRESSION) as error:
                 raise ValueError(f"{archive} is damaged ({error}). Download it again.") from error
             part.rename(target)
-    inside = list(target.iterdir())
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() else target
+    entries = list(target.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() else target
 
 
 def _raise_at_line(
     path: Path, scan: Scan, faults: Mapping[str, pl.Expr], has_header: bool, error: Exception | None
 ) -> NoReturn:
-    """Reads the file again, slowly, up to the first line that cannot be read or has a fault."""
+    """Reads the file again in chunks, and raises at the first line that cannot be read or has a fault."""
     if path.suffix == ".parquet":
         _raise_at_row(path, scan, faults, error)
     number = 0
@@ -157,9 +168,9 @@ def _raise_at_line(
     try:
         header = b"".join(islice(lines, int(has_header)))
         number += has_header
-        while batch := list(islice(lines, _LINES_AT_A_TIME)):
+        while batch := list(islice(lines, _CHUNK_LINES)):
             if reason := _problem(scan, header, batch, faults):
-                low, high = 0, len(batch)  # the first `low` lines are good, the first `high` are not
+                low, high = 0, len(batch)  # the first `low` lines are valid, the first `high` lines are not
                 while high - low > 1:
                     middle = (low + high) // 2
                     if problem := _problem(scan, header, batch[:middle], faults):
@@ -172,7 +183,7 @@ def _raise_at_line(
     except _TruncatedError as truncated:
         raise ValueError(
             f"{path}, line {truncated.line}: the compressed file ends or breaks there ({truncated}). Download or "
-            "copy it again."
+            "copy the file again."
         ) from error
     raise ValueError(f"{path} cannot be read: {error}") from error
 
@@ -182,10 +193,10 @@ def _raise_at_row(path: Path, scan: Scan, faults: Mapping[str, pl.Expr], error: 
         raise ValueError(f"{path} cannot be read: {error}") from error
     rows = scan(path).with_row_index("row")
     for name, fault in faults.items():
-        found = rows.filter(fault).head(1).collect(engine="streaming")
-        if len(found):
-            raise ValueError(f"{path}, row {found['row'][0] + 1}: {name}. The row is {found.row(0, named=True)}.")
-    raise ValueError(f"{path} changed while it was read.")
+        faulty = rows.filter(fault).head(1).collect(engine="streaming")
+        if len(faulty):
+            raise ValueError(f"{path}, row {faulty['row'][0] + 1}: {name}. The row is {faulty.row(0, named=True)}.")
+    raise ValueError(f"{path} changed while it was being read. Run this again.")
 
 
 class _TruncatedError(Exception):

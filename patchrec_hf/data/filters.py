@@ -1,4 +1,4 @@
-"""Filters: which interactions, users and items of a raw data set are kept, step by step, with counts."""
+"""Filters: keep some interactions, users and items of a raw data set, and count the rest after each step."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import polars as pl
 @dataclass(frozen=True)
 class Filters:
     """
-    What to keep, applied in the order of the arguments.
+    Settings of the filters, which are applied in the order of the arguments.
 
     Args:
         min_rating (`float`, *optional*):
-            The lowest rating that is an interaction.
+            Drops interactions with a lower rating.
         drop_untitled (`bool`, *optional*, defaults to `False`):
-            Whether interactions with items that have no title, or that the table of items lacks, are left out. If not,
-            they are an error.
+            `True` drops interactions whose item has no title or is missing from the table of items. `False` raises an
+            error for them.
         drop_duplicates (`bool`, *optional*, defaults to `True`):
-            Whether rows of one user with the same item at the same time, but for the first, are left out. The same
-            item at another time is another interaction.
+            Whether to keep only the first of several rows with the same user, item and time. The same item at another
+            time is another interaction.
         min_user_interactions (`int`, *optional*, defaults to `1`):
-            Users with fewer interactions are left out.
+            Drops users with fewer interactions.
         min_item_users (`int`, *optional*, defaults to `1`):
-            Items with fewer users are left out.
+            Drops items with fewer users.
         k_core (`bool`, *optional*, defaults to `False`):
-            Both of these counts are taken of one table and applied together. With `True` that is repeated until
-            nothing is left out any more (k-core); after a single pass, some users and items may fall below.
+            One pass counts users and items in the same table and drops both together. Afterwards, some remaining users
+            and items may lie below the minima. `True` repeats the pass until it drops nothing (k-core).
 
     Raises:
         ValueError: If a minimum is below 1.
@@ -50,13 +50,13 @@ class Filters:
 @dataclass(frozen=True)
 class FilterStep:
     """
-    What was left after a step.
+    Counts after a step.
 
     Args:
         name (`str`):
-            The step.
+            Name of the step.
         users, items, interactions (`int`):
-            Users and items with interactions, and interactions.
+            Number of users with interactions, of items with interactions, and of interactions.
     """
 
     name: str
@@ -69,7 +69,7 @@ def apply_filters(
     interactions: pl.DataFrame, titled_items: pl.Series, filters: Filters
 ) -> tuple[pl.DataFrame, list[FilterStep]]:
     """
-    Applies all filters but the first, which readers apply while they read.
+    Applies the filters. `min_rating` is only counted here: readers apply it while they read.
 
     Args:
         interactions (`polars.DataFrame`):
@@ -77,13 +77,13 @@ def apply_filters(
         titled_items (`polars.Series`):
             Ids of the items that have a title.
         filters ([`Filters`]):
-            What to keep.
+            The filters to apply.
 
     Returns:
-        `tuple[polars.DataFrame, list[FilterStep]]`: the rows that are left, in the same order, and the steps.
+        `tuple[polars.DataFrame, list[FilterStep]]`: the remaining rows, in the same order, and the steps.
 
     Raises:
-        ValueError: If an item is unknown or untitled (unless those are dropped), or nothing is left.
+        ValueError: If an item is unknown or untitled and `drop_untitled` is `False`, or no interaction is left.
     """
     name = "all" if filters.min_rating is None else f"rating of at least {filters.min_rating:g}"
     steps = [count(name, interactions)]
@@ -92,8 +92,8 @@ def apply_filters(
         if len(rows) < steps[-1].interactions:
             steps.append(count(name, rows))
         if rows.is_empty():
-            last = f"{steps[-2].interactions} before it" if len(steps) > 1 else "it was the first"
-            raise ValueError(f"The step {name!r} leaves no interaction ({last}). Loosen `filters`: {filters}.")
+            before = f"{steps[-2].interactions} before it" if len(steps) > 1 else "it was the first"
+            raise ValueError(f"The step {name!r} leaves no interaction ({before}). Loosen `filters`: {filters}.")
         return rows
 
     interactions = keep(name, interactions)
@@ -102,12 +102,12 @@ def apply_filters(
         first = interactions.row(is_titled.index_of(False), named=True)
         raise ValueError(
             f"Item {first['item_id']!r}, with which user {first['user_id']!r} interacts, is not in the table of items "
-            f"or has no title there, as {len(is_titled) - is_titled.sum()} of {len(is_titled)} interactions. Give it "
-            "a title, or leave such interactions out with `Filters(drop_untitled=True)`."
+            f"or has no title there. {len(is_titled) - is_titled.sum()} of {len(is_titled)} interactions have such an "
+            "item. Give these items a title, or drop their interactions with `Filters(drop_untitled=True)`."
         )
     interactions = keep("items with a title", interactions.filter(is_titled))
     if filters.drop_duplicates:
-        interactions = keep("without repeated rows", _drop_repeats(interactions))
+        interactions = keep("without repeated rows", _drop_duplicates(interactions))
     if filters.min_user_interactions > 1 or filters.min_item_users > 1:
         name = f"users ≥ {filters.min_user_interactions} interactions, items ≥ {filters.min_item_users} users"
         while True:
@@ -119,28 +119,28 @@ def apply_filters(
 
 
 def count(name: str, interactions: pl.DataFrame) -> FilterStep:
-    """Counts users, items and interactions."""
+    """Counts the users, items and interactions that are left after a step."""
     return FilterStep(name, interactions["user_id"].n_unique(), interactions["item_id"].n_unique(), len(interactions))
 
 
 def report_steps(steps: list[FilterStep]) -> str:
-    """The steps as a Markdown table."""
+    """Returns the steps as a Markdown table."""
     rows = [f"| {step.name} | {step.users:,} | {step.items:,} | {step.interactions:,} |" for step in steps]
     return "\n".join(["| step | users | items | interactions |", "|---|---|---|---|", *rows])
 
 
-def _drop_repeats(interactions: pl.DataFrame) -> pl.DataFrame:
+def _drop_duplicates(interactions: pl.DataFrame) -> pl.DataFrame:
     row = pl.struct("user_id", "item_id", "timestamp")
     hashes = interactions.select(row.hash()).to_series()
-    # Rows are compared only where hashes are equal, which most often are none.
+    # Only rows with equal hashes are compared. Most tables have none.
     if hashes.n_unique() == len(hashes):
         return interactions
     ordered = np.sort(hashes.to_numpy())
     repeated = pl.Series(ordered[1:][ordered[1:] == ordered[:-1]]).unique()
-    suspects = interactions.with_row_index("place").filter(hashes.is_in(repeated.implode()))
-    surplus = suspects.filter(~row.is_first_distinct())["place"]
+    suspects = interactions.with_row_index("row").filter(hashes.is_in(repeated.implode()))
+    duplicates = suspects.filter(~row.is_first_distinct())["row"]
     is_kept = np.ones(len(interactions), dtype=bool)
-    is_kept[surplus.to_numpy()] = False
+    is_kept[duplicates.to_numpy()] = False
     return interactions.filter(pl.Series(is_kept))
 
 

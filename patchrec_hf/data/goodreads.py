@@ -1,4 +1,4 @@
-"""Goodreads, from the files of the UCSD Book Graph."""
+"""Goodreads, read from the files of the UCSD Book Graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .raw import RawData, read_interactions, scan_json_lines
 
 
 GOODREADS_FILTERS = Filters(min_rating=5, drop_untitled=True, min_user_interactions=50, min_item_users=10)
-"""The paper's: five stars only, then users with 50 and items with 10, in one pass."""
+"""The paper's filters: five stars only, then users with 50 interactions and items with 10 users, in one pass."""
 
 _DATE = "%a %b %d %H:%M:%S %z %Y"
 _EPOCH = pl.Datetime("us", "UTC")
@@ -24,27 +24,29 @@ def read_goodreads(
     directory: Path, min_rating: float | None = None, columns: Mapping[str, str] | None = None
 ) -> RawData:
     """
-    Reads Goodreads reviews or interactions, of all genres or of one.
+    Reads Goodreads reviews or interactions, for all genres or for one genre.
 
     Args:
         directory (`pathlib.Path`):
-            Holds one `goodreads_reviews_*.json.gz` or `goodreads_interactions_*.json.gz` (reviews are taken if both
-            are there), and `goodreads_books*.json.gz`. They may be uncompressed.
+            Directory that holds one `goodreads_reviews_*.json.gz` or `goodreads_interactions_*.json.gz`, and one
+            `goodreads_books*.json.gz`. The files may be uncompressed. If the directory holds both logs, the reviews
+            are read.
         min_rating (`float`, *optional*):
-            Lower ratings are left out. A book that is on a shelf without a rating has 0.
+            Interactions with a lower rating are left out. A book that is on a shelf without a rating has the rating 0.
         columns (`Mapping[str, str]`, *optional*):
-            Other fields to read, for `timestamp` (`"date_added"` if not given; others are `"date_updated"` and
-            `"read_at"`) and `title` (`"title"`, which names a series in brackets; `"title_without_series"`).
+            Fields to read instead of the default ones. For `timestamp`: `"date_added"` (default), `"date_updated"` or
+            `"read_at"`. For `title`: `"title"` (default; the series follows in brackets) or `"title_without_series"`.
 
     Returns:
-        [`RawData`], with all books.
+        [`RawData`]: the items are all books.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is not in the published form or ends too early; with the line.
+        ValueError: If a file is not in the published form or ends too early. The message names the line. Also if
+            several files match.
     """
     fields = {"timestamp": "date_added", "title": "title", **(columns or {})}
-    log = _the_file(directory, "goodreads_reviews_*", "goodreads_interactions_*")
+    log = _find_one(directory, "goodreads_reviews_*", "goodreads_interactions_*")
 
     def scan_log(source: Path | io.BytesIO) -> pl.LazyFrame:
         schema = {"user_id": pl.String, "book_id": pl.String, "rating": pl.Float32, fields["timestamp"]: pl.String}
@@ -68,16 +70,16 @@ def read_goodreads(
         f"{fields['timestamp']} is no date like 'Sun Jul 30 07:44:10 -0700 2017'": pl.col("timestamp").is_null(),
     }
     rows, num_read = read_interactions(log, scan_log, min_rating, (0, 5), faults)
-    books = _the_file(directory, "goodreads_books*")
+    books = _find_one(directory, "goodreads_books*")
     items, _ = read_checked(books, scan_books, {"book_id is missing": pl.col("item_id").is_null()})
     return RawData(rows.drop("date"), items, num_read)
 
 
-def _the_file(directory: Path, *patterns: str) -> Path:
+def _find_one(directory: Path, *patterns: str) -> Path:
     for pattern in patterns:
-        found = sorted(path.name for path in directory.glob(pattern) if path.name.endswith((".json.gz", ".json")))
-        if len(found) > 1:
-            raise ValueError(f"{directory} holds several files {pattern}: {found}. Leave one in it.")
-        if found:
-            return find_file(directory, found[0])
+        names = sorted(path.name for path in directory.glob(pattern) if path.name.endswith((".json.gz", ".json")))
+        if len(names) > 1:
+            raise ValueError(f"{directory} holds several files {pattern}: {names}. Leave one in the directory.")
+        if names:
+            return find_file(directory, names[0])
     raise FileNotFoundError(f"{directory} holds no {' or '.join(patterns)} (.json.gz or .json).")

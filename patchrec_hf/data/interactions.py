@@ -1,4 +1,4 @@
-"""Interactions: the table that every data set becomes, and its order."""
+"""Interactions: checks and sorts the table that every data set becomes."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from .ties import release_order
 
 def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "release"] = "stable") -> pl.DataFrame:
     """
-    Checks a table of interactions and puts each user's in order.
+    Checks a table of interactions and sorts it by user and from oldest to newest.
 
     Args:
         interactions (`polars.DataFrame`):
             The columns `user_id` and `item_id` (integers) and, for the order, `position` (integer) or `timestamp`
-            (integer seconds); optionally `split` (`"train"`, `"validation"` or `"test"`).
+            (integer seconds). `position` wins if both exist. Optionally `split` (`"train"`, `"validation"` or
+            `"test"`).
         ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
-            In which order a user's interactions of one time come: as they have it in the table, or as in the files of
-            the paper's authors (see [`release_order`]).
+            Order of a user's interactions that share a time: their order in the table, or their order in the paper's
+            released files (see [`release_order`]).
 
     Returns:
         `polars.DataFrame`: the same rows, sorted by user and then from oldest to newest, with `position` counted from
         0 within each user.
 
     Raises:
-        ValueError: If a column is missing, holds nulls or is not of whole numbers, there is no row, or `ties` is
-            something else.
+        ValueError: If a column is missing, holds nulls or does not hold whole numbers, there is no row, or `ties` has
+            another value.
     """
     if ties not in ("stable", "release"):
         raise ValueError(f"`ties` must be 'stable' or 'release', got {ties!r}.")
@@ -49,17 +50,17 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
         if not interactions[column].dtype.is_integer():
             raise ValueError(
                 f"The column {column!r} of the interactions must hold whole numbers, got {interactions[column].dtype}."
-                " Number users and items, and turn times into seconds."
+                " Number the users and items, and convert times to seconds."
             )
     if interactions.is_empty():
-        raise ValueError("There are no interactions.")
+        raise ValueError("There are no interactions. The table needs at least one row.")
     if ties == "release":
         ordered = interactions.sort("user_id", maintain_order=True)
         num_interactions = count_per_user(ordered)
         starts = np.cumsum(num_interactions) - num_interactions
         times = np.split(ordered[order].to_numpy(), starts[1:])
         ordered = ordered[
-            np.concatenate([start + release_order(own) for start, own in zip(starts, times, strict=True)])
+            np.concatenate([start + release_order(part) for start, part in zip(starts, times, strict=True)])
         ]
     else:
         ordered = _sort(interactions, order)
@@ -70,43 +71,62 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
 
 
 def _sort(interactions: pl.DataFrame, order: str) -> pl.DataFrame:
-    user, place = pl.col("user_id").cast(pl.Int64), pl.col(order).cast(pl.Int64)
-    bounds = interactions.select(first_user=user.min(), last_user=user.max(), first=place.min(), last=place.max())
+    user, rank = pl.col("user_id").cast(pl.Int64), pl.col(order).cast(pl.Int64)
+    bounds = interactions.select(first_user=user.min(), last_user=user.max(), first=rank.min(), last=rank.max())
     first_user, last_user, first, last = bounds.row(0)
     span = last - first + 1
     if (last_user - first_user + 1) * span > 2**62:
         return interactions.sort("user_id", order, maintain_order=True)
-    # One number to sort by takes a third of the time that two columns take.
-    key = (user - first_user) * span + (place - first)
+    # Sorting by one number takes a third of the time of sorting by two columns.
+    key = (user - first_user) * span + (rank - first)
     return interactions.with_columns(key.alias("key")).sort("key", maintain_order=True).drop("key")
 
 
 def count_per_user(ordered: pl.DataFrame) -> np.ndarray:
-    """Interactions of each user, for a table sorted by user; int64, `(num_users,)`."""
+    """Returns the number of interactions of each user, for a table sorted by user; int64, shape `(num_users,)`."""
     return ordered["user_id"].rle().struct.field("len").cast(pl.Int64).to_numpy()
 
 
-def read_directory(directory: str | Path) -> tuple[pl.DataFrame, Catalog]:
+def check_items(items: pl.DataFrame) -> None:
     """
-    Reads a prepared data set.
+    Checks that a table of items can become a [`Catalog`].
+
+    Args:
+        items (`polars.DataFrame`):
+            The columns `item_id` and `title`.
+
+    Raises:
+        ValueError: If a column is missing, there is no item, an id is null, repeated or not a whole number, or a title
+            is empty.
+    """
+    Catalog.from_frame(items)
+
+
+def read_directory(directory: str | Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """
+    Reads and checks the tables of a prepared data set.
 
     Args:
         directory (`str` or `pathlib.Path`):
-            Holds `interactions.parquet` (see [`order_interactions`]) and `items.parquet` (`item_id`, `title`).
+            Directory that holds `interactions.parquet` (see [`order_interactions`]) and `items.parquet` (see
+            [`check_items`]).
 
     Returns:
-        `tuple[polars.DataFrame, Catalog]`
+        `tuple[polars.DataFrame, polars.DataFrame]`: the interactions, as [`order_interactions`] returns them, and the
+        items.
 
     Raises:
         FileNotFoundError: If one of the two files is missing.
-        ValueError: If a table is not as described.
+        ValueError: If a table fails its check.
     """
     directory = Path(directory)
     for name in ("interactions.parquet", "items.parquet"):
         if not (directory / name).is_file():
             raise FileNotFoundError(
-                f"{directory} holds no {name}. A data directory holds interactions.parquet (user_id, "
+                f"{directory} holds no {name}. A directory of prepared data holds interactions.parquet (user_id, "
                 "item_id, position or timestamp, optionally split) and items.parquet (item_id, title)."
             )
     interactions = order_interactions(pl.read_parquet(directory / "interactions.parquet"))
-    return interactions, Catalog.from_parquet(directory / "items.parquet")
+    items = pl.read_parquet(directory / "items.parquet")
+    check_items(items)
+    return interactions, items

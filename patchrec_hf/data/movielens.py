@@ -1,4 +1,4 @@
-"""MovieLens, from the files as GroupLens publishes them: 100K, 1M, and the CSV form of latest-small and 32M."""
+"""MovieLens, read from the files that GroupLens publishes: 100K, 1M, and the CSV form of latest-small and 32M."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .raw import RawData, read_interactions
 
 
 MOVIELENS_FILTERS = Filters(min_rating=3.5)
-"""The paper keeps ratings above 3. There are half stars, so that is 3.5 and more."""
+"""The paper keeps ratings above 3. MovieLens has half stars, so the lowest rating kept is 3.5."""
 
 MOVIELENS_100K_FILTERS = Filters(min_rating=3.5, min_user_interactions=21)
 """On 100K, the paper keeps users with more than 20 such ratings."""
@@ -30,7 +30,8 @@ _TITLE_FAULTS = {
 
 def clean_movie_title(title: str) -> str:
     """
-    A title as the paper's authors write it: without year and alternative titles, and with its article in front.
+    Rewrites a title as the paper's released data has it: drops the year and alternative titles, and moves the article
+    to the front.
 
     Example:
     ```python
@@ -45,24 +46,24 @@ def clean_movie_title(title: str) -> str:
 
 def read_movielens(directory: Path, min_rating: float | None = None) -> RawData:
     """
-    Reads any MovieLens data set.
+    Reads a MovieLens data set, in any of its published forms.
 
     Args:
         directory (`pathlib.Path`):
-            What the archive unpacks to. It holds `u.data` and `u.item` (100K), `ratings.dat` and `movies.dat` (1M), or
+            The unpacked archive. It holds `u.data` and `u.item` (100K), `ratings.dat` and `movies.dat` (1M), or
             `ratings.csv` and `movies.csv`.
         min_rating (`float`, *optional*):
-            Lower ratings are left out.
+            Interactions with a lower rating are left out.
 
     Returns:
-        [`RawData`], with all movies, also those without any rating.
+        [`RawData`]: the items are all movies, including movies without ratings.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a file is not in the published form; with the line.
+        ValueError: If a file is not in the published form. The message names the line.
     """
     ratings = find_file(directory, "u.data", "ratings.dat", "ratings.csv")
-    scan, movies_name, least = {
+    scan, movies_name, lowest_rating = {
         "u.data": (_scan_tabs, "u.item", 1.0),
         "ratings.dat": (_scan_colons, "movies.dat", 1.0),
         "ratings.csv": (_scan_commas, "movies.csv", 0.5),
@@ -70,8 +71,10 @@ def read_movielens(directory: Path, min_rating: float | None = None) -> RawData:
     has_header = ratings.suffix == ".csv"
     if has_header:
         require_columns(ratings, columns_of(ratings, pl.scan_csv(ratings)).names(), list(_CSV_NAMES))
-    faults = {"it is not as published": pl.col("separators").is_not_null()} if ratings.suffix == ".dat" else {}
-    rows, num_read = read_interactions(ratings, scan, min_rating, (least, 5.0), faults, has_header)
+    faults = (
+        {"it is not in the published form": pl.col("separators").is_not_null()} if ratings.suffix == ".dat" else {}
+    )
+    rows, num_read = read_interactions(ratings, scan, min_rating, (lowest_rating, 5.0), faults, has_header)
     movies = find_file(directory, movies_name)
     if has_header:
         require_columns(movies, columns_of(movies, pl.scan_csv(movies)).names(), ["movieId", "title"])
@@ -84,26 +87,26 @@ _CSV_NAMES = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "ti
 
 def _scan_tabs(source: Path | io.BytesIO) -> pl.LazyFrame:
     schema = dict(zip(_FIELDS, _TYPES, strict=True))
-    return _without_blank(pl.scan_csv(source, has_header=False, separator="\t", quote_char=None, schema=schema))
+    return _drop_blank_rows(pl.scan_csv(source, has_header=False, separator="\t", quote_char=None, schema=schema))
 
 
 def _scan_colons(source: Path | io.BytesIO) -> pl.LazyFrame:
-    # The separator is two colons, of which a reader knows one: there is an empty column between any two.
+    # The separator is two colons. Polars takes one character, so it reads an empty column between every two fields.
     schema: dict[str, type[pl.DataType]] = {}
-    for place, (name, kind) in enumerate(zip(_FIELDS, _TYPES, strict=True)):
-        if place:
-            schema[f"empty {place}"] = pl.String
+    for index, (name, kind) in enumerate(zip(_FIELDS, _TYPES, strict=True)):
+        if index:
+            schema[f"empty {index}"] = pl.String
         schema[name] = kind
-    rows = _without_blank(pl.scan_csv(source, has_header=False, separator=":", quote_char=None, schema=schema))
+    rows = _drop_blank_rows(pl.scan_csv(source, has_header=False, separator=":", quote_char=None, schema=schema))
     return rows.select(*_FIELDS, separators=pl.coalesce("^empty .*$"))
 
 
 def _scan_commas(source: Path | io.BytesIO) -> pl.LazyFrame:
     types = dict(zip(_CSV_NAMES, _TYPES, strict=True))
-    return _without_blank(pl.scan_csv(source, schema_overrides=types).select(*_CSV_NAMES).rename(_CSV_NAMES))
+    return _drop_blank_rows(pl.scan_csv(source, schema_overrides=types).select(*_CSV_NAMES).rename(_CSV_NAMES))
 
 
-def _without_blank(rows: pl.LazyFrame) -> pl.LazyFrame:
+def _drop_blank_rows(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows.filter(~pl.all_horizontal(pl.all().is_null()))
 
 
@@ -112,16 +115,16 @@ def _scan_latin1(source: Path | io.BytesIO, separator: str) -> pl.LazyFrame:
     lines = pl.LazyFrame({"line": text.decode("latin-1").split("\n")}).select(pl.col("line").str.strip_chars("\r "))
     parts = pl.col("line").str.splitn(separator, 3)
     return lines.filter(pl.col("line") != "").select(
-        item_id=parts.struct.field("field_0").cast(pl.Int32), title=_no_empty(parts.struct.field("field_1"))
+        item_id=parts.struct.field("field_0").cast(pl.Int32), title=_null_if_empty(parts.struct.field("field_1"))
     )
 
 
 def _scan_movie_csv(source: Path | io.BytesIO) -> pl.LazyFrame:
-    rows = _without_blank(pl.scan_csv(source, infer_schema=False))
-    return rows.select(item_id=pl.col("movieId").cast(pl.Int32), title=_no_empty(pl.col("title")))
+    rows = _drop_blank_rows(pl.scan_csv(source, infer_schema=False))
+    return rows.select(item_id=pl.col("movieId").cast(pl.Int32), title=_null_if_empty(pl.col("title")))
 
 
-def _no_empty(title: pl.Expr) -> pl.Expr:
+def _null_if_empty(title: pl.Expr) -> pl.Expr:
     return pl.when(title.str.strip_chars() != "").then(title)
 
 

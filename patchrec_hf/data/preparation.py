@@ -1,4 +1,4 @@
-"""Preparation: raw data → filtered, numbered, ordered and split interactions; kept, and shared."""
+"""Preparation: turns raw data into filtered, numbered, ordered and split interactions, and saves and shares them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import require_token
 from .filters import Filters, FilterStep, apply_filters, report_steps
-from .interactions import count_per_user, order_interactions, read_directory
+from .interactions import check_items, count_per_user, order_interactions, read_directory
 from .raw import RawData
 from .splits import SPLITS
 
@@ -54,21 +54,21 @@ Interactions with titled items, for sequential recommendation; prepared with
 @dataclass(frozen=True, eq=False)
 class PreparedData:
     """
-    A data set that is ready to make example rows of.
+    A data set from which rows can be made (see [`make_rows`]).
 
     Args:
         name (`str`):
-            What to call it.
+            Name of the data set.
         interactions (`polars.DataFrame`):
             As [`order_interactions`] returns them, with `split` and, if known, `timestamp` (seconds).
         items (`polars.DataFrame`):
-            `item_id` and `title`; and `original_id` where the raw ids were no numbers.
+            `item_id` and `title`. Also `original_id` if the raw ids were not numbers.
         users (`polars.DataFrame`, *optional*):
-            `user_id`, and `original_id` where the raw ids were no numbers.
+            `user_id`. Also `original_id` if the raw ids were not numbers.
         steps (`tuple[FilterStep, ...]`, *optional*, defaults to `()`):
-            What the filters left, from the raw data on.
+            Counts of the raw data and after each filter.
         license_terms (`str`, *optional*):
-            The terms of the public data set that it was made of.
+            Terms of the public data set from which this one was made.
     """
 
     name: str
@@ -80,19 +80,23 @@ class PreparedData:
 
     @property
     def catalog(self) -> Catalog:
-        """The items as a [`Catalog`]."""
+        """The items as a [`Catalog`], built anew at each access."""
         return Catalog.from_frame(self.items)
 
     def save(self, directory: str | Path) -> None:
         """
-        Writes Parquet files that [`load_recommendation_data`] reads. The directory appears when all of them are there.
+        Writes Parquet files that [`load_recommendation_data`] reads. The directory appears when all files are written.
+
+        Args:
+            directory (`str` or `pathlib.Path`):
+                Directory to create. It may exist if it is empty.
 
         Raises:
             FileExistsError: If the directory exists and is not empty.
         """
         directory = Path(directory)
         if directory.is_dir() and any(directory.iterdir()):
-            raise FileExistsError(f"{directory} is not empty. Choose another directory, or empty it.")
+            raise FileExistsError(f"{directory} is not empty. Choose another directory, or delete its files.")
         part = directory.with_name(f"{directory.name}.part-{os.getpid()}")
         part.mkdir(parents=True)
         try:
@@ -115,12 +119,11 @@ class PreparedData:
         Reads a directory with `interactions.parquet` and `items.parquet` (see [`read_directory`]).
 
         Raises:
-            FileNotFoundError: If one of the two is missing.
-            ValueError: If a table is not as described.
+            FileNotFoundError: If one of the two files is missing.
+            ValueError: If a table fails its check.
         """
         directory = Path(directory)
-        interactions, _ = read_directory(directory)
-        items = pl.read_parquet(directory / "items.parquet")
+        interactions, items = read_directory(directory)
         users = directory / "users.parquet"
         facts: dict[str, Any] = {"name": directory.name, "terms": None, "steps": []}
         if (directory / _FACTS_NAME).is_file():
@@ -135,31 +138,32 @@ class PreparedData:
         )
 
     def with_split(self, split: Callable[[pl.DataFrame], pl.DataFrame]) -> PreparedData:
-        """The same data, split by another rule."""
+        """Returns the same data, split by another function."""
         return replace(self, interactions=split(self.interactions.drop("split", strict=False)))
 
     def push_to_hub(self, repo_id: str, private: bool | None = None, token: str | None = None) -> str:
         """
-        Shares data of one's own as a data set on the Hub, with a card. [`load_recommendation_data`] loads it by name.
+        Uploads your own data to the Hub as a data set with a card. [`load_recommendation_data`] loads it by its name.
 
         Args:
             repo_id (`str`):
-                Its name, as `"user/name"`.
+                Name of the data set on the Hub, as `"user/name"`.
             private (`bool`, *optional*):
-                Whether only its owners see it.
+                Whether only its owners can see the data set.
             token (`str`, *optional*):
-                The Hub's; that of `hf auth login` if not given.
+                Token for the Hub. If not given, the one stored by `hf auth login`.
 
         Returns:
-            `str`: its address.
+            `str`: the address of the data set.
 
         Raises:
-            ValueError: If it was made of a public data set whose terms forbid to pass it on, or there is no token.
+            ValueError: If the data was made from a public data set (`license_terms` is set), which is not yours to
+                pass on, or there is no token.
         """
         if self.license_terms is not None:
             raise ValueError(
-                f"{self.name} was made of a public data set that is not yours to pass on. {self.license_terms} "
-                "Share the settings instead: with the same settings, everybody prepares the same rows."
+                f"{self.name} was made from a public data set, which is not yours to pass on. {self.license_terms} "
+                "Share your settings instead: everybody who uses them prepares the same rows."
             )
         require_token(token)
         api = HfApi(token=token)
@@ -192,19 +196,19 @@ def prepare(
     license_terms: str | None = None,
 ) -> PreparedData:
     """
-    Prepares raw data: filters, titles, numbers, order, split.
+    Prepares raw data: filters it, rewrites titles, numbers users and items, and orders and splits the interactions.
 
     Args:
         name, license_terms:
             As for [`PreparedData`].
         raw ([`RawData`]):
-            Read with the filters' `min_rating`.
+            Raw data, read with the `min_rating` of `filters`.
         filters ([`Filters`]):
-            What to keep.
+            The filters to apply.
         split (`Callable[[polars.DataFrame], polars.DataFrame]`):
-            Adds the column `split`: [`temporal_split`] or another.
+            Function that adds the column `split`, such as [`temporal_split`].
         title_rule (`Callable[[str], str]`, *optional*):
-            Makes a title of the published one; titles stay as they are if not given.
+            Function that turns a published title into the title to use. Titles stay unchanged if not given.
         ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
             See [`order_interactions`].
         keeps_all_items (`bool`, *optional*, defaults to `False`):
@@ -226,20 +230,20 @@ def prepare(
     rows, users = _number(rows, "user_id", users)
     rows, items = _number(rows, "item_id", items)
     rows = order_interactions(rows.select("user_id", "item_id", "timestamp"), ties)  # type: ignore[arg-type]
-    if raw.ticks_per_second > 1:  # after sorting: within a second, they tell the order
+    if raw.ticks_per_second > 1:  # only after sorting, which uses the order within a second
         rows = rows.with_columns(pl.col("timestamp") // raw.ticks_per_second)
-    Catalog.from_frame(items)
-    read = FilterStep("as read", **raw.num_read)
-    return PreparedData(name, split(rows), items, users, (read, *steps), license_terms)
+    check_items(items)
+    as_read = FilterStep("as read", **raw.num_read)
+    return PreparedData(name, split(rows), items, users, (as_read, *steps), license_terms)
 
 
 def _write_by_users(ordered: pl.DataFrame, path: Path) -> None:
-    """A row group holds whole users, so that groups can be read, shuffled and shared out one by one."""
+    """Writes row groups that hold whole users, so that groups can be read, shuffled and distributed one by one."""
     ends = np.cumsum(count_per_user(ordered))
     cuts = ends[np.unique(np.searchsorted(ends, np.arange(_GROUP_SIZE, len(ordered), _GROUP_SIZE)))]
     starts = [0, *cuts.tolist()]
     schema = ordered[:0].to_arrow().schema
-    # Differences from row to row, as ids and positions of a sorted table hardly change.
+    # Store differences between rows: ids and positions of a sorted table hardly change from row to row.
     encoding = {field.name: "DELTA_BINARY_PACKED" for field in schema if pa.types.is_integer(field.type)}
     others = [name for name in schema.names if name not in encoding]
     with pq.ParquetWriter(path, schema, use_dictionary=others, column_encoding=encoding) as writer:
@@ -249,7 +253,7 @@ def _write_by_users(ordered: pl.DataFrame, path: Path) -> None:
 
 
 def _number(rows: pl.DataFrame, column: str, table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Numbers for ids that are none, in the order of the table."""
+    """Replaces ids that are not numbers by their row number in `table`. The ids become its `original_id`."""
     if rows[column].dtype.is_integer():
         return rows, table
     numbered = table.with_row_index("number").with_columns(pl.col("number").cast(pl.Int64))

@@ -1,4 +1,4 @@
-"""Raw data: what every reader returns, and the checks that all of them make."""
+"""Raw data: the class that every reader returns, and the checks that all readers share."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .files import Scan, read_checked
 @dataclass(frozen=True, eq=False)
 class RawData:
     """
-    A data set as published, before filters.
+    A data set as it is published, before filters other than `min_rating`.
 
     Args:
         interactions (`polars.DataFrame`):
             `user_id` and `item_id` (integers, or categories of strings), `timestamp` (int64) and, if known, `rating`
-            (float32), in the file's order; of those with a rating, only the ones above the reader's least.
+            (float32), in the file's order. Interactions below the reader's `min_rating` are left out.
         items (`polars.DataFrame`):
             `item_id` (of the same type) and `title`, which may be null.
         num_read (`dict[str, int]`):
-            Users, items and interactions of the file, with all ratings.
+            Number of users, items and interactions in the file, with all ratings.
         ticks_per_second (`int`, *optional*, defaults to `1`):
-            The unit of `timestamp`: 1000 are milliseconds.
+            Unit of `timestamp`: 1 is seconds, 1000 is milliseconds.
     """
 
     interactions: pl.DataFrame
@@ -50,13 +50,13 @@ def read_interactions(
         path (`pathlib.Path`):
             The file.
         scan (`Scan`):
-            Reads `user_id`, `item_id`, `timestamp` and perhaps `rating`.
+            Reads `user_id`, `item_id`, `timestamp` and optionally `rating`.
         min_rating (`float`, *optional*):
             Rows with a lower rating are left out.
         rating_range (`tuple[float, float]`, *optional*):
-            The lowest and the highest rating there can be.
+            The lowest and the highest valid rating.
         faults (`Mapping[str, polars.Expr]`, *optional*):
-            What else may be wrong (see [`read_checked`]); said first.
+            Further faults that a row may have (see [`read_checked`]). They are reported first.
         has_header (`bool`, *optional*, defaults to `False`):
             Whether the first line names the columns.
 
@@ -64,7 +64,8 @@ def read_interactions(
         `tuple[polars.DataFrame, dict[str, int]]`: the rows, and the `num_read` of [`RawData`].
 
     Raises:
-        ValueError: If the file cannot be read, a value is missing, or a rating lies outside its range; with the line.
+        ValueError: If the file cannot be read, a value is missing, or a rating lies outside its range. The message
+            names the line. Also if the file holds no interaction.
     """
     checks = dict(faults or {})
     for column in ("user_id", "item_id", "timestamp"):
@@ -86,5 +87,5 @@ def read_interactions(
 
 
 def scan_json_lines(source: Any, schema: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.LazyFrame:
-    """Reads some fields of a file with one JSON object a line; the others are passed over."""
+    """Reads the fields of `schema` from a file with one JSON object per line. Other fields are skipped."""
     return pl.scan_ndjson(source, schema=dict(schema))

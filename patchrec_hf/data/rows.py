@@ -1,4 +1,4 @@
-"""Rows: what a row of training or evaluation holds, and the checks of it."""
+"""Rows: the columns of a row for training or evaluation, and their checks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from datasets import Dataset
 
 ROW_COLUMNS = ("user_id", "item_ids", "target_positions")
 CHUNK_ROWS = 10_000
-"""Rows of a data set that are read into memory at once."""
+"""Number of rows that are read into memory, or made, at once."""
 
 
 class Row(TypedDict):
     """
-    Items of one user, and which of them are to be predicted. Further columns are ignored.
+    Items of one user, and which of them to predict. Further columns are ignored.
 
     Args:
         user_id (`int`):
-            Whose items these are.
+            The user whose items these are.
         item_ids (`list[int]`):
             Item ids, oldest first.
         target_positions (`list[int]`):
@@ -60,16 +60,17 @@ def spaced_rows(num_rows: int, max_rows: int | None) -> np.ndarray:
 
 def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
     """
-    Checks all rows of a data set at once, before training. A collator would find a bad row only in the middle of it.
+    Checks all rows of a data set at once, before training. A collator would raise only in the middle of training.
 
     Args:
         dataset ([`~datasets.Dataset`]):
             Rows. The collator checks their item ids.
         max_history (`int`, *optional*):
-            The processor's `max_history`, which bounds how far apart a row's targets lie. No bound if not given.
+            The processor's `max_history`: a row's targets must lie less than this apart. No bound if not given.
 
     Raises:
-        TypeError: If `dataset` is no data set, or a column does not hold whole numbers, or lists of them.
+        TypeError: If `dataset` is not a `datasets.Dataset`, or `user_id` does not hold whole numbers, or another
+            column does not hold lists of whole numbers.
         ValueError: If there is no row, a column is missing, or a row has no target or fails [`check_targets`].
     """
     if not isinstance(dataset, Dataset):
@@ -87,7 +88,7 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
             raise TypeError(f"Column `{column}` must hold lists of whole numbers, got {kind}.")
     check_user_ids(dataset)
     targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
-    # The table beneath first, which may hold other rows too: gathering the items of shuffled rows takes long.
+    # First check the underlying table, which may hold further rows: gathering the items of shuffled rows takes long.
     all_items, all_targets = (pl.Series(dataset.data.column(name)) for name in ("item_ids", "target_positions"))
     num_items = None
     if not (all_targets.list.last() < all_items.list.len()).all():
@@ -100,7 +101,7 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
     if not row["target_positions"] or None in row["target_positions"]:
         raise ValueError(
             f"Row {bad} (user {row['user_id']}) has the target positions {row['target_positions']}; it needs at "
-            "least one, and whole numbers only. Leave such rows out."
+            "least one, and all must be whole numbers. Leave such rows out."
         )
     try:
         check_targets(row, max_history)
@@ -110,37 +111,37 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
 
 def find_bad_row(targets: pl.Series, num_items: pl.Series | None, max_history: int | None = None) -> int | None:
     """
-    Finds the first row whose targets cannot be predicted from one window.
+    Finds the first row that fails the conditions of [`check_targets`].
 
     Args:
         targets (`polars.Series` of lists):
             The target positions of each row.
         num_items (`polars.Series`, *optional*):
-            The number of items of each row; not looked at if not given.
+            The number of items of each row. If not given, the upper bound of the positions is not checked.
         max_history (`int`, *optional*):
             As in [`check_targets`].
 
     Returns:
-        `int`, *optional*: the index of the row, or `None` if all rows are right.
+        `int`, *optional*: the index of the row, or `None` if all rows are valid.
     """
     first, last = targets.list.first(), targets.list.last()
     ascends = (targets.list.len() == 1) | (targets.list.diff().list.min() > 0)
     is_whole = targets.list.drop_nulls().list.len() == targets.list.len()
-    is_right = is_whole & ascends & (first > 0)
+    is_valid = is_whole & ascends & (first > 0)
     if num_items is not None:
-        is_right &= last < num_items
+        is_valid &= last < num_items
     if max_history is not None:
-        is_right &= last - first < max_history
-    is_right = is_right.fill_null(False)
-    return None if is_right.all() else is_right.index_of(False)
+        is_valid &= last - first < max_history
+    is_valid = is_valid.fill_null(False)
+    return None if is_valid.all() else is_valid.index_of(False)
 
 
 def check_user_ids(dataset: Dataset) -> None:
     """
-    Checks that users are whole numbers, by which rows are grouped.
+    Checks that user ids, by which rows are grouped, are whole numbers.
 
     Raises:
-        TypeError: If they are not.
+        TypeError: If they are not whole numbers.
     """
     kind = dataset.features.arrow_schema.field("user_id").type
     if not pa.types.is_integer(kind):
@@ -153,9 +154,9 @@ def check_targets(row: Row | Mapping[str, Any], max_history: int | None = None) 
 
     Args:
         row ([`Row`]):
-            A row with at least one target.
+            Row with at least one target.
         max_history (`int`, *optional*):
-            The processor's `max_history`, which bounds how far apart a row's targets lie. No bound if not given.
+            The processor's `max_history`: a row's targets must lie less than this apart. No bound if not given.
 
     Raises:
         ValueError: If the targets do not ascend, lie `max_history` or more apart, have no earlier item or lie outside
@@ -173,6 +174,6 @@ def check_targets(row: Row | Mapping[str, Any], max_history: int | None = None) 
     if max_history is not None and targets[-1] - targets[0] >= max_history:
         raise ValueError(
             f"Row of user {row.get('user_id')}: its targets, at {targets[0]} to {targets[-1]}, must lie less than "
-            f"`max_history` ({max_history}) apart, as all of them are predicted from one window, which would more "
-            "than double. Make shorter rows, with `targets_per_row` of `load_recommendation_data` or `make_rows`."
+            f"`max_history` ({max_history}) apart. One window predicts all of them, and it would otherwise more than "
+            "double. Make shorter rows with `targets_per_row` of `load_recommendation_data` or `make_rows`."
         )

@@ -39,22 +39,22 @@ _CLOCK = 64  # steps in which popularity moves from its early to its late value
 
 def load_sample_items() -> pl.DataFrame:
     """
-    Load the books of the sample data set.
+    Loads the books of the sample data set.
 
     Returns:
         `polars.DataFrame`:
             One row per book, in `item_id` order, with the columns `item_id` (`Int64`, `0` to `n - 1`), `title`,
             `author`, `year` (`Int64`, first publication, mostly as a book), `shelf` (genre), `series` and
-            `series_index` (`Int64`). The last two are null for a book outside any series. Volumes the catalogue lacks
-            leave gaps in `series_index`.
+            `series_index` (`Int64`). The last two are null for a book outside any series. `series_index` has gaps
+            where the catalog lacks a volume.
     """
-    # Titles hold quotation marks and apostrophes that are part of the text, hence no quoting.
+    # Quotation marks and apostrophes are part of the titles, so quoting is off.
     text = files("patchrec_hf.data").joinpath("sample_books.tsv").read_bytes()
     return pl.read_csv(text, separator="\t", quote_char=None, schema=_SCHEMA, null_values=[""])
 
 
 def _next_volumes(items: pl.DataFrame) -> tuple[IntArray, IntArray]:
-    """For every item: the next volume of its series (-1 if none), and the first volume (itself outside a series)."""
+    """For every item: the next volume of its series (-1 if none), and the first one (itself if it is in no series)."""
     following = np.full(items.height, -1, dtype=np.int64)
     first = np.arange(items.height, dtype=np.int64)
     volumes: dict[str, list[tuple[int, int]]] = {}
@@ -69,7 +69,7 @@ def _next_volumes(items: pl.DataFrame) -> tuple[IntArray, IntArray]:
 
 
 def _draw_times(rng: np.random.Generator, num_users: int, width: int, lengths: IntArray) -> IntArray:
-    """Timestamps `(num_users, width)`, non-decreasing along a row: bursts of books, days or weeks apart."""
+    """Timestamps `(num_users, width)`, non-decreasing along a row: bursts of books that lie days or weeks apart."""
     shape = (num_users, width)
     days = rng.integers(_DAY, 12 * _DAY, shape)
     weeks = rng.integers(14 * _DAY, 70 * _DAY, shape)
@@ -81,14 +81,14 @@ def _draw_times(rng: np.random.Generator, num_users: int, width: int, lengths: I
     start = rng.integers(0, _HORIZON * 94 // 100, num_users)
     offsets = np.cumsum(gaps, axis=1)
     span = offsets[np.arange(num_users), lengths - 1]
-    # Late starters read faster instead of having their history cut, so that lengths do not depend on the start.
+    # A reader who starts late reads faster, so that no history is cut and its length does not depend on the start.
     window = np.minimum(span, (_HORIZON - start) * rng.integers(75, 101, num_users) // 100)
     times: IntArray = _START + start[:, None] + offsets * window[:, None] // np.maximum(span, 1)[:, None]
     return times
 
 
 def _draw_tastes(rng: np.random.Generator, num_users: int, num_shelves: int) -> tuple[IntArray, IntArray]:
-    """Shelf weights `(num_users, num_shelves)` at the start and at the end of each history, over 2 to 4 shelves."""
+    """Shelf weights `(num_users, num_shelves)` at the start and at the end of each history, with 2 to 4 tastes."""
     order = np.argsort(rng.random((num_users, num_shelves)), axis=1, kind="stable")
     rank = np.argsort(order, axis=1, kind="stable")
     is_taste = rank < rng.integers(2, 5, num_users)[:, None]
@@ -99,12 +99,12 @@ def _draw_tastes(rng: np.random.Generator, num_users: int, num_shelves: int) -> 
 
 def generate_sample_interactions(num_users: int = 600, seed: int = 0) -> pl.DataFrame:
     """
-    Generate synthetic reading histories over the books of [`load_sample_items`].
+    Generates synthetic reading histories over the books of [`load_sample_items`].
 
-    Each reader has two to four favourite shelves whose weights drift along the history, tends to stay on the shelf of
-    the previous book, and mostly continues a started series with its next volume, at once or soon. Popularity follows
-    a Zipf law and drifts a little over the three years covered. No reader reads a book twice. About 3% of the books
-    are released late: nobody reads them in the first 96% of the time span.
+    Each reader has two to four favorite shelves whose weights drift along the history. A reader tends to stay on the
+    shelf of the previous book, and mostly continues a started series with its next volume, at once or soon. Popularity
+    follows a Zipf law and drifts a little over the three years covered. No reader reads a book twice. About 3% of the
+    books are released late: nobody reads them in the first 96% of the time span.
 
     Args:
         num_users (`int`, *optional*, defaults to `600`):
@@ -117,9 +117,12 @@ def generate_sample_interactions(num_users: int = 600, seed: int = 0) -> pl.Data
             One row per book read, with the columns `user_id` (`Int64`, `0` to `num_users - 1`), `item_id` (`Int64`)
             and `timestamp` (`Int64`, seconds since 1970 UTC). Rows are sorted by user, then by time. Rows of a user
             that share a timestamp are in reading order, which a stable sort keeps.
+
+    Raises:
+        ValueError: If `num_users` is less than 1.
     """
     if num_users < 1:
-        raise ValueError(f"num_users must be at least 1, got {num_users}")
+        raise ValueError(f"`num_users` must be at least 1, got {num_users}.")
     items = load_sample_items()
     num_items = items.height
     following, first = _next_volumes(items)
@@ -134,7 +137,7 @@ def generate_sample_interactions(num_users: int = 600, seed: int = 0) -> pl.Data
     early_taste, late_taste = _draw_tastes(rng, num_users, len(shelves))
 
     zipf = (rng.permutation(num_items) + 2.0) ** -1.0
-    # A series is entered at its first volume, whichever volume is drawn, so later volumes add little to its pull.
+    # Readers enter a series at its first volume, whichever volume is drawn. Later volumes therefore get a low weight.
     zipf = np.where(first == np.arange(num_items), zipf, 0.15 * zipf)
     drift = np.exp(0.2 * rng.standard_normal((2, num_items)))
     popularity = np.maximum(np.rint(_POPULARITY_UNIT * zipf * drift).astype(np.int64), 1)
@@ -142,7 +145,7 @@ def generate_sample_interactions(num_users: int = 600, seed: int = 0) -> pl.Data
     used = np.arange(width) < lengths[:, None]
     begin, end = int(times[used].min()), int(times[used].max())
     release = begin + -(-(end - begin) * 96 // 100)
-    # Only a book no other volume follows is released late: a late middle volume would hold up its series.
+    # Only books that no other volume follows are released late: a late middle volume would hold up its series.
     cold = rng.permutation(np.flatnonzero(following < 0))[: num_items * 3 // 100]
     popularity[:, cold] = np.maximum(popularity[:, cold], int(popularity.max()) // 2)  # new books are talked about
     is_cold = np.zeros(num_items, dtype=np.bool_)
@@ -168,7 +171,7 @@ def generate_sample_interactions(num_users: int = 600, seed: int = 0) -> pl.Data
         ticket = rng.integers(0, cumulative[:, -1])
         pick = (cumulative <= ticket[:, None]).sum(axis=1)
 
-        # A drawn volume stands for its series: nearly always it is read from the first unread volume on.
+        # A drawn volume stands for its series: nearly always, the reader takes the first unread volume instead.
         in_order = rng.random(users.size) < 0.97
         volume = np.where(in_order, first[pick], pick)
         while (behind := ~unread[users, volume]).any():
@@ -178,7 +181,7 @@ def generate_sample_interactions(num_users: int = 600, seed: int = 0) -> pl.Data
         can_continue = (waiting >= 0) & available[rows, waiting]
         volume = np.where(can_continue & (rng.random(users.size) < 0.6), waiting, volume)
 
-        # A book from elsewhere only interrupts a series; now and then the reader gives the series up.
+        # A book outside the series mostly interrupts it only. Sometimes the reader gives the series up.
         after = following[volume]
         keep = (after < 0) & (volume != waiting) & (rng.random(users.size) < 0.85)
         after = np.where(keep, waiting, after)

@@ -1,4 +1,4 @@
-"""Sources: what a name or a path stands for, and how the paper treats it."""
+"""Sources: finds the raw data set behind a name or a path, and how to read and filter it."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Source:
 
     Args:
         files (`tuple[pathlib.Path, ...]`):
-            What it consists of.
+            Files of the data set.
         read (`Callable[[float | None], RawData]`):
-            Reads it, without ratings below the given one.
+            Function that reads the data set. It leaves out ratings below its argument.
         filters ([`Filters`]):
-            The paper's, if the data set is one of its, or the usual ones.
+            Filters of the paper if it uses this data set, or else the default ones.
         title_rule (`Callable[[str], str]`, *optional*):
-            Makes a title of the published one.
+            Function that turns a published title into the title to use.
         keeps_all_items (`bool`):
             Whether items without interactions belong to the catalog.
         license_terms (`str`, *optional*):
-            Its terms, if it is a public data set.
+            Terms of the data set, if it is public.
     """
 
     files: tuple[Path, ...]
@@ -55,55 +55,65 @@ def find_source(
     time_unit: str = "s",
 ) -> Source:
     """
-    Finds a raw data set, and downloads it if it is named.
+    Finds a raw data set. A public data set that is given by its name is downloaded.
 
     Args:
         name_or_path (`str` or `pathlib.Path`):
-            A directory or zip archive as published, a table of one's own, or a name (see [`download`]).
+            A directory or zip archive as published, your own table, or the name of a public data set (see
+            [`download`]).
         cache (`pathlib.Path`):
-            Where downloads and unpacked archives go.
+            Directory for downloads and unpacked archives.
         columns, items, time_unit:
-            As for [`read_tables`]; the latter two are for tables of one's own only.
+            As for [`read_tables`]. `items` and `time_unit` apply to your own tables only; `columns` also applies to
+            Goodreads.
 
     Returns:
         [`Source`]
 
     Raises:
-        FileNotFoundError: If there is nothing of that name, or nothing that is known.
-        ValueError: If an argument is not for such data, or an archive is damaged.
+        FileNotFoundError: If no data set has that name, the directory holds no known data set, or the file of `items`
+            does not exist.
+        ValueError: If an argument does not apply to the data set, a file is of no known kind, or an archive is
+            damaged.
     """
     path = Path(name_or_path).expanduser()
     if not path.exists():
-        found = download(str(name_or_path), cache)
-        if found is None:
+        downloaded = download(str(name_or_path), cache)
+        if downloaded is None:
             raise FileNotFoundError(
-                f"There is no file, directory or public data set {str(name_or_path)!r}. Known by name are ml-100k, "
+                f"There is no file, directory or public data set {str(name_or_path)!r}. The known names are ml-100k, "
                 "ml-1m, ml-latest-small, ml-32m, goodreads, goodreads/<genre>, amazon-2023/<Category> and sample."
             )
-        path = found
+        path = downloaded
     if path.suffix == ".zip":
         stat = path.stat()
         (cache / "unpacked").mkdir(exist_ok=True)
         path = unpack(path, cache / "unpacked" / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")
     if path.is_file():
         if not is_table(path):
-            raise ValueError(f"{path} is of no known kind: neither a table (CSV, JSON lines, Parquet) nor a zip.")
+            raise ValueError(
+                f"{path} is of no known kind; it must be a table (CSV, JSON lines, Parquet) or a zip archive."
+            )
         items_path = None if items is None else Path(items).expanduser()
         if items_path is not None and not items_path.is_file():
             raise FileNotFoundError(f"There is no file {items_path}, which `items` names.")
         return Source(
             (path,) if items_path is None else (path, items_path),
-            lambda least: read_tables(path, items_path, columns, least, time_unit),
+            lambda min_rating: read_tables(path, items_path, columns, min_rating, time_unit),
             Filters(),
             None,
             keeps_all_items=True,
             license_terms=None,
         )
     if items is not None or time_unit != "s":
-        raise ValueError(f"`items` and `time_unit` are for a file of one's own, and {path} is a directory.")
+        raise ValueError(
+            f"`items` and `time_unit` apply to your own log file only, but {path} is a directory. Leave them out."
+        )
     published = _find_published(path, columns)
     if columns and published.license_terms != GOODREADS_TERMS:
-        raise ValueError(f"`columns` is for a file of one's own or for Goodreads, and {path} is neither.")
+        raise ValueError(
+            f"`columns` applies to your own log file or to Goodreads, but {path} is neither. Leave it out."
+        )
     return published
 
 
@@ -115,14 +125,14 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
     names = {path.name for path in directory.iterdir()}
 
     def files(*patterns: str) -> tuple[Path, ...]:
-        found = (path for pattern in patterns for path in directory.rglob(pattern))
-        # Not what the Hub's client keeps of its downloads in a hidden directory, which every call writes anew.
-        return tuple(sorted(path for path in found if not _is_hidden(path.relative_to(directory))))
+        matches = (path for pattern in patterns for path in directory.rglob(pattern))
+        # Skip hidden directories: the Hub's client keeps download records there and writes them anew at every call.
+        return tuple(sorted(path for path in matches if not _is_hidden(path.relative_to(directory))))
 
     def movielens(filters: Filters, *patterns: str) -> Source:
         return Source(
             files(*patterns),
-            lambda least: read_movielens(directory, least),
+            lambda min_rating: read_movielens(directory, min_rating),
             filters,
             clean_movie_title,
             keeps_all_items=True,
@@ -138,7 +148,7 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
     if any(name.startswith("goodreads_") for name in names):
         return Source(
             files("goodreads_*"),
-            lambda least: read_goodreads(directory, least, columns),
+            lambda min_rating: read_goodreads(directory, min_rating, columns),
             GOODREADS_FILTERS,
             None,
             keeps_all_items=False,
@@ -147,14 +157,14 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
     if files("meta_*.jsonl*"):
         return Source(
             files("*.jsonl*", "*.csv*"),
-            lambda least: read_amazon(directory, least),
+            lambda min_rating: read_amazon(directory, min_rating),
             AMAZON_FILTERS,
             None,
             keeps_all_items=False,
             license_terms=AMAZON_TERMS,
         )
     raise FileNotFoundError(
-        f"{directory} holds no data set that is known: no interactions.parquet and items.parquet (prepared), u.data "
+        f"{directory} holds no known data set: no interactions.parquet and items.parquet (prepared), u.data "
         "(MovieLens-100K), ratings.dat (1M), ratings.csv and movies.csv (the later ones), goodreads_*.json.gz, or "
-        f"meta_*.jsonl (Amazon Reviews 2023). It holds {sorted(names)[:10]}. Of your own logs, give the file."
+        f"meta_*.jsonl (Amazon Reviews 2023). It holds {sorted(names)[:10]}. To load your own log, pass its file."
     )

@@ -1,4 +1,4 @@
-"""Splits: which interactions are learned from and which are predicted."""
+"""Splits: assign each interaction to train, validation or test."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ _KIND = pl.Enum(SPLITS)
 
 def temporal_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96, 0.98)) -> pl.DataFrame:
     """
-    The paper's global temporal split: everybody's interactions are cut at the same two points in time, so nothing that
-    is learned from is later than what is predicted. Its shares are 48 : 1 : 1.
+    The paper's global temporal split. It cuts the interactions of all users at the same two points in time, so no
+    training interaction is later than a validation or test interaction. Its shares are 48 : 1 : 1.
 
     Args:
         interactions (`polars.DataFrame`):
             As [`order_interactions`] returns them, with `timestamp`.
         cuts (`tuple[float, float]`, *optional*, defaults to `(0.96, 0.98)`):
-            Shares of the interactions, in order of time, after which validation and test begin.
+            Shares of the interactions, in order of time, after which validation and test start.
 
     Returns:
-        `polars.DataFrame`: the same rows with the column `split`. Interactions at the very time of a cut belong to the
-        earlier split.
+        `polars.DataFrame`: the same rows with the column `split`. Interactions exactly at the time of a cut belong to
+        the earlier split.
 
     Raises:
         ValueError: If there is no `timestamp`, the cuts do not ascend between 0 and 1, or a split is left empty.
     """
     if "timestamp" not in interactions.columns:
-        raise ValueError(f"A temporal split needs the column 'timestamp'; the columns are {interactions.columns}.")
+        raise ValueError(
+            f"A temporal split needs the column 'timestamp'; the columns are {interactions.columns}. Use another "
+            "`split`."
+        )
     first, second = cut_times(interactions, cuts)
     is_late = (pl.col("timestamp") > first).cast(pl.Int8) + (pl.col("timestamp") > second).cast(pl.Int8)
     return _checked(
@@ -42,23 +45,23 @@ def temporal_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96
 
 
 def cut_times(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96, 0.98)) -> tuple[int, int]:
-    """The times of the last interactions of train and of validation in [`temporal_split`]."""
+    """Returns the times of the last training and the last validation interaction of [`temporal_split`]."""
     if not 0 < cuts[0] <= cuts[1] < 1:
         raise ValueError(f"`cuts` must ascend between 0 and 1, got {cuts}.")
     times = interactions["timestamp"].to_numpy()
-    places = [max(int(cut * len(times)) - 1, 0) for cut in cuts]
-    first, second = np.partition(times, places)[places].tolist()
+    indices = [max(int(cut * len(times)) - 1, 0) for cut in cuts]
+    first, second = np.partition(times, indices)[indices].tolist()
     return first, second
 
 
 def leave_one_out_split(interactions: pl.DataFrame) -> pl.DataFrame:
     """
-    Leave-one-out: each user's last interaction is for test, the one before for validation. Users with fewer than three
-    are learned from only.
+    Leave-one-out: each user's last interaction is for test and the one before it for validation. All interactions of a
+    user with fewer than three are for training.
 
     > [!WARNING]
-    > This leaks the future: what is learned from one user may be later than what is predicted for another. Use
-    > [`temporal_split`] to know how good a recommender would be.
+    > This leaks the future: a training interaction of one user may be later than a test interaction of another. Use
+    > [`temporal_split`] to measure how good a recommender would be in use.
 
     Args:
         interactions (`polars.DataFrame`):
@@ -84,13 +87,13 @@ def leave_one_out_split(interactions: pl.DataFrame) -> pl.DataFrame:
 
 def user_ratio_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.8, 0.9)) -> pl.DataFrame:
     """
-    Cuts each user's history at the same two shares of its length. Like [`leave_one_out_split`], it leaks the future.
+    Cuts each user's history at the same two shares of its length. Leaks the future, like [`leave_one_out_split`].
 
     Args:
         interactions (`polars.DataFrame`):
             As [`order_interactions`] returns them.
         cuts (`tuple[float, float]`, *optional*, defaults to `(0.8, 0.9)`):
-            Shares of a user's interactions after which validation and test begin, rounded down.
+            Shares of a user's interactions after which validation and test start, rounded down to whole interactions.
 
     Returns:
         `polars.DataFrame`: the same rows with the column `split`.
@@ -124,6 +127,6 @@ def _checked(interactions: pl.DataFrame, reason: str) -> pl.DataFrame:
 
 def _warn_of_leak(name: str) -> None:
     logger.warning_once(
-        f"`{name}` leaks the future: what is learned from some users is later than what is predicted for others, so "
-        "the metrics are better than a recommender in use would be. `temporal_split` does not."
+        f"`{name}` leaks the future: training interactions of some users are later than predicted interactions of "
+        "others, so the metrics are better than in real use. `temporal_split` does not leak."
     )

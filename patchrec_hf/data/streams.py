@@ -1,4 +1,4 @@
-"""Streams: training rows made on the way, for data sets whose rows would not fit into memory or on the disk."""
+"""Streams: make training rows while training, for data sets whose rows would not fit into memory or on disk."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _FEATURES = Features(
 
 def stream_rows(path: Path, max_history: int = 100, min_history: int = 3, targets_per_row: int = 1) -> IterableDataset:
     """
-    Streams training rows.
+    Streams training rows: makes them while they are read.
 
     Args:
         path (`pathlib.Path`):
-            `interactions.parquet`, as [`PreparedData.save`] writes it: its row groups hold whole users.
+            `interactions.parquet`, as [`PreparedData.save`] writes it: each row group holds whole users.
         max_history, min_history, targets_per_row:
             As for [`make_rows`].
 
     Returns:
-        [`~datasets.IterableDataset`]: the rows of `train`, as [`make_rows`] makes them and in the same order, with
-        a shard for each row group. Shuffle it: rows of a user follow each other.
+        [`~datasets.IterableDataset`]: the same rows of `train` as [`make_rows`] makes, in the same order, with one
+        shard per row group. Shuffle it, because the rows of a user follow each other.
     """
     settings = {"max_history": max_history, "min_history": min_history, "targets_per_row": targets_per_row}
     groups = list(range(pq.ParquetFile(path).metadata.num_row_groups))

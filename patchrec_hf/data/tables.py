@@ -1,4 +1,4 @@
-"""Tables of one's own: a log and its items as CSV, Parquet or JSON lines, under any column names."""
+"""Tables: reads your own log and its items from CSV, Parquet or JSON lines, with any column names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LATEST = 32_503_680_000  # the year 3000, in seconds
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is of a kind that [`read_tables`] reads, by its name."""
+    """Whether a file's name has an extension that [`read_tables`] reads."""
     return _kind(path) in (*_SEPARATORS, *_JSON, ".parquet")
 
 
@@ -33,38 +33,38 @@ def read_tables(
     time_unit: str = "s",
 ) -> RawData:
     """
-    Reads a log of one's own.
+    Reads your own log of interactions.
 
     Args:
         interactions_path (`pathlib.Path`):
-            CSV or TSV (with a header), JSON lines, or Parquet; but for Parquet, it may be compressed (`.gz`).
+            CSV or TSV (with a header), JSON lines, or Parquet. CSV, TSV and JSON lines may be compressed (`.gz`).
         items_path (`pathlib.Path`, *optional*):
-            The titles, in a file of any of these kinds. If not given, the log's rows hold them.
+            File with the titles, of any of these kinds. If not given, the log itself must hold the titles.
         columns (`Mapping[str, str]`, *optional*):
-            What the files call `user_id`, `item_id`, `timestamp`, `title` and `rating`, where it is something else. A
-            rating is read if it is named here or `min_rating` is given.
+            Column names in the files, for each of `user_id`, `item_id`, `timestamp`, `title` and `rating` that has
+            another name there. Ratings are read if `rating` is named here or `min_rating` is given.
         min_rating (`float`, *optional*):
             Rows with a lower rating are left out.
         time_unit (`"s"`, `"ms"`, `"us"` or `"ns"`, *optional*, defaults to `"s"`):
-            The unit of times that are numbers. Times may be texts in ISO 8601 too; without a time zone they are UTC.
+            Unit of numeric times. Times may also be ISO 8601 texts; a text without a time zone is in UTC.
 
     Returns:
-        [`RawData`]. Ids that are all whole numbers, written as numbers or as texts, are numbers; others become
-        categories.
+        [`RawData`]. If all ids of a column are whole numbers, written as numbers or as texts, they become integers;
+        otherwise they become categories.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a column is missing, a value cannot be read (with the line), a time cannot be in `time_unit`, or
-            the rows of one item give it different titles.
+            the rows of one item give it different titles. Also if `columns` or `time_unit` has an unknown value.
     """
     names = {name: name for name in _COLUMNS} | dict(columns or {})
     if unknown := set(names) - set(_COLUMNS):
-        raise ValueError(f"`columns` names {sorted(unknown)}, which is none of {list(_COLUMNS)}.")
+        raise ValueError(f"`columns` names {sorted(unknown)}, but its keys must be among {list(_COLUMNS)}.")
     if time_unit not in _TICKS_PER_SECOND:
         raise ValueError(f"`time_unit` must be one of {list(_TICKS_PER_SECOND)}, got {time_unit!r}.")
     has_rating = min_rating is not None or "rating" in (columns or {})
-    wanted = ["user_id", "item_id", "timestamp", *(["rating"] if has_rating else [])]
-    table = _Table.of(interactions_path, [names[name] for name in wanted])
+    required = ["user_id", "item_id", "timestamp", *(["rating"] if has_rating else [])]
+    table = _Table.of(interactions_path, [names[name] for name in required])
     time, is_number = table.time(names["timestamp"])
     rating = {"rating": pl.col(names["rating"]).cast(pl.Float32, strict=False)} if has_rating else {}
 
@@ -74,13 +74,15 @@ def read_tables(
 
     ticks = _TICKS_PER_SECOND[time_unit if is_number else "us"]
     faults = {
-        f"{names['timestamp']!r} is missing, or no number or date that can be read": pl.col("timestamp").is_null(),
+        f"{names['timestamp']!r} is missing, or is not a readable number or date": pl.col("timestamp").is_null(),
         f"{names['timestamp']!r} is beyond the year 3000 in the unit {time_unit!r}; set `time_unit`": (
             pl.col("timestamp") > _LATEST * ticks
         ),
     }
     if has_rating:
-        faults[f"{names['rating']!r} is missing or no number"] = pl.col("rating").is_null() | pl.col("rating").is_nan()
+        faults[f"{names['rating']!r} is missing or not a number"] = (
+            pl.col("rating").is_null() | pl.col("rating").is_nan()
+        )
     rows, num_read = read_interactions(
         interactions_path, scan_log, min_rating, faults=faults, has_header=table.has_header
     )
@@ -92,7 +94,7 @@ def _read_items(path: Path, id_column: str, title_column: str) -> pl.DataFrame:
     try:
         table = _Table.of(path, [id_column, title_column])
     except ValueError as error:
-        raise ValueError(f"{error} Titles may be in a file of their own, `items`.") from error
+        raise ValueError(f"{error} If the titles are in a separate file, pass it as `items`.") from error
 
     def scan_items(source: Any) -> pl.LazyFrame:
         title = pl.col(title_column).cast(pl.String)
@@ -107,40 +109,41 @@ def _read_items(path: Path, id_column: str, title_column: str) -> pl.DataFrame:
     items = rows.group_by("item_id", maintain_order=True).agg(titles.first(), several=titles.len() > 1)
     if items["several"].any():
         item_id = items.filter("several")["item_id"][0]
-        found = rows.filter(pl.col("item_id") == item_id)["title"].drop_nulls().to_list()
-        raise ValueError(f"{path} gives item {item_id!r} {len(found)} titles: {found[:3]}. Keep one.")
+        its_titles = rows.filter(pl.col("item_id") == item_id)["title"].drop_nulls().to_list()
+        raise ValueError(f"{path} gives item {item_id!r} {len(its_titles)} titles: {its_titles[:3]}. Keep one.")
     return items.drop("several")
 
 
 def _with_numbers(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Ids that are written like whole numbers, all of them, as numbers."""
+    """Turns the ids of a column into integers if all of them are written like whole numbers."""
     for column, tables in (("user_id", [rows]), ("item_id", [rows, items])):
         texts = [table[column].unique().cast(pl.String) for table in tables if not table[column].dtype.is_integer()]
         if not texts:
             continue
-        written = pl.concat(texts)
-        numbers = written.cast(pl.Int64, strict=False).cast(pl.String)
-        if (numbers == written).fill_null(False).all():  # 007 is another id than 7
+        ids = pl.concat(texts)
+        numbers = ids.cast(pl.Int64, strict=False).cast(pl.String)
+        if (numbers == ids).fill_null(False).all():  # 007 is a different id from 7
             as_number = pl.col(column).cast(pl.String).cast(pl.Int64)
             rows = rows.with_columns(as_number)
             items = items.with_columns(as_number) if column == "item_id" else items
         elif len(texts) < len(tables):
-            text = written.filter((numbers != written).fill_null(True))[0]
+            text = ids.filter((numbers != ids).fill_null(True))[0]
             raise ValueError(
-                f"`{column}` is a number in one file and a text, such as {text!r}, in the other. Write the ids alike."
+                f"`{column}` is a number in one file and a text, such as {text!r}, in the other. Write the ids in "
+                "the same way."
             )
     return rows, items
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A file and how its columns are read."""
+    """A file, and the types of the columns to read."""
 
     path: Path
     kinds: Mapping[str, pl.DataType]
 
     @classmethod
-    def of(cls, path: Path, wanted: Sequence[str]) -> _Table:
+    def of(cls, path: Path, columns: Sequence[str]) -> _Table:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
         if not is_table(path):
@@ -152,8 +155,8 @@ class _Table:
         else:
             rows = pl.scan_parquet(path)
         schema = columns_of(path, rows)
-        require_columns(path, schema.names(), wanted)
-        return cls(path, {name: schema[name] for name in wanted})
+        require_columns(path, schema.names(), columns)
+        return cls(path, {name: schema[name] for name in columns})
 
     @property
     def has_header(self) -> bool:
@@ -165,7 +168,7 @@ class _Table:
             rows = rows.select(*self.kinds)
             return rows.filter(~pl.all_horizontal(pl.all().is_null()))
         if _kind(self.path) in _JSON:
-            # As texts, which numbers read as too: `kinds` knows the first rows only, and later ids may be texts.
+            # Read all values as texts, because `kinds` is inferred from the first rows, and later ids may be texts.
             return pl.scan_ndjson(source, schema=dict.fromkeys(self.kinds, pl.String))
         return pl.scan_parquet(source).select(*self.kinds)
 
@@ -178,7 +181,7 @@ class _Table:
         return pl.col(column).cast(pl.String).cast(pl.Categorical)
 
     def time(self, column: str) -> tuple[pl.Expr, bool]:
-        """How to read times, and whether they are numbers."""
+        """Returns the expression that reads times, and whether the column holds numbers."""
         kind, value = self.kinds[column], pl.col(column)
         if kind.is_numeric():
             return value.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False), True

@@ -1,25 +1,25 @@
-"""Ties: in which order interactions of one time come, if it is to be the order in the authors' files."""
+"""Ties: reproduces the order of simultaneous interactions in the paper's released files."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-_SMALL = 16
+_INSERTION_SORT_SIZE = 16
 
 
 def release_order(timestamps: np.ndarray) -> np.ndarray:
     """
-    Sorts one user's interactions as the authors' files have them: by NumPy's former quicksort, which is not stable. It
-    takes the median of three as pivot and leaves partitions of up to 16 to an insertion sort. NumPy's own sort now
-    depends on the processor, so it is written out here.
+    Sorts one user's interactions into the order of the paper's released files, which come from NumPy's former
+    quicksort. That sort is not stable: it takes the median of three as pivot and leaves partitions of up to 16 to an
+    insertion sort. It is written out here because NumPy's current sort depends on the processor.
 
     Args:
         timestamps (`numpy.ndarray` of shape `(num_interactions,)`):
-            In the order of the raw file.
+            Timestamps, in the order of the raw file.
 
     Returns:
-        `numpy.ndarray` of int64: which interaction comes at each place.
+        `numpy.ndarray` of shape `(num_interactions,)`, int64: indices into `timestamps`, in sorted order.
     """
     values = timestamps.tolist()
     order = list(range(len(values)))
@@ -30,10 +30,10 @@ def release_order(timestamps: np.ndarray) -> np.ndarray:
         if depth < 0:
             order[low : high + 1] = _heap_sorted(values, order[low : high + 1])
             continue
-        while high - low >= _SMALL:
+        while high - low >= _INSERTION_SORT_SIZE:
             pivot = _partition(values, order, low, high)
             depth -= 1
-            # The larger part waits; how deep it lies is looked at when its turn comes.
+            # The larger part waits in `pending`. Its depth is checked when it is popped.
             if pivot - low < high - pivot:
                 pending.append((pivot + 1, high, depth))
                 high = pivot - 1
@@ -45,7 +45,7 @@ def release_order(timestamps: np.ndarray) -> np.ndarray:
 
 
 def _partition(values: list[int], order: list[int], low: int, high: int) -> int:
-    """Puts the pivot to its place, with nothing larger before and nothing smaller after it, and returns the place."""
+    """Moves the pivot to its final index, with nothing larger before it and nothing smaller after it. Returns it."""
     middle = low + (high - low) // 2
     for left, right in ((low, middle), (middle, high), (low, middle)):
         if values[order[right]] < values[order[left]]:
@@ -68,9 +68,9 @@ def _partition(values: list[int], order: list[int], low: int, high: int) -> int:
 
 
 def _insertion_sort(values: list[int], order: list[int], low: int, high: int) -> None:
-    for place in range(low + 1, high + 1):
-        current = order[place]
-        hole = place
+    for index in range(low + 1, high + 1):
+        current = order[index]
+        hole = index
         while hole > low and values[current] < values[order[hole - 1]]:
             order[hole] = order[hole - 1]
             hole -= 1
@@ -78,8 +78,8 @@ def _insertion_sort(values: list[int], order: list[int], low: int, high: int) ->
 
 
 def _heap_sorted(values: list[int], part: list[int]) -> list[int]:
-    """What the quicksort turns to where its partitions are too uneven."""
-    heap = [-1, *part]  # children of `n` are `2 n` and `2 n + 1`
+    """Heap sort, which the quicksort uses where its partitions are too uneven."""
+    heap = [-1, *part]  # the children of node `n` are `2 n` and `2 n + 1`
 
     def sift_down(root: int, size: int) -> None:
         moved = heap[root]

@@ -43,7 +43,7 @@ def test_a_checksum_that_differs(server, tmp_path):
 
 
 def test_a_download_that_fails(server, tmp_path):
-    with pytest.raises(ConnectionError, match=r"missing\.zip could not be downloaded .*give its path"):
+    with pytest.raises(ConnectionError, match=r"missing\.zip could not be downloaded .*pass its path"):
         fetch(f"{server}missing.zip", None, tmp_path / "cache")
 
 
@@ -63,7 +63,7 @@ def test_a_public_data_set_by_name(server, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "_GROUPLENS", server)
     monkeypatch.setitem(downloads._MD5, "ml-1m", md5)
     monkeypatch.setattr(downloads.logger, "warning", said.append)
-    downloads.say_terms.cache_clear()
+    downloads.log_terms.cache_clear()
     for _ in range(2):
         data = prepare_data("ml-1m", split=CUTS, cache_dir=tmp_path / "cache")
     assert data.catalog.titles[:2] == ("Film 1", "Film 2")

@@ -66,11 +66,11 @@ def test_order_interactions_refuses_an_empty_table():
 
 @pytest.mark.parametrize("as_type", [str, lambda path: path])
 def test_read_directory(directory, as_type):
-    interactions, catalog = read_directory(as_type(directory))
+    interactions, items = read_directory(as_type(directory))
     assert interactions["user_id"].to_list() == [7] * 10 + [40] * 10
     assert interactions["item_id"].to_list() == list(range(100, 90, -1)) * 2
     assert interactions["position"].to_list() == list(range(10)) * 2
-    assert catalog.titles[:2] == ("t0", "t1")
+    assert items["title"].to_list()[:2] == ["t0", "t1"]
 
 
 @pytest.mark.parametrize("name", ["interactions.parquet", "items.parquet"])

@@ -26,7 +26,7 @@ def test_what_the_hub_keeps_of_downloads_is_no_file_of_the_data(amazon):
 
 def test_amazon_without_metadata(tmp_path):
     write_core(tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no data set that is known"):
+    with pytest.raises(FileNotFoundError, match="holds no known data set"):
         prepare(tmp_path)
 
 
@@ -34,7 +34,7 @@ def test_names_that_stand_for_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file, directory or public data set 'ml-10m'.*ml-1m"):
         load_recommendation_data("ml-10m")
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(FileNotFoundError, match=r"holds no data set that is known.*notes\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"holds no known data set.*notes\.txt"):
         load_recommendation_data(tmp_path)
     with pytest.raises(ValueError, match=r"notes\.txt is of no known kind"):
         load_recommendation_data(tmp_path / "notes.txt")
@@ -73,9 +73,9 @@ def test_a_table_and_its_items_are_the_source(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"items": "items.csv"}, "`items` and `time_unit` are for a file of one's own"),
-        ({"time_unit": "ms"}, "`items` and `time_unit` are for a file of one's own"),
-        ({"columns": {"title": "name"}}, "`columns` is for a file of one's own or for Goodreads"),
+        ({"items": "items.csv"}, "`items` and `time_unit` apply to your own log file only"),
+        ({"time_unit": "ms"}, "`items` and `time_unit` apply to your own log file only"),
+        ({"columns": {"title": "name"}}, "`columns` applies to your own log file or to Goodreads"),
     ],
 )
 def test_settings_for_tables_are_refused_for_a_published_data_set(tmp_path, kwargs, message):

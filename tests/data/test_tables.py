@@ -76,7 +76,9 @@ def test_tables_that_are_empty(tmp_path):
 
 def test_tables_without_titles(tmp_path):
     path = write_table(LOG.drop("name"), tmp_path / "log.csv")
-    with pytest.raises(ValueError, match=r"no column 'name'.* Titles may be in a file of their own, `items`"):
+    with pytest.raises(
+        ValueError, match=r"no column 'name'.* If the titles are in a separate file, pass it as `items`"
+    ):
         prepare(path, columns=NAMES, time_unit="ms")
     with pytest.raises(FileNotFoundError, match=r"no file .*items\.csv, which `items` names"):
         prepare(path, columns=NAMES, time_unit="ms", items=tmp_path / "items.csv")
@@ -84,7 +86,10 @@ def test_tables_without_titles(tmp_path):
 
 @pytest.mark.parametrize(
     ("time", "problem"),
-    [("yesterday", "is missing, or no number or date that can be read"), ("", "is missing, or no number or date")],
+    [
+        ("yesterday", "is missing, or is not a readable number or date"),
+        ("", "is missing, or is not a readable number or date"),
+    ],
 )
 def test_tables_name_the_line(tmp_path, time, problem):
     log = LOG.with_columns(at=pl.Series(["2024-01-01 10:00:00", "2024-01-02 10:00:00", time, "2024-01-01 10:00:00"]))
@@ -96,7 +101,7 @@ def test_tables_name_the_line(tmp_path, time, problem):
 @pytest.mark.parametrize("rating", ["", "NaN", "good"])
 def test_tables_need_a_rating_where_ratings_are_read(tmp_path, rating):
     path = write_table(LOG.with_columns(rating=pl.Series(["5", "4", rating, "3"])), tmp_path / "log.csv")
-    with pytest.raises(ValueError, match=r"log\.csv, line 4: 'rating' is missing or no number"):
+    with pytest.raises(ValueError, match=r"log\.csv, line 4: 'rating' is missing or not a number"):
         prepare(path, Filters(min_rating=3), columns=NAMES, time_unit="ms")
 
 
