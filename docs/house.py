@@ -19,12 +19,12 @@ ROOMS = ("runtime", "data", "batches", "evaluation", "baselines", "hub", "traini
 
 def summary(path: Path) -> str:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.split("\n\n")[0].replace("\n", " ").rstrip(".")
+    return docstring.split("\n\n")[0].replace("\n", " ").split(". ")[0].rstrip(".")
 
 
 def local_imports(path: Path) -> set[str]:
-    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
-    return {node.module for node in nodes if node.level == 1 and node.module}
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module}
 
 
 def in_order(room: Path) -> list[Path]:

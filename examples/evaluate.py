@@ -1,13 +1,15 @@
 """
-Evaluates a checkpoint or a baseline on the whole catalog, and writes a report (JSON, Markdown, and a row a target).
+Evaluates a checkpoint or a baseline on the whole catalog, and writes a report (JSON, Markdown, and Parquet with one
+row per target).
 
     python examples/evaluate.py --model outputs/goodreads/finetune/final --output_dir outputs/evaluation
     python examples/evaluate.py --baseline popularity --data_dir data/goodreads --output_dir outputs/popularity
     python examples/evaluate.py --baseline outputs/sasrec --data_dir data/goodreads --output_dir outputs/sasrec_report
 
-Several processes share the rows: `torchrun --nproc_per_node 2 examples/evaluate.py ...`. What was interrupted goes on
-with the same command. `--compare DIR` sets the report beside that of another run on the same targets; a finished one
-is not made again for that. `--protocol effects` prints what each rule of the authors' release does to the numbers.
+Several processes share the targets: `torchrun --nproc_per_node 2 examples/evaluate.py ...`. The same command resumes
+an interrupted evaluation. `--compare DIR` compares the report with the report of another run on the same targets. If
+`--output_dir` holds a finished report, `--compare` does not make it again. `--protocol effects` shows how each rule of
+the release changes the metrics.
 """
 
 import shutil
@@ -33,9 +35,9 @@ from patchrec_hf.baselines import CoVisitation, Popularity, SequentialRecommende
 from patchrec_hf.runs import claim_run, finish_run
 
 
-EFFECTS = {  # from the strict protocol to the release's, one rule after the other
+EFFECTS = {  # from the strict protocol to the release's, each with one more rule of the release
     "strict": STRICT_PROTOCOL,
-    "and titles that begin others cannot end": replace(STRICT_PROTOCOL, complete_prefixes=False),
+    "and a title that begins another cannot end": replace(STRICT_PROTOCOL, complete_prefixes=False),
     "and a title is listed once": replace(STRICT_PROTOCOL, complete_prefixes=False, credit_items=False),
     "and titles that begin with the target's count": replace(RELEASE_PROTOCOL, take_last_match=False),
     "and the last match counts (release)": RELEASE_PROTOCOL,
@@ -46,24 +48,30 @@ PROTOCOLS = {"strict": {"strict": STRICT_PROTOCOL}, "release": {"release": RELEA
 
 @dataclass
 class Arguments:
-    """What is evaluated, on what, and how."""
+    """The recommender to evaluate, the rows, and the rules."""
 
-    output_dir: str = field(metadata={"help": "Where the report goes."})
+    output_dir: str = field(metadata={"help": "Directory for the report."})
     model: str | None = field(default=None, metadata={"help": "A checkpoint of this library."})
-    baseline: str | None = field(default=None, metadata={"help": f"{', '.join(BASELINES)}, or a saved one."})
-    data_dir: str | None = field(default=None, metadata={"help": "A prepared data set; else the embedded sample."})
-    split: str = field(default="test", metadata={"help": "Which rows.", "choices": ["train", "validation", "test"]})
-    max_history: int | None = field(default=None, metadata={"help": "Items per history; the model's, or 100."})
+    baseline: str | None = field(default=None, metadata={"help": f"{', '.join(BASELINES)}, or a saved baseline."})
+    data_dir: str | None = field(default=None, metadata={"help": "A prepared data set. Default: the embedded sample."})
+    split: str = field(
+        default="test", metadata={"help": "The rows to rank.", "choices": ["train", "validation", "test"]}
+    )
+    max_history: int | None = field(
+        default=None, metadata={"help": "Items per history. Default: the model's, or 100."}
+    )
     ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs."})
-    method: str = field(default="exact", metadata={"help": "How to rank.", "choices": ["exact", "beam", "all"]})
-    num_beams: int | None = field(default=None, metadata={"help": "For beam."})
-    max_title_tokens: int | None = field(default=None, metadata={"help": "For exact: title tokens read for a row."})
-    protocol: str = field(default="strict", metadata={"help": "What counts as a hit.", "choices": list(PROTOCOLS)})
-    exclude_seen: bool = field(default=False, metadata={"help": "Whether items of the history are left out."})
-    max_rows: int | None = field(default=None, metadata={"help": "Only so many rows, evenly spaced."})
-    batch_size: int = field(default=8, metadata={"help": "Users at once."})
+    method: str = field(default="exact", metadata={"help": "Ranking method.", "choices": ["exact", "beam", "all"]})
+    num_beams: int | None = field(default=None, metadata={"help": "Beams of the method beam."})
+    max_title_tokens: int | None = field(
+        default=None, metadata={"help": "Title tokens that the method exact reads for a row at most."}
+    )
+    protocol: str = field(default="strict", metadata={"help": "Rules for a hit.", "choices": list(PROTOCOLS)})
+    exclude_seen: bool = field(default=False, metadata={"help": "Whether to leave out items of the history."})
+    max_rows: int | None = field(default=None, metadata={"help": "Number of rows to rank, evenly spaced."})
+    batch_size: int = field(default=8, metadata={"help": "Histories per forward."})
     seed: int = field(default=0, metadata={"help": "Seed of random layouts."})
-    compare: str | None = field(default=None, metadata={"help": "Directory of another report."})
+    compare: str | None = field(default=None, metadata={"help": "Directory of another report to compare with."})
 
 
 def main(args: Arguments) -> None:
@@ -74,24 +82,24 @@ def main(args: Arguments) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     max_history = args.max_history or 100
     if args.model is not None:
-        recommender = PatchRecommender.from_pretrained(args.model)  # an adapter is merged
+        recommender = PatchRecommender.from_pretrained(args.model)  # merges an adapter
         model, processor = recommender.model.to(state.device), recommender.processor
         max_history, own_catalog = args.max_history or processor.max_history, processor.catalog
     elif args.baseline not in BASELINES:
         scorer = load_baseline(args.baseline).to(state.device)
         own_catalog = scorer.catalog
-    examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=max_history)
-    rows, train = examples[args.split], examples["train"]
+    splits, catalog = load_recommendation_data(args.data_dir or "sample", max_history=max_history)
+    rows, train = splits[args.split], splits["train"]
     if args.baseline not in BASELINES:
         catalog.check_same_titles(own_catalog)
         catalog = own_catalog
     other = EvaluationReport.load(args.compare) if args.compare else None
-    try:  # last, so that a mistake in the arguments leaves nothing behind
+    try:  # the directory is claimed last, so that a mistake in the arguments leaves no files behind
         claim_run(args.output_dir, {k: v for k, v in asdict(args).items() if k not in ("compare", "batch_size")})
     except FileExistsError as error:
         if other is None or not Path(args.output_dir, "results.json").exists():
             raise SystemExit(str(error)) from None
-        state.print(f"{args.output_dir} holds a finished report, which is compared as it is.\n")
+        state.print(f"{args.output_dir} holds a finished report. It is compared as it is.\n")
         if state.is_main_process:
             compare(args, EvaluationReport.load(args.output_dir), other)
         return
@@ -104,19 +112,29 @@ def main(args: Arguments) -> None:
             scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
         )
     else:
-        for place, (name, protocol) in enumerate(PROTOCOLS[args.protocol].items(), 1):
-            state.print(f"Protocol {place} of {len(PROTOCOLS[args.protocol])}: {name}")
-            reports[name] = evaluate_model(
-                model, processor, rows, seed=args.seed, method=args.method,
-                k=None if args.method == "all" else max(args.ks), num_beams=args.num_beams,
-                max_title_tokens=args.max_title_tokens, protocol=protocol, exclude_seen=args.exclude_seen,
-                max_rows=args.max_rows, train_dataset=train, batch_size=args.batch_size,
-                resume_dir=Path(args.output_dir, "parts", str(place)),
-            ).with_settings(model=args.model)  # fmt: skip
+        for number, (name, protocol) in enumerate(PROTOCOLS[args.protocol].items(), 1):
+            state.print(f"Protocol {number} of {len(PROTOCOLS[args.protocol])}: {name}")
+            report = evaluate_model(
+                model,
+                processor,
+                rows,
+                seed=args.seed,
+                method=args.method,
+                k=None if args.method == "all" else max(args.ks),
+                num_beams=args.num_beams,
+                max_title_tokens=args.max_title_tokens,
+                protocol=protocol,
+                exclude_seen=args.exclude_seen,
+                max_rows=args.max_rows,
+                train_dataset=train,
+                batch_size=args.batch_size,
+                resume_dir=Path(args.output_dir, "parts", str(number)),
+            )
+            reports[name] = report.with_settings(model=args.model)
     if not state.is_main_process:
         return
 
-    num_rows = {name: len(part) for name, part in examples.items()}
+    num_rows = {name: len(part) for name, part in splits.items()}
     data = {"data set": args.data_dir or "sample", "split": args.split, "rows": num_rows, "items": len(catalog)}
     data["max_history"] = max_history
     data["items with a shared title"] = catalog.num_shared_titles()
@@ -138,21 +156,30 @@ def load_baseline(name: str) -> SequentialRecommender:
     try:
         model = AutoModel.from_pretrained(name)
     except OSError as error:
-        raise SystemExit(f"--baseline {name} is none of {', '.join(BASELINES)}, nor a saved one: {error}") from None
+        raise SystemExit(
+            f"--baseline must be one of {', '.join(BASELINES)} or a saved baseline, got {name}: {error}"
+        ) from None
     if not isinstance(model, SequentialRecommender):
-        raise SystemExit(f"{name} holds a {type(model).__name__}, which is no baseline: give it as --model.")
+        raise SystemExit(f"{name} holds a {type(model).__name__}, which is no baseline. Pass it as --model.")
     return model
 
 
 def compare(args: Arguments, report: EvaluationReport, other: EvaluationReport) -> None:
-    print(f"{args.output_dir} (this), {args.compare} (other), and this less other with its 95% interval by users:\n")
+    print(f"{args.output_dir} (this), {args.compare} (other), and this minus other with its 95% interval by users:\n")
     show(report.compare(other), Path(args.output_dir, "comparison.md"))
 
 
 def show(table: pl.DataFrame, path: Path) -> None:
-    with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=4,
-                   tbl_hide_dataframe_shape=True, tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200,
-                   fmt_str_lengths=100):  # fmt: skip
+    with pl.Config(
+        tbl_formatting="ASCII_MARKDOWN",
+        tbl_hide_column_data_types=True,
+        float_precision=4,
+        tbl_hide_dataframe_shape=True,
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=200,
+        fmt_str_lengths=100,
+    ):
         print(table)
         path.write_text(f"{table}\n", encoding="utf-8")
 

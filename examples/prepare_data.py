@@ -1,16 +1,17 @@
 """
-Prepares a data set: from raw files to Parquet, with a card that says what is in it.
+Prepares a data set: turns raw files into Parquet, and writes a card that describes the data.
 
-The paper's MovieLens-100K, with ties in the order of the authors' files:
+The paper's MovieLens-100K, with ties in the order of the released files:
     python examples/prepare_data.py ml-100k data/ml-100k --ties release
 
-A log of one's own, with its titles in another file, until every user and item has five interactions:
+Your own log, with titles in another file, filtered until every user and item has five interactions:
     python examples/prepare_data.py clicks.csv data/clicks --items products.csv \
-        --columns user_id=customer item_id=sku --min_user_interactions 5 --min_item_users 5 --iterate
+        --columns user_id=customer item_id=sku --min_user_interactions 5 --min_item_users 5 --k_core
 
-The output directory holds interactions.parquet and items.parquet, which `load_recommendation_data` and the other
-examples (as `--data_dir`) take; sequences.parquet, a row a user; and README.md, the card. Ids are the raw ones where
-those are numbers. (The authors count MovieLens' items from 0, so theirs are one less.)
+The script writes these files to the output directory: interactions.parquet and items.parquet, which
+`load_recommendation_data` and the other examples (with `--data_dir`) read; sequences.parquet, with one row per user;
+and README.md, the card. Raw ids are kept if they are numbers. (The release counts MovieLens' items from 0, so its ids
+are one less.)
 """
 
 import argparse
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> None:
     if any(output_dir.glob("*")):
         raise SystemExit(f"{output_dir} is not empty. Choose another directory, or empty it.")
     if args.plot and not args.tokenizer:
-        raise SystemExit("`--plot` draws tokens, so it needs `--tokenizer`.")
+        raise SystemExit("`--plot` draws the number of tokens per title, so it needs `--tokenizer`.")
     split = SPLITS[args.split]
     data = prepare_data(
         args.data,
@@ -57,31 +58,33 @@ def main(args: argparse.Namespace) -> None:
 
 
 FILTERS = {
-    "min_rating": (float, "lower ratings are left out"),
-    "min_user_interactions": (int, "users with fewer are left out"),
-    "min_item_users": (int, "items with fewer users are left out"),
-    "iterate": (None, "repeat that until every user and item has as many (k-core)"),
-    "drop_untitled": (None, "leave out interactions with items without a title"),
+    "min_rating": (float, "leave out lower ratings"),
+    "min_user_interactions": (int, "leave out users with fewer interactions"),
+    "min_item_users": (int, "leave out items with fewer users"),
+    "k_core": (None, "repeat both filters until every user and item passes them (k-core)"),
+    "drop_untitled": (None, "leave out interactions with items that have no title"),
 }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", help="a name, directory, archive or file; see `prepare_data`")
-    parser.add_argument("output_dir", help="where to write; new or empty")
-    parser.add_argument("--items", help="the titles, for a log of one's own")
-    parser.add_argument("--columns", nargs="+", metavar="OURS=THEIRS", help="what the files call our columns")
-    parser.add_argument("--time_unit", choices=["s", "ms", "us", "ns"], default="s", help="of times that are numbers")
+    parser.add_argument("output_dir", help="where to write; a new or empty directory")
+    parser.add_argument("--items", help="a file with the titles, for your own log")
+    parser.add_argument(
+        "--columns", nargs="+", metavar="OURS=THEIRS", help="the files' names for this library's columns"
+    )
+    parser.add_argument("--time_unit", choices=["s", "ms", "us", "ns"], default="s", help="unit of numeric times")
     for name, (kind, text) in FILTERS.items():
-        how = {"type": kind} if kind else {"action": argparse.BooleanOptionalAction}
-        parser.add_argument(f"--{name}", default=None, help=f"{text}; the data set's own rule if not given", **how)
-    parser.add_argument("--split", choices=list(SPLITS), default="temporal")
+        options = {"type": kind} if kind else {"action": argparse.BooleanOptionalAction}
+        parser.add_argument(f"--{name}", default=None, help=f"{text}; the data set's own rule if not given", **options)
+    parser.add_argument("--split", choices=list(SPLITS), default="temporal", help="rule that splits the interactions")
     parser.add_argument("--cuts", type=float, nargs=2, help="shares at which validation and test begin")
     parser.add_argument("--ties", choices=["stable", "release"], default="stable", help="order of equal times")
-    parser.add_argument("--tokenizer", help="a backbone, to count the tokens of titles with")
-    parser.add_argument("--plot", help="an image of the titles' lengths")
-    parser.add_argument("--push_to_hub", metavar="USER/NAME", help="share data of one's own")
-    parser.add_argument("--cache_dir", help="for downloads and prepared data")
+    parser.add_argument("--tokenizer", help="a backbone, whose tokenizer counts the tokens of titles")
+    parser.add_argument("--plot", help="where to draw the lengths of titles (an image file)")
+    parser.add_argument("--push_to_hub", metavar="USER/NAME", help="repository to which your own data is pushed")
+    parser.add_argument("--cache_dir", help="directory for downloads and prepared data")
     try:
         main(parser.parse_args())
     except (ValueError, OSError) as error:

@@ -6,10 +6,11 @@ Reproduces the tables and figures of the PatchRec paper, at one of three scales.
     accelerate launch --config_file examples/accelerate/zero2.yaml examples/reproduce_paper.py --scale paper \
         --table 3 --dataset ml-1m --methods PatchRec-I "PatchRec-I without pre-training"
 
-It runs what is missing, goes on where it was interrupted, and writes a folder with JSON, a Markdown table beside the
-paper's figures, and a plot. `smoke` takes minutes, on the sample; `laptop` a night on two CPU cores, with a backbone
-of a few million parameters; `paper` is the paper's backbone, for GPUs. Under a launcher only LLMs are trained: run
-the baselines, and what is made of both, with plain `python` and the same directory.
+The script runs the methods that have no results yet, resumes interrupted ones, and writes a folder with JSON, a
+Markdown table that also has the paper's figures, and a plot. The scale `smoke` takes minutes on the sample. `laptop`
+takes a night on two CPU cores, with a backbone of a few million parameters. `paper` trains the paper's backbone, on
+GPUs. Under a launcher, only LLMs are trained: run the baselines and the fusion with plain `python` and the same
+directory.
 """
 
 import os
@@ -33,27 +34,35 @@ from patchrec_hf.runs import claim_run, finish_run
 
 @dataclass
 class Arguments:
-    """Which table or figure, on which data, how large."""
+    """The table or figure, the data, and the scale."""
 
     table: int | None = field(default=None, metadata={"help": "2 (overall), 3 (pre-training) or 4 (dropping items)."})
     figure: int | None = field(default=None, metadata={"help": "5 (length), 6 (tokens), 7 (text items), 8 (groups)."})
-    scale: str = field(default="smoke", metadata={"help": "How large.", "choices": list(SCALES)})
-    dataset: str = field(default="sample", metadata={"help": "Which data.", "choices": list(DATA)})
-    data_dir: str | None = field(default=None, metadata={"help": "Where it is, raw or prepared, if at hand."})
-    methods: list[str] | None = field(default=None, metadata={"help": "Only these, as the table calls them."})
-    output_dir: str | None = field(default=None, metadata={"help": "outputs/reproduction/DATASET-SCALE-SEED."})
-    num_examples: int | None = field(default=None, metadata={"help": "Examples that an LLM sees, if not the scale's."})
-    max_eval_rows: int | None = field(default=None, metadata={"help": "Rows that are ranked, if not the scale's."})
-    per_device_batch_size: int | None = field(default=None, metadata={"help": "Rows of a forward in training."})
+    scale: str = field(default="smoke", metadata={"help": "Size of models and trainings.", "choices": list(SCALES)})
+    dataset: str = field(default="sample", metadata={"help": "Name of the data set.", "choices": list(DATA)})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Directory with the data set, raw or prepared. Default: loaded by its name."}
+    )
+    methods: list[str] | None = field(
+        default=None, metadata={"help": "Run only these methods, named as in the table."}
+    )
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Default: outputs/reproduction/DATASET-SCALE-SEED."}
+    )
+    num_examples: int | None = field(
+        default=None, metadata={"help": "Training examples (targets) that an LLM sees. Default: the scale's number."}
+    )
+    max_eval_rows: int | None = field(default=None, metadata={"help": "Rows to rank. Default: the scale's number."})
+    per_device_batch_size: int | None = field(default=None, metadata={"help": "Rows per forward in training."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and draws."})
 
 
 def main(args: Arguments) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
-    if state.num_processes == 1:  # without a GPU, `accelerate launch` grants a process one thread only
+    if state.num_processes == 1:  # without a GPU, `accelerate launch` sets one thread per process
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1)
     logging.set_verbosity_error()
-    logging.disable_progress_bar()  # of loading and saving; training and ranking show their own
+    logging.disable_progress_bar()  # for loading and saving; training and ranking show their own progress bars
     output_dir = Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}-{args.seed}")
     changes = {"num_examples": args.num_examples, "max_eval_rows": args.max_eval_rows}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -61,7 +70,7 @@ def main(args: Arguments) -> None:
         if value < 1:
             raise SystemExit(f"--{name} must be at least 1, got {value}.")
     check_data_dir(args.dataset, args.data_dir)
-    require_matplotlib()  # now, not after a night
+    require_matplotlib()  # checked before the runs, which may take a night
     study = Study(args.dataset, args.data_dir, args.scale, output_dir, args.per_device_batch_size, args.seed, changes)
     try:
         names = plan(args.table, args.figure, study.scale.max_history, study.session_group_size)
@@ -72,26 +81,26 @@ def main(args: Arguments) -> None:
     if unknown:
         raise SystemExit(f"There is no method {unknown[0]!r}; this table has {', '.join(map(repr, names))}.")
     planned, names = names, [*names, *(name for name in chosen if name not in names)]
-    study.load()  # before anything is written: it may not be there
+    study.load()  # before anything is written, because the data may be missing
     try:
         claim_run(output_dir, study.settings())
     except FileExistsError as error:
         raise SystemExit(str(error)) from None
-    for place, name in enumerate(chosen, 1):
+    for number, name in enumerate(chosen, 1):
         if study.result(name) is not None and (name != FUSION or is_current(study)):
-            state.print(f"{place} of {len(chosen)}: {name} is done.")
+            state.print(f"{number} of {len(chosen)}: {name} is done.")
             continue
         if state.num_processes > 1 and name not in study.methods:
-            state.print(f"{place} of {len(chosen)}: {name} is left to a run without a launcher.")
+            state.print(f"{number} of {len(chosen)}: {name} is left to a run without a launcher.")
             continue
-        state.print(f"{place} of {len(chosen)}: {name}")
+        state.print(f"{number} of {len(chosen)}: {name}")
         run = run_llm if name in study.methods else run_fusion if name == FUSION else run_baseline
         finish_run(study.directory(name), run(study, name))
-        state.wait_for_everyone()  # the next one may read what this one came to
+        state.wait_for_everyone()  # because the next method may read this method's results
     if state.is_main_process:
         done = [name for name in names if study.result(name) is not None]
         title = f"Table {args.table}" if args.figure is None else f"Figure {args.figure}"
-        latencies = latency(study, done) if state.num_processes == 1 else {}  # what one process ranks is compared
+        latencies = latency(study, done) if state.num_processes == 1 else {}  # latencies are measured in one process
         directory = write_results(study, title, done, planned, latencies)
         print((directory / "table.md").read_text(encoding="utf-8"))
         print(f"Written to {directory}.")

@@ -1,7 +1,8 @@
 """
-Trains PatchRec in both stages, and compares it with two baselines and with the same backbone fed with plain text.
+Trains PatchRec in both stages, and compares it with two baselines and with the same backbone on plain text.
 
-Without arguments: the embedded sample (synthetic readers of real books) and a tiny backbone; some minutes on a CPU.
+Without arguments, on the embedded sample (synthetic readers of real books) with a tiny backbone, in some minutes on a
+CPU:
     accelerate launch examples/train_goodreads.py
 
 On a directory with interactions.parquet and items.parquet, with a pretrained backbone:
@@ -9,8 +10,8 @@ On a directory with interactions.parquet and items.parquet, with a pretrained ba
         --model_name_or_path meta-llama/Llama-3.2-1B-Instruct --per_device_train_batch_size 4 \
         --gradient_accumulation_steps 8 --activation_checkpointing
 
-The prompt is the paper's for books: for other things, change it below. Several processes:
-docs/distributed.md. Interrupted runs go on where they stopped; finished ones are never overwritten.
+The prompt is the paper's prompt for books. For other items, change `BOOK_PROMPT` below. For several processes, see
+docs/distributed.md. An interrupted run resumes where it stopped. A finished run is never overwritten.
 """
 
 import copy
@@ -18,7 +19,6 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import torch
 from accelerate import PartialState
@@ -43,6 +43,7 @@ from patchrec_hf import (
     load_recommendation_data,
 )
 from patchrec_hf.baselines import CoVisitation, Popularity
+from patchrec_hf.data.rows import spaced_rows
 from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.runs import claim_run, finish_run
 
@@ -52,22 +53,22 @@ LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": T
 
 @dataclass
 class ScriptArguments:
-    """What this script takes besides the training arguments."""
+    """Arguments of this script, in addition to the training arguments."""
 
-    data_dir: str | None = field(default=None, metadata={"help": "A prepared data set; else the embedded sample."})
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Any backbone; else a tiny, new one."})
+    data_dir: str | None = field(default=None, metadata={"help": "A prepared data set. Default: the embedded sample."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Any backbone. Default: a tiny, new one."})
     layout: str = field(default="item", metadata={"help": "Layout of fine-tuning.", "choices": list(LAYOUTS)})
-    max_history: int | None = field(default=None, metadata={"help": "Items per history; 100, or 20 on the sample."})
-    max_train_rows: int | None = field(default=None, metadata={"help": "Training rows; all, or 8000 on the sample."})
-    targets_per_row: int = field(default=1, metadata={"help": "Targets per training row; batches count rows."})
+    max_history: int | None = field(default=None, metadata={"help": "Items per history. Default: 100; sample: 20."})
+    max_train_rows: int | None = field(default=None, metadata={"help": "Training rows. Default: all; sample: 8000."})
+    targets_per_row: int = field(default=1, metadata={"help": "Targets per training row. Batch sizes count rows."})
     max_test_rows: int = field(default=600, metadata={"help": "Test rows to rank, evenly spaced."})
 
 
 def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     state, output_dir, is_sample = PartialState(), Path(args.output_dir), script.data_dir is None
-    if state.num_processes == 1:  # without a GPU, `accelerate launch` grants a process one thread only
+    if state.num_processes == 1:  # without a GPU, `accelerate launch` sets one thread per process
         torch.set_num_threads(os.cpu_count())
-    if args.learning_rate is None:  # a tiny, new backbone learns at a rate that would ruin a pretrained one
+    if args.learning_rate is None:  # a tiny, new backbone needs a rate that would ruin a pretrained one
         args.learning_rate = 1e-2 if script.model_name_or_path is None else 5e-5
     names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
     try:
@@ -77,10 +78,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     state.print(SAMPLE_NOTICE if is_sample else f"Data: {script.data_dir}")
 
     data, max_history = script.data_dir or "sample", script.max_history or (20 if is_sample else 100)
-    examples, catalog = load_recommendation_data(data, max_history, targets_per_row=script.targets_per_row)
-    train, last = examples["train"].shuffle(seed=args.seed), len(examples["test"]) - 1
+    splits, catalog = load_recommendation_data(data, max_history, targets_per_row=script.targets_per_row)
+    train = splits["train"].shuffle(seed=args.seed)
     train = train.take(min(script.max_train_rows or (8000 if is_sample else len(train)), len(train)))
-    test = examples["test"].select(np.linspace(0, last, min(script.max_test_rows, last + 1), dtype=int))
+    test = splits["test"].select(spaced_rows(len(splits["test"]), script.max_test_rows))
 
     backbone = script.model_name_or_path or str(output_dir / "backbone")
     if script.model_name_or_path is None and state.is_main_process:
@@ -90,7 +91,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     processor = PatchRecProcessor.from_backbone(backbone, catalog, BOOK_PROMPT, LAYOUTS[script.layout], max_history)
 
     def train_stage(name: str, trainer_class: type, model: str, processor: PatchRecProcessor = processor) -> str:
-        """Trains `model` unless that is done already, and returns the directory of the result."""
+        """Trains `model`, unless a finished result exists, and returns the result's directory."""
         final = output_dir / name / "final"
         if not final.is_dir():
             state.print(f"\n== {name} ==")
@@ -109,24 +110,31 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     pretrained = train_stage("pretrain", PatchPretrainTrainer, backbone)
     finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained)
 
-    unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded from here on is whole in each process
+    unset_hf_deepspeed_config()  # so that under ZeRO-3, each process loads whole models from here on
     results = []
     for name, baseline in (("popularity", Popularity(catalog)), ("co-visitation", CoVisitation(catalog))):
-        report = evaluate_scorer(baseline.fit(examples["train"]), catalog, test, show_progress=False)
+        report = evaluate_scorer(baseline.fit(splits["train"]), catalog, test, show_progress=False)
         results.append(summarize(name, report))
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):
         recommender = PatchRecommender.from_pretrained(checkpoint)
         model, batch_size = recommender.model.to(state.device), args.per_device_eval_batch_size
         report = evaluate_model(model, recommender.processor, test, batch_size=batch_size)
         results.append(summarize(name, report))
-    with pl.Config(tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=3,
-                   tbl_hide_dataframe_shape=True, tbl_cols=-1, tbl_width_chars=200):  # fmt: skip
+    with pl.Config(
+        tbl_formatting="ASCII_MARKDOWN",
+        tbl_hide_column_data_types=True,
+        float_precision=3,
+        tbl_hide_dataframe_shape=True,
+        tbl_cols=-1,
+        tbl_width_chars=200,
+    ):
         state.print(f"\n{len(test)} test rows, {len(catalog)} items to rank:\n{pl.DataFrame(results)}")
     state.print("PatchRec learned from each row three times (as text, compressed, and in its layout), vanilla once.")
 
     *history, target = test[len(test) // 2]["item_ids"]
-    read = [catalog.titles[index] for index in catalog.indices_of([*history[-5:], target])]
-    state.print("\nA reader lately read", *read[:-1], "\nthen read", read[-1], "\nand was recommended", sep="\n  ")
+    titles = [catalog.titles[index] for index in catalog.indices_of([*history[-5:], target])]
+    state.print("\nA reader's latest books:", *titles[:-1], "\nThe next book:", titles[-1], sep="\n  ")
+    state.print("\nRecommended:")
     for item in recommender.recommend(history, k=3):
         state.print(f"  {item.title} (log-probability {item.score:.2f})")
     finish_run(output_dir, results)
@@ -145,7 +153,14 @@ def summarize(name: str, report: EvaluationReport) -> dict:
 
 if __name__ == "__main__":
     parser = TrlParser((ScriptArguments, PatchPretrainConfig))
-    parser.set_defaults(learning_rate=None, output_dir="outputs/goodreads", per_device_train_batch_size=32,
-                        per_device_eval_batch_size=16, logging_steps=25, save_steps=0.25, save_total_limit=1,
-                        report_to="none")  # fmt: skip
+    parser.set_defaults(
+        learning_rate=None,
+        output_dir="outputs/goodreads",
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=16,
+        logging_steps=25,
+        save_steps=0.25,
+        save_total_limit=1,
+        report_to="none",
+    )
     main(*parser.parse_args_and_config())

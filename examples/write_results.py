@@ -1,10 +1,10 @@
 """
-Writes docs/results.md from the folders of `reproduce_paper.py`: every figure in it is one that a run has measured.
+Writes docs/results.md from the folders of `reproduce_paper.py`. A run has measured every number on the page.
 
     python examples/write_results.py outputs/reproduction/*/table_* outputs/reproduction/*/figure_*
 
-Each folder's `results.json` is copied to docs/results first, so that the page can be made again from what is kept with
-it; without folders it is.
+The script first copies each folder's `results.json` to docs/results, and makes the page from all copies there. Without
+folders, it makes the page again from the copies.
 """
 
 import json
@@ -19,10 +19,15 @@ from patchrec_hf.runs import write_json
 
 INTRODUCTION = """# Results
 
-What `examples/reproduce_paper.py` measured. This page is made from the folders in [results](results) by
-`python examples/write_results.py`; no number in it is typed by hand. The command of each table stands above it.
+This page shows what `examples/reproduce_paper.py` measured.
 
-The methods:
+- To read the tables, first see [how to read them](#how-to-read-the-tables) and [the findings](#the-findings).
+- To measure a table yourself, run the command above it; [baselines.md](baselines.md#the-papers-tables-and-figures)
+  explains the options.
+- To make this page again, run `python examples/write_results.py`. It makes the page from the folders in
+  [results](results); no number in it is typed by hand.
+
+## The methods
 
 - **Vanilla**: the LLM is fine-tuned on whole histories as text.
 - **PatchRec-I**: patch pre-training, then fine-tuning with the latest items as text and a patch for each older one
@@ -31,18 +36,27 @@ The methods:
 - **Fusion**: PatchRec-I and the baseline that ranks validation best, mixed by a weight that validation chose.
 - The others are [baselines](baselines.md). Only MoRec reads titles.
 
-How to read the tables: the *smoke* scale only shows that everything works. The *laptop* scale trains backbones of two
-to three million parameters from scratch, which know nothing of language or of the world, on few examples. It compares
-what methods make of the same data and little compute; it does not say what the paper's backbone reaches. Its
-settings come from trials of PatchRec-I on MovieLens-100K's validation rows; the other LLMs take them over, and so does
-Goodreads, but for a larger vocabulary. Intervals are by resampling users: they hold the chance of which users were
-tested, not that of another seed. Whatever was chosen was chosen on validation, whose HR@20 is given too; test is later
-in time, and harder.
+## How to read the tables
 
-What the laptop tables show: on MovieLens-100K, PatchRec learns more from the same examples than plain text does, and
-ranks faster; given the same time, plain text catches up, as packing makes text cheap to train on. What they do not
-show: anything of methods on Goodreads, where a new backbone learns little from so few examples. There, LLMs are above
-chance and far below co-visitation, and neither patches nor pre-training make a difference beyond chance.
+The *smoke* scale only shows that everything works. The *laptop* scale trains backbones of two to three million
+parameters from scratch, on few examples; these backbones know nothing of language or of the world. The laptop scale
+compares the methods on the same data with little compute. It does not show what the paper's backbone reaches.
+
+The laptop scale's settings come from trials of PatchRec-I on MovieLens-100K's validation rows. The other LLMs take
+them over, and so does Goodreads, except for a larger vocabulary. Every choice was made on validation, whose HR@20 is
+given too; test is later in time, and harder.
+
+Intervals come from resampling users: they hold the chance of which users were tested, but not the chance of another
+seed.
+
+## The findings
+
+On MovieLens-100K, at the laptop scale, PatchRec learns more from the same examples than plain text does, and ranks
+faster. Given the same time, plain text catches up, because packing makes text cheap to train on.
+
+The laptop tables show nothing about methods on Goodreads, where a new backbone learns little from so few examples.
+There, LLMs are above chance and far below co-visitation, and neither patches nor pre-training make a difference beyond
+chance.
 """
 
 
@@ -51,7 +65,7 @@ def main(folders: Sequence[Path], output: Path) -> None:
     for folder in folders:
         if not (folder / "results.json").exists():
             raise SystemExit(
-                f"{folder} is no table or figure: it holds no results.json. Give its table_* or figure_*."
+                f"{folder} is no table or figure: it holds no results.json. Pass the folder table_* or figure_* in it."
             )
         values = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         facts = [values["dataset"], values["scale"]["name"], values["seed"], folder.name]
@@ -59,7 +73,7 @@ def main(folders: Sequence[Path], output: Path) -> None:
         kept = output.with_suffix("") / "-".join(map(str, facts))
         kept.mkdir(parents=True, exist_ok=True)
         if values["data_dir"] is not None:
-            values["data_dir"] = "DIRECTORY"  # where it was on one machine helps nobody
+            values["data_dir"] = "DIRECTORY"  # the path on one machine means nothing to readers
         write_json(kept / "results.json", values)
     parts = [INTRODUCTION]
     for kept in sorted(output.with_suffix("").glob("*/results.json")):
@@ -76,6 +90,6 @@ def main(folders: Sequence[Path], output: Path) -> None:
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("folders", nargs="*", type=Path, help="Folders of finished tables and figures.")
-    parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="The page.")
+    parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="The page to write.")
     args = parser.parse_args()
     main(args.folders, args.output)

@@ -87,7 +87,7 @@ def load_data():
     examples, catalog = load_recommendation_data("user/books", max_history=4, cache_dir="data")
     assert {split: len(rows) for split, rows in examples.items()} == {"train": 48, "validation": 36, "test": 36}
     assert catalog.titles[3] == "Book 3"
-    with pytest.raises(FileNotFoundError, match="no data set of that name could be had from the Hub"):
+    with pytest.raises(FileNotFoundError, match="no data set of that name could be loaded from the Hub"):
         load_recommendation_data("user/nothing", cache_dir="data")
 
 

@@ -1,12 +1,13 @@
 """
-How fast a large raw log is prepared, and in how much memory, beside the same steps in pandas.
+Measures how fast this library prepares a large raw log, and in how much memory, and compares it with pandas.
 
     python examples/benchmarks/prepare.py --json outputs/prepare.json
 
-Writes a synthetic log in MovieLens' CSV form (25 million ratings unless told otherwise) to a temporary directory. Each
-side then prepares it in a process of its own: reads it, keeps ratings above 3, drops repeated rows, keeps users with
-20 interactions and items with 10 users, sorts each user's interactions, splits them in time, and writes Parquet. The
-results must be equal. Printed are the ratio of the times, and the peak of each side's memory.
+The script writes a synthetic log in MovieLens' CSV form (25 million ratings by default) to a temporary directory. Each
+side then prepares the log by the same steps in its own process: it reads the log, keeps ratings above 3, drops
+repeated rows, keeps users with 20 interactions and items with 10 users, sorts each user's interactions, splits them in
+time, and writes Parquet. The script checks that both results are equal, and prints the ratio of the times and each
+side's peak memory.
 """
 
 import argparse
@@ -26,7 +27,7 @@ MIN_RATING, MIN_USER_INTERACTIONS, MIN_ITEM_USERS, CUTS = 3.5, 20, 10, (0.96, 0.
 
 
 def write_log(directory: Path, num_rows: int) -> None:
-    """Users and items with long tails, 60 % of the ratings above 3, times in no order, and a few repeated rows."""
+    """Writes a log of users and items with long tails: 60 % of ratings above 3, unordered, and a few repeated rows."""
     rng = np.random.default_rng(0)
     num_users, num_items = max(num_rows // 150, 50), max(min(num_rows // 300, 60_000), 50)
     chunk = 1_000_000
@@ -50,7 +51,7 @@ def write_log(directory: Path, num_rows: int) -> None:
 
 
 def prepare_ours(directory: Path, target: Path) -> None:
-    """Prepares the log with this library, and nothing in its cache."""
+    """Prepares the log with this library, without its cache."""
     from patchrec_hf.data.filters import Filters
     from patchrec_hf.data.movielens import clean_movie_title, read_movielens
     from patchrec_hf.data.preparation import prepare
@@ -62,7 +63,7 @@ def prepare_ours(directory: Path, target: Path) -> None:
 
 
 def prepare_with_pandas(directory: Path, target: Path) -> None:
-    """The same steps, as one would write them in pandas."""
+    """Prepares the log by the same steps, written in usual pandas."""
     import pandas as pd
 
     types = {"userId": "int32", "movieId": "int32", "rating": "float32", "timestamp": "int64"}
@@ -87,13 +88,13 @@ SIDES = {"patchrec_hf": prepare_ours, "pandas": prepare_with_pandas}
 
 
 def measure(side: str, directory: Path, target: Path) -> dict[str, float]:
-    """Seconds and peak memory of one side, in a process of its own; imports count for neither side."""
+    """Runs one side in its own process, and returns its seconds and peak memory. The seconds exclude imports."""
     command = [sys.executable, __file__, "--side", side, "--directory", str(directory), "--target", str(target)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 def run_side(side: str, directory: Path, target: Path) -> None:
-    """Runs one side, and prints what [`measure`] reads."""
+    """Runs one side, and prints the JSON that [`measure`] reads."""
     import pandas  # noqa: F401
 
     import patchrec_hf.data.preparation  # noqa: F401
@@ -107,8 +108,8 @@ def run_side(side: str, directory: Path, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=25_000_000, help="ratings in the log")
-    parser.add_argument("--repeats", type=int, default=2, help="turns of each side; the faster one counts")
+    parser.add_argument("--rows", type=int, default=25_000_000, help="number of ratings in the log")
+    parser.add_argument("--repeats", type=int, default=2, help="number of turns of each side; the fastest counts")
     parser.add_argument("--json", type=Path, help="where to write the results")
     parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)

@@ -1,7 +1,8 @@
 """
-Times rankings of the whole catalog against transformers' `generate`: same model, same users, one run, batch by batch.
+Times rankings of the whole catalog against transformers' `generate`, batch by batch in one run, with the same model
+and the same users.
 
-In a few minutes, with a tiny backbone that is fine-tuned on the embedded sample first:
+In a few minutes, with a tiny backbone that the script first fine-tunes on the embedded sample:
 
     python examples/benchmarks/ranking.py --quick --json ranking.json
 
@@ -9,7 +10,7 @@ With a checkpoint, for users with long histories:
 
     python examples/benchmarks/ranking.py --model outputs/goodreads/finetune/final --data_dir data/goodreads
 
-Without `--model`, a tiny backbone is fine-tuned with item patches (PFT-I) for `--train_steps`, in `--output_dir`.
+Without `--model`, the script fine-tunes a tiny backbone as PatchRec-I for `--train_steps`, in `--output_dir`.
 """
 
 import argparse
@@ -32,21 +33,23 @@ from patchrec_hf import (
     build_tiny_backbone,
     load_recommendation_data,
 )
+from patchrec_hf.data.rows import spaced_rows
 
 
-ONCE = ("all", "generate without cache")  # slow: the first batch only
+ONCE = ("all", "generate without cache")  # slow methods, which rank the first batch only
 
 
 def main(args: argparse.Namespace) -> None:
-    examples, catalog = load_recommendation_data(args.data_dir or "sample", max_history=args.max_history)
-    checkpoint = args.model or train(args, examples["train"], catalog)
+    splits, catalog = load_recommendation_data(args.data_dir or "sample", max_history=args.max_history)
+    checkpoint = args.model or train(args, splits["train"], catalog)
     processor = PatchRecProcessor.from_pretrained(checkpoint)
     model = PatchRecForCausalLM.from_pretrained(checkpoint).eval().to(args.device)
-    most = max(map(len, examples["test"]["item_ids"])) - 1
-    histories = [row["item_ids"][:-1] for row in examples["test"] if len(row["item_ids"]) == most + 1]
-    places = np.linspace(0, len(histories) - 1, min(args.num_users, len(histories)), dtype=int)
-    histories = [histories[place] for place in places]
-    print(f"{len(histories)} users with {most} items each, {len(catalog)} items to rank, batches of {args.batch_size}")
+    longest = max(map(len, splits["test"]["item_ids"])) - 1
+    histories = [row["item_ids"][:-1] for row in splits["test"] if len(row["item_ids"]) == longest + 1]
+    histories = [histories[index] for index in spaced_rows(len(histories), args.num_users)]
+    print(
+        f"{len(histories)} users with {longest} items each, {len(catalog)} items to rank, batches of {args.batch_size}"
+    )
 
     def ranker(**settings):
         def run(batch):
@@ -64,30 +67,31 @@ def main(args: argparse.Namespace) -> None:
         "generate without cache": lambda batch: generate(batch, use_cache=False),
     }
     seconds = {name: [] for name in methods}
-    found = {name: [] for name in methods}
+    outputs = {name: [] for name in methods}
     batches = [histories[start : start + args.batch_size] for start in range(0, len(histories), args.batch_size)]
-    for method in methods.values():  # what is allocated or compiled on first use is not timed
+    for method in methods.values():  # a first call, so that allocations and compilations are not timed
         method(batches[0][:1])
     for number, batch in enumerate(batches):
         for name, method in methods.items():
             if number == 0 or name not in ONCE:
                 start = time.perf_counter()
-                found[name].append(method(batch))
+                outputs[name].append(method(batch))
                 seconds[name].append(time.perf_counter() - start)
 
     def ratio(name):
-        """Users per second of exact, over those of another method on the same batches."""
+        """Returns how many times as fast as another method exact ranking is, on the same batches."""
         return sum(seconds[name]) / sum(seconds["exact"][: len(seconds[name])])
 
-    items = np.concatenate([ranking.items for ranking in found["exact"]])
-    wanted = [{tuple(processor.title_tokens[item].tolist()) for item in row} for row in items]
-    generated = [titles for batch in found["generate"] for titles in batch[0]]
-    columns = sum(ranking.kv_length.sum() for ranking in found["exact"]) / len(histories)
-    scores = np.concatenate([ranking.scores for ranking in found["exact"]])
+    items = np.concatenate([ranking.items for ranking in outputs["exact"]])
+    top_titles = [{tuple(processor.title_tokens[item].tolist()) for item in row} for row in items]
+    generated_titles = [titles for batch in outputs["generate"] for titles in batch[0]]
+    num_missed = sum(map(len, map(set.difference, top_titles, generated_titles)))
+    kv_length = sum(ranking.kv_length.sum() for ranking in outputs["exact"]) / len(histories)
+    scores = np.concatenate([ranking.scores for ranking in outputs["exact"]])
     differences = []
-    for history, own_items, own_scores in zip(histories[: args.num_brute_force], items, scores, strict=False):
+    for history, top_items, top_scores in zip(histories[: args.num_brute_force], items, scores, strict=False):
         expected = brute_force(model, processor, history)
-        differences += [np.sort(expected)[::-1][:K] - own_scores, expected[own_items] - own_scores]
+        differences += [np.sort(expected)[::-1][:K] - top_scores, expected[top_items] - top_scores]
     results = {
         "ratios": {
             "exact_vs_generate": ratio("generate"),
@@ -96,17 +100,17 @@ def main(args: argparse.Namespace) -> None:
             "exact_vs_beam": ratio("beam"),
         },
         "exact_equals_brute_force": bool(np.abs(differences).max() < 1e-3),
-        "exact_equals_all": bool(np.allclose(found["all"][0].scores, scores[: len(batches[0])], atol=1e-3)),
-        "beam_missed_share": sum(map(len, map(set.difference, wanted, generated))) / sum(map(len, wanted)),
-        "kv_ratio": columns / (sum(batch[1] for batch in found["generate"]) / len(histories)),
-        "exact_share": float(np.mean([ranking.is_exact.mean() for ranking in found["exact"]])),
+        "exact_equals_all": bool(np.allclose(outputs["all"][0].scores, scores[: len(batches[0])], atol=1e-3)),
+        "beam_missed_share": num_missed / sum(map(len, top_titles)),
+        "kv_ratio": kv_length / (sum(batch[1] for batch in outputs["generate"]) / len(histories)),
+        "exact_share": float(np.mean([ranking.is_exact.mean() for ranking in outputs["exact"]])),
         "tokens_read": {
-            name: float(np.concatenate([ranking.tokens_read for ranking in found[name]]).mean())
+            name: float(np.concatenate([ranking.tokens_read for ranking in outputs[name]]).mean())
             for name in ("exact", "beam", "all")
         },
-        "measured_on": {"users": len(histories), "history": most, "items": len(catalog)},
+        "measured_on": {"users": len(histories), "history": longest, "items": len(catalog)},
     }
-    print("| method | users per second | exact is so many times as fast |\n|---|---|---|")
+    print("| method | users per second | speed of exact relative to it |\n|---|---|---|")
     for name in methods:
         num_users = sum(map(len, batches[: len(seconds[name])]))
         print(f"| {name} | {num_users / sum(seconds[name]):.2f} | {ratio(name):.1f} |")
@@ -121,9 +125,15 @@ def train(args, dataset, catalog):
         part.save_pretrained(backbone)
     processor = PatchRecProcessor.from_backbone(backbone, catalog, BOOK_PROMPT, max_history=args.max_history)
     config = PatchFinetuneConfig(
-        args.output_dir, max_steps=args.train_steps, learning_rate=3e-3, max_grad_norm=1.0,
-        per_device_train_batch_size=8, save_strategy="no", logging_steps=200, report_to="none",
-    )  # fmt: skip
+        args.output_dir,
+        max_steps=args.train_steps,
+        learning_rate=3e-3,
+        max_grad_norm=1.0,
+        per_device_train_batch_size=8,
+        save_strategy="no",
+        logging_steps=200,
+        report_to="none",
+    )
     trainer = PatchFinetuneTrainer(backbone, config, dataset.shuffle(seed=0), processor)
     trainer.train()
     trainer.save_model(f"{args.output_dir}/final")
@@ -132,13 +142,13 @@ def train(args, dataset, catalog):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a checkpoint of this library")
-    parser.add_argument("--data_dir", help="a prepared data set; else the embedded sample")
+    parser.add_argument("--model", help="a checkpoint of this library; by default a tiny one is trained")
+    parser.add_argument("--data_dir", help="a prepared data set; by default the embedded sample")
     parser.add_argument("--quick", action="store_true", help="few users and training steps")
     parser.add_argument("--json", help="where to write the results")
     parser.add_argument("--num_users", type=int, default=32)
-    parser.add_argument("--num_brute_force", type=int, default=2, help="users checked against every title in turn")
-    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--num_brute_force", type=int, default=2, help="users for whom every title is read in turn")
+    parser.add_argument("--batch_size", type=int, default=8, help="histories per forward")
     parser.add_argument("--max_history", type=int, default=100)
     parser.add_argument("--train_steps", type=int, default=9000)
     parser.add_argument("--output_dir", default="outputs/benchmark")

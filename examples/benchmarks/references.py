@@ -1,4 +1,4 @@
-"""What the benchmark of rankings compares with: transformers' `generate`, and every title read in turn."""
+"""References for the benchmark of rankings: transformers' `generate`, and a model that reads every title in turn."""
 
 import copy
 
@@ -11,7 +11,7 @@ K = 20
 
 
 class Generate:
-    """transformers' beam search with 20 beams that may only spell titles, as one would write it by hand."""
+    """Beam search by transformers, with 20 beams that may spell only titles, in usual hand-written code."""
 
     def __init__(self, model, processor, max_new_tokens):
         self.model, self.processor, self.max_new_tokens = model, processor, max_new_tokens
@@ -22,7 +22,7 @@ class Generate:
                 level = level.setdefault(token, {})
 
     def __call__(self, histories, use_cache):
-        """The titles for each history, as tokens, and how many key-value positions were kept for all of them."""
+        """Returns a set of titles for each history, as tokens, and the number of key-value positions kept for all."""
         prompt = self.processor.prompt
         inputs = self.processor(histories).to(self.model.device)
         start = inputs["input_ids"].shape[1]
@@ -34,10 +34,18 @@ class Generate:
             return list(level) or [prompt.pad_id]
 
         output = self.model.generate(
-            **inputs, num_beams=K, num_return_sequences=K, do_sample=False, length_penalty=0.0, use_cache=use_cache,
-            max_new_tokens=self.max_new_tokens, prefix_allowed_tokens_fn=allowed, pad_token_id=prompt.pad_id,
-            eos_token_id=prompt.end_of_turn_id, return_dict_in_generate=True,
-        )  # fmt: skip
+            **inputs,
+            num_beams=K,
+            num_return_sequences=K,
+            do_sample=False,
+            length_penalty=0.0,
+            use_cache=use_cache,
+            max_new_tokens=self.max_new_tokens,
+            prefix_allowed_tokens_fn=allowed,
+            pad_token_id=prompt.pad_id,
+            eos_token_id=prompt.end_of_turn_id,
+            return_dict_in_generate=True,
+        )
         rows = [ids[: ids.index(prompt.end_of_turn_id)] for ids in output.sequences[:, start:].tolist()]
         keys = output.past_key_values.layers[0].keys if use_cache else torch.empty(0, 0, 0)
         titles = [set(map(tuple, rows[first : first + K])) for first in range(0, len(rows), K)]
@@ -46,7 +54,7 @@ class Generate:
 
 @torch.no_grad()
 def brute_force(model, processor, history):
-    """The score of every item: each title in a row of its own, read with plain causal attention."""
+    """Computes the score of every item. Each title is a row, which is read with plain causal attention."""
     titles, prompt = processor.title_tokens, processor.prompt
     inputs = processor([history]).to(model.device)
     first = model(**inputs, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)
@@ -58,6 +66,6 @@ def brute_force(model, processor, history):
         cache.batch_repeat_interleave(len(ids))
         logits = model(input_ids=ids[:, :-1].clamp(min=0), past_key_values=cache, use_cache=True).logits
         log_probs = torch.cat([first.logits.expand(len(ids), -1, -1), logits], dim=1).log_softmax(dim=-1)
-        of_ids = log_probs.gather(2, ids.clamp(min=0)[..., None]).squeeze(2)
-        scores[indices] = of_ids.masked_fill(ids == -100, 0).sum(dim=1).cpu().numpy()
+        token_scores = log_probs.gather(2, ids.clamp(min=0)[..., None]).squeeze(2)
+        scores[indices] = token_scores.masked_fill(ids == -100, 0).sum(dim=1).cpu().numpy()
     return scores

@@ -1,9 +1,10 @@
 """
-What sharing prefixes costs: the same number of examples, learned from rows with one target and with several.
+Measures the cost of prefix sharing: trains on the same number of targets, in rows with one target and with several.
 
-Rows with several targets share most of their prompts, but a batch of as many targets then comes from fewer users. And
-some options of layout and prompt share more than the paper's. This trains a tiny backbone on the embedded sample with
-each, and prints positions fed, validation loss along the way and HR@20, in about an hour on two CPU cores:
+The prompts of a row with several targets share most of their tokens, but a batch with the same number of targets then
+comes from fewer users. Some options of layout and prompt share more than the paper's. For each variant, the script
+trains a tiny backbone on the embedded sample, and prints the positions fed, the validation loss and HR@20. It takes
+about an hour on two CPU cores:
 
     python examples/benchmarks/sharing.py --json sharing.json --plot sharing.png
 """
@@ -14,6 +15,7 @@ import statistics
 from pathlib import Path
 
 import numpy as np
+from datasets import Dataset
 from transformers.utils import logging
 
 from patchrec_hf import (
@@ -28,12 +30,13 @@ from patchrec_hf import (
     evaluate_model,
     load_recommendation_data,
 )
+from patchrec_hf.data.rows import spaced_rows
 
 
-BATCH_SIZE = 32  # targets per optimizer step, of as many users as that makes rows
+BATCH_SIZE = 32  # targets per optimizer step; each row comes from one user
 NUM_LOSSES = 8  # points of a curve
-OPTION_SIZE = 4  # targets per row where options are compared
-# Name: targets per row, how many times the batch and the examples, then what differs from the paper's PFT-I.
+OPTION_SIZE = 4  # targets per row in the comparison of options
+# Name: targets per row, factor of the batch size and of the number of targets, differences from PatchRec-I (PFT-I).
 VARIANTS = {
     **{f"{size} targets per row": (size, 1, {}) for size in (1, 2, 4, 8, 16)},
     **{
@@ -54,7 +57,7 @@ def main(args: argparse.Namespace) -> None:
         runs = [train(args, *VARIANTS[name], seed) for seed in range(args.seeds)]
         results[name] = {key: [run[key] for run in runs] for key in runs[0]}
         print(name, json.dumps(results[name]), flush=True)
-        if args.json:  # after each, so that an interrupted run keeps what it has
+        if args.json:  # after each variant, so that an interrupted run keeps its results
             Path(args.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
     print("\n| | positions per example | tree-packed | validation loss | HR@20 | its 95% interval (first seed) |")
     print("|---|---|---|---|---|---|")
@@ -75,42 +78,53 @@ def main(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace, targets_per_row: int, times: int, options: dict, seed: int) -> dict:
-    examples, catalog = load_recommendation_data("sample", max_history=20, targets_per_row=targets_per_row)
+    splits, catalog = load_recommendation_data("sample", max_history=20, targets_per_row=targets_per_row)
     backbone = f"{args.output_dir}/backbone-{seed}"
     for part in build_tiny_backbone(catalog, seed=seed):
         part.save_pretrained(backbone)
     settings = {"prompt": BOOK_PROMPT, "layout": ItemPatchLayout(), "max_history": 20} | options
     processor = PatchRecProcessor.from_backbone(backbone, catalog, **settings)
-    validation = examples["validation"].select(evenly(examples["validation"], args.num_eval_rows))
+    validation = select_spaced(splits["validation"], args.num_eval_rows)
     rows_per_step = times * BATCH_SIZE // targets_per_row
-    mean_targets = statistics.fmean(map(len, examples["train"]["target_positions"]))  # a user's last block is short
+    mean_targets = statistics.fmean(map(len, splits["train"]["target_positions"]))  # a user's last row is shorter
     num_steps = round(times * args.num_examples / (rows_per_step * mean_targets))
     every = -(-num_steps // NUM_LOSSES)
     config = PatchFinetuneConfig(
-        args.output_dir, max_steps=every * NUM_LOSSES, learning_rate=1e-2, seed=seed, tree_packing=True,
-        per_device_train_batch_size=rows_per_step, report_to="none", save_strategy="no", disable_tqdm=True,
-        logging_steps=every, eval_strategy="steps", eval_steps=every, eval_ks=[],
+        args.output_dir,
+        max_steps=every * NUM_LOSSES,
+        learning_rate=1e-2,
+        seed=seed,
+        tree_packing=True,
+        per_device_train_batch_size=rows_per_step,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_steps=every,
+        eval_strategy="steps",
+        eval_steps=every,
+        eval_ks=[],
         per_device_eval_batch_size=32,
-    )  # fmt: skip
-    trainer = PatchFinetuneTrainer(backbone, config, examples["train"], processor, validation)
+    )
+    trainer = PatchFinetuneTrainer(backbone, config, splits["train"], processor, validation)
     trainer.train()
     log = trainer.state.log_history
-    test = examples["test"].select(evenly(examples["test"], args.num_eval_rows))
+    test = select_spaced(splits["test"], args.num_eval_rows)
     report = evaluate_model(trainer.model, trainer.processing_class, test, k=20, batch_size=16, show_progress=False)
     hr = report.intervals().filter(slice="all", metric="hr@20").row(0, named=True)
     sizes = [entry["positions_per_example"] for entry in log if "positions_per_example" in entry]
-    encoded = trainer.data_collator.encode_rows(examples["train"].select(evenly(examples["train"], 300)))
+    histories = trainer.data_collator.encode_rows(select_spaced(splits["train"], 300))
     return {
         "losses": [entry["eval_loss"] for entry in log if "eval_loss" in entry],
         "hr@20": report.metrics()["hr@20"],
         "interval": [hr["low"], hr["high"]],
         "packed": statistics.fmean(sizes),
-        "one_by_one": statistics.fmean(len(example.input_ids) for example in encoded),
+        "one_by_one": statistics.fmean(len(history.input_ids) for history in histories),
     }
 
 
-def evenly(dataset, num_rows: int) -> np.ndarray:
-    return np.linspace(0, len(dataset) - 1, min(num_rows, len(dataset)), dtype=int)
+def select_spaced(dataset: Dataset, max_rows: int) -> Dataset:
+    """Selects at most `max_rows` rows, evenly spaced."""
+    return dataset.select(spaced_rows(len(dataset), max_rows))
 
 
 def plot(args: argparse.Namespace, results: dict) -> None:
@@ -122,9 +136,9 @@ def plot(args: argparse.Namespace, results: dict) -> None:
     for name, runs in results.items():
         if name.endswith("targets per row"):
             losses = np.array(runs["losses"])
-            seen = args.num_examples * np.arange(1, losses.shape[1] + 1) / losses.shape[1]
-            axes.plot(seen, losses.mean(axis=0), "o-", label=name, markersize=3)
-            axes.fill_between(seen, losses.min(axis=0), losses.max(axis=0), alpha=0.15)
+            num_seen = args.num_examples * np.arange(1, losses.shape[1] + 1) / losses.shape[1]
+            axes.plot(num_seen, losses.mean(axis=0), "o-", label=name, markersize=3)
+            axes.fill_between(num_seen, losses.min(axis=0), losses.max(axis=0), alpha=0.15)
     axes.set(xlabel="examples seen", ylabel="validation loss (band: all seeds)")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -136,8 +150,8 @@ if __name__ == "__main__":
     parser.add_argument("--json", help="where to write the results")
     parser.add_argument("--plot", help="where to draw the curves (PNG)")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--num_examples", type=int, default=16000, help="targets that each run learns from")
-    parser.add_argument("--num_eval_rows", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds per variant")
+    parser.add_argument("--num_examples", type=int, default=16000, help="number of targets that a run learns from")
+    parser.add_argument("--num_eval_rows", type=int, default=600, help="validation rows, and test rows, to evaluate")
     parser.add_argument("--output_dir", default="outputs/benchmark")
     main(parser.parse_args())

@@ -1,6 +1,6 @@
 """
-Times training steps, tree-packed and un-packed, against TRL's own SFTTrainer on the uncompressed text: one run, the
-same targets, batch size, dtype and weights for all (the learning rate is 0), no gradient checkpointing.
+Times training steps, tree-packed and padded, against TRL's SFTTrainer on the uncompressed text. All are timed in one
+run, with the same targets, batch size, dtype and weights (the learning rate is 0), without gradient checkpointing.
 
 In a minute, with a tiny backbone on the embedded sample:
 
@@ -11,7 +11,7 @@ With the first layers of a real backbone, for users with long histories:
     python examples/benchmarks/train_step.py --model HuggingFaceTB/SmolLM2-135M-Instruct --num_layers 6 \
         --data_dir data/goodreads --json train_step.json --plot train_step.png
 
-A step is everything from example rows to updated weights: collating, forward, backward, clipping and AdamW.
+A timed step leads from rows to updated weights: it collates, and runs forward, backward, gradient clipping and AdamW.
 """
 
 import argparse
@@ -47,7 +47,7 @@ LAYOUTS = {"text": TextLayout(), "PFT-I": ItemPatchLayout(), "PFT-S": SessionPat
 
 def main(args: argparse.Namespace) -> None:
     logging.set_verbosity_error()
-    examples, catalog = load_recommendation_data(
+    splits, catalog = load_recommendation_data(
         args.data_dir or "sample", max_history=args.max_history, targets_per_row=args.batch_size
     )
     backbone = args.model or f"{args.output_dir}/backbone"
@@ -63,21 +63,27 @@ def main(args: argparse.Namespace) -> None:
         kwargs = {} if args.num_layers is None else {"num_hidden_layers": args.num_layers}
         return AutoModelForCausalLM.from_pretrained(backbone, dtype="float32", **kwargs).to(args.device)
 
-    # Blocks of as many targets as a batch has, all after full histories; those of the most usual title lengths.
-    targets = examples["train"]["target_positions"]
+    # A block is a row with all targets of a batch, each after a full history. Blocks of median length are taken.
+    targets = splits["train"]["target_positions"]
     whole = [i for i, row in enumerate(targets) if len(row) == args.batch_size and row[0] == args.max_history]
     if not whole:
         raise SystemExit(
-            f"No user has {args.max_history} interactions and then {args.batch_size} to predict; lower "
+            f"No user has {args.max_history} interactions and then {args.batch_size} to predict. Lower "
             "`--max_history` or `--batch_size`."
         )
-    lengths = PatchDataCollator(processor, TextLayout()).row_lengths(examples["train"].select(whole))
+    lengths = PatchDataCollator(processor, TextLayout()).row_lengths(splits["train"].select(whole))
     middle = lengths.argsort()[max(len(whole) - args.rounds, 0) // 2 :][: args.rounds]
-    blocks = examples["train"].select(np.array(whole)[middle])
+    blocks = splits["train"].select(np.array(whole)[middle])
     common = {
-        "output_dir": args.output_dir, "learning_rate": 0.0, "report_to": "none", "save_strategy": "no",
-        "bf16": False, "gradient_checkpointing": False, "max_length": None, "use_cpu": args.device == "cpu",
-    }  # fmt: skip
+        "output_dir": args.output_dir,
+        "learning_rate": 0.0,
+        "report_to": "none",
+        "save_strategy": "no",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "max_length": None,
+        "use_cpu": args.device == "cpu",
+    }
     model = PatchRecForCausalLM.from_backbone(load(), AutoTokenizer.from_pretrained(backbone))
     trainers = {"TRL": (make_trl(load(), processor, blocks, common), 1)}
     for layout_name in args.layouts:
@@ -103,7 +109,7 @@ def main(args: argparse.Namespace) -> None:
             rows = split(block, size, args.max_history)
             if name == "TRL":
                 rows = as_text(processor, rows)
-            # Timed is a step after one of its own kind, as in training: another kind leaves memory in another state.
+            # As in training, a timed step follows a step of the same kind, which leaves memory in the same state.
             before = reset_peak_memory(model.device)
             run_step(trainer, optimizers[id(trainer.model)], rows)
             peaks[name] = max(peaks.get(name, 0), peak_memory(model.device) - before)
@@ -121,19 +127,19 @@ def main(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a backbone; else a tiny, new one")
-    parser.add_argument("--num_layers", type=int, help="how many of its first layers; else all")
-    parser.add_argument("--data_dir", help="a data set; else the embedded sample")
-    parser.add_argument("--quick", action="store_true", help="small batches, few rounds, short histories")
+    parser.add_argument("--model", help="a backbone; by default a tiny, new one")
+    parser.add_argument("--num_layers", type=int, help="number of the backbone's first layers to use; by default all")
+    parser.add_argument("--data_dir", help="a prepared data set; by default the embedded sample")
+    parser.add_argument("--quick", action="store_true", help="small batches, short histories, fewer variants")
     parser.add_argument("--json", help="where to write the results")
-    parser.add_argument("--plot", help="where to draw them (PNG)")
+    parser.add_argument("--plot", help="where to draw the results (PNG)")
     parser.add_argument("--max_history", type=int, default=100)
-    parser.add_argument("--batch_size", type=int, default=32, help="targets per step, of one user")
-    parser.add_argument("--rounds", type=int, default=3, help="steps that are timed of each kind")
+    parser.add_argument("--batch_size", type=int, default=32, help="targets per step, all of one user")
+    parser.add_argument("--rounds", type=int, default=3, help="number of timed steps of each kind")
     parser.add_argument("--targets_per_row", type=int, nargs="+", default=[1, 4, 8, 16, 32])
     parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS))
-    parser.add_argument("--instruction_first", action="store_true", help="the prompt's instruction before the history")
-    parser.add_argument("--no_separators", action="store_true", help="no separators after patches")
+    parser.add_argument("--instruction_first", action="store_true", help="put the instruction before the history")
+    parser.add_argument("--no_separators", action="store_true", help="put no separators after patches")
     parser.add_argument("--output_dir", default="outputs/benchmark")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()

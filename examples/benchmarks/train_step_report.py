@@ -1,4 +1,4 @@
-"""How `train_step.py` reports."""
+"""The report of `train_step.py`: a table, JSON and a plot."""
 
 import json
 import statistics
@@ -6,14 +6,19 @@ from pathlib import Path
 
 
 def report(measured, peaks, args, peak, count_flops):
-    """Prints a table, and writes `--json` and `--plot`.
+    """
+    Prints a table, and writes `--json` and `--plot`.
 
-    Args: steps by name (as `run_step` returns them, round by round), bytes by name, the arguments, the machine's
-    operations per second, and a function that counts those of a step of the last round.
+    Args:
+        measured: Steps by name, round by round, as `run_step` returns them.
+        peaks: Peak memory by name, in bytes.
+        args: The script's arguments.
+        peak: The machine's floating-point operations per second.
+        count_flops: A function that counts the operations of a named step of the last round.
     """
 
     def speedup(name, other):
-        """Examples per second over those of `other`: the median of the rounds, in which both saw the same targets."""
+        """Returns the speed of `name` relative to `other`: the median over rounds, in which both saw equal targets."""
         pairs = zip(measured[name], measured[other], strict=True)
         return statistics.median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
 
@@ -35,11 +40,13 @@ def report(measured, peaks, args, peak, count_flops):
     for name, steps in measured.items():
         layout, packing, size = ("text, TRL", False, 1) if name == "TRL" else name
         padding = sum(step["padding"] for step in steps) / sum(step["positions"] for step in steps)
-        print(f"| {layout} | {'tree-packed' if packing else 'padded'} | {size} | {speedup(name, 'TRL'):.1f} "
-              f"| {mean(name, 'positions'):.0f} | {padding:.0%} | {peaks[name] / 2**30:.2f} |")  # fmt: skip
+        print(
+            f"| {layout} | {'tree-packed' if packing else 'padded'} | {size} | {speedup(name, 'TRL'):.1f} "
+            f"| {mean(name, 'positions'):.0f} | {padding:.0%} | {peaks[name] / 2**30:.2f} |"
+        )
     layout = "PFT-I" if "PFT-I" in args.layouts else args.layouts[0]
     packed, padded = fastest(layout, True), fastest(layout, False)
-    same = (layout, False, packed[2])  # the same examples, of which those with one target a row are shorter
+    same = (layout, False, packed[2])  # the same rows, padded; with fewer targets per row, histories are shorter
     pairs = [(name, (name[0], False, name[2])) for name in measured if name[1] is True]
     if ("text", False, 1) in measured:
         pairs.append((("text", False, 1), "TRL"))
@@ -61,9 +68,14 @@ def report(measured, peaks, args, peak, count_flops):
         "peak_memory_vs_trl": peaks[packed] / max(peaks["TRL"], 1),
         "peak_share": count_flops(packed) / measured[packed][-1]["seconds"] / peak,
         "times_trl": {" ".join(map(str, name)): speedup(name, "TRL") for name in measured if name != "TRL"},
-        "measured_on": {"batch_size": args.batch_size, "max_history": args.max_history, "rounds": args.rounds,
-                        "instruction_first": args.instruction_first, "separate_patches": not args.no_separators},
-    }  # fmt: skip
+        "measured_on": {
+            "batch_size": args.batch_size,
+            "max_history": args.max_history,
+            "rounds": args.rounds,
+            "instruction_first": args.instruction_first,
+            "separate_patches": not args.no_separators,
+        },
+    }
     print(json.dumps(results, indent=2))
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2), encoding="utf-8")

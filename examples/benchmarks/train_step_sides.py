@@ -1,4 +1,4 @@
-"""The two sides that `train_step.py` compares, and how a step of either is measured."""
+"""The two sides that `train_step.py` compares, and the measurement of their steps."""
 
 import ctypes
 import time
@@ -12,28 +12,33 @@ from patchrec_hf import PatchDataCollator, PatchFinetuneTrainer, TextLayout
 from patchrec_hf.batches.sampling import ScheduledRow
 
 
-PROGRESS = 0.5  # of pre-training: every other item is compressed
+PROGRESS = 0.5  # the probability that pre-training compresses an item
 
 
 def split(block, size, max_history):
-    """The targets of one block as rows of `size` targets each, with a window of `max_history` items before them."""
+    """Splits one block into rows of `size` targets each, with a window of `max_history` items before them."""
     rows, positions = [], block["target_positions"]
     for start in range(0, len(positions), size):
-        own = positions[start : start + size]
-        first = own[0] - max_history
-        rows.append({"user_id": block["user_id"], "item_ids": block["item_ids"][first : own[-1] + 1],
-                     "target_positions": [position - first for position in own]})  # fmt: skip
+        targets = positions[start : start + size]
+        first = targets[0] - max_history
+        rows.append(
+            {
+                "user_id": block["user_id"],
+                "item_ids": block["item_ids"][first : targets[-1] + 1],
+                "target_positions": [position - first for position in targets],
+            }
+        )
     return rows
 
 
 def as_text(processor, rows):
-    """The same examples, uncompressed, as TRL takes them."""
+    """Encodes the histories of `rows` as text, in TRL's form."""
     return [
         {
-            "input_ids": example.input_ids.tolist(),
-            "labels": [-100] * example.prompt_length + example.input_ids[example.prompt_length :].tolist(),
+            "input_ids": history.input_ids.tolist(),
+            "labels": [-100] * history.prompt_length + history.input_ids[history.prompt_length :].tolist(),
         }
-        for example in PatchDataCollator(processor, TextLayout()).encode_rows(rows)
+        for history in PatchDataCollator(processor, TextLayout()).encode_rows(rows)
     ]
 
 
@@ -44,14 +49,14 @@ def make_trl(backbone, processor, blocks, common):
 
 
 def run_step(trainer, optimizer, rows):
-    """Seconds, seconds of collating, loss, positions and padding of one step."""
+    """Runs one step, and returns its seconds, seconds of collating, loss, positions and padding."""
     model = trainer.model.train()
     if isinstance(trainer, PatchFinetuneTrainer):  # one model serves both kinds of batches
         (model.enable_tree_packing if trainer.data_collator.tree_packing else model.disable_tree_packing)()
     trainer.current_gradient_accumulation_steps = 1
-    stamped = rows if "labels" in rows[0] else [ScheduledRow(row, 0, PROGRESS) for row in rows]
+    scheduled = rows if "labels" in rows[0] else [ScheduledRow(row, 0, PROGRESS) for row in rows]
     start = time.perf_counter()
-    batch = trainer.data_collator(stamped)
+    batch = trainer.data_collator(scheduled)
     collated = time.perf_counter()
     loss = trainer.training_step(model, dict(batch))
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.3)
@@ -71,7 +76,7 @@ def run_step(trainer, optimizer, rows):
 
 
 def peak_flops(device, size=2048):
-    """Most floating-point operations per second of a square matrix multiplication in float32."""
+    """Measures the highest number of operations per second of a square matrix multiplication in float32."""
     one, other = torch.randn(2, size, size, device=device)
     seconds = []
     for _ in range(8):
@@ -82,19 +87,19 @@ def peak_flops(device, size=2048):
 
 
 def reset_peak_memory(device):
-    """Forgets the peak so far, and returns what is taken now, in bytes; 0 where it cannot be measured."""
+    """Resets the peak, and returns the memory in use, in bytes; 0 if it cannot be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     if not Path("/proc/self/clear_refs").exists():
         return 0
-    ctypes.CDLL(None).malloc_trim(0)  # gives back what is free, else a peak would hide below an earlier one
+    ctypes.CDLL(None).malloc_trim(0)  # returns free memory, so that a lower peak does not hide below an earlier one
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 
 
 def peak_memory(device):
-    """Most bytes taken since [`reset_peak_memory`]; 0 where it cannot be measured."""
+    """Returns the peak memory since [`reset_peak_memory`], in bytes; 0 if it cannot be measured."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _status("VmHWM") if Path("/proc/self/clear_refs").exists() else 0

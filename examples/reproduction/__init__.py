@@ -1,1 +1,1 @@
-"""What `reproduce_paper.py` is made of."""
+"""The modules of `reproduce_paper.py`."""

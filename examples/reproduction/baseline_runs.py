@@ -1,4 +1,4 @@
-"""The baselines, and their fusion with PatchRec: fitting, choosing on validation, ranking."""
+"""Fits and ranks the baselines and their fusion with PatchRec, with choices made on validation."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ _NEURAL = {
     "Mamba4Rec": Mamba4Rec,
     "MoRec": MoRec,
 }
-_TARGETS_PER_ROW = 32  # of a neural baseline's row; it reads a row once for all of them
+_TARGETS_PER_ROW = 32  # a neural baseline reads a row once for all of its targets
 
 
 def run_baseline(study: Study, name: str) -> dict[str, Any]:
-    """Fits a baseline, once for each of the settings that validation chooses from, and returns its results."""
-    examples, catalog = study.load()
+    """Fits a baseline, a neural one once for each point of the grid, and returns its results."""
+    splits, catalog = study.load()
     begin = time.perf_counter()
     settings: dict[str, Any] = {}
     tried: list[dict[str, Any]] = []
     model: Scorer
     if name == "Popularity":
-        model = Popularity(catalog).fit(examples["train"])
+        model = Popularity(catalog).fit(splits["train"])
     elif name == "CoVisitation":
-        model = CoVisitation(catalog).fit(examples["train"], examples["validation"])
+        model = CoVisitation(catalog).fit(splits["train"], splits["validation"])
         settings = vars(model.weighting)
     else:
-        best, tried = _best_of_grid(study, name, catalog, examples["validation"])
+        best, tried = _best_of_grid(study, name, catalog, splits["validation"])
         settings = {**tried[best]["settings"], "setting": best}
         model = _NEURAL[name].from_pretrained(study.directory(name) / f"setting-{best}" / "model")
         model.to(PartialState().device)
@@ -74,28 +74,32 @@ def run_baseline(study: Study, name: str) -> dict[str, Any]:
 
 
 def _best_of_grid(study: Study, name: str, catalog: Catalog, validation: Dataset) -> tuple[int, list[dict[str, Any]]]:
-    """Which of the settings ranks validation best, and what each of them came to. What is done is not repeated."""
-    rows, _ = study.load(targets_per_row=_TARGETS_PER_ROW)
+    """
+    Fits a baseline with each setting of the grid. Returns the index of the setting that ranks validation best, and the
+    results of all. Settings that have results are not fitted again.
+    """
+    splits, _ = study.load(targets_per_row=_TARGETS_PER_ROW)
     tried: list[dict[str, Any]] = []
-    for place, grid_point in enumerate(study.scale.baseline_grid):
-        where = study.directory(name) / f"setting-{place}"
-        if not (where / "validation.json").exists():
+    for index, grid_point in enumerate(study.scale.baseline_grid):
+        directory = study.directory(name) / f"setting-{index}"
+        if not (directory / "validation.json").exists():
             settings = {**grid_point, **(study.scale.mamba_settings if name == "Mamba4Rec" else {})}
             set_seed(study.seed)
             model = _new_model(study, name, catalog, settings).to(PartialState().device)
             changes = study.scale.text_encoder_training if name == "MoRec" else {}
             args = training_arguments(
-                where / "training", num_train_epochs=study.scale.baseline_epochs, seed=study.seed, **changes
+                directory / "training", num_train_epochs=study.scale.baseline_epochs, seed=study.seed, **changes
             )
             begin = time.perf_counter()
-            model.fit(rows["train"], validation, args)
+            model.fit(splits["train"], validation, args)
             seconds = time.perf_counter() - begin
-            model.save_pretrained(where / "model")
-            shutil.rmtree(where / "training", ignore_errors=True)
+            model.save_pretrained(directory / "model")
+            shutil.rmtree(directory / "training", ignore_errors=True)
             metrics = summarize(evaluate_scorer(model, catalog, validation, show_progress=False))
-            write_json(where / "validation.json", {"settings": settings, "seconds": seconds, "validation": metrics})
-        tried.append(json.loads((where / "validation.json").read_text(encoding="utf-8")))
-    best = max(range(len(tried)), key=lambda place: tried[place]["validation"]["hr@20"][0])
+            results = {"settings": settings, "seconds": seconds, "validation": metrics}
+            write_json(directory / "validation.json", results)
+        tried.append(json.loads((directory / "validation.json").read_text(encoding="utf-8")))
+    best = max(range(len(tried)), key=lambda index: tried[index]["validation"]["hr@20"][0])
     return best, tried
 
 
@@ -111,14 +115,14 @@ def _new_model(study: Study, name: str, catalog: Catalog, settings: dict[str, An
 
 
 def run_fusion(study: Study, name: str) -> dict[str, Any]:
-    """Fuses the reference with the baseline that ranks validation best, of those that are finished."""
+    """Fuses the reference with the finished baseline that ranks validation best."""
     finished = _finished(study)
     if not finished or study.result(REFERENCE) is None:
-        raise SystemExit(f"{name!r} needs {REFERENCE!r} and at least one baseline to be run first.")
+        raise SystemExit(f"{name!r} needs {REFERENCE!r} and at least one baseline. Run these methods first.")
     best = max(finished, key=lambda baseline: finished[baseline])
     begin = time.perf_counter()
-    examples, _ = study.load()
-    fusion = Fusion(load_llm(study, REFERENCE), load_baseline(study, best), batch_size=16).fit(examples["validation"])
+    splits, _ = study.load()
+    fusion = Fusion(load_llm(study, REFERENCE), load_baseline(study, best), batch_size=16).fit(splits["validation"])
     return {
         "method": name,
         "budget": None,
@@ -129,7 +133,7 @@ def run_fusion(study: Study, name: str) -> dict[str, Any]:
 
 
 def is_current(study: Study) -> bool:
-    """Whether the fusion has chosen among all baselines that are finished by now."""
+    """Returns whether the fusion has chosen among all finished baselines."""
     fusion = study.result(FUSION)
     return fusion is not None and fusion["settings"]["of"] == list(_finished(study))
 
@@ -140,23 +144,23 @@ def _finished(study: Study) -> dict[str, float]:
 
 
 def load_baseline(study: Study, name: str) -> Scorer:
-    """A baseline that [`run_baseline`] has fitted."""
-    examples, catalog = study.load()
+    """Loads a baseline that [`run_baseline`] has fitted."""
+    splits, catalog = study.load()
     settings = (study.result(name) or {})["settings"]
     if name == "Popularity":
-        return Popularity(catalog).fit(examples["train"])
+        return Popularity(catalog).fit(splits["train"])
     if name == "CoVisitation":
-        return CoVisitation(catalog, CoVisitationWeighting(**settings)).fit(examples["train"])
+        return CoVisitation(catalog, CoVisitationWeighting(**settings)).fit(splits["train"])
     model = _NEURAL[name].from_pretrained(study.directory(name) / f"setting-{settings['setting']}" / "model")
     return model.to(PartialState().device)
 
 
 def _ranked(study: Study, name: str, model: Scorer) -> dict[str, Any]:
-    """The metrics of validation and test; the reports are kept in the method's directory."""
-    examples, catalog = study.load()
+    """Returns the metrics on validation and test, and saves the reports in the method's directory."""
+    splits, catalog = study.load()
     results = {}
     for key, (split, exclude_seen) in RANKINGS.items():
-        report = evaluate_scorer(model, catalog, examples[split], exclude_seen, train_dataset=examples["train"])
+        report = evaluate_scorer(model, catalog, splits[split], exclude_seen, train_dataset=splits["train"])
         report.with_settings(**study.settings(), method=name).save(study.directory(name) / key)
         results[key] = summarize(report)
     return results

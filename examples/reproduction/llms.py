@@ -1,4 +1,4 @@
-"""Vanilla and PatchRec: training in stages, ranking, and what it took."""
+"""Trains Vanilla and PatchRec in stages, ranks them, and measures the time of both."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from patchrec_hf import (
 from patchrec_hf.runs import write_json
 
 from .plans import REFERENCE, LLMMethod
-from .study import RANKINGS, Study, evenly, summarize
+from .study import RANKINGS, Study, select_spaced, summarize
 
 
 _STAGES = {
@@ -38,33 +38,39 @@ _STAGES = {
 
 
 def run_llm(study: Study, name: str) -> dict[str, Any]:
-    """Trains and ranks a method, and returns its results. What was finished before an interruption is not repeated."""
+    """Trains and ranks a method, and returns its results. After an interruption, finished stages are not repeated."""
     method, state = study.methods[name], PartialState()
     num_examples, stages = _num_examples(study, name, method), []
     max_history = method.max_history or study.scale.max_history
     num_pretraining = round(num_examples * study.scale.pretraining_share) if method.is_pretrained else 0
     checkpoint = study.backbone
     if num_pretraining:
-        # The same for all layouts; as in the paper, they share it.
+        # Pre-training does not depend on the layout. As in the paper, all layouts share it.
         processor = study.processor(ItemPatchLayout(), max_history)
-        where = study.output_dir / "stages" / f"pretrain_{max_history}_{num_pretraining}"
-        stages.append(_train(study, "pretrain", where, checkpoint, processor, num_pretraining))
-        checkpoint = str(where / "final")
+        directory = study.output_dir / "stages" / f"pretrain_{max_history}_{num_pretraining}"
+        stages.append(_train(study, "pretrain", directory, checkpoint, processor, num_pretraining))
+        checkpoint = str(directory / "final")
     processor = study.processor(method.layout, max_history)
-    where = study.directory(name) / "finetune"
-    stages.append(_train(study, "finetune", where, checkpoint, processor, num_examples - num_pretraining))
+    directory = study.directory(name) / "finetune"
+    stages.append(_train(study, "finetune", directory, checkpoint, processor, num_examples - num_pretraining))
 
-    unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded from here on is whole in each process
+    unset_hf_deepspeed_config()  # so that under ZeRO-3, each process loads whole models from here on
     recommender = load_llm(study, name)
     model = recommender.model
-    examples, _ = study.load(max_history)
+    splits, _ = study.load(max_history)
     results: dict[str, Any] = {}
     parts = study.directory(name) / "parts"
     for key, (split, exclude_seen) in RANKINGS.items():
         report = evaluate_model(
-            model, recommender.processor, examples[split], seed=study.seed, exclude_seen=exclude_seen, batch_size=16,
-            train_dataset=examples["train"], resume_dir=parts / key,
-        )  # fmt: skip
+            model,
+            recommender.processor,
+            splits[split],
+            seed=study.seed,
+            exclude_seen=exclude_seen,
+            train_dataset=splits["train"],
+            batch_size=16,
+            resume_dir=parts / key,
+        )
         results[key] = summarize(report)
         if state.is_main_process:
             report.with_settings(**study.settings(), method=name).save(study.directory(name) / key)
@@ -87,27 +93,33 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
 
 
 def _num_examples(study: Study, name: str, method: LLMMethod) -> int:
-    """How many examples the method sees: as many as all others, or as many as the reference's time allows."""
+    """
+    Returns how many examples the method sees: the number for all methods, or at equal time the number that fits in the
+    reference's training time.
+    """
     num_examples = study.scale.num_examples or 2 * study.num_train_examples
     if not method.at_equal_time:
         return num_examples
     same = name.removesuffix(" (equal time)")
     reference, at_equal_examples = study.result(REFERENCE), study.result(same)
     if reference is None or at_equal_examples is None:
-        raise SystemExit(f"{name!r} needs {REFERENCE!r} and {same!r} to be run first.")
+        raise SystemExit(f"{name!r} needs {REFERENCE!r} and {same!r}. Run these methods first.")
     machines = {json.dumps(stage["machine"]) for row in (reference, at_equal_examples) for stage in row["stages"]}
     if len(machines) > 1:
-        raise SystemExit(f"Times of different machines cannot be compared: {' and '.join(sorted(machines))}.")
+        raise SystemExit(
+            f"Times of different machines cannot be compared: {' and '.join(sorted(machines))}. Run {REFERENCE!r} and "
+            f"{same!r} on one machine."
+        )
     return round(num_examples * reference["train_seconds"] / at_equal_examples["train_seconds"])
 
 
 def _train(
-    study: Study, stage: str, where: Path, checkpoint: str, processor: PatchRecProcessor, num_examples: int
+    study: Study, stage: str, directory: Path, checkpoint: str, processor: PatchRecProcessor, num_examples: int
 ) -> dict[str, Any]:
-    """Trains a stage unless that is done, goes on with one that was interrupted, and says what it took."""
-    done, state, scale = where / "stage.json", PartialState(), study.scale
-    if done.exists():
-        return json.loads(done.read_text(encoding="utf-8"))
+    """Trains a stage, unless it is finished, and returns what it took. An interrupted stage is resumed."""
+    stage_file, state, scale = directory / "stage.json", PartialState(), study.scale
+    if stage_file.exists():
+        return json.loads(stage_file.read_text(encoding="utf-8"))
     trainer_class, config_class = _STAGES[stage]
     is_session = isinstance(processor.layout, SessionPatchLayout)
     rate = study.preset.session_learning_rate if is_session else study.preset.learning_rate
@@ -116,12 +128,12 @@ def _train(
     accumulation, rest = divmod(rows, max(per_device * state.num_processes, 1))
     if rest or not accumulation:
         raise SystemExit(
-            f"A step has {rows} rows, which {state.num_processes} processes cannot share out by {per_device}. Choose "
-            "another --per_device_batch_size or number of processes."
+            f"A step has {rows} rows, which cannot be divided into forwards of {per_device} rows on each of "
+            f"{state.num_processes} processes. Choose another --per_device_batch_size or number of processes."
         )
-    examples, _ = study.load(processor.max_history, scale.targets_per_row)
+    splits, _ = study.load(processor.max_history, scale.targets_per_row)
     args = config_class(
-        str(where),
+        str(directory),
         num_train_epochs=num_examples / study.num_train_examples,
         per_device_train_batch_size=per_device,
         gradient_accumulation_steps=accumulation,
@@ -133,12 +145,12 @@ def _train(
         save_total_limit=1,
         report_to="none",
         seed=study.seed,
-        use_cpu=not torch.accelerator.is_available(),  # or processes on a CPU would not know of each other
+        use_cpu=not torch.accelerator.is_available(),  # else processes on a CPU would not know of each other
     )
-    stopwatch = Stopwatch(where / "seconds.json")
-    trainer = trainer_class(checkpoint, args, examples["train"], processor, callbacks=[stopwatch])
+    stopwatch = Stopwatch(directory / "seconds.json")
+    trainer = trainer_class(checkpoint, args, splits["train"], processor, callbacks=[stopwatch])
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
-    trainer.save_model(str(where / "final"))
+    trainer.save_model(str(directory / "final"))
     values = {
         "stage": stage,
         "examples": num_examples,
@@ -152,15 +164,16 @@ def _train(
         },
     }
     if state.is_main_process:
-        write_json(done, values)
+        write_json(stage_file, values)
     state.wait_for_everyone()
     return values
 
 
 class Stopwatch(TrainerCallback):
     """
-    Seconds of training, over interruptions: kept by step, whenever there is a checkpoint of it. On a CPU they are
-    those that the process computed, so that what else the machine does changes no budget.
+    Measures the seconds of training across interruptions. For each step with a checkpoint, the seconds so far are
+    written to a file. On a CPU, the stopwatch counts the process's computing time, so that other programs on the
+    machine do not change a budget.
     """
 
     def __init__(self, path: Path) -> None:
@@ -175,7 +188,8 @@ class Stopwatch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds = self._now() - self._begin
-        if control.should_save and state.is_world_process_zero:  # before the checkpoint, which is then never without
+        # Written before the checkpoint, so that every checkpoint has its seconds.
+        if control.should_save and state.is_world_process_zero:
             write_json(self.path, {**self._kept(), str(state.global_step): self.seconds})
 
     def _kept(self) -> dict[str, float]:
@@ -183,7 +197,7 @@ class Stopwatch(TrainerCallback):
 
 
 def load_llm(study: Study, name: str) -> PatchRecommender:
-    """A method's model, where the machine computes."""
+    """Loads a method's model, onto the device."""
     recommender = PatchRecommender.from_pretrained(study.directory(name) / "finetune" / "final")
     recommender.model.to(PartialState().device)
     return recommender
@@ -191,9 +205,10 @@ def load_llm(study: Study, name: str) -> PatchRecommender:
 
 def latency(study: Study, names: list[str], num_rows: int = 64, num_rounds: int = 3) -> dict[str, float]:
     """
-    How long each LLM takes to rank the same test rows exactly, relative to the first, of those trained at equal
-    examples. All keep a prompt's keys and values once; they take turns, so that whatever else the machine does falls
-    on all. Measured once for the same methods, in one process.
+    Measures how long each LLM takes to rank the same test rows exactly, relative to the first one. Only LLMs that were
+    trained at equal examples are measured. All keep a prompt's keys and values once. They take turns, so that other
+    programs on the machine slow all of them alike. The times are measured in one process, and kept: the same methods
+    are not measured again.
     """
     names = [name for name in names if name in study.methods and not study.methods[name].at_equal_time]
     path = study.output_dir / "latency.json"
@@ -205,11 +220,11 @@ def latency(study: Study, names: list[str], num_rows: int = 64, num_rounds: int 
         for name in names:
             recommender = load_llm(study, name)
             rows = study.load(recommender.processor.max_history)[0]["test"]
-            rows, processor = evenly(rows, num_rows), recommender.processor
+            rows, processor = select_spaced(rows, num_rows), recommender.processor
             evaluate_model(recommender.model, processor, rows.select(range(1)), show_progress=False)  # warms up
             begin = time.perf_counter()
             evaluate_model(recommender.model, processor, rows, batch_size=16, show_progress=False)
             seconds[name].append(time.perf_counter() - begin)
-    found = {name: min(values) / min(seconds[names[0]]) for name, values in seconds.items()}
-    write_json(path, found)
-    return found
+    latencies = {name: min(values) / min(seconds[names[0]]) for name, values in seconds.items()}
+    write_json(path, latencies)
+    return latencies

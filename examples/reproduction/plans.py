@@ -1,4 +1,4 @@
-"""Which methods make up each table and figure of the paper."""
+"""The methods of each table and figure of the paper."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from patchrec_hf import DropLayout, ItemPatchLayout, SessionPatchLayout, TextLay
 @dataclass(frozen=True)
 class LLMMethod:
     """
+    A method that trains an LLM.
+
     Args:
         layout ([`Layout`]):
-            Of fine-tuning and evaluation.
+            Layout of fine-tuning and evaluation.
         is_pretrained (`bool`):
             Whether patch pre-training comes first.
         max_history (`int`, *optional*):
-            Items of a history, where that is not the scale's.
+            Items per history; the scale's number if not given.
         at_equal_time (`bool`):
-            Whether it trains as long as the reference does, instead of on as many examples.
+            Whether the method trains for the same time as the reference, instead of on the same number of examples.
     """
 
     layout: TextLayout | ItemPatchLayout | SessionPatchLayout | DropLayout
@@ -28,23 +30,23 @@ class LLMMethod:
 
 
 REFERENCE = "PatchRec-I"
-"""What the others are compared with: it sets the time of those that train as long."""
+"""The method that all others are compared with. Methods at equal time train for the same time as this one."""
 
 BASELINES = ("Popularity", "CoVisitation", "GRU4Rec", "Caser", "SASRec", "LinRec", "Mamba4Rec", "MoRec")
 FUSION = "Fusion"
 LENGTHS = (0.2, 0.5)
-"""Shorter histories of figures 5 and 6, as shares of the scale's."""
+"""Lengths of the shorter histories in figures 5 and 6, as shares of the scale's `max_history`."""
 
 
 def llm_methods(session_group_size: int, max_history: int) -> dict[str, LLMMethod]:
     """
-    All methods that train an LLM, by name.
+    Returns all methods that train an LLM, by name.
 
     Args:
         session_group_size (`int`):
-            Items of a session.
+            Items per session.
         max_history (`int`):
-            Items of a history, of the scale.
+            The scale's items per history.
     """
     item, session = ItemPatchLayout(), SessionPatchLayout(session_group_size)
     methods = {
@@ -72,7 +74,7 @@ def llm_methods(session_group_size: int, max_history: int) -> dict[str, LLMMetho
 
 def plan(table: int | None, figure: int | None, max_history: int, session_group_size: int) -> list[str]:
     """
-    The methods of a table or figure, in their order.
+    Returns the methods of a table or figure, in their order.
 
     Args:
         table (`int`, *optional*):
@@ -83,7 +85,7 @@ def plan(table: int | None, figure: int | None, max_history: int, session_group_
             See [`llm_methods`].
 
     Raises:
-        ValueError: If exactly one of both is not given, or there is no such one.
+        ValueError: If `table` and `figure` are both given or both missing, or there is no such table or figure.
     """
     by_length = [
         name
@@ -94,26 +96,41 @@ def plan(table: int | None, figure: int | None, max_history: int, session_group_
     sessions = ["PatchRec-S" if size == session_group_size else f"PatchRec-S (groups of {size})" for size in sizes]
     plans = {
         ("table", 2): [
-            *BASELINES, "Vanilla", REFERENCE, "PatchRec-S", "Vanilla (equal time)", "PatchRec-S (equal time)", FUSION
+            *BASELINES,
+            "Vanilla",
+            REFERENCE,
+            "PatchRec-S",
+            "Vanilla (equal time)",
+            "PatchRec-S (equal time)",
+            FUSION,
         ],
         ("table", 3): [
-            REFERENCE, "PatchRec-I without pre-training", "PatchRec-S", "PatchRec-S without pre-training",
-            "PatchRec-I without pre-training (equal time)", "PatchRec-S without pre-training (equal time)",
+            REFERENCE,
+            "PatchRec-I without pre-training",
+            "PatchRec-S",
+            "PatchRec-S without pre-training",
+            "PatchRec-I without pre-training (equal time)",
+            "PatchRec-S without pre-training (equal time)",
         ],
         ("table", 4): [
-            REFERENCE, "Vanilla", "Drop 50%", "Drop 90%", "Vanilla (equal time)", "Drop 50% (equal time)",
+            REFERENCE,
+            "Vanilla",
+            "Drop 50%",
+            "Drop 90%",
+            "Vanilla (equal time)",
+            "Drop 50% (equal time)",
             "Drop 90% (equal time)",
         ],
         ("figure", 5): by_length,
         ("figure", 6): by_length,
         ("figure", 7): ["PatchRec-I (1 as text)", "PatchRec-I (2 as text)", REFERENCE, "PatchRec-I (10 as text)"],
         ("figure", 8): [REFERENCE, *sessions],
-    }  # fmt: skip
+    }
     if (table is None) == (figure is None):
-        raise ValueError("Give exactly one of --table and --figure.")
+        raise ValueError("Pass exactly one of --table and --figure.")
     key = ("figure", figure) if table is None else ("table", table)
     if key not in plans:
-        raise ValueError(f"There is no {key[0]} {key[1]} here; choose --table 2, 3 or 4, or --figure 5, 6, 7 or 8.")
+        raise ValueError(f"There is no {key[0]} {key[1]} here. Choose --table 2, 3 or 4, or --figure 5, 6, 7 or 8.")
     return plans[key]
 
 

@@ -1,4 +1,4 @@
-"""What is run at each scale, and on which data."""
+"""Settings of the scales and of the data sets."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from patchrec_hf import (
 @dataclass(frozen=True)
 class Scale:
     """
-    How large models and trainings are.
+    Size of models and trainings.
 
     Args:
         backbone (`str` or `dict`):
-            A pretrained model, or the configuration of a new one, whose tokenizer learns its words from the titles.
+            A pretrained model, or the configuration of a new one. A new tokenizer learns its words from the titles.
         text_encoder (`str` or `dict`):
-            MoRec's: a pretrained model, or the settings of a new BERT that reads the backbone's tokens.
+            MoRec's text encoder: a pretrained model, or the settings of a new BERT that reads the backbone's tokens.
         text_encoder_training (`dict[str, Any]`):
-            MoRec's training arguments, where they are not those of the other baselines.
+            MoRec's training arguments that differ from the other baselines' arguments.
         num_examples (`int`, *optional*):
             Training examples (targets) that a method sees at equal examples, over all its stages, with repetitions.
-            Twice the training set if not given: an epoch of each stage.
+            If not given, twice the training set: one epoch of each stage.
         max_history (`int`, *optional*, defaults to `100`):
-            Items of a history.
+            Items per history.
         pretraining_share (`float`, *optional*, defaults to `0.5`):
-            Which share of the examples belongs to patch pre-training, where there is one.
+            Share of the examples for patch pre-training, in methods that have it.
         targets_per_row (`int`, *optional*, defaults to `1`):
-            Targets of a training row of an LLM; several are packed as a prefix tree.
+            Targets per training row of an LLM. Rows with several targets are packed.
         rows_per_step (`int`, *optional*):
-            Rows of an optimizer step; the paper's if not given.
+            Rows per optimizer step; the paper's number if not given.
         learning_rate (`float`, *optional*):
-            Of all stages; the paper's if not given.
+            Learning rate of all stages; the paper's if not given.
         weight_decay (`float`, *optional*, defaults to `0.0`):
-            Of all stages.
+            Weight decay of all stages.
         max_grad_norm (`float`, *optional*, defaults to `0.3`):
-            The paper's.
+            Norm that gradients are clipped to. The default is the paper's.
         instruction_first (`bool`, *optional*, defaults to `False`):
-            Whether the instruction stands before the history, where the targets of a row share it.
+            Whether the prompt's instruction stands before the history, where the targets of a row share it.
         baseline_epochs (`int`, *optional*, defaults to `200`):
-            Epochs of a neural baseline at most; it stops earlier when validation says so.
+            Maximal number of epochs of a neural baseline. Training stops earlier if validation does not improve.
         baseline_grid (`tuple[dict[str, Any], ...]`):
-            Settings of neural baselines, of which validation chooses one.
+            Settings of neural baselines. Validation chooses one of them.
         mamba_settings (`dict[str, Any]`):
-            Settings of Mamba4Rec besides.
+            Further settings of Mamba4Rec.
         max_eval_rows (`int`, *optional*):
-            Rows of validation and test that are ranked, evenly spaced; all if not given.
+            Number of validation rows, and of test rows, to rank, evenly spaced; all if not given.
     """
 
     backbone: str | dict[str, Any]
@@ -92,19 +92,19 @@ SCALES = {
     "paper": Scale(
         backbone="meta-llama/Llama-3.2-1B-Instruct",
         text_encoder="google-bert/bert-base-uncased",
-        # A rate that a pretrained encoder can bear, and as many rows a step as the others.
+        # A learning rate that suits a pretrained encoder, and as many rows per step as the other baselines have.
         text_encoder_training={
             "learning_rate": 5e-5,
             "per_device_train_batch_size": 4,
             "gradient_accumulation_steps": 16,
         },
     ),
-    # A table overnight, on two CPU cores.
+    # Computes a table overnight, on two CPU cores.
     "laptop": Scale(
-        # A family with dropout: without it, a new model of this size learns its few users by heart.
+        # A model family with dropout, because a new model of this size memorizes the few users without dropout.
         backbone={
             "model_type": "phi",
-            "hidden_act": "gelu_pytorch_tanh",  # that of Phi, in one operation
+            "hidden_act": "gelu_pytorch_tanh",  # Phi's activation function, computed in one operation
             "hidden_size": 192,
             "intermediate_size": 768,
             "num_hidden_layers": 3,
@@ -124,10 +124,10 @@ SCALES = {
         instruction_first=True,
         baseline_epochs=30,
         baseline_grid=({"dropout": 0.2}, {"dropout": 0.5}),
-        # On a CPU, Mamba's scan is a loop that takes long for each of its states.
+        # On a CPU, Mamba's scan is a slow loop, which takes time for each of its states.
         mamba_settings={"state_size": 8, "expand": 1},
     ),
-    # Minutes, to see that everything works. It says nothing of the methods.
+    # Takes minutes, and shows that everything works. It does not show how good the methods are.
     "smoke": Scale(
         backbone=_llama(64, 2),
         text_encoder={"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64},
@@ -145,7 +145,7 @@ SCALES = {
         max_eval_rows=200,
     ),
 }
-# Seconds a method, for tests.
+# Takes seconds per method, for tests.
 SCALES["tiny"] = replace(
     SCALES["smoke"],
     backbone=_llama(32, 1),
@@ -162,17 +162,17 @@ SCALES["tiny"] = replace(
 @dataclass(frozen=True)
 class DataSettings:
     """
-    What belongs to a data set.
+    Settings of a data set.
 
     Args:
         prompt, instruction_first_prompt ([`PromptTemplate`]):
-            The paper's prompt, and the one that packs better.
+            The paper's prompt, and a prompt that packs better.
         preset (`str`):
-            Which of [`PAPER_PRESETS`].
+            A key of [`PAPER_PRESETS`].
         raw_file (`str`, *optional*):
-            A file by which a directory of it, as published, is known.
+            A file that only a directory of this data set holds, in its published form.
         vocab_size (`int`, *optional*, defaults to `3000`):
-            Words that a new backbone's tokenizer learns from the titles.
+            Number of words that a new backbone's tokenizer learns from the titles.
     """
 
     prompt: PromptTemplate

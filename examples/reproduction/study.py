@@ -1,4 +1,4 @@
-"""One study: a data set at a scale, in one directory. What all its methods share."""
+"""A study: one data set at one scale in one directory. It holds everything that its methods share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -24,6 +23,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     load_recommendation_data,
 )
+from patchrec_hf.data.rows import spaced_rows
 from patchrec_hf.training.arguments import PaperPreset
 
 from .plans import LLMMethod, llm_methods
@@ -31,29 +31,29 @@ from .settings import DATA, SCALES, Scale
 
 
 RANKINGS = {"validation": ("validation", False), "test": ("test", False), "test_seen_excluded": ("test", True)}
-"""What is ranked for each method: which split, and whether items of the history are left out."""
+"""The rankings of each method, by name: the split, and whether items of the history are left out."""
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
     """
-    A data set at a scale.
+    One data set at one scale.
 
     Args:
         dataset (`str`):
-            Which of `DATA`.
+            A key of `DATA`.
         data_dir (`str`, *optional*):
-            Where the data is, raw or prepared, if not where its name says.
+            Directory of the data, raw or prepared. If not given, the data is loaded by its name.
         scale_name (`str`):
-            Which of `SCALES`.
+            A key of `SCALES`.
         output_dir (`pathlib.Path`):
-            Where everything goes.
+            Directory for all files of the study.
         per_device_batch_size (`int`, *optional*):
-            Rows of a forward in training; all of a step's, shared out over the processes, if not given.
+            Rows per forward in training. If not given, a process reads its share of a step's rows in one forward.
         seed (`int`, *optional*, defaults to `0`):
-            Of weights, order and draws.
+            Seed of weights, order and draws.
         changes (`dict[str, int]`):
-            What is not as the scale has it.
+            Settings that differ from the scale's.
     """
 
     dataset: str
@@ -66,7 +66,7 @@ class Study:
 
     @cached_property
     def scale(self) -> Scale:
-        """With the changes."""
+        """The scale, with `changes` applied."""
         return replace(SCALES[self.scale_name], **self.changes)
 
     @property
@@ -75,7 +75,10 @@ class Study:
 
     @property
     def session_group_size(self) -> int:
-        """The paper's; at smaller scales 5 everywhere, as 20 items of text a target are too dear for two cores."""
+        """
+        Items per session: the paper's number at the scale "paper", else 5. With larger sessions, more items stay text
+        (20 per target on MovieLens-100K), which is too slow for two cores.
+        """
         return self.preset.session_group_size if self.scale_name == "paper" else 5
 
     @property
@@ -83,23 +86,23 @@ class Study:
         return llm_methods(self.session_group_size, self.scale.max_history)
 
     def load(self, max_history: int | None = None, targets_per_row: int = 1) -> tuple[DatasetDict, Catalog]:
-        """Rows and catalog; of validation and test, as many rows as the scale ranks."""
+        """Loads the splits and the catalog. Validation and test hold the rows that the scale ranks."""
         max_history = max_history or self.scale.max_history
-        examples, catalog = load_recommendation_data(
+        splits, catalog = load_recommendation_data(
             self.data_dir or self.dataset, max_history, targets_per_row=min(targets_per_row, max_history)
         )
-        ranked = {split: evenly(examples[split], self.scale.max_eval_rows) for split in ("validation", "test")}
-        return DatasetDict({**examples, **ranked}), catalog
+        ranked = {split: select_spaced(splits[split], self.scale.max_eval_rows) for split in ("validation", "test")}
+        return DatasetDict({**splits, **ranked}), catalog
 
     @cached_property
     def num_train_examples(self) -> int:
-        """Targets of the training set."""
-        examples, _ = self.load()
-        return len(examples["train"])
+        """Number of targets in the training set."""
+        splits, _ = self.load()
+        return len(splits["train"])
 
     @cached_property
     def backbone(self) -> str:
-        """Name or directory of the backbone; a new one is made once."""
+        """Name or directory of the backbone. A new backbone is made once."""
         if isinstance(self.scale.backbone, str):
             return self.scale.backbone
         directory, state = self.output_dir / "backbone", PartialState()
@@ -124,7 +127,7 @@ class Study:
         return str(directory)
 
     def processor(self, layout: Layout, max_history: int | None = None) -> PatchRecProcessor:
-        """The processor of an LLM, on its backbone's tokenizer."""
+        """Makes the processor of an LLM, with its backbone's tokenizer."""
         data, (_, catalog) = DATA[self.dataset], self.load()
         prompt = data.instruction_first_prompt if self.scale.instruction_first else data.prompt
         return PatchRecProcessor.from_backbone(
@@ -132,16 +135,16 @@ class Study:
         )
 
     def directory(self, method: str) -> Path:
-        """A method's own directory."""
+        """Returns the directory of a method."""
         return self.output_dir / "methods" / "".join(c if c.isalnum() else "_" for c in method.lower())
 
     def result(self, method: str) -> dict[str, Any] | None:
-        """What a method has achieved, if it is finished."""
+        """Reads the results of a method, or returns `None` if it is not finished."""
         path = self.directory(method) / "results.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def settings(self) -> dict[str, Any]:
-        """JSON-ready: what all results depend on."""
+        """Returns the JSON-ready settings that all results depend on."""
         return {
             "version": patchrec_hf.__version__,
             "dataset": self.dataset,
@@ -155,24 +158,22 @@ class Study:
 
 
 def check_data_dir(dataset: str, data_dir: str | None) -> None:
-    """Ends the script where a directory is plainly not that of the data set, under whose name results would stand."""
+    """Ends the script if a directory clearly holds another data set, so that no results get a wrong name."""
     if data_dir is None:
         return
     if dataset == "sample":
-        raise SystemExit("The sample comes with the library; name the data in --data_dir by --dataset.")
+        raise SystemExit("The sample comes with the library. Pass the name of the data in --data_dir as --dataset.")
     for name, data in DATA.items():
         if name != dataset and data.raw_file is not None and (Path(data_dir) / data.raw_file).exists():
-            raise SystemExit(f"{data_dir} holds {name}, not {dataset}: give --dataset {name}.")
+            raise SystemExit(f"{data_dir} holds {name}, not {dataset}. Pass --dataset {name}.")
 
 
-def evenly(dataset: Dataset, num_rows: int | None) -> Dataset:
-    """So many rows, evenly spaced; all without a number, or if there are no more."""
-    if num_rows is None or num_rows >= len(dataset):
-        return dataset
-    return dataset.select(np.linspace(0, len(dataset) - 1, num_rows).astype(int))
+def select_spaced(dataset: Dataset, max_rows: int | None) -> Dataset:
+    """Selects at most `max_rows` rows, evenly spaced; all if it is `None`."""
+    return dataset.select(spaced_rows(len(dataset), max_rows))
 
 
 def summarize(report: EvaluationReport) -> dict[str, Any]:
-    """JSON-ready metrics of a report, each with its interval by users."""
+    """Returns the JSON-ready metrics of a report, each with its interval by users."""
     rows = report.intervals().filter(pl.col("slice") == "all").iter_rows(named=True)
     return {row["metric"]: [row["value"], row["low"], row["high"]] for row in rows if "mrr" not in row["metric"]}

@@ -1,4 +1,4 @@
-"""From a study's results to tables beside the paper's figures, plots, and one JSON file."""
+"""Writes a study's results as a table that also has the paper's figures, as a plot, and as one JSON file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .study import Study
 
 
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
-_NOT_SHOWN = ("setting", "of")  # which of the grid's, and among which baselines: in results.json
+_NOT_SHOWN = ("setting", "of")  # shown in results.json only: the chosen grid point, and the baselines to choose from
 _STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 _PAPER_COLUMNS = {"paper HR@20": "hr@20", "paper NDCG@10": "ndcg@10"}
 _METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
-_SAME_TIME = 0.05  # trainings that differ by no more than this share took equally long
+_SAME_TIME = 0.05  # two trainings count as equally long if their times differ by no more than this share
 
 
 def write_results(study: Study, title: str, names: list[str], planned: list[str], latencies: dict[str, float]) -> Path:
@@ -30,22 +30,22 @@ def write_results(study: Study, title: str, names: list[str], planned: list[str]
 
     Args:
         study ([`Study`]):
-            Whose methods are done.
+            The study that ran the methods.
         title (`str`):
-            Of the table or figure, such as `"Table 2"`.
+            Title of the table or figure, such as `"Table 2"`.
         names (`list[str]`):
-            Its methods, in order.
+            The finished methods to show, in order.
         planned (`list[str]`):
-            The methods of the table or figure, whether they are done or not.
+            All methods of the table or figure, finished or not.
         latencies (`dict[str, float]`):
-            How long methods take for a ranking, relative to the first.
+            Ranking time of methods, relative to the first one.
 
     Returns:
         `pathlib.Path`: the directory.
     """
     directory = study.output_dir / title.lower().replace(" ", "_")
     directory.mkdir(parents=True, exist_ok=True)
-    examples, catalog = study.load()
+    splits, catalog = study.load()
     results = [result for name in names if (result := study.result(name)) is not None]
     rows = [
         {
@@ -60,8 +60,8 @@ def write_results(study: Study, title: str, names: list[str], planned: list[str]
         "title": title,
         **study.settings(),
         "planned": planned,
-        "rows": {split: len(part) for split, part in examples.items()},
-        "users": {split: len(part.unique("user_id")) for split, part in examples.items()},
+        "rows": {split: len(part) for split, part in splits.items()},
+        "users": {split: len(part.unique("user_id")) for split, part in splits.items()},
         "items": len(catalog),
         "methods": rows,
     }
@@ -72,7 +72,10 @@ def write_results(study: Study, title: str, names: list[str], planned: list[str]
 
 
 def _less_reference(study: Study, result: dict[str, Any]) -> list[float] | None:
-    """HR@20 less the reference's, with its interval by paired bootstrap; None where the two ranked other rows."""
+    """
+    Returns HR@20 minus the reference's HR@20, with its interval by paired bootstrap. Returns `None` for the reference
+    itself, without results of the reference, and for a method that ranked other rows (other history lengths).
+    """
     reference = study.result(REFERENCE)
     length = result["settings"].get("max_history", study.scale.max_history)
     if reference is None or result["method"] == REFERENCE or length != study.scale.max_history:
@@ -83,7 +86,7 @@ def _less_reference(study: Study, result: dict[str, Any]) -> list[float] | None:
 
 
 def to_markdown(values: dict[str, Any]) -> str:
-    """The table of one `results.json`, with what must be known to read it."""
+    """Formats the table of one `results.json`, with notes that explain it."""
     rows, sizes = values["methods"], values["rows"]
     reference = next((row for row in rows if row["method"] == REFERENCE), None)
     known = {name for row in rows for name in row["paper"]}
@@ -120,34 +123,36 @@ def to_markdown(values: dict[str, Any]) -> str:
         stages = ", ".join(f"{stage['examples']:,} in {_STAGES[stage['stage']]}" for stage in reference["stages"])
         clock = "computing time" if reference["stages"][0]["machine"]["device"] == "cpu" else "time"
         lines += [
-            f"- Equal examples: all stages of a method together saw as many targets ({REFERENCE}: {stages}), of "
-            f"{sizes['train']:,} in the training set; an example and its compressed twin count once.",
-            f"- Equal time: trained as long as {REFERENCE}, by the rates measured at equal examples. “Examples and "
-            f"time”: as many examples took as long, within {_SAME_TIME:.0%}.",
+            "- Equal examples: every method saw the same number of targets over all its stages "
+            f"({REFERENCE}: {stages}), of {sizes['train']:,} in the training set; a history as text and its "
+            "compressed twin count once.",
+            f"- Equal time: trained as long as {REFERENCE}, by the rates measured at equal examples. “Equal examples "
+            f"and time”: the same number of examples took the same time, within {_SAME_TIME:.0%}.",
             f"- Training time: {clock} relative to {REFERENCE}'s.",
-            "- Ranking time: relative to the first method that has one, the same rows in turn, exact, with each "
-            "prompt's keys and values kept once. It grows with the prompt, and with the title tokens that are read "
-            "for a user until the ranking is proven: the less sure a model is, the more.",
+            "- Ranking time: relative to the first method that has one. The methods rank the same rows in turn, "
+            "exactly, and keep each prompt's keys and values once. The time grows with the prompt, and with the title "
+            "tokens that are read for a history until the ranking is proven: the less sure a model is, the more it "
+            "reads.",
         ]
         lines += _findings(rows)
     num_settings = max(len(row.get("tried", ())) for row in rows)
     if num_settings:
         lines.append(
-            "- Baselines are not matched to the LLMs' budget: the neural ones were trained for up to "
-            f"{values['scale']['baseline_epochs']} epochs of the whole training set, as often as there were settings "
-            f"for validation to choose from ({num_settings}); the others count the whole training set."
+            "- Baselines are not matched to the LLMs' budget: the neural ones trained for up to "
+            f"{values['scale']['baseline_epochs']} epochs of the whole training set, once for each setting that "
+            f"validation chose from ({num_settings}); the others count the whole training set."
         )
     missing = [name for name in values["planned"] if name not in {row["method"] for row in rows}]
     if missing:
         lines.append(f"- Not run: {', '.join(missing)}.")
     lines += [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if _describe(row["settings"])]
     if paper_columns:
-        lines.append("- Paper: only figures that are at hand are given, of other backbones and scales than these.")
+        lines.append("- Paper: only the figures at hand are given; they come from other backbones and scales.")
     return "\n".join(lines) + "\n"
 
 
 def _command(values: dict[str, Any]) -> str:
-    """What has to be called for the same table."""
+    """Returns the command that makes the same table."""
     kind, number = values["title"].lower().split()
     options = {"scale": values["scale"]["name"], kind: number, "dataset": values["dataset"], **values["changes"]}
     if values["data_dir"] is not None:
@@ -161,15 +166,17 @@ def _command(values: dict[str, Any]) -> str:
 
 
 def _findings(rows: list[dict[str, Any]]) -> list[str]:
-    """Which differences to the reference are beyond chance, and which are not."""
+    """Lists the methods that are above or below the reference beyond chance, and the undecided ones."""
     compared = [row for row in rows if row["less_reference"]]
     kinds = {
         f"above {REFERENCE}": [row["method"] for row in compared if row["less_reference"][1] > 0],
         f"below {REFERENCE}": [row["method"] for row in compared if row["less_reference"][2] < 0],
         "undecided": [row["method"] for row in compared if row["less_reference"][1] <= 0 <= row["less_reference"][2]],
     }
-    found = "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in kinds.items() if methods)
-    return [f"- By HR@20, with one seed and these rows (intervals that leave out 0) – {found}."] if found else []
+    findings = "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in kinds.items() if methods)
+    if not findings:
+        return []
+    return [f"- By HR@20, with one seed and these rows (undecided: the interval holds 0) – {findings}."]
 
 
 def _cells(row: dict[str, Any], reference: dict[str, Any] | None, paper_columns: dict[str, str]) -> list[str]:
@@ -193,13 +200,13 @@ def _cells(row: dict[str, Any], reference: dict[str, Any] | None, paper_columns:
 
 
 def require_matplotlib() -> None:
-    """Ends the script where the plots could not be drawn."""
+    """Ends the script if the plots cannot be drawn."""
     if find_spec("matplotlib") is None:
         raise SystemExit('The plots need matplotlib: pip install "patchrec-hf[plots]".')
 
 
 def plot(values: dict[str, Any], path: Path) -> None:
-    """HR@20 of each method with its interval; of a figure, along history length, tokens or whatever it varies."""
+    """Draws HR@20 of each method with its interval; for Figures 5 and 6, over the history's length or tokens."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -209,24 +216,24 @@ def plot(values: dict[str, Any], path: Path) -> None:
     if values["title"] in ("Figure 5", "Figure 6"):
         by_length = values["title"] == "Figure 5"
         for series in ("Vanilla", REFERENCE, "PatchRec-S"):
-            own = [row for row in rows if row["method"].split(" (")[0] == series]
-            x = [row["settings"]["max_history"] if by_length else row["history_tokens"] for row in own]
-            axes.errorbar(x, *_values_and_errors(own), marker="o", capsize=3, label=series)
+            points = [row for row in rows if row["method"].split(" (")[0] == series]
+            x = [row["settings"]["max_history"] if by_length else row["history_tokens"] for row in points]
+            axes.errorbar(x, *_values_and_errors(points), marker="o", capsize=3, label=series)
         axes.set(xlabel="items of a history" if by_length else "tokens of a history", ylabel="HR@20", xscale="log")
         axes.legend(frameon=False)
     else:
         heights, errors = _values_and_errors(rows)
-        colours = ["tab:gray" if row["budget"] is None else "tab:blue" for row in rows]
-        axes.barh([row["method"] for row in rows], heights, xerr=errors, color=colours, capsize=2)
+        colors = ["tab:gray" if row["budget"] is None else "tab:blue" for row in rows]
+        axes.barh([row["method"] for row in rows], heights, xerr=errors, color=colors, capsize=2)
         axes.invert_yaxis()
         axes.set(xlabel="HR@20 with its 95% interval (blue: an LLM alone)")
     axes.spines[["top", "right"]].set_visible(False)
-    with rc_context({"svg.hashsalt": "patchrec-hf"}):  # the same file for the same values
+    with rc_context({"svg.hashsalt": "patchrec-hf"}):  # so that equal values give equal files
         figure.savefig(path, metadata={"Date": None})
 
 
 def _values_and_errors(rows: list[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
-    """HR@20, and how far its interval reaches below and above it."""
+    """Returns HR@20, and the distances to the lower and upper bound of its interval."""
     triples = [row["test"]["hr@20"] for row in rows]
     below, above = [value - low for value, low, _ in triples], [high - value for value, _, high in triples]
     return [value for value, _, _ in triples], [below, above]

@@ -1,1 +1,1 @@
-"""From example rows to the batches that a trainer feeds."""
+"""From rows to the batches that a trainer feeds."""

@@ -11,7 +11,7 @@ import polars as pl
 import torch
 from datasets import Dataset
 
-from ..data.rows import Row, check_targets
+from ..data.rows import Row, check_targets, read_columns
 from ..runtime.encoding import EncodedHistory, pad_histories
 from ..runtime.layouts import Layout, RandomPatchLayout, TextLayout
 from ..runtime.processing import PatchRecProcessor
@@ -20,34 +20,32 @@ from .packing import pack_histories
 from .sampling import ScheduledRow
 
 
-_CHUNK_ROWS = 2**16
-
 AnyRow = Row | Mapping[str, Any] | ScheduledRow | FillerRow
 
 
 @dataclass(frozen=True)
 class PatchDataCollator:
     """
-    Makes a batch of rows, with one encoded history for each target of each row.
+    Turns rows into a batch that holds one encoded history for each target.
 
     All targets of a row are predicted from one window, which starts `max_history` items before the row's first target.
-    So the prompts of a row begin alike, and a history holds up to `max_history` items at the first target and one more
-    with each item after it. With one target per row this is the paper's setting.
+    So the prompts of a row begin alike. The history of the first target holds up to `max_history` items, and the
+    history of a later target also holds the items in between. With one target per row, this is the paper's setting.
 
     Args:
         processor ([`PatchRecProcessor`]):
             Encodes histories.
         layout ([`Layout`], *optional*):
-            Overrides the processor's.
+            Overrides the processor's layout.
         max_length (`int`, *optional*):
-            The model's context, in tokens. A longer history is an error, never cut.
+            The model's context, in tokens. A longer history raises an error; it is never cut.
         seed (`int`, *optional*, defaults to `0`):
-            Seed of random layouts. They draw from this seed, the step of a [`ScheduledRow`] (0 for other rows) and
-            the history of the row's first target, whenever and wherever the collator runs. An item is drawn once for
-            all targets of a row.
+            Seed of random layouts. Draws depend only on this seed, the step of a [`ScheduledRow`] (0 for other rows)
+            and the history of the row's first target, not on when or in which process the collator runs. Each item is
+            drawn once for all targets of a row.
         tree_packing (`bool`, *optional*, defaults to `False`):
-            Whether the batch is one sequence, in which prefixes that prompts share stand once (see
-            [`pack_histories`]). Otherwise it has one padded row for each history.
+            Whether to pack the batch into one sequence, which holds each prefix that prompts share once (see
+            [`pack_histories`]). Otherwise the batch has one padded row for each history.
     """
 
     processor: PatchRecProcessor
@@ -60,7 +58,7 @@ class PatchDataCollator:
         """
         Args:
             rows (`Sequence`):
-                Each a [`Row`], a [`ScheduledRow`] or a [`FillerRow`], which gets no labels.
+                Each entry is a [`Row`], a [`ScheduledRow`] or a [`FillerRow`]. Filler rows get no labels.
 
         Returns:
             `dict[str, torch.Tensor]`: see [`pad_histories`] and, for `tree_packing`, [`pack_histories`].
@@ -76,12 +74,12 @@ class PatchDataCollator:
         return pad_histories(histories, self.processor.prompt.pad_id)
 
     def encode_rows(self, rows: Sequence[AnyRow]) -> list[EncodedHistory]:
-        """The encoded histories of `rows`, in order, before they are padded or packed."""
+        """Returns the encoded histories of `rows`, in order, without padding or packing them."""
         return [history for row in rows for history in self._encode_row(row, self.layout)]
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
         """
-        Counts the positions that the history of each row's last target takes.
+        Counts, for each row, the positions that the encoded history of its last target takes.
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -117,7 +115,7 @@ class PatchDataCollator:
                 raise ValueError(
                     f"A history of user {row.get('user_id')} takes {len(history.input_ids)} tokens, but the model "
                     f"reads at most {self.max_length}. Lower `max_history` (now {processor.max_history})"
-                    # Pre-training chooses its layouts itself.
+                    # Pre-training sets its own layouts, so another layout would not help there.
                     f"{shorter_rows}{other_layout if layout is self.layout else ''}."
                 )
             yield history
@@ -126,19 +124,19 @@ class PatchDataCollator:
 @dataclass(frozen=True)
 class PatchPretrainDataCollator(PatchDataCollator):
     """
-    Makes a batch for the paper's patch pre-training: each history twice, first as text and then with items compressed
-    at random.
+    Makes a batch for the paper's patch pre-training, which holds each history twice: first as text, then with items
+    compressed at random.
 
-    The progress of a [`ScheduledRow`] is the probability of compression. Other rows, as in evaluation, are laid out
+    The progress of a [`ScheduledRow`] is the probability of compression. Other rows, as in evaluation, are encoded
     once, in the fixed layout.
     """
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
-        """As in [`PatchDataCollator`], of the text twin, which is the longer one."""
+        """Counts as [`PatchDataCollator`] does, for the text twin, which is the longer one."""
         return _row_lengths(dataset, self.processor, TextLayout())
 
     def encode_rows(self, rows: Sequence[AnyRow]) -> list[EncodedHistory]:
-        """The twins of `rows`, text first, before they are padded or packed."""
+        """Returns the encoded twins of `rows`, text first, without padding or packing them."""
         histories: list[EncodedHistory] = []
         for row in rows:
             if not isinstance(row, ScheduledRow):
@@ -151,7 +149,7 @@ class PatchPretrainDataCollator(PatchDataCollator):
 
 
 def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
-    parts = dataset.select_columns(["item_ids", "target_positions"]).with_format("polars").iter(_CHUNK_ROWS)
+    parts = read_columns(dataset, "item_ids", "target_positions")
     lengths = [_lengths_of(part, processor, layout) for part in parts]
     return np.concatenate(lengths) if lengths else np.empty(0, dtype=np.int64)
 
@@ -159,9 +157,9 @@ def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout 
 def _lengths_of(rows: pl.DataFrame, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
     num_items = rows["item_ids"].list.len().to_numpy().astype(np.int64)
     first, last = (
-        rows["target_positions"].list.get(place, null_on_oob=True).fill_null(0).to_numpy() for place in (0, -1)
+        rows["target_positions"].list.get(index, null_on_oob=True).fill_null(0).to_numpy() for index in (0, -1)
     )
-    # The collator says in full what is wrong with a row; here it must only not be read as a part of another.
+    # Clipped, so that a bad row never reads the items of another one. The collator reports what is wrong with it.
     last = np.clip(last, 0, num_items)
     skipped = np.clip(first - processor.max_history, 0, last)
     starts, lengths = np.cumsum(num_items) - num_items + skipped, last - skipped
@@ -171,7 +169,7 @@ def _lengths_of(rows: pl.DataFrame, processor: PatchRecProcessor, layout: Layout
     title_lengths = processor.title_tokens.lengths[processor.catalog.indices_of(item_ids.to_numpy())]
     result = np.zeros(len(rows), dtype=np.int64)
     for length in np.unique(lengths):
-        alike = np.flatnonzero(lengths == length)
-        histories = title_lengths[starts[alike][:, None] + np.arange(length)]
-        result[alike] = processor.count_history_tokens(histories, layout)
+        row_numbers = np.flatnonzero(lengths == length)
+        histories = title_lengths[starts[row_numbers][:, None] + np.arange(length)]
+        result[row_numbers] = processor.count_history_tokens(histories, layout)
     return result

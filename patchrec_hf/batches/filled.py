@@ -1,4 +1,4 @@
-"""A data set filled to whole batches of all processes."""
+"""A data set that is filled up to whole batches on all processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..data.rows import Row
 
 class FillerRow(NamedTuple):
     """
-    A row that only fills a batch. A collator gives it no labels.
+    A row that only fills up a batch. A collator gives it no labels.
 
     Args:
         row ([`Row`]):
@@ -25,8 +25,9 @@ class FillerRow(NamedTuple):
 
 class FilledDataset(TorchDataset[Row | FillerRow]):
     """
-    A data set filled to whole batches of all processes, because sharded weights need equally many forwards on each.
-    The last row is repeated as a [`FillerRow`]. The collator gives it no labels, so it does not change the loss.
+    A data set that is filled up to whole batches on all processes. Sharded weights need this, because every process
+    must run equally many forwards. The last row is repeated as a [`FillerRow`]. The collator gives it no labels, so it
+    does not change the loss.
 
     Args:
         dataset ([`~datasets.Dataset`]):

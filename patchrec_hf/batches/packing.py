@@ -1,4 +1,4 @@
-"""Prefix trees: the prompts of many examples as one sequence, in which what they share stands once."""
+"""Packed batches: many prompts as one sequence, which holds each prefix that prompts share once."""
 
 from __future__ import annotations
 
@@ -12,69 +12,72 @@ from ..runtime.encoding import IGNORED_LABEL, EncodedHistory
 
 
 _CHUNK_SIZES = np.arange(16, 513, 16)
-"""Positions that may attend together, as a chunk of the sequence."""
+"""Candidate chunk sizes. The positions of one chunk attend together."""
 _CHUNK_OVERHEAD = 32
-"""What it costs to gather a key for a chunk, as a number of queries that are scored with it."""
+"""Cost of gathering one key for a chunk, as the number of queries that could be scored with it instead."""
 
 
-def pack_histories(examples: Sequence[EncodedHistory]) -> dict[str, torch.Tensor]:
+def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tensor]:
     """
-    Merges examples into one sequence, in which every prefix that prompts share, text and patches alike, stands once.
+    Merges encoded histories into one sequence, which holds every prefix that prompts share once, text and patches
+    alike.
 
     The sequence is a forest in preorder: a position's children follow it, each with its whole subtree. Position `q`
-    sees position `k` exactly if `k <= q < subtree_end[k]`: itself and its ancestors, which are the example it belongs
-    to. With depths as positions, every example then has the hidden states, the loss and the gradients that it has
-    alone. Each example keeps a last prompt token and a response of its own, so that none of its labels is merged with
-    another's, even if the prompts are equal.
+    sees position `k` exactly if `k <= q < subtree_end[k]`, so it sees itself and its ancestors, which are the history
+    that it belongs to. Position ids are depths, so every history has the hidden states, the loss and the gradients
+    that it has alone. Each history keeps its own last prompt token and response, so labels of different histories are
+    never merged, even if the prompts are equal.
 
     Args:
-        examples (`Sequence[EncodedHistory]`):
-            E examples in any order, of any users and layouts. Those that share nothing just stand side by side.
+        histories (`Sequence[EncodedHistory]`):
+            H encoded histories in any order, of any users and layouts. Histories that share nothing stand side by
+            side.
 
     Returns:
         `dict[str, torch.Tensor]`, all int64, T being the sequence's length and S the number of response tokens:
             - `input_ids`, `labels` of shape `(1, T)`; labels are -100 outside the responses.
             - `position_ids` of shape `(1, T)`: depth, from 0.
             - `subtree_end` of shape `(1, T)`: one past the last descendant.
-            - `chunk_ancestors` of shape `(C, A)`: the sequence is cut into C chunks of ⌈T / C⌉ positions, and these
-              are the ancestors of each chunk's first position, by depth; padding is -1. What any position of a chunk
-              sees is among them or in the chunk itself.
+            - `chunk_ancestors` of shape `(C, A)`: the sequence is cut into C chunks of ⌈T / C⌉ positions. Row c holds
+              the ancestors of the first position of chunk c, by depth; padding is -1. A position sees only these
+              ancestors and positions of its own chunk.
             - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(1, N)`, as in [`pad_histories`].
             - `supervised_positions`, `shift_labels` of shape `(1, S)`: the positions whose next token is a label, and
-              those tokens, example after example.
+              those tokens, history after history.
 
     Raises:
-        ValueError: If there are no examples.
+        ValueError: If there are no histories.
     """
-    if not examples:
+    if not histories:
         raise ValueError("There is nothing to pack: the rows hold no history, or no target position.")
-    keys = _prefix_keys(examples)
-    # Sorted, whatever an example shares with any before it, it shares with the one just before it.
-    order = sorted(range(len(examples)), key=lambda index: keys[index].tobytes())
+    keys = _prefix_keys(histories)
+    # In sorted order, a history shares its longest prefix with the history just before it.
+    order = sorted(range(len(histories)), key=lambda index: keys[index].tobytes())
     shared = _shared_lengths([keys[index] for index in order])
-    ordered = [examples[index] for index in order]
-    lengths = np.array([len(example.input_ids) for example in ordered])
-    prompt_lengths = np.array([example.prompt_length for example in ordered])
-    # An example adds one branch to the sequence: all of it that it does not share.
+    ordered = [histories[index] for index in order]
+    lengths = np.array([len(history.input_ids) for history in ordered])
+    prompt_lengths = np.array([history.prompt_length for history in ordered])
+    # Each history adds one branch to the sequence: the part that it does not share.
     branch_lengths = lengths - shared
     branch_starts = np.cumsum(branch_lengths) - branch_lengths
 
     depths = np.arange(lengths.max())
     is_own = (depths >= shared[:, None]) & (depths < lengths[:, None])
-    # The position at each depth of each example: its own, or that of the last example above which has one there.
+    # `paths[i, d]`: where history i's token at depth d stands in the sequence. A shared prefix points to the earlier
+    # history that owns it.
     paths = np.where(is_own, branch_starts[:, None] + depths - shared[:, None], -1)
     paths = np.maximum.accumulate(paths, axis=0)
-    # A subtree ends where a later example leaves the path at this depth or above.
+    # A subtree ends where a later history leaves the path at this depth or above.
     total = branch_lengths.sum()
     leaves = np.where(depths >= shared[1:, None], branch_starts[1:, None], total)
     leaves = np.concatenate([leaves, np.full((1, len(depths)), total)])
     ends = np.minimum.accumulate(leaves[::-1], axis=0)[::-1]
 
-    rows_of_position, depth_of_position = np.nonzero(is_own)
+    history_of_position, depth_of_position = np.nonzero(is_own)
     tokens = np.zeros(is_own.shape, dtype=np.int64)
-    tokens[depths < lengths[:, None]] = np.concatenate([example.input_ids for example in ordered])
+    tokens[depths < lengths[:, None]] = np.concatenate([history.input_ids for history in ordered])
     input_ids = tokens[is_own]
-    is_response = depth_of_position >= prompt_lengths[rows_of_position]
+    is_response = depth_of_position >= prompt_lengths[history_of_position]
 
     supervised, next_tokens = _supervised(np.argsort(order), lengths, prompt_lengths, paths, tokens)
     arrays = {
@@ -83,7 +86,7 @@ def pack_histories(examples: Sequence[EncodedHistory]) -> dict[str, torch.Tensor
         "labels": np.where(is_response, input_ids, IGNORED_LABEL)[None],
         "position_ids": depth_of_position[None],
         "subtree_end": ends[is_own][None],
-        "chunk_ancestors": _chunk_ancestors(rows_of_position, depth_of_position, paths),
+        "chunk_ancestors": _chunk_ancestors(history_of_position, depth_of_position, paths),
         **_own_patches(ordered, shared, branch_starts),
         "supervised_positions": supervised[None],
         "shift_labels": next_tokens[None],
@@ -91,37 +94,37 @@ def pack_histories(examples: Sequence[EncodedHistory]) -> dict[str, torch.Tensor
     return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for name, array in arrays.items()}
 
 
-def _prefix_keys(examples: Sequence[EncodedHistory]) -> list[np.ndarray]:
+def _prefix_keys(histories: Sequence[EncodedHistory]) -> list[np.ndarray]:
     """
-    For each example, what stands at each position of its prompt but the last, as a number: the token, or a negative
-    one that only patches of the same tokens and divisors have.
+    For each history, one number per position of its prompt, without the last position. The number is the token, or a
+    negative number that stands for a patch: patches have the same one exactly if their tokens and divisors are equal.
     """
-    keys = [example.input_ids[: example.prompt_length - 1].copy() for example in examples]
-    # A patch opens where the position that tokens are folded into changes, or the example.
-    owners = np.repeat(np.arange(len(examples)), [len(example.patch_positions) for example in examples])
+    keys = [history.input_ids[: history.prompt_length - 1].copy() for history in histories]
+    # A new patch opens where the position that tokens are folded into changes, or the history does.
+    owners = np.repeat(np.arange(len(histories)), [len(history.patch_positions) for history in histories])
     if len(owners) == 0:
         return keys
-    positions = np.concatenate([example.patch_positions for example in examples])
+    positions = np.concatenate([history.patch_positions for history in histories])
     opens = np.flatnonzero(np.append(True, (np.diff(positions) != 0) | (np.diff(owners) != 0)))
     sizes = np.diff(np.append(opens, len(positions)))
-    tokens = np.concatenate([example.patch_token_ids for example in examples])
-    divisors = np.concatenate([example.patch_divisors for example in examples])
-    # A token and its divisor as one number; 0 fills up, as no divisor is 0.
+    tokens = np.concatenate([history.patch_token_ids for history in histories])
+    divisors = np.concatenate([history.patch_divisors for history in histories])
+    # A token and its divisor as one number. 0 can fill up short patches, because no divisor is 0.
     contents = np.zeros((len(opens), sizes.max()), dtype=np.int64)
     contents[np.repeat(np.arange(len(opens)), sizes), ragged_arange(sizes)] = (tokens << 32) | divisors
     order = np.lexsort(contents.T)
     is_new = (contents[order[1:]] != contents[order[:-1]]).any(axis=1)
     kinds = np.empty(len(opens), dtype=np.int64)
     kinds[order] = np.append(0, np.cumsum(is_new))
-    cuts = np.searchsorted(owners[opens], np.arange(len(examples) + 1))
-    for example, key in enumerate(keys):
-        patches = slice(cuts[example], cuts[example + 1])
+    cuts = np.searchsorted(owners[opens], np.arange(len(histories) + 1))
+    for index, key in enumerate(keys):
+        patches = slice(cuts[index], cuts[index + 1])
         key[positions[opens[patches]]] = -1 - kinds[patches]
     return keys
 
 
 def _shared_lengths(keys: Sequence[np.ndarray]) -> np.ndarray:
-    """How many leading entries each of the sorted `keys` shares with the one before it; 0 for the first."""
+    """For each of the sorted `keys`, the number of leading entries that it shares with the key before it; first 0."""
     lengths = np.array([len(key) for key in keys])
     rows = np.zeros((len(keys), lengths.max()), dtype=np.int64)
     rows[np.arange(rows.shape[1]) < lengths[:, None]] = np.concatenate(keys)
@@ -132,7 +135,7 @@ def _shared_lengths(keys: Sequence[np.ndarray]) -> np.ndarray:
 def _supervised(
     rows: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, paths: np.ndarray, tokens: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the next token is a label, and that token: for each of `rows`, from its last prompt token on."""
+    """Positions whose next token is a label, and that token: for each of `rows`, from its last prompt token on."""
     counts = (lengths - prompt_lengths)[rows]
     flat_rows = np.repeat(rows, counts)
     depths = np.repeat(prompt_lengths[rows] - 1, counts) + ragged_arange(counts)
@@ -140,7 +143,7 @@ def _supervised(
 
 
 def _chunk_ancestors(rows: np.ndarray, depths: np.ndarray, paths: np.ndarray) -> np.ndarray:
-    """`chunk_ancestors`, of positions in the given rows of `paths` and at the given depths."""
+    """Computes `chunk_ancestors`. Position p of the sequence stands in row `rows[p]` of `paths`, at `depths[p]`."""
     counts = -(-len(rows) // _CHUNK_SIZES)
     sizes = -(-len(rows) // counts)
     costs = counts * (depths.max() + sizes) * (sizes + _CHUNK_OVERHEAD)
@@ -150,14 +153,14 @@ def _chunk_ancestors(rows: np.ndarray, depths: np.ndarray, paths: np.ndarray) ->
 
 
 def _own_patches(
-    examples: Sequence[EncodedHistory], shared: np.ndarray, branch_starts: np.ndarray
+    histories: Sequence[EncodedHistory], shared: np.ndarray, branch_starts: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """The patches of the sorted `examples` that none before them has, at their positions in the sequence."""
-    counts = [len(example.patch_positions) for example in examples]
-    depths = np.concatenate([example.patch_positions for example in examples])
+    """The patches in the branches of the sorted `histories`, at their positions in the sequence."""
+    counts = [len(history.patch_positions) for history in histories]
+    depths = np.concatenate([history.patch_positions for history in histories])
     is_own = depths >= np.repeat(shared, counts)
     return {
-        "patch_token_ids": np.concatenate([example.patch_token_ids for example in examples])[is_own][None],
+        "patch_token_ids": np.concatenate([history.patch_token_ids for history in histories])[is_own][None],
         "patch_positions": (depths + np.repeat(branch_starts - shared, counts))[is_own][None],
-        "patch_divisors": np.concatenate([example.patch_divisors for example in examples])[is_own][None],
+        "patch_divisors": np.concatenate([history.patch_divisors for history in histories])[is_own][None],
     }

@@ -1,4 +1,4 @@
-"""Sampling: which optimizer step learns from which row, known before any worker touches the row."""
+"""Sampling: assigns each row to the optimizer step that learns from it, before any worker reads the row."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _CHUNK_ROWS = 100
 
 class ScheduledIndex(NamedTuple):
     """
-    The number of a row, and when it is learned from.
+    The number of a row, and the optimizer step that learns from it.
 
     Args:
         row_number (`int`):
-            Which row of the data set.
+            Index of the row in the data set.
         step (`int`):
-            The optimizer step, from 0, that learns from the row.
+            The optimizer step that learns from the row; the first is 0.
         progress (`float`):
-            `step` over the total number of steps: from 0 towards 1.
+            `step` / total steps: at least 0, below 1.
     """
 
     row_number: int
@@ -41,7 +41,7 @@ class ScheduledIndex(NamedTuple):
 
 class ScheduledRow(NamedTuple):
     """
-    A row, and when it is learned from.
+    A row, and the optimizer step that learns from it.
 
     Args:
         row ([`Row`]):
@@ -57,8 +57,8 @@ class ScheduledRow(NamedTuple):
 
 class StepSampler(Sampler[ScheduledIndex]):
     """
-    Shuffles rows and gives each its optimizer step. The order and the steps are pure functions of the seed and of the
-    step at which the epoch began. So they are the same with any number of workers, under gradient accumulation, and
+    Shuffles rows and assigns each to an optimizer step. The order and the steps are pure functions of the seed and of
+    the step at which the epoch began. So they are the same with any number of workers, under gradient accumulation and
     after resuming. The sampler ends with the last step of the run.
 
     Args:
@@ -69,16 +69,16 @@ class StepSampler(Sampler[ScheduledIndex]):
         accumulation_steps (`int`):
             Forwards per optimizer step.
         num_processes (`int`):
-            With more than one process, rows of the epoch's start fill the last micro-batch, so that every process
-            gets a full one.
+            Number of processes. If there are several, rows from the epoch's start fill up the last micro-batch, so
+            that every process gets a full one.
         drop_last (`bool`):
-            Whether an epoch's incomplete last micro-batch is left out.
+            Whether to leave out an epoch's incomplete last micro-batch.
         seed (`int`):
             Seed of the order.
         get_state (`Callable[[], TrainerState]`):
-            Returns the trainer's state, which is read when an epoch begins.
+            Returns the trainer's state. The sampler calls it when an epoch begins.
         lengths (`numpy.ndarray` of shape `(num_rows,)`, *optional*):
-            If given, rows of similar length come together in a micro-batch. Micro-batches come in random order.
+            Length of each row. If given, micro-batches hold rows of similar length, and come in random order.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class StepSampler(Sampler[ScheduledIndex]):
     def __iter__(self) -> Iterator[ScheduledIndex]:
         state = self.get_state()
         steps_per_epoch = max(-(-self.num_micro_batches // self.accumulation_steps), 1)
-        # After resuming in the middle of an epoch, Trainer skips the batches that the epoch has already given.
+        # The whole epoch is sampled: after resuming within an epoch, Trainer skips the batches that are done.
         epoch = state.global_step // steps_per_epoch
         generator = np.random.default_rng((self.seed, epoch))
         shuffled = generator.permutation(self.num_rows)
@@ -118,16 +118,16 @@ class StepSampler(Sampler[ScheduledIndex]):
         order = shuffled.tolist()
         for index in range(self.num_indices):
             step = epoch * steps_per_epoch + index // self.rows_per_micro_batch // self.accumulation_steps
-            if 0 < state.max_steps <= step:  # Trainer would take one more step when it resumes after the last one
+            if 0 < state.max_steps <= step:  # else Trainer would take one more step when it resumes after the last one
                 return
             yield ScheduledIndex(order[index % self.num_rows], step, step / max(state.max_steps, 1))
 
 
 def _grouped(order: np.ndarray, lengths: np.ndarray, size: int, generator: np.random.Generator) -> np.ndarray:
-    """`order` with batches of similar length; rows that fill no batch stay at the end."""
+    """Rearranges `order` into batches of similar length. Rows that do not fill a batch stay at the end."""
     num_whole = len(order) // size * size
     whole, rest = order[:num_whole].copy(), order[num_whole:]
-    # Sorted within pools only, so that batches differ from epoch to epoch.
+    # Rows are sorted within pools only, so that batches differ from epoch to epoch.
     pool = size * _BATCHES_PER_POOL
     for start in range(0, num_whole, pool):
         rows = whole[start : start + pool]
@@ -160,12 +160,12 @@ class ScheduledDataset(TorchDataset[ScheduledRow]):
 
 class ScheduledStream(TorchIterableDataset[ScheduledRow]):
     """
-    A stream of the rows of a whole run. Where the data ends, it starts again in another order. The rows of a step are
-    a pure function of the seed and the step, with any number of workers and processes.
+    A stream of the rows of a whole run. When the data ends, it starts again in another order. The rows of a step are a
+    pure function of the seed and the step, with any number of workers and processes.
 
     Args:
         dataset ([`~datasets.IterableDataset`]):
-            Rows. They are shuffled within a buffer.
+            Rows. The stream shuffles them within a buffer.
         rows_per_micro_batch (`int`):
             Rows that all processes together read for one forward.
         accumulation_steps (`int`):
@@ -185,7 +185,7 @@ class ScheduledStream(TorchIterableDataset[ScheduledRow]):
         self.seed = seed
         self.max_steps = max_steps
         self.first_step = 0
-        """The optimizer step to begin at. A resumed run sets it, and rows of earlier steps are skipped."""
+        """The optimizer step to begin at. A resumed run sets it, and the stream skips rows of earlier steps."""
 
     def __iter__(self) -> Iterator[ScheduledRow]:
         worker = get_worker_info()
@@ -202,10 +202,11 @@ class ScheduledStream(TorchIterableDataset[ScheduledRow]):
 
     def _endless_rows(self) -> Iterator[Row]:
         for epoch in count():
-            # A new shuffle: `set_epoch` writes to memory that all workers share, so one could get another's epoch.
+            # A new shuffle instead of `set_epoch`, which writes to memory that all workers share: a worker could read
+            # the epoch of another one.
             generator = np.random.default_rng((self.seed, epoch))
             shuffled = self.dataset.shuffle(generator=generator, buffer_size=_BUFFER_ROWS)
-            # By batches: an iteration by rows would divide the rows among the workers.
+            # In batches, because an iteration by rows would divide the rows among the workers.
             for batch in shuffled.iter(batch_size=_CHUNK_ROWS):
                 names = list(batch)
                 for values in zip(*batch.values(), strict=True):

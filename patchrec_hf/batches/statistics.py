@@ -1,4 +1,4 @@
-"""Statistics of the batches that a model reads and of its predictions, as sums over micro-batches and processes."""
+"""Statistics of a model's batches and predictions, as sums over micro-batches and processes."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class BatchSums(NamedTuple):
         prompt_tokens (`float`):
             Tokens of their prompts.
         text_tokens (`float`):
-            Tokens of every other prompt from the first on: in pre-training, those of the text twins.
+            Tokens of the first prompt and every second one after it. In pre-training, these are the text twins.
         positions (`float`):
             Positions of the batches.
         padding (`float`):
             Positions that are padding.
         labels (`float`):
-            Tokens that are predicted.
+            Tokens that the model learns to predict.
         loss (`float`):
-            The loss of all labels.
+            Summed loss of all labels.
         scored_labels (`float`):
-            Labels whose logits were seen; 0 if TRL's fused head computed the loss.
+            Labels whose logits are known; 0 if TRL's fused head computed the loss.
         entropy (`float`):
-            Entropy of the predictions of these labels, in nats.
+            Summed entropy of the predictions of the scored labels, in nats.
         correct (`float`):
-            How many of these labels have the largest logit.
+            Number of scored labels that have the largest logit.
     """
 
     histories: float
@@ -51,8 +51,8 @@ class BatchSums(NamedTuple):
 
 class StepStatistics:
     """
-    Sums over the micro-batches since the last [`StepStatistics.reduce`]. They stay on the device: to add a batch never
-    waits for it.
+    Sums over the micro-batches since the last [`StepStatistics.reduce`]. The sums stay on the device, and adding a
+    batch never waits for it.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class StepStatistics:
             batch (`dict[str, torch.Tensor]`):
                 A padded or packed batch (see [`pad_histories`] and [`pack_histories`]).
             loss (`torch.Tensor` of shape `()`):
-                Its mean loss. A batch without labels may have none (NaN) in evaluation.
+                The batch's mean loss. In evaluation, it may be NaN for a batch without labels.
             step (`int`):
                 The optimizer step that learns from it.
         """
@@ -87,12 +87,12 @@ class StepStatistics:
 
     @property
     def has_predictions(self) -> bool:
-        """Whether logits were seen since the last `reduce`."""
+        """Whether predictions were added since the last `reduce`."""
         return self._has_predictions
 
     def add_predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
         """
-        Adds the predictions of the batch that was added last.
+        Adds the predictions of a batch, which [`StepStatistics.add`] counts.
 
         Args:
             logits (`torch.Tensor` of shape `(n, V)`):
@@ -107,57 +107,59 @@ class StepStatistics:
         self._values = values if self._values is None else self._values + values
 
     def first_bad_loss(self) -> tuple[int, float] | None:
-        """The first step whose loss was not a number on this process, and that loss. Waits for the device."""
+        """Returns the first step whose loss was not finite on this process, and the loss. Waits for the device."""
         if self._first_bad is None:
             return None
         step, loss = self._first_bad.tolist()
         return None if step < 0 else (int(step), loss)
 
     def num_tokens(self, accelerator: Accelerator) -> int:
-        """Positions without padding since the last `reduce`, over all processes."""
+        """Counts the positions without padding since the last `reduce`, over all processes."""
         if self._counts is None:
             return 0
         return int(accelerator.reduce(self._counts[3] - self._counts[4], reduction="sum"))
 
     def reduce(self, accelerator: Accelerator) -> BatchSums | None:
         """
-        Sums over all processes, and starts again.
+        Sums over all processes, and resets the statistics.
 
         Args:
             accelerator ([`~accelerate.Accelerator`]):
-                The trainer's. All of its processes must call this.
+                The trainer's accelerator. All of its processes must call this method.
 
         Returns:
             [`BatchSums`], or `None` if no batch was added.
         """
         if self._counts is None or self._values is None:
             return None
-        sums = accelerator.reduce(torch.cat([self._counts.float(), self._values]), reduction="sum")
+        counts = accelerator.reduce(self._counts, reduction="sum")  # as integers: they outgrow what float32 can count
+        values = accelerator.reduce(self._values, reduction="sum")
         self._counts = self._values = self._first_bad = None
         self._has_predictions = False
-        return BatchSums(*sums.tolist())
+        return BatchSums(*counts.tolist(), *values.tolist())
 
 
 def batch_token_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """
-    Counts what a batch holds.
+    Counts the histories, tokens, positions and labels of a batch.
 
     Args:
         batch (`dict[str, torch.Tensor]`):
             A padded or packed batch (see [`pad_histories`] and [`pack_histories`]).
 
     Returns:
-        `torch.LongTensor` of shape `(6,)`: the first six of [`BatchSums`].
+        `torch.LongTensor` of shape `(6,)`: the first six fields of [`BatchSums`].
     """
     supervised, labels = batch["supervised_positions"], batch["labels"]
     has_label = batch["shift_labels"] != IGNORED_LABEL
-    # A history's first supervised position is the last token of its prompt, which is the only one without a label.
+    # The first supervised position of a history is the last token of its prompt. It is the only supervised position
+    # that is no label itself.
     ends = (labels.take_along_dim(supervised, dim=1) == IGNORED_LABEL) & has_label
     depths = batch["position_ids"].take_along_dim(supervised, dim=1) if "position_ids" in batch else supervised
     lengths = torch.where(ends, depths + 1, 0).flatten()
     is_even = ends.flatten().cumsum(dim=0) % 2 == 1
     positions = labels.new_tensor(labels.numel())
-    num_tokens = batch["attention_mask"].sum() if "attention_mask" in batch else positions  # packed: no padding
+    num_tokens = batch["attention_mask"].sum() if "attention_mask" in batch else positions  # no padding where packed
     return torch.stack(
         [
             ends.sum(),
@@ -173,7 +175,7 @@ def batch_token_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 @torch.no_grad()
 def score_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Measures how sure a model is, and how often it is right.
+    Sums the entropy of predictions, and counts the correct ones.
 
     Args:
         logits (`torch.Tensor` of shape `(n, V)`):
@@ -186,5 +188,5 @@ def score_labels(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
         largest logit.
     """
     log_probs = logits.float().log_softmax(dim=-1)
-    # As one dot product: no further array of that size is made.
+    # One dot product allocates no further array of shape (n, V).
     return -torch.dot(log_probs.exp().flatten(), log_probs.flatten()), (log_probs.argmax(dim=-1) == labels).sum()

@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from ..runtime.catalog import Catalog, ragged_arange
-from .rows import CHUNK_ROWS
+from .rows import CHUNK_ROWS, ROW_COLUMNS, read_columns
 from .splits import SPLITS
 
 
@@ -171,8 +171,7 @@ def rows_to_interactions(dataset: Dataset) -> pl.DataFrame:
     Returns:
         `polars.DataFrame` with the columns `user_id` and `item_id`.
     """
-    columns = ["user_id", "item_ids", "target_positions"]
-    parts: Iterator[pl.DataFrame] = dataset.select_columns(columns).with_format("polars").iter(CHUNK_ROWS)
+    parts = read_columns(dataset, *ROW_COLUMNS)
     targets, first_rows = [], []
     for rows in parts:  # rows repeat their histories: read at once, they would take much more memory than the result
         targets.append(rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions"))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypedDict
 
@@ -33,6 +33,22 @@ class Row(TypedDict):
     user_id: int
     item_ids: Sequence[int]
     target_positions: Sequence[int]
+
+
+def read_columns(dataset: Dataset, *columns: str) -> Iterator[pl.DataFrame]:
+    """
+    Reads columns of a data set in chunks of up to `CHUNK_ROWS` rows, which bounds the memory.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows.
+        *columns (`str`):
+            Names of the columns.
+
+    Yields:
+        `polars.DataFrame`: the columns of the next rows, in the order of the data set.
+    """
+    yield from dataset.select_columns(list(columns)).with_format("polars").iter(CHUNK_ROWS)
 
 
 def spaced_rows(num_rows: int, max_rows: int | None) -> np.ndarray:
@@ -92,8 +108,7 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
     all_items, all_targets = (pl.Series(dataset.data.column(name)) for name in ("item_ids", "target_positions"))
     num_items = None
     if not (all_targets.list.last() < all_items.list.len()).all():
-        parts = dataset.select_columns(["item_ids"]).with_format("polars").iter(CHUNK_ROWS)
-        num_items = pl.concat([part["item_ids"].list.len() for part in parts])
+        num_items = pl.concat([part["item_ids"].list.len() for part in read_columns(dataset, "item_ids")])
     bad = find_bad_row(targets, num_items, max_history)
     if bad is None:
         return

@@ -1,1 +1,1 @@
-"""From rankings to reports: metrics, protocols, intervals."""
+"""Evaluation: from rankings to reports, with metrics, protocols and intervals."""

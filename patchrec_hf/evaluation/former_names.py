@@ -1,4 +1,4 @@
-"""Former names of public functions. Each works as before, and warns once where it is called."""
+"""Former names of public functions. Each works as before, and warns once per line that calls it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def rank_targets(
     *args: Any,
     **settings: Any,
 ) -> EvaluationReport:
-    """Former name of [`evaluate_model`]. It takes a collator too, whose processor, layout and seed are used."""
+    """Former name of [`evaluate_model`]. It also takes a collator, and uses its processor, layout and seed."""
     _warn("rank_targets", "evaluate_model(model, processor, dataset)")
     settings = _named((*_TARGETS, "show_progress"), args, settings)
     if settings.get("protocol") == "authors":
@@ -59,7 +59,7 @@ def rank_catalog(
     *args: Any,
     **settings: Any,
 ) -> CatalogRanking:
-    """Former way to [`CatalogRanker.rank`]; `settings` are its arguments and those of [`RankingConfig`]."""
+    """Former way to call [`CatalogRanker.rank`]; `settings` are its arguments and [`RankingConfig`]'s."""
     _warn("rank_catalog", "CatalogRanker(model, processor, RankingConfig(...)).rank(prompts)")
     names = (*_RANKING, *_RANK_ARGUMENTS[:2], "batch_size", "synchronize", _RANK_ARGUMENTS[2])
     settings = _named(names, args, settings)
@@ -76,14 +76,14 @@ def score_catalog(
     synchronize: bool = False,
     show_progress: bool = False,
 ) -> np.ndarray:
-    """Former way to [`CatalogRanker.score`]."""
+    """Former way to call [`CatalogRanker.score`]."""
     _warn("score_catalog", "CatalogRanker(model, processor).score(prompts)")
     config = RankingConfig(k=1, batch_size=batch_size, synchronize=synchronize)
     return CatalogRanker.from_trie(model, trie, pad_id, config).score(prompts, show_progress)
 
 
 def _named(names: Sequence[str], args: Sequence[Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """All arguments by their present names; `names` are those of the positional ones, in order."""
+    """Returns all arguments by their present names. `names` lists the positional arguments in order."""
     by_keyword = {_ARGUMENTS.get(name, name): value for name, value in settings.items()}
     return {**dict(zip(names, args, strict=False)), **by_keyword}
 

@@ -1,4 +1,4 @@
-"""Metrics: from the ranks of the targets to HR, NDCG and MRR, their intervals, and compression ratios. NumPy only."""
+"""Metrics: HR, NDCG and MRR from the ranks of targets, their intervals, and compression ratios. NumPy only."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def _as_ranks(ranks: np.ndarray | Sequence[float]) -> np.ndarray:
 
 def per_target_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, np.ndarray]:
     """
-    HR@k, NDCG@k and MRR@k of each example. With one target an example, its ideal DCG is 1.
+    Computes HR@k, NDCG@k and MRR@k of each target. A ranking has one target, so its ideal DCG is 1.
 
     Args:
-        ranks (`numpy.ndarray` of shape `(num_examples,)`):
-            The target's place in the ranking: 1 is first, infinity is not ranked.
+        ranks (`numpy.ndarray` of shape `(num_targets,)`):
+            Rank of each target: 1 is first, infinity is not ranked.
         ks (`Sequence[int]`):
             Cut-offs.
 
     Returns:
-        `dict[str, numpy.ndarray]`: `hr@k`, `ndcg@k` and `mrr@k` for each cut-off, float64, one value an example.
+        `dict[str, numpy.ndarray]`: `hr@k`, `ndcg@k` and `mrr@k` for each cut-off, float64, one value per target.
 
     Raises:
         ValueError: If there are no ranks, or a rank or cut-off is less than 1.
@@ -56,11 +56,11 @@ def per_target_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -
 
 def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> dict[str, float]:
     """
-    Means of [`per_target_metrics`].
+    Computes the means of [`per_target_metrics`].
 
     Args:
-        ranks (`numpy.ndarray` of shape `(num_examples,)`):
-            The target's place in the ranking: 1 is first, infinity is not ranked.
+        ranks (`numpy.ndarray` of shape `(num_targets,)`):
+            Rank of each target: 1 is first, infinity is not ranked.
         ks (`Sequence[int]`):
             Cut-offs.
 
@@ -78,16 +78,16 @@ def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> d
 
 def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
     """
-    Ranks of the targets among all scored items. Equal scores share the mean of their places, so that a scorer gains
+    Ranks the targets among all scored items. Items with equal scores share the mean of their ranks, so a scorer gains
     nothing from the order of the catalog.
 
     Args:
         scores (`numpy.ndarray` of shape `(B, num_items)`):
-            The higher, the better.
+            Scores; higher is better.
         targets (`numpy.ndarray` of shape `(B,)`, int64):
             Catalog index of each target.
         allowed (`numpy.ndarray` of shape `(B, num_items)`, bool, *optional*):
-            Which items compete, the target among them; all if not given.
+            Which items compete. They must include the target. All items if not given.
 
     Returns:
         `numpy.ndarray` of shape `(B,)`, float64; 1 is first.
@@ -103,8 +103,8 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarr
     """
     if np.isnan(scores).any():
         raise ValueError("A score is NaN, so nothing can be ranked.")
-    own = np.take_along_axis(scores, targets[:, None], axis=1)
-    above, equal = scores > own, scores == own
+    target_scores = np.take_along_axis(scores, targets[:, None], axis=1)
+    above, equal = scores > target_scores, scores == target_scores
     if allowed is not None:
         above, equal = above & allowed, equal & allowed
     return mean_rank(above.sum(axis=1), equal.sum(axis=1))
@@ -112,13 +112,13 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarr
 
 def mean_rank(num_above: Any, num_equal: Any) -> Any:
     """
-    The mean of the ranks that items of one score share.
+    Computes the rank that items with equal scores share: the mean of their ranks.
 
     Args:
         num_above (`int` or array):
             Items with a higher score.
         num_equal (`int` or array of the same shape):
-            Items with the same score, the ranked one among them.
+            Items with the same score, including the ranked item.
     """
     return 1.0 + num_above + (num_equal - 1) / 2
 
@@ -131,26 +131,27 @@ def bootstrap_interval(
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Confidence interval of a mean, by resampling users: the examples of one user are not independent.
+    Computes the confidence interval of a mean by resampling users, because the targets of one user are not
+    independent.
 
-    The interval of a difference between two runs on the same examples is that of the examples' differences (a paired
-    bootstrap): `bootstrap_interval(values_of_one - values_of_other, user_ids)`.
+    To compare two runs on the same targets, pass the differences per target (a paired bootstrap):
+    `bootstrap_interval(values_of_one - values_of_other, user_ids)`.
 
     Args:
-        values (`numpy.ndarray` of shape `(num_examples,)` or `(num_examples, num_metrics)`):
-            One value an example, such as an entry of [`per_target_metrics`], or several.
-        user_ids (`numpy.ndarray` of shape `(num_examples,)`):
-            Whose example each is.
+        values (`numpy.ndarray` of shape `(num_targets,)` or `(num_targets, num_metrics)`):
+            One or several values per target, such as an entry of [`per_target_metrics`].
+        user_ids (`numpy.ndarray` of shape `(num_targets,)`):
+            User of each target.
         confidence (`float`, *optional*, defaults to `0.95`):
             Share of the resampled means that the interval covers.
         num_resamples (`int`, *optional*, defaults to `1000`):
-            How many times the users are drawn anew.
+            Number of times that users are drawn.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the draws.
 
     Returns:
-        `tuple[numpy.ndarray, numpy.ndarray]`: lower and upper bound, each of shape `()` or `(num_metrics,)`. With one
-        user there is nothing to resample, and both are NaN.
+        `tuple[numpy.ndarray, numpy.ndarray]`: lower and upper bound, each of shape `()` or `(num_metrics,)`. Both are
+        NaN if there is only one user, because nothing can be resampled then.
 
     Raises:
         ValueError: If there are no values.
@@ -158,13 +159,13 @@ def bootstrap_interval(
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
         raise ValueError("No values to average; the evaluated split is empty.")
-    _, user_of_example, sizes = np.unique(user_ids, return_inverse=True, return_counts=True)
+    _, user_of_target, sizes = np.unique(user_ids, return_inverse=True, return_counts=True)
     num_users = len(sizes)
     if num_users == 1:
         unknown = np.full(values.shape[1:], np.nan)
         return unknown, unknown
     sums = np.zeros((num_users, *values.shape[1:]))
-    np.add.at(sums, user_of_example, values)
+    np.add.at(sums, user_of_target, values)
     generator, chances = np.random.default_rng(seed), np.full(num_users, 1 / num_users)
     means = np.empty((num_resamples, *values.shape[1:]))
     for resample in range(num_resamples):
@@ -176,17 +177,17 @@ def bootstrap_interval(
 
 def compression_ratios(fed: np.ndarray, as_text: np.ndarray) -> dict[str, float]:
     """
-    What share of the uncompressed length is fed to the model, in three ways of counting.
+    Computes the share of the uncompressed length that is fed to the model, counted in three ways.
 
     Args:
-        fed (`numpy.ndarray` of shape `(num_examples, 3)`, int64):
-            For each example, [`TokenCounts`]: title tokens and patches, history, prompt.
-        as_text (`numpy.ndarray` of shape `(num_examples, 3)`, int64):
-            The same with every item as text.
+        fed (`numpy.ndarray` of shape `(num_targets, 3)`, int64):
+            For each target, the [`TokenCounts`] of its prompt: title tokens and patches, history, prompt.
+        as_text (`numpy.ndarray` of shape `(num_targets, 3)`, int64):
+            The same counts with every item as text.
 
     Returns:
-        `dict[str, float]`: `compression_titles` (the paper's: separators ignored), `compression_history` and
-        `compression_prompt`; 1 is no compression, smaller is shorter.
+        `dict[str, float]`: `compression_titles` (the paper's count, without separators), `compression_history` and
+        `compression_prompt`. 1 means no compression; smaller means shorter.
     """
     ratios = np.asarray(fed).sum(axis=0) / np.asarray(as_text).sum(axis=0)
     return {

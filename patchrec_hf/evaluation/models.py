@@ -1,4 +1,4 @@
-"""Evaluation of models: the rank of each target among the whole catalog."""
+"""Evaluation of models: ranks each target among the whole catalog."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def evaluate_model(
     show_progress: bool = True,
 ) -> EvaluationReport:
     """
-    Ranks the catalog for each row of a data set and looks up its targets. Under a launcher, every process ranks a
-    share of the targets and returns all results.
+    Ranks the catalog for each target of a data set, and looks up the target's rank. Under a launcher, every process
+    ranks a share of the targets and returns all results.
 
     Args:
         model ([`PatchRecForCausalLM`]):
@@ -57,29 +57,29 @@ def evaluate_model(
         dataset ([`~datasets.Dataset`]):
             Rows (see [`Row`]).
         layout ([`Layout`], *optional*):
-            Overrides the processor's.
+            Overrides the processor's layout.
         seed (`int`, *optional*, defaults to `0`):
             Seed of a random layout.
         k (`int`, *optional*, defaults to `20`):
-            Number of titles to rank, which hold at least as many items. `None` ranks the whole catalog by reading all
-            of it (method `"all"`).
+            Number of titles to rank; several items can share a title. `None` ranks the whole catalog, for which the
+            model reads every title (method `"all"`).
         method, num_beams, length_penalty, max_title_tokens:
             See [`RankingConfig`].
         protocol ([`EvaluationProtocol`], `"strict"` or `"release"`, *optional*, defaults to `"strict"`):
-            When a ranked title counts as the target.
+            Decides when a ranked title counts as the target.
         exclude_seen (`bool`, *optional*, defaults to `False`):
-            Whether items of the history cannot be recommended. The target itself always can.
+            Whether to leave out items of the history. The target itself is never left out.
         max_rows (`int`, *optional*):
-            Rank this many rows only, evenly spaced over the data set.
+            Number of rows to rank, evenly spaced over the data set. All if not given.
         train_dataset ([`~datasets.Dataset`], *optional*):
-            The rows that the model learned from. If given, the report tells warm targets from cold ones.
+            The rows that the model learned from. If given, the report has separate slices for warm and cold targets.
         keep_rankings (`bool`, *optional*, defaults to `False`):
-            Whether the report's `targets` hold the ranked item ids too, in the column `ranked_ids`.
+            Whether the report's `targets` also hold the ranked item ids, in the column `ranked_ids`.
         batch_size (`int`, *optional*, defaults to `8`):
             Histories per forward; bounds the memory.
         resume_dir (`str` or `pathlib.Path`, *optional*):
-            Where finished parts are kept, so that an interrupted evaluation continues with the same directory. It is
-            for one model; delete it when the report is saved.
+            Directory for finished parts. An interrupted evaluation resumes when it gets the same directory. Use one
+            directory per model, and delete it after saving the report.
         show_progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar, on the main process.
 
@@ -88,12 +88,12 @@ def evaluate_model(
 
     Raises:
         ValueError: If the data set is empty, a number is out of range, model and processor were not made for each
-            other, or as [`CatalogRanker`] does.
+            other, or [`CatalogRanker`] raises it.
         FileExistsError: If `resume_dir` holds parts of an evaluation of other targets, or with other arguments.
         KeyError: If the catalog lacks an item.
         TypeError: If the backbone cannot attend to a tree.
-        FloatingPointError: If the model's scores are not numbers.
-        RuntimeError: If several processes were launched but do not know of each other.
+        FloatingPointError: If a score of the model is not a number.
+        RuntimeError: If a launcher started several processes, but they do not know of each other.
     """
     protocol = find_protocol(protocol)
     model.check_prompt(processor.prompt)
@@ -162,6 +162,6 @@ def _trie_of(processor: PatchRecProcessor, protocol: EvaluationProtocol) -> Titl
 
 
 def _encode(processor: PatchRecProcessor, history: np.ndarray, layout: Layout | None, seed: int) -> EncodedHistory:
-    # A random layout draws as it does for a row that is collated outside training.
+    # A random layout draws as in a collator outside training, where the step is 0.
     read = history[-processor.max_history :]
     return processor.encode(read, layout=layout, seed=(seed, 0, processor.title_tokens.checksum(read)))

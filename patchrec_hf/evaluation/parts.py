@@ -1,4 +1,4 @@
-"""Parts: an evaluation in parts that survive an interruption, each shared by all processes equally."""
+"""Parts: splits an evaluation into parts that are kept, and each part into equal shares of all processes."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def run_in_parts(
     show_progress: bool,
 ) -> np.ndarray:
     """
-    Calls `rank` on all targets, in parts. The processes of a distributed run rank equal shares of each part, and the
-    part is kept when all of them are done.
+    Calls `rank` on all targets, in parts. The processes of a distributed run rank equal shares of each part. When all
+    of them are done, the main process writes the part to `resume_dir`.
 
     Args:
         rank (`Callable`):
-            Turns the numbers of some targets into an array with one entry each.
+            Takes the numbers of some targets, and returns an array with one entry per target.
         num_targets (`int`):
             Number of targets.
         batch_size (`int`):
             Histories per forward; a part holds a few batches of each process.
         resume_dir (`str` or `pathlib.Path`, *optional*):
-            Where parts are kept. Parts that are there already are not ranked again.
+            Directory of the parts. Parts that it holds already are not ranked again.
         settings (`Mapping[str, Any]`):
-            JSON-ready values that the results depend on, kept beside the parts.
+            JSON-ready values that the results depend on. They are written beside the parts.
         show_progress (`bool`):
             Whether to show a progress bar, on the main process.
 
@@ -51,15 +51,15 @@ def run_in_parts(
     Raises:
         ValueError: If `batch_size` is less than 1.
         FileExistsError: If `resume_dir` holds parts that were made with other settings.
-        RuntimeError: If several processes were launched but do not know of each other.
+        RuntimeError: If a launcher started several processes, but they do not know of each other.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     state = PartialState()
     if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise RuntimeError(
-            f"A launcher started {os.environ['WORLD_SIZE']} processes, but each process believes that it is alone. "
-            "On a CPU, accelerate needs to be told: call `accelerate.PartialState(cpu=True)` before anything else."
+            f"A launcher started {os.environ['WORLD_SIZE']} processes, but this process runs as if it were alone. "
+            "On a CPU, call `accelerate.PartialState(cpu=True)` before anything else."
         )
     if resume_dir is not None:
         claim_run(resume_dir, settings)
@@ -71,7 +71,8 @@ def run_in_parts(
     with tqdm(total=num_targets, initial=num_done, desc="Ranking", unit="target", disable=not is_shown) as progress:
         for start in range(num_done, num_targets, part_size):
             stop = min(start + part_size, num_targets)
-            # Equal shares, so that all processes run alike; the last target is repeated to fill the last share.
+            # All shares are equal, so that all processes run equally many forwards. The last target is repeated to
+            # fill up the last share.
             share = -(-(stop - start) // state.num_processes)
             first = start + state.process_index * share
             part = rank(np.minimum(np.arange(first, first + share), stop - 1))
@@ -83,13 +84,13 @@ def run_in_parts(
 
 
 def _gather(part: np.ndarray, state: PartialState) -> np.ndarray:
-    """The parts of all processes, one after the other."""
-    values = torch.from_numpy(np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1))  # of any type
+    """Concatenates the parts of all processes."""
+    values = torch.from_numpy(np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1))  # bytes of any dtype
     return gather(values.to(state.device)).cpu().numpy().reshape(-1).view(part.dtype).reshape(-1, *part.shape[1:])
 
 
 def _read_parts(directory: str | Path) -> list[np.ndarray]:
-    """The parts without a gap, from the first target on."""
+    """Reads parts from the first target on, up to the first gap."""
     parts: list[np.ndarray] = []
     for path in sorted(Path(directory).glob("part-*.npy")):
         if int(path.stem.removeprefix("part-")) == sum(map(len, parts)):

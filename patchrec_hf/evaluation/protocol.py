@@ -1,4 +1,4 @@
-"""Protocols: when a ranked title counts as the target."""
+"""Protocols: decide when a ranked title counts as the target."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import numpy as np
 @dataclass(frozen=True)
 class EvaluationProtocol:
     """
-    How a ranked list is matched with its target. The defaults are strict. All four inverted are the rules of the
-    authors' released code (`eval.py` and `fti_eval.py`).
+    Rules that match a ranked list with its target. The defaults are strict. With all four inverted, they are the rules
+    of the released code (`eval.py` and `fti_eval.py`).
 
     Args:
         complete_prefixes (`bool`, *optional*, defaults to `True`):
-            Whether a title that begins another can be generated. The release has no end-of-title edge for those.
+            Whether a title that begins another title can be generated. The released code gives such a title no
+            end-of-title edge.
         credit_prefixes (`bool`, *optional*, defaults to `False`):
-            Whether a title that begins with the target's is taken for it, letter by letter: "Emmanuel" for "Emma".
+            Whether a title counts as the target if it begins with the target's letters: "Emmanuel" for "Emma".
         take_last_match (`bool`, *optional*, defaults to `False`):
-            Whether the last of several matches gives the rank, not the first.
+            Whether the last of several matches gives the rank, instead of the first.
         credit_items (`bool`, *optional*, defaults to `True`):
-            Whether items of one title are ranked one by one, and share the mean of their places. Otherwise a title
-            stands in the list once, and is credited to all of its items; the two rules above need that.
+            Whether items with the same title are ranked one by one, and share the mean of their ranks. If not, the
+            list holds each title once, and a title counts for all of its items. `credit_prefixes` and
+            `take_last_match` need `credit_items=False`.
 
     Raises:
-        ValueError: If `credit_prefixes` or `take_last_match` is set, but titles are not listed once.
+        ValueError: If `credit_prefixes` or `take_last_match` is set together with `credit_items`.
     """
 
     complete_prefixes: bool = True
@@ -37,30 +39,30 @@ class EvaluationProtocol:
     def __post_init__(self) -> None:
         if self.credit_items and (self.credit_prefixes or self.take_last_match):
             raise ValueError(
-                "`credit_prefixes` and `take_last_match` match lists of titles; they need `credit_items=False`."
+                "`credit_prefixes` and `take_last_match` match lists of titles, so they need `credit_items=False`."
             )
 
     def ranks(self, titles: Sequence[str], items: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """
-        The rank of each target in its list.
+        Finds the rank of each target in its list.
 
         Args:
             titles (`Sequence[str]`):
                 The catalog's titles.
             items (`numpy.ndarray` of shape `(B, k)`, int64):
-                Catalog indices, best first; -1 where a list is shorter.
+                Catalog indices, best first; -1 after the end of a shorter list.
             targets (`numpy.ndarray` of shape `(B,)`, int64):
                 Catalog indices.
 
         Returns:
             `numpy.ndarray` of shape `(B,)`, float64: 1 is first, infinity is not in the list.
         """
-        texts = np.array([*titles, ""], dtype=object)  # index -1: no item
-        found, wanted = texts[items], texts[targets][:, None]
+        titles_and_none = np.array([*titles, ""], dtype=object)  # index -1: no item
+        ranked_titles, target_titles = titles_and_none[items], titles_and_none[targets][:, None]
         if self.credit_prefixes:
-            is_match = np.frompyfunc(str.startswith, 2, 1)(found, wanted).astype(bool)
+            is_match = np.frompyfunc(str.startswith, 2, 1)(ranked_titles, target_titles).astype(bool)
         else:
-            is_match = (found == wanted).astype(bool)
+            is_match = (ranked_titles == target_titles).astype(bool)
         if self.take_last_match:
             ranks = items.shape[1] - is_match[:, ::-1].argmax(axis=1)
         else:
@@ -69,26 +71,26 @@ class EvaluationProtocol:
 
 
 STRICT_PROTOCOL = EvaluationProtocol()
-"""Every title can be spelled, and only the target's own title is the target."""
+"""Every title can be generated, and only the target's title counts as the target."""
 
 RELEASE_PROTOCOL = EvaluationProtocol(
     complete_prefixes=False, credit_prefixes=True, take_last_match=True, credit_items=False
 )
-"""The matching rules of the authors' released code."""
+"""The matching rules of the released code."""
 
 PROTOCOLS = {"strict": STRICT_PROTOCOL, "release": RELEASE_PROTOCOL}
 
 
 def find_protocol(protocol: EvaluationProtocol | str) -> EvaluationProtocol:
     """
-    The protocol of a name.
+    Finds a protocol by its name.
 
     Args:
         protocol ([`EvaluationProtocol`], `"strict"` or `"release"`):
-            A protocol is returned as it is.
+            A name, or a protocol, which is returned unchanged.
 
     Raises:
-        ValueError: If there is no protocol of that name.
+        ValueError: If no protocol has that name.
     """
     if isinstance(protocol, EvaluationProtocol):
         return protocol

@@ -1,4 +1,4 @@
-"""The metrics of this library as a metric of `evaluate`, for scripts that use that library."""
+"""The metrics of this library for scripts that use the library `evaluate`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _DESCRIPTION = "HR@k, NDCG@k and MRR@k of ranked lists with one target each."
 
 _INPUTS = """
 Args:
-    predictions (`list[list[int]]`): item ids, best first; each at most once.
-    references (`list[int]`): the target's item id.
-    ks (`list[int]`, defaults to `[10, 20]`): cut-offs, at most as many as the shortest list is long.
+    predictions (`list[list[int]]`): ranked item ids of each target, best first; each id at most once.
+    references (`list[int]`): item id of each target.
+    ks (`list[int]`, defaults to `[10, 20]`): cut-offs, none larger than the length of the shortest list.
 Returns:
     `dict[str, float]`: `hr@k`, `ndcg@k` and `mrr@k` for each cut-off.
 """
@@ -59,11 +59,11 @@ class RankingMetric(evaluate.Metric):
         for row, (ranked, target) in enumerate(zip(predictions, references, strict=True)):
             if len(ranked) < max(ks):
                 raise ValueError(
-                    f"Row {row} ranks {len(ranked)} items, too few for a cut-off of {max(ks)}: a target that was not "
-                    "ranked cannot be told from one further down."
+                    f"Row {row} ranks {len(ranked)} items, too few for a cut-off of {max(ks)}: the target may come "
+                    "after the end of the list. Rank more items, or choose smaller cut-offs."
                 )
             if len(set(ranked)) < len(ranked):
                 raise ValueError(f"Row {row} ranks an item twice: {list(ranked)}.")
-            places = np.flatnonzero(np.asarray(ranked) == target)
-            ranks.append(places[0] + 1.0 if len(places) else np.inf)
+            indices = np.flatnonzero(np.asarray(ranked) == target)
+            ranks.append(indices[0] + 1.0 if len(indices) else np.inf)
         return ranking_metrics(ranks, ks)

@@ -1,4 +1,4 @@
-"""Evaluation reports: where each target was ranked, what that amounts to, and under which rules."""
+"""Evaluation reports: the rank of each target, the metrics, and the settings that they depend on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from .metrics import bootstrap_interval, compression_ratios, per_target_metrics
 
 
 COUNT_COLUMNS = ("title_tokens", "history_tokens", "prompt_tokens")
-"""[`TokenCounts`] of a prompt as fed; with `text_` before, those with every item as text. Null for other rankers."""
+"""
+[`TokenCounts`] of a prompt as it is fed. The columns with the prefix `text_` count the same prompt with every item as
+text. All are null for rankers that read no prompts.
+"""
 
 RESULT_SCHEMA = {
     "item_rank": pl.Float64,
@@ -39,11 +42,11 @@ _HISTORY_BUCKETS = (0, 10, 20, 50, 100)
 
 def result_dtype(*names: str, ranking_length: int = 0) -> np.dtype:
     """
-    The type of a structured array that holds the results of rankings, one entry per target.
+    Makes the dtype of a structured array that holds the results of rankings, one entry per target.
 
     Args:
         *names (`str`):
-            Which columns of [`RESULT_SCHEMA`] the ranking fills.
+            The columns of [`RESULT_SCHEMA`] that the ranking fills.
         ranking_length (`int`, *optional*, defaults to `0`):
             If above 0, a field `ranked_items` holds this many catalog indices per target.
     """
@@ -56,29 +59,29 @@ def result_dtype(*names: str, ranking_length: int = 0) -> np.dtype:
 @dataclass(frozen=True, eq=False)
 class EvaluationReport:
     """
-    What an evaluation found for each of n targets, and the settings that it depends on.
+    The results of an evaluation for each of n targets, and the settings that they depend on.
 
     Args:
         targets (`polars.DataFrame` with n rows):
-            - `user_id`, `target_id` (int64): whose target, and which item of the data set.
-            - `history_length` (int64): items before the target that the row holds.
-            - `is_cold` (bool): whether the training rows lack the target; null if that was not asked.
-            - `item_rank` (float64): the target's rank; 1 is first, infinity is beyond the ranking's end. Items that
-              are spelled alike (for other rankers: that score alike) share the mean of their ranks.
+            - `user_id`, `target_id` (int64): the user, and the target's item id.
+            - `history_length` (int64): number of items that the row holds before the target.
+            - `is_cold` (bool): whether the training rows lack the target; null if no training rows were given.
+            - `item_rank` (float64): the target's rank; 1 is first, infinity is beyond the ranking's end. Items with
+              the same title share the mean of their ranks; for other rankers, items with the same score do.
             - `title_rank` (float64): the rank of the target's title in the list of titles, which holds each title
               once.
-            - `num_ties` (int64): items that share their rank with the target, the target among them.
-            - `is_exact` (bool): whether the ranking is proven to be the exact one; null for other rankers.
-            - `tokens_read` (int64): title tokens that the model read for it; null for other rankers.
-            - [`COUNT_COLUMNS`] (int64), and the same with `text_` before.
-            - `ranked_ids` (list of int64), where rankings were kept: item ids, best first.
+            - `num_ties` (int64): number of items that share the target's rank, including the target.
+            - `is_exact` (bool): whether the ranking is proven to be exact; null for other rankers.
+            - `tokens_read` (int64): title tokens that the model read for the ranking; null for other rankers.
+            - [`COUNT_COLUMNS`] (int64), and the same columns with the prefix `text_`.
+            - `ranked_ids` (list of int64), if rankings were kept: item ids, best first.
         settings (`dict[str, Any]`):
-            JSON-ready: data set, protocol, seeds, versions and whatever else the numbers depend on.
+            JSON-ready: data set, protocol, seeds, versions and all other values that the results depend on.
         ks (`tuple[int, ...]`, *optional*, defaults to `(10, 20)`):
             Cut-offs of the tables.
         depth (`float`, *optional*, defaults to infinity):
-            Length of the rankings. A target further down has the rank infinity, so no cut-off can be larger. Infinity
-            if whole catalogs were ranked.
+            Length of the rankings; infinity if whole catalogs were ranked. A target beyond this depth has the rank
+            infinity, so no cut-off can be larger.
 
     Raises:
         ValueError: If a cut-off is larger than `depth`.
@@ -99,24 +102,26 @@ class EvaluationReport:
         return self.targets
 
     def with_settings(self, **settings: Any) -> EvaluationReport:
-        """The same report with further settings."""
+        """Returns the same report with further settings."""
         return replace(self, settings={**self.settings, **settings})
 
     def metrics(self, ks: Sequence[int] | None = None) -> dict[str, float]:
         """
-        Means over all targets.
+        Computes means over all targets.
 
         Args:
             ks (`Sequence[int]`, *optional*):
                 Cut-offs; the report's own if not given.
 
         Returns:
-            `dict[str, float]`: `hr@k`, `ndcg@k` and `mrr@k` with credit by item, the same with `title_` before and
-            credit by title, `tied_share` (targets that share their rank with other items) and, for models that read
-            prompts, `exact_share`, `compression_titles`, `compression_history` and `compression_prompt`.
+            `dict[str, float]`:
+                - `hr@k`, `ndcg@k` and `mrr@k` by item rank, and with the prefix `title_` by title rank.
+                - `tied_share`: the share of targets that share their rank with other items.
+                - For models that read prompts: `exact_share`, `compression_titles`, `compression_history` and
+                  `compression_prompt`.
 
         Raises:
-            ValueError: If a cut-off is larger than the rankings are deep.
+            ValueError: If a cut-off is larger than `depth`.
         """
         ks = self.ks if ks is None else ks
         self._check_depth(ks)
@@ -133,11 +138,12 @@ class EvaluationReport:
 
     def intervals(self) -> pl.DataFrame:
         """
-        Every metric for all targets and for slices of them: warm and cold targets, and the history's length.
+        Returns every metric with its interval, for all targets and for slices of them: warm targets, cold targets, and
+        ranges of history lengths.
 
         Returns:
             `polars.DataFrame` with the columns `slice`, `num_targets`, `num_users`, `metric`, `value`, and the bounds
-            `low` and `high` of its 95% interval by users (see [`bootstrap_interval`]).
+            `low` and `high` of the value's 95% interval by users (see [`bootstrap_interval`]).
         """
         return self._intervals
 
@@ -163,20 +169,20 @@ class EvaluationReport:
                 The other run.
 
         Returns:
-            `polars.DataFrame` with the columns `metric`, `this`, `other`, `difference` (this less other), and the
-            bounds `low` and `high` of the difference's 95% interval by paired bootstrap over users: if it holds 0, the
-            runs may be equally good.
+            `polars.DataFrame` with the columns `metric`, `this`, `other`, `difference` (this minus other), and the
+            bounds `low` and `high` of the difference's 95% interval by paired bootstrap over users. If the interval
+            holds 0, the two runs may be equally good.
 
         Raises:
-            ValueError: If the two did not rank the same targets in the same order, or the other less deep than this
-                one's cut-offs.
+            ValueError: If the two runs did not rank the same targets in the same order, or a cut-off of this report is
+                larger than the other's `depth`.
         """
         other._check_depth(self.ks)
         keys = ["user_id", "target_id", "history_length"]
         if not self.targets.select(keys).equals(other.targets.select(keys)):
             raise ValueError(
                 f"Only runs on the same targets can be compared, got {len(self.targets)} and {len(other.targets)} "
-                "targets that differ. Evaluate both on the same split with the same `max_rows`."
+                "targets that differ. Evaluate both runs on the same split with the same `max_rows`."
             )
         ours, theirs = self._values(self.targets, self.ks), self._values(other.targets, self.ks)
         one, two = np.column_stack(list(ours.values())), np.column_stack(list(theirs.values()))
@@ -193,7 +199,7 @@ class EvaluationReport:
         )
 
     def to_markdown(self) -> str:
-        """The settings, and a table with a row for each slice."""
+        """Formats the settings, and a table with a row for each slice."""
         lines = ["# Evaluation", "", "| setting | value |", "|---|---|"]
         lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.settings.items()]
         summary = [f"{name} {value:.3f}" for name, value in self.metrics().items() if "@" not in name]
@@ -212,11 +218,11 @@ class EvaluationReport:
 
     def save(self, directory: str | Path) -> None:
         """
-        Writes `report.json` (settings and metrics), `report.md` (tables) and `targets.parquet` (one row a target).
+        Writes `report.json` (settings and metrics), `report.md` (tables) and `targets.parquet` (one row per target).
 
         Args:
             directory (`str` or `pathlib.Path`):
-                Made if it does not exist. Files of the same names are replaced.
+                Where to write; made if it does not exist. Files with these names are replaced.
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -230,7 +236,7 @@ class EvaluationReport:
                 for row in self.intervals().iter_rows(named=True)
             ],
         }
-        # What is there already stays until all three are whole.
+        # Older files are replaced only after all three new ones are complete.
         part = {name: directory / f"{name}.part" for name in (_TARGETS_NAME, _TABLE_NAME, _REPORT_NAME)}
         self.targets.write_parquet(part[_TARGETS_NAME])
         part[_TABLE_NAME].write_text(self.to_markdown(), encoding="utf-8")
@@ -241,7 +247,7 @@ class EvaluationReport:
     @classmethod
     def load(cls, directory: str | Path) -> EvaluationReport:
         """
-        Reads what [`EvaluationReport.save`] wrote.
+        Reads a report that [`EvaluationReport.save`] wrote.
 
         Raises:
             OSError: If the directory holds no report.
@@ -257,8 +263,8 @@ class EvaluationReport:
     def _check_depth(self, ks: Sequence[int]) -> None:
         if max(ks) > self.depth:
             raise ValueError(
-                f"The rankings have {self.depth} ranks, too few for a cut-off of {max(ks)}. Rank deeper (`k`), or "
-                "choose smaller cut-offs."
+                f"The rankings have {self.depth} ranks, too few for a cut-off of {max(ks)}. Increase `k`, or choose "
+                "smaller cut-offs."
             )
 
     @staticmethod
@@ -285,6 +291,6 @@ def _cell(value: Any) -> str:
 
 
 def _interval_cell(row: Mapping[str, Any]) -> str:
-    if row["low"] != row["low"]:  # NaN: of one user
+    if row["low"] != row["low"]:  # NaN: a slice with one user has no interval
         return f"{row['value']:.3f}"
     return f"{row['value']:.3f} ({row['low']:.3f}–{row['high']:.3f})"

@@ -25,7 +25,7 @@ class Scorer(Protocol):
     """Any recommender that scores the whole catalog, such as the baselines."""
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
-        """Scores of shape `(B, num_items)`, in catalog order, for lists of item ids."""
+        """Takes B lists of item ids, and returns scores of shape `(B, num_items)`, in catalog order."""
         ...
 
 
@@ -40,17 +40,18 @@ def evaluate_scorer(
     show_progress: bool = True,
 ) -> EvaluationReport:
     """
-    Evaluates a recommender that scores the whole catalog, by the strict protocol. Every process does all of it.
+    Evaluates a recommender that scores the whole catalog, by the strict protocol. Under a launcher, every process
+    evaluates all targets.
 
     Args:
         scorer ([`Scorer`]):
             A fitted baseline, or any object with a `score` method.
         catalog ([`Catalog`]):
-            The items that it scores.
+            The items that the scorer scores.
         dataset, exclude_seen, max_rows, train_dataset, show_progress:
             See [`evaluate_model`].
         batch_size (`int`, *optional*, defaults to `256`):
-            Histories per call of `score`. Some arrays of shape `(batch_size, num_items)` are held in memory.
+            Histories per call of `score`. Some arrays of shape `(batch_size, num_items)` must fit in memory.
 
     Returns:
         [`EvaluationReport`]
@@ -72,7 +73,7 @@ def evaluate_scorer(
             scores = np.array(scorer.score(targets.history_ids(numbers)), dtype=np.float64)
             if scores.shape != (len(numbers), len(catalog)):
                 raise ValueError(
-                    f"{type(scorer).__name__}.score gave an array of shape {scores.shape}, expected "
+                    f"{type(scorer).__name__}.score returned an array of shape {scores.shape}, expected "
                     f"{(len(numbers), len(catalog))}: one score for each history and item."
                 )
             allowed = np.ones(scores.shape, dtype=bool)
@@ -82,7 +83,7 @@ def evaluate_scorer(
             part = np.empty(len(numbers), _DTYPE)
             part["item_rank"] = ranks_from_scores(scores, items, allowed)
             part["num_ties"] = ((scores == scores[np.arange(len(numbers)), items][:, None]) & allowed).sum(axis=1)
-            # A title scores as its best item does.
+            # A title has the score of its best item.
             allowed_scores = np.where(allowed, scores, -np.inf)[:, by_title]
             part["title_rank"] = ranks_from_scores(
                 np.maximum.reduceat(allowed_scores, title_starts, axis=1),
@@ -102,8 +103,8 @@ def evaluate_scorer(
 
 
 def _group_by_title(catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The title number of each item; items sorted by title; and where each title starts among those."""
-    # As objects: an array of NumPy's own strings gives every title the length of the longest.
+    """Returns each item's title number, the items sorted by title, and each title's start among the sorted items."""
+    # As objects, because a NumPy array of strings stores every title with the length of the longest one.
     _, title_of_item = np.unique(np.array(catalog.titles, dtype=object), return_inverse=True)
     by_title = np.argsort(title_of_item, kind="stable")
     return title_of_item, by_title, np.flatnonzero(np.diff(title_of_item[by_title], prepend=-1))

@@ -1,4 +1,4 @@
-"""Targets: which items are to be ranked, after which histories, and how their results become a report."""
+"""Targets: the items to rank, the histories before them, and the report of their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from datasets import Dataset
 
-from ..data.rows import CHUNK_ROWS, ROW_COLUMNS, check_targets, check_user_ids, find_bad_row, spaced_rows
+from ..data.rows import ROW_COLUMNS, check_targets, check_user_ids, find_bad_row, read_columns, spaced_rows
 from ..runtime.catalog import Catalog
 from .report import RESULT_SCHEMA, EvaluationReport
 
@@ -27,17 +27,17 @@ class Targets:
         dataset ([`~datasets.Dataset`]):
             Rows.
         catalog ([`Catalog`]):
-            Knows every item of them.
+            Catalog that holds every item of the rows.
         rows (`numpy.ndarray` of shape `(n,)`, int64):
-            The row of `dataset` that each target stands in.
+            Row number of each target in `dataset`.
         user_ids, ids (`numpy.ndarray` of shape `(n,)`, int64):
-            Whose target it is, and its item id.
+            User and item id of each target.
         items (`numpy.ndarray` of shape `(n,)`, int64):
-            Its catalog index.
+            Catalog index of each target.
         history_lengths (`numpy.ndarray` of shape `(n,)`, int64):
-            The number of items before it.
+            Number of items before each target.
         is_cold (`numpy.ndarray` of shape `(n,)`, bool, *optional*):
-            Whether no training row holds the item.
+            Whether the training rows lack the target.
     """
 
     dataset: Dataset
@@ -53,19 +53,19 @@ class Targets:
         return len(self.rows)
 
     def history_ids(self, numbers: np.ndarray) -> list[list[int]]:
-        """The item ids before some targets, oldest first."""
+        """Returns the item ids before each of some targets, oldest first."""
         lengths = self.history_lengths[numbers]
         item_ids = self.dataset.select(self.rows[numbers])["item_ids"]
         return [ids[:length] for ids, length in zip(item_ids, lengths, strict=True)]
 
     def history_items(self, numbers: np.ndarray) -> list[np.ndarray]:
-        """The catalog indices of the items before some targets, oldest first."""
+        """Returns the catalog indices of the items before each of some targets, oldest first."""
         lengths = self.history_lengths[numbers]
         flat = self.catalog.indices_of([item for history in self.history_ids(numbers) for item in history])
         return np.split(flat, np.cumsum(lengths)[:-1])
 
     def checksum(self) -> dict[str, int]:
-        """A few JSON-ready values that tell these targets from others."""
+        """Returns a few JSON-ready values that distinguish these targets from others."""
         columns = np.column_stack([self.user_ids, self.ids, self.history_lengths])
         return {"num_targets": len(self), "targets_crc32": zlib.crc32(np.ascontiguousarray(columns).tobytes())}
 
@@ -75,22 +75,22 @@ class Targets:
 
         Args:
             results (`numpy.ndarray` of shape `(n,)`):
-                A structured array with some of the fields of [`result_dtype`]; the report's other columns are null.
+                A structured array whose dtype [`result_dtype`] made. Report columns that it lacks are null.
             settings (`Mapping[str, Any]`):
                 JSON-ready values that the results depend on.
             depth (`float`):
-                Number of ranks that were looked at; infinity if the whole catalog was ranked.
+                Length of the rankings; infinity if the whole catalog was ranked.
         """
-        none = [None] * len(self)
+        nulls = [None] * len(self)
         columns = [
             pl.Series("user_id", self.user_ids),
             pl.Series("target_id", self.ids),
             pl.Series("history_length", self.history_lengths),
-            pl.Series("is_cold", none if self.is_cold is None else self.is_cold, dtype=pl.Boolean),
+            pl.Series("is_cold", nulls if self.is_cold is None else self.is_cold, dtype=pl.Boolean),
         ]
         filled = results.dtype.names or ()
         for name, dtype in RESULT_SCHEMA.items():
-            values = np.ascontiguousarray(results[name]) if name in filled else none
+            values = np.ascontiguousarray(results[name]) if name in filled else nulls
             columns.append(pl.Series(name, values, dtype=dtype))
         if "ranked_items" in filled:
             ranked = results["ranked_items"]
@@ -118,18 +118,19 @@ def find_targets(
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Rows. Rows without a target are left out.
+            Rows. Rows without a target are skipped.
         catalog ([`Catalog`]):
-            Knows every target.
+            Catalog that holds every target.
         max_rows (`int`, *optional*):
-            Look at this many rows only, evenly spaced over the data set.
+            Number of rows to read, evenly spaced over the data set. All if not given.
         train_dataset ([`~datasets.Dataset`], *optional*):
-            The training rows, which tell cold targets from warm ones.
+            The training rows. A target that they lack is cold.
 
     Returns:
         [`Targets`]
 
     Raises:
+        TypeError: If user ids are not whole numbers.
         ValueError: If there is no target, a target position lies outside its row, or `max_rows` is less than 1.
         KeyError: If the catalog lacks a target.
     """
@@ -165,10 +166,10 @@ def find_targets(
 
 
 def _known_items(dataset: Dataset) -> np.ndarray:
-    parts = dataset.select_columns(["item_ids"]).with_format("polars").iter(CHUNK_ROWS)
+    parts = read_columns(dataset, "item_ids")
     return pl.concat([part["item_ids"].explode().unique() for part in parts]).unique().to_numpy()
 
 
 def seen_items(histories: Sequence[np.ndarray], targets: np.ndarray) -> list[np.ndarray]:
-    """The items of each history, without the target itself, which can always be recommended."""
+    """Returns the items of each history without its target, which can always be recommended."""
     return [np.setdiff1d(history, target) for history, target in zip(histories, targets, strict=True)]

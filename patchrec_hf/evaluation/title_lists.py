@@ -1,4 +1,4 @@
-"""Title lists: which titles may be recommended for a target, and the target's rank in a list of titles."""
+"""Title lists: the titles that may be recommended for a target, and the target's rank among them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .protocol import EvaluationProtocol
 @dataclass(frozen=True, eq=False)
 class AllowedTitles:
     """
-    The n titles that may be recommended for one target. Items that are spelled alike are one title.
+    The n titles that may be recommended for one target. Items that are spelled alike share one title.
 
     Args:
         leaves (`numpy.ndarray` of shape `(n,)`, int64):
-            The title's leaf in the trie, ascending.
+            Leaf of each title in the trie, ascending.
         items (`numpy.ndarray` of shape `(n,)`, int64):
-            The first item of each title, which stands for it in a ranking.
+            First item of each title, which represents the title in a ranking.
         num_items (`numpy.ndarray` of shape `(n,)`, int64):
-            How many items have the title.
+            Number of items that have the title.
     """
 
     leaves: np.ndarray
@@ -37,11 +37,11 @@ class TitleLists:
 
     Args:
         trie ([`TitleTrie`]):
-            The titles that can be spelled.
+            The title trie, which holds the titles that can be spelled.
         titles (`Sequence[str]`):
             The catalog's titles.
         protocol ([`EvaluationProtocol`]):
-            When a ranked title counts as the target.
+            Decides when a ranked title counts as the target.
     """
 
     def __init__(self, trie: TitleTrie, titles: Sequence[str], protocol: EvaluationProtocol) -> None:
@@ -52,28 +52,28 @@ class TitleLists:
 
     @property
     def num_titles(self) -> int:
-        """How many different titles can be spelled."""
+        """Number of different titles that can be spelled."""
         return len(self._all.items)
 
     def all(self, num_targets: int) -> list[AllowedTitles]:
-        """All titles, for each target."""
+        """Returns all titles, for each target."""
         return [self._all] * num_targets
 
     def without(self, seen: Sequence[np.ndarray], targets: np.ndarray) -> list[AllowedTitles]:
         """
-        The titles that are left for each target.
+        Returns the titles that remain for each target without the seen items.
 
         Args:
             seen (`Sequence[numpy.ndarray]`):
                 For each target, the catalog indices of the items that its history holds.
             targets (`numpy.ndarray` of shape `(B,)`, int64):
-                Catalog indices. A target's own title is never left out.
+                Catalog indices. The target's title always remains.
         """
         if not self._protocol.credit_items:  # a title is left out as a whole, with all of its items
-            leaves, own = self.trie.leaf_of_item, self.trie.leaf_of_item[targets]
+            leaves, target_leaves = self.trie.leaf_of_item, self.trie.leaf_of_item[targets]
             seen = [
                 self.trie.items_spelled_like(items[leaves[items] != leaf])
-                for items, leaf in zip(seen, own, strict=True)
+                for items, leaf in zip(seen, target_leaves, strict=True)
             ]
         return [AllowedTitles(*self.trie.titles_of(np.setdiff1d(self.trie.items, items))) for items in seen]
 
@@ -87,14 +87,16 @@ class TitleLists:
             allowed (`Sequence[AllowedTitles]`):
                 For each of B targets, the titles that were ranked.
             ranked (`numpy.ndarray` of shape `(B, k)`, int64):
-                The first item of each ranked title, best first; -1 where a ranking is shorter.
+                The first item of each ranked title, best first; -1 after the end of a shorter ranking.
             targets (`numpy.ndarray` of shape `(B,)`, int64):
                 Catalog indices.
 
         Returns:
-            `tuple` of three arrays of shape `(B,)`: the target's rank among all items, in which items of one title
-            share the mean of their ranks; its rank among titles; and how many items share the former. A rank of
-            infinity lies beyond the ranking's end.
+            `tuple` of three arrays of shape `(B,)`:
+                - the target's rank among all items, where items with the same title share the mean of their ranks;
+                - the target's rank among titles;
+                - the number of items that share the target's rank among items.
+            A rank of infinity lies beyond the ranking's end.
         """
         if not self._protocol.credit_items:
             ranks = self._protocol.ranks(self._titles, ranked, targets)

@@ -1,1 +1,1 @@
-"""Exports of checkpoints, and their model cards."""
+"""Hub: exports of checkpoints, and their model cards."""

@@ -1,4 +1,4 @@
-"""Sharing: what is pushed to the Hub, and what other engines take."""
+"""Exports: checkpoints for the Hub, and backbones for other engines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .model_card import make_model_card
 
 ITEM_VECTORS_NAME = "item_vectors.safetensors"
 _PROMPT_NAME = "patchrec_prompt.json"
-# Whose relative imports are all the code that a checkpoint needs.
+# A checkpoint needs this module and the modules that it imports relatively, and no other code.
 _ENTRY_MODULE = "recommender.py"
 _AUTO_MAPS = {
     CONFIG_NAME: {
@@ -49,28 +49,28 @@ def export_checkpoint(
     **card: Any,
 ) -> None:
     """
-    Saves model, processor and model card, as they are pushed to the Hub.
+    Saves model, processor and model card, in the form in which [`export_to_hub`] pushes them.
 
     Args:
         model ([`PatchRecForCausalLM`]):
-            The model; an adapter must be merged first.
+            The model. Merge an adapter first.
         processor ([`PatchRecProcessor`]):
-            The processor that it was trained with.
+            The processor that the model was trained with.
         directory (`str` or `os.PathLike`):
             Where to save; made if it does not exist.
         repo_id (`str`, *optional*):
-            Where the card says that it can be loaded from; `directory` if not given.
+            The repository that the card's code loads the checkpoint from; `directory` if not given.
         include_code (`bool`, *optional*, defaults to `False`):
-            Whether to add this library's code, so that it loads where the library is not installed. Who loads it must
-            then trust it (`trust_remote_code=True`), and have the packages that it imports.
+            Whether to add this library's code, so that the checkpoint loads where the library is not installed. Users
+            must then trust the code (`trust_remote_code=True`), and install the packages that it imports.
         results ([`EvaluationReport`] or `Mapping[str, float]`, *optional*):
-            What was measured, for the card.
+            Metrics for the card.
         **card:
             Passed to [`make_model_card`]: `dataset_name`, `base_model`, `data`, `training`, `tags`.
 
     Raises:
-        TypeError: If the model is of another kind.
-        ValueError: If model and processor were not made for each other, or the weights are shared out to processes.
+        TypeError: If `model` is no [`PatchRecForCausalLM`].
+        ValueError: If model and processor were not made for each other, or the weights are sharded over processes.
     """
     _check_whole(model, processor)
     directory = Path(directory)
@@ -104,11 +104,11 @@ def export_to_hub(
         repo_id (`str`):
             The repository, such as `"user/name"`; made if it does not exist.
         token (`str`, *optional*):
-            A token with the right to write; the one of the environment or of `hf auth login` if not given.
+            A token that may write; the token of the environment or of `hf auth login` if not given.
         private (`bool`, *optional*):
-            Whether a new repository is private.
+            Whether to make a new repository private.
         revision (`str`, *optional*):
-            The branch; the main one if not given.
+            The branch to push to; the main branch if not given.
         commit_message (`str`, *optional*):
             The commit's message.
 
@@ -137,19 +137,19 @@ def export_to_hub(
 @torch.no_grad()
 def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, directory: str | os.PathLike) -> None:
     """
-    Saves what engines need that know the backbone and take prompts as embeddings: the backbone as a plain causal
-    language model, and one vector for each item, its item patch. A session patch is the mean of its items' vectors;
-    all other positions of a prompt are the backbone's own embeddings of tokens.
+    Saves the backbone as a plain causal language model, and the item patch of each item as a vector. With both, an
+    engine that supports the backbone and takes prompts as embeddings can serve the model. A session patch is the mean
+    of its items' vectors. All other positions of a prompt are the backbone's own token embeddings.
 
     Args:
         model ([`PatchRecForCausalLM`]):
-            The model; an adapter must be merged first.
+            The model. Merge an adapter first.
         processor ([`PatchRecProcessor`]):
-            The processor that it was trained with.
+            The processor that the model was trained with.
         directory (`str` or `os.PathLike`):
-            Where to save the backbone with its tokenizer, `item_vectors.safetensors` (`item_vectors` of shape
-            `(num_items, H)`, in the model's dtype and in the order of `catalog.parquet`) and `patchrec_prompt.json`
-            (the prompt's token ids, the layout, the history's length).
+            Where to save. The directory gets the backbone with its tokenizer, the catalog (`catalog.parquet`),
+            `item_vectors.safetensors` (`item_vectors` of shape `(num_items, H)`, in the model's dtype and in the order
+            of the catalog) and `patchrec_prompt.json` (the prompt's token ids, the layout, the history's length).
 
     Raises:
         TypeError, ValueError: As [`export_checkpoint`] does.
@@ -158,7 +158,7 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
     directory = Path(directory)
     with torch.device("meta"):
         backbone = AutoModelForCausalLM.from_config(model.config.text_config)
-    # Only the modules that hold the weights are moved; nothing is copied.
+    # The new backbone takes over the modules that hold the weights, so nothing is copied.
     setattr(backbone, backbone.base_model_prefix, model.model.language_model)
     backbone.set_output_embeddings(model.lm_head)
     backbone.generation_config = model.generation_config
@@ -171,20 +171,20 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
 
 def compute_item_vectors(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> torch.Tensor:
     """
-    The item patch of every item: the mean of its title's token embeddings.
+    Computes the item patch of every item: the mean of its title's token embeddings.
 
     Args:
         model ([`PatchRecForCausalLM`]):
             The model.
         processor ([`PatchRecProcessor`]):
-            Its processor.
+            The model's processor.
 
     Returns:
         `torch.Tensor` of shape `(num_items, H)`, in the model's dtype, on the CPU.
     """
     titles, device = processor.title_tokens, model.device
     lengths = torch.from_numpy(titles.lengths)
-    # One row of placeholders, each of which is an item.
+    # One row of patch placeholders, one for each item.
     return (
         model.prepare_inputs_embeds(
             torch.full((1, len(titles)), processor.prompt.patch_id, device=device),
@@ -206,13 +206,13 @@ def _check_whole(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> No
     model.check_prompt(processor.prompt)
     if is_sharded(model):
         raise ValueError(
-            "Each process holds a part of the weights only. Save with `trainer.save_model`, load the result with "
-            "`PatchRecForCausalLM.from_pretrained` in one process, and export that."
+            "The weights are sharded: this process holds only a part of them. Save with `trainer.save_model`, load "
+            "the result with `PatchRecForCausalLM.from_pretrained` in one process, and export that model."
         )
 
 
 def _add_code(directory: Path) -> None:
-    """Adds the modules that loading and recommending import, and tells the Auto classes of them."""
+    """Copies the modules that loading and recommending import, and registers them for the Auto classes."""
     package = Path(__file__).parents[1] / "runtime"
     for path in {str(package / _ENTRY_MODULE), *get_relative_import_files(package / _ENTRY_MODULE)}:
         shutil.copy(path, directory)

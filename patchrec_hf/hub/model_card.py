@@ -1,4 +1,4 @@
-"""The model card: what a checkpoint is, how it is used, and what was measured."""
+"""The model card: how to use a checkpoint, its metrics, its prompt, and its training."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ def make_model_card(
     include_code: bool = False,
 ) -> ModelCard:
     """
-    Makes the README of a checkpoint: how it is used, what was measured (in its metadata too), how it reads a history,
-    and what it was trained on.
+    Makes the README of a checkpoint. It shows how to use the checkpoint, the metrics (also in the README's metadata),
+    how the model reads a history, and the data that it was trained on.
 
     Args:
         processor ([`PatchRecProcessor`]):
-            The checkpoint's.
+            The checkpoint's processor.
         repo_id (`str`):
-            Where the checkpoint can be loaded from.
+            The repository or directory that the checkpoint can be loaded from.
         results ([`EvaluationReport`] or `Mapping[str, float]`, *optional*):
-            What was measured; a report's metrics come with their 95% intervals by users.
+            The metrics. A report's metrics come with their 95% intervals by users.
         dataset_name (`str`, *optional*):
-            What it was measured on.
+            Name of the data set that the model was evaluated on.
         base_model (`str`, *optional*):
             The backbone's name on the Hub.
         data (`Mapping[str, object]`, *optional*):
-            Further rows of the table of data; what the catalog holds is always told.
+            Further rows of the data table, which always describes the catalog.
         training (`Mapping[str, object]`, *optional*):
-            Rows of the table of training.
+            Rows of the training table.
         tags (`list[str]`, *optional*):
             Tags of the repository.
         include_code (`bool`, *optional*, defaults to `False`):
-            Whether the repository holds the code that it needs (see [`export_checkpoint`]).
+            Whether the repository holds the code that the model needs (see [`export_checkpoint`]).
 
     Returns:
         [`~huggingface_hub.ModelCard`]
@@ -61,7 +61,7 @@ def make_model_card(
     values = results.metrics() if isinstance(results, EvaluationReport) else dict(results or {})
     values = {name: value for name, value in values.items() if name.startswith(_METRICS)}
     shown = {name: f"{value:.4f}" for name, value in values.items()}
-    measured_by = "The last evaluation of its trainer."
+    measured_by = "From the trainer's last evaluation."
     if isinstance(results, EvaluationReport):
         measured_by = f"On {len(results.targets)} targets, with 95% intervals by resampling users."
         for row in results.intervals().filter(slice="all").iter_rows(named=True):
@@ -115,17 +115,17 @@ def make_model_card(
 
 
 def describe_rows(dataset: Dataset) -> dict[str, str]:
-    """Rows of the table of data, of the example rows that were trained on."""
+    """Makes rows of the data table, which describe the rows that the model was trained on."""
     rows = dataset.select_columns(["user_id", "target_positions"]).to_polars()
     targets = rows["target_positions"].explode()
     return {
-        "training rows": f"{len(rows)}, of {rows['user_id'].n_unique()} users",
+        "training rows": f"{len(rows)} from {rows['user_id'].n_unique()} users",
         "training targets": f"{targets.count()}, each after {targets.mean():.1f} items on average",
     }
 
 
 def describe_training(args: TrainingArguments, state: TrainerState) -> dict[str, object]:
-    """Rows of the table of training, of any trainer."""
+    """Makes rows of the training table, for any trainer."""
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     return {
         "optimizer steps": f"{state.global_step} of {state.max_steps}",

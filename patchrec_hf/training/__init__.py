@@ -1,1 +1,1 @@
-"""Trainers, their arguments and their checkpoints."""
+"""Training: the trainers, their arguments and their checkpoints."""

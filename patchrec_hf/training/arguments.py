@@ -1,4 +1,4 @@
-"""Training arguments: TRL's, with the paper's defaults, and every check of their values."""
+"""Training arguments: TRL's arguments with the paper's defaults, and all checks of their values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class PaperPreset:
 
     Args:
         learning_rate (`float`):
-            Learning rate of pre-training, PFT-I and vanilla fine-tuning.
+            Learning rate of pre-training, of PatchRec-I fine-tuning (the paper's PFT-I) and of vanilla fine-tuning.
         batch_size (`int`):
             Targets per optimizer step.
         session_group_size (`int`):
-            Items per group of PFT-S.
+            Items per session of PatchRec-S (the paper's PFT-S).
         session_learning_rate (`float`):
-            Learning rate of PFT-S.
+            Learning rate of PatchRec-S fine-tuning.
     """
 
     learning_rate: float
@@ -37,7 +37,7 @@ class PaperPreset:
 PAPER_PRESETS = {
     "ml-1m": PaperPreset(8e-6, 64, 5, 8e-6),
     "goodreads": PaperPreset(5e-5, 32, 5, 5e-5),
-    # The session learning rate is the released script's; the paper gives one for all.
+    # The session learning rate comes from the released script; the paper gives one learning rate for all.
     "ml-100k": PaperPreset(1e-5, 64, 20, 3e-6),
 }
 """
@@ -58,42 +58,42 @@ class PatchFinetuneConfig(SFTConfig):
 
     Args:
         tree_packing (`bool`, *optional*):
-            Whether a batch is one sequence, in which prefixes that prompts share stand once: the same loss and
-            gradients for less compute (see [`pack_histories`]; dropout draws once for what is shared). Rows with
-            several targets share most of theirs (`targets_per_row` of [`load_recommendation_data`]). By default,
-            batches are packed if any row has several targets, unless the backbone cannot read trees, which is then
-            said once; with `True` that is an error.
+            Whether to pack each batch into one sequence, which holds the prefixes that prompts share once. This gives
+            the same loss and gradients for less compute (see [`pack_histories`]); dropout draws once for a shared
+            prefix. The prompts of a row with several targets share most of their tokens (`targets_per_row` of
+            [`load_recommendation_data`]). By default, batches are packed if any row has several targets. If the
+            backbone cannot read packed batches, the default logs a warning once and pads; `True` raises an error.
         train_sampling_strategy (`"random"` or `"group_by_length"`, *optional*, defaults to `"random"`):
-            `"group_by_length"` puts rows of about one length into a batch, which saves padding where batches are not
+            `"group_by_length"` puts rows of similar length into a batch, which saves padding where batches are not
             packed. The batches still come in random order.
         eval_ks (`list[int]`, *optional*, defaults to `[10, 20]`):
-            Cut-offs of the ranking metrics that `evaluate` adds: `eval_hr@10`, `eval_ndcg@10` and so on. Empty: rank
-            nothing.
+            Cut-offs of the ranking metrics that `evaluate` adds: `eval_hr@10`, `eval_ndcg@10` and so on. An empty list
+            turns ranking off.
         eval_max_rows (`int`, *optional*, defaults to `500`):
-            How many rows, evenly spaced over the evaluation set, are ranked by an evaluation during training. `None`
-            ranks all. The loss is always of all rows, and so is the ranking when `evaluate` is called outside
+            Number of rows, evenly spaced over the evaluation set, that an evaluation during training ranks. `None`
+            ranks all. The loss always covers all rows, and so does the ranking when `evaluate` is called outside
             training.
         eval_max_title_tokens (`int`, *optional*, defaults to `1000`):
-            Title tokens that are read for a row before the ranking gives up on being exact (see [`RankingConfig`]), as
-            a model that has learned little would need very many; `eval_exact_share` tells how often it was exact.
-            `None` always goes on.
+            Title tokens that the model reads for a row before the ranking gives up on being exact (see
+            [`RankingConfig`]). The limit exists because a model that has learned little would read very many.
+            `eval_exact_share` reports how often rankings were exact. `None` sets no limit.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
-    > - `learning_rate`: `5e-5`, the paper's for Goodreads; see [`PAPER_PRESETS`] for the others.
+    > - `learning_rate`: `5e-5`, the paper's value for Goodreads; see [`PAPER_PRESETS`] for the other data sets.
     > - `lr_scheduler_type`: `"cosine"`, with `warmup_steps=0.05` (a share of all steps).
     > - `max_grad_norm`: `0.3`.
     > - `num_train_epochs`: `1`.
     > - `bf16`: on with CUDA, where the device supports it.
-    > - `gradient_checkpointing`: unset, and so `activation_checkpointing` off.
-    > - `max_length`: `None`. Histories are cut by whole items, in the processor.
-    > - `logging_nan_inf_filter`: `False`. A loss that is not a number ends training; the filter would wait for the
-    >   device after each micro-batch to hide it.
+    > - `gradient_checkpointing`: unset, so `activation_checkpointing` is off.
+    > - `max_length`: `None`. The processor cuts histories by whole items.
+    > - `logging_nan_inf_filter`: `False`. A loss that is not finite ends training. The filter would hide it, and would
+    >   wait for the device after each micro-batch.
 
     Raises:
-        ValueError: If a setting contradicts what the trainer does (packing, padding-free batches, cutting by tokens,
-            NEFTune and so on), the weights of a sharded run would not be saved whole, or nothing can be pushed for
-            lack of a token.
+        ValueError: If a setting is one that the trainer does not support (packing, padding-free batches, cutting by
+            tokens, NEFTune and so on), if the weights of a sharded run would not be saved whole, or if
+            `push_to_hub` is set without a token.
     """
 
     learning_rate: float = field(default=5e-5, metadata={"help": "The initial learning rate for AdamW."})
@@ -104,25 +104,27 @@ class PatchFinetuneConfig(SFTConfig):
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
     )
-    max_length: int | None = field(default=None, metadata={"help": "Unused: histories are cut by whole items."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Unused: the processor cuts histories by whole items."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Unused: the collator reads rows."})
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Off: a loss that is not a number ends training, see the trainers."}
+        default=False, metadata={"help": "Off, because the trainers end training if a loss is not finite."}
     )
     dataset_kwargs: dict[str, Any] | None = field(
         default_factory=lambda: {"skip_prepare_dataset": True},
-        metadata={"help": "Rows are encoded by the collator, so the dataset is not prepared."},
+        metadata={"help": "The collator encodes rows, so the trainer does not prepare the data set."},
     )
     tree_packing: bool | None = field(
         default=None,
-        metadata={"help": "Merge prefixes that prompts share; by default where rows have several targets."},
+        metadata={"help": "Merge prefixes that prompts share. By default on if a row has several targets."},
     )
     eval_ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs of HR and NDCG."})
     eval_max_rows: int | None = field(
-        default=500, metadata={"help": "Rows that are ranked by an evaluation during training; None: all."}
+        default=500, metadata={"help": "Rows that an evaluation during training ranks; None: all."}
     )
     eval_max_title_tokens: int | None = field(
-        default=1000, metadata={"help": "Title tokens that are read for a row while the ranking is exact."}
+        default=1000, metadata={"help": "Title tokens to read per row before a ranking gives up on being exact."}
     )
 
     def __post_init__(self) -> None:
@@ -131,8 +133,8 @@ class PatchFinetuneConfig(SFTConfig):
         super().__post_init__()
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         if not torch.accelerator.is_available():
-            self.dataloader_pin_memory = False  # there is no device to pin for
-        # Rows differ in length, so only the process that reads a batch can collate it.
+            self.dataloader_pin_memory = False  # pinning needs an accelerator
+        # Rows differ in length, so every process must collate its own batches.
         accelerator_config: Any = self.accelerator_config
         if accelerator_config.dispatch_batches:
             raise ValueError("`dispatch_batches=True` would corrupt batches of unequal length; leave it unset.")
@@ -140,15 +142,16 @@ class PatchFinetuneConfig(SFTConfig):
             raise ValueError("`split_batches=True` is not supported; set `per_device_train_batch_size` per process.")
         accelerator_config.dispatch_batches = False
         if self.ddp_find_unused_parameters is None:
-            # SFTTrainer turns it on for every processor, as vision towers may go unused; here every weight is used.
+            # SFTTrainer turns it on for every processor, because vision towers may go unused. Here, a forward uses
+            # every weight.
             self.ddp_find_unused_parameters = False
         self._refuse("packing", "eval_packing", "padding_free", reason="use `tree_packing` instead")
         self._refuse("max_length", reason="histories are cut by whole items; set the processor's `max_history`")
-        self._refuse("neftune_noise_alpha", reason="it hooks the embedding, which patches need without noise")
-        self._refuse("assistant_only_loss", "completion_only_loss", reason="the loss is always of the response only")
+        self._refuse("neftune_noise_alpha", reason="it adds noise to the embeddings that patches are computed from")
+        self._refuse("assistant_only_loss", "completion_only_loss", reason="the loss always covers the response only")
         self._refuse("eos_token", "chat_template_path", "pad_token", reason="the processor's prompt is fixed")
-        self._refuse("label_smoothing_factor", reason="only the response is projected")
-        self._refuse("remove_unused_columns", reason="the collator reads rows, whose columns no model takes")
+        self._refuse("label_smoothing_factor", reason="the model projects only the response")
+        self._refuse("remove_unused_columns", reason="the collator reads the columns of rows, which no model takes")
         if self.train_sampling_strategy not in ("random", "group_by_length"):
             raise ValueError(
                 f"`train_sampling_strategy={self.train_sampling_strategy!r}` is not supported; use 'random' or "
@@ -163,23 +166,23 @@ class PatchFinetuneConfig(SFTConfig):
         if self.eval_max_rows is not None and self.eval_max_rows < 1:
             raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
 
-        if self.push_to_hub and self.process_index == 0:  # the one that pushes
+        if self.push_to_hub and self.process_index == 0:  # the process that pushes
             require_token(self.hub_token)
         self._check_deepspeed()
 
     def _check_deepspeed(self) -> None:
-        """What else would be found out after the model is loaded, or after it was trained."""
+        """Raises now for mistakes that would otherwise show only after the model was loaded, or after training."""
         if self.deepspeed and self.hf_deepspeed_config.mismatches:
             raise ValueError(
                 "The DeepSpeed configuration contradicts the training arguments: "
                 f'{"; ".join(line.strip("- ") for line in self.hf_deepspeed_config.mismatches)}. Set these to "auto" '
-                "in the configuration, and say them once, in the training arguments."
+                "in the configuration, and set their values only in the training arguments."
             )
         plugin, key = self.deepspeed_plugin, "zero_optimization.stage3_gather_16bit_weights_on_model_save"
         if plugin is not None and plugin.hf_ds_config.is_zero3() and not plugin.hf_ds_config.get_value(key, False):
             raise ValueError(
-                f"The DeepSpeed configuration must set `{key}` to true (`zero3_save_16bit_model` in accelerate's), or "
-                "no whole weights are saved."
+                f"The DeepSpeed configuration must set `{key}` to true (`zero3_save_16bit_model` in accelerate's "
+                "configuration). Otherwise, no whole weights are saved."
             )
 
     def _refuse(self, *names: str, reason: str) -> None:
@@ -195,13 +198,14 @@ class PatchPretrainConfig(PatchFinetuneConfig):
     Configuration of [`PatchPretrainTrainer`]: a [`PatchFinetuneConfig`] for patch pre-training.
 
     Raises:
-        ValueError: If `ignore_data_skip` is set: after resuming, the curriculum would run on rows that it has shown.
+        ValueError: If `ignore_data_skip` is set. A resumed run would then train on rows that it has already seen, at
+            compression probabilities that belong to other rows.
     """
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ignore_data_skip:
             raise ValueError(
-                "`ignore_data_skip=True` is not supported in pre-training: the compression probability "
-                "belongs to a step and its rows."
+                "`ignore_data_skip=True` is not supported in pre-training: a resumed run would train on rows of other "
+                "steps, and the compression probability belongs to a step and its rows. Leave it unset."
             )

@@ -1,4 +1,4 @@
-"""A callback that keeps checkpoints whole: it marks, rotates and pushes them, for any Trainer."""
+"""A callback for any Trainer that marks, rotates and pushes checkpoints, so that only whole ones are ever used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .checkpoints import RUN_NAME, delete_old_checkpoints, mark_whole, mark_writ
 
 logger = logging.get_logger(__name__)
 
-# Files of a checkpoint that only resuming needs.
+# Files of a checkpoint that are needed only to resume.
 _TRAINING_STATE = [
     "*.pt",
     "*.pth",
@@ -40,24 +40,24 @@ _TRAINING_STATE = [
 class CheckpointCallback(TrainerCallback):
     """
     Marks a checkpoint as unfinished before it is written, and as whole when every process has written its files. Only
-    then it deletes older checkpoints and pushes this one. [`last_checkpoint`] finds the newest whole checkpoint, so a
-    run that is killed at any time loses nothing but the steps since then.
+    then, the callback deletes older checkpoints and pushes this one. [`last_checkpoint`] finds the newest whole
+    checkpoint, so a run that is killed at any time loses only the steps since that checkpoint.
 
-    It works with any [`~transformers.Trainer`]. Add it last, so that it sees what other callbacks decide. Trainer's
-    own rotation and pushing must be off, because they do not wait for all processes: leave `save_total_limit` unset
-    and set `hub_strategy="end"` in the training arguments.
+    The callback works with any [`~transformers.Trainer`]. Add it last, so that it sees the decisions of other
+    callbacks. Turn off Trainer's own rotation and pushing, which do not wait for all processes: leave
+    `save_total_limit` unset and set `hub_strategy="end"` in the training arguments.
 
     Args:
         trainer ([`~transformers.Trainer`]):
-            The trainer that it is added to.
+            The trainer that the callback is added to.
         save_total_limit (`int`, *optional*):
             Number of checkpoints to keep; all if not given.
         hub_strategy (`str` or [`~transformers.trainer_utils.HubStrategy`], *optional*, defaults to `"end"`):
-            Which checkpoints are pushed, if the training arguments have `push_to_hub`. Pushes arrive in order, and a
-            push that fails is logged.
+            Which checkpoints to push, if the training arguments have `push_to_hub`. Pushes arrive in order. The
+            callback logs a push that fails.
         get_facts (`Callable[[], Mapping[str, Any]]`, *optional*):
-            Returns JSON-ready values that are kept with a whole checkpoint (see [`check_resumable`]). Every process
-            calls it.
+            Returns JSON-ready values to write into a whole checkpoint (see [`check_resumable`]). Every process calls
+            it.
 
     Raises:
         ValueError: If Trainer's own rotation or pushing is on.
@@ -81,14 +81,14 @@ class CheckpointCallback(TrainerCallback):
         if args.save_total_limit is not None or (args.push_to_hub and args.hub_strategy != HubStrategy.END):
             raise ValueError(
                 f"The training arguments have `save_total_limit={args.save_total_limit}` and `hub_strategy="
-                f"'{args.hub_strategy}'`. Leave the first unset, set the second to 'end', and pass both to "
-                "`CheckpointCallback` instead, which waits until a checkpoint is whole."
+                f"'{args.hub_strategy}'`. Leave `save_total_limit` unset there, set `hub_strategy` to 'end', and pass "
+                "your values to `CheckpointCallback` instead, which waits until a checkpoint is whole."
             )
         self.trainer = trainer
         self.save_total_limit = save_total_limit
         self.hub_strategy = HubStrategy(hub_strategy)
         self.get_facts = get_facts
-        self._hub = HfApi(token=args.hub_token)  # one object, because uploads wait only for those of the same object
+        self._hub = HfApi(token=args.hub_token)  # one object for all uploads, because each object has its own queue
         self._uploads: list[Future[Any]] = []
         self._is_pushing = False
 
@@ -107,7 +107,8 @@ class CheckpointCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # With this strategy, Trainer decides to save after the last event before the save.
+        # With this strategy, Trainer decides to save only after this event, so an existing whole checkpoint of this
+        # step is unmarked in any case.
         if args.save_strategy == SaveStrategy.BEST and (_checkpoint(args, state) / RUN_NAME).is_file():
             self._begin(args, state)
 
@@ -127,19 +128,19 @@ class CheckpointCallback(TrainerCallback):
                 rotate_checkpoints(output_dir, self.save_total_limit, best, use_mtime=True)
             else:
                 delete_old_checkpoints(output_dir, self.save_total_limit, str(checkpoint), best)
-        accelerator.wait_for_everyone()  # no process looks for the last checkpoint before this one is marked
+        accelerator.wait_for_everyone()  # so that no process looks for the last checkpoint before this one is marked
 
     def on_push_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if not self._is_pushing:  # `trainer.push_to_hub`, which must arrive after the checkpoints
+        if not self._is_pushing:  # the push is `trainer.push_to_hub`, which must arrive after the checkpoints
             self._wait_for_uploads()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._wait_for_uploads()
-        # As Trainer does: with a limit of one, only the best checkpoint stays after training.
+        # Like Trainer, with a limit of one, keep only the best checkpoint after training.
         if args.should_save and self.save_total_limit == 1 and state.best_model_checkpoint is not None:
             delete_old_checkpoints(str(args.output_dir), 1, state.best_model_checkpoint)
 
@@ -189,7 +190,7 @@ class CheckpointCallback(TrainerCallback):
         if self._is_uploading():
             logger.info("Waiting until the last checkpoints have been pushed, which may take some minutes.")
         for upload in self._uploads:
-            upload.exception()  # waits; a failure has been logged
+            upload.exception()  # waits for the upload; `_report_failure` logs a failure
         self._uploads.clear()
 
 
@@ -199,4 +200,4 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 def _report_failure(upload: Future[Any]) -> None:
     if not upload.cancelled() and (error := upload.exception()) is not None:
-        logger.error(f"A checkpoint was not pushed to the Hub, and training went on: {error}")
+        logger.error(f"A checkpoint was not pushed to the Hub. Training continues. The error was: {error}")

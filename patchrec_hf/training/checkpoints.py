@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: which of them are whole, and whether a run can resume from one."""
+"""Checkpoints of a training run: marks whole ones, finds the last, and checks that a run can resume from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ..runtime.processing import PatchRecProcessor
 
 
 RUN_NAME = "patchrec_run.json"
-"""The file that is written last into a checkpoint. A checkpoint without it is not whole."""
+"""The last file that is written into a checkpoint. A checkpoint without it is not whole."""
 _UNFINISHED_NAME = "patchrec_unfinished"
 
 
@@ -29,16 +29,16 @@ def mark_whole(checkpoint: str | os.PathLike, facts: Mapping[str, Any]) -> None:
 
     Args:
         checkpoint (`str` or `os.PathLike`):
-            The directory. Every process has written its files.
+            The checkpoint's directory. Every process must have written its files.
         facts (`Mapping[str, Any]`):
-            JSON-ready values that a run must share to resume from here (see [`check_resumable`]).
+            JSON-ready values that a run must share to resume from this checkpoint (see [`check_resumable`]).
     """
     write_json(Path(checkpoint) / RUN_NAME, dict(facts))
     mark_written(checkpoint)
 
 
 def mark_written(checkpoint: str | os.PathLike) -> None:
-    """Marks that the writing of a checkpoint is over, whether a run can resume from it or not."""
+    """Marks a checkpoint as completely written, whether or not a run can resume from it."""
     (Path(checkpoint) / _UNFINISHED_NAME).unlink(missing_ok=True)
 
 
@@ -51,7 +51,7 @@ def unmark(checkpoint: str | os.PathLike) -> None:
 
 def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """
-    Finds the newest whole checkpoint of a trainer. A checkpoint whose writing was interrupted is skipped.
+    Finds the newest whole checkpoint of a trainer. It skips checkpoints whose writing was interrupted.
 
     Args:
         output_dir (`str` or `os.PathLike`):
@@ -62,7 +62,7 @@ def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
     Example:
     ```python
-    >>> trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))  # starts if there is none
+    >>> trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))  # without one, starts from scratch
     ```
     """
     whole = [path for path in _checkpoints(output_dir) if (path / RUN_NAME).is_file()]
@@ -71,16 +71,16 @@ def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
 
 def delete_old_checkpoints(output_dir: str | os.PathLike, limit: int | None, *kept: str | None) -> None:
     """
-    Deletes checkpoints beyond a number, the earliest first, and checkpoints that were begun and never finished.
-    Checkpoints that other programs have written stay, and so do those of `save_only_model`.
+    Deletes the earliest checkpoints beyond `limit`, and all checkpoints whose writing was interrupted. It keeps
+    checkpoints that other programs have written, and checkpoints that were saved with `save_only_model`.
 
     Args:
         output_dir (`str` or `os.PathLike`):
             The trainer's output directory.
         limit (`int`, *optional*):
-            Number of checkpoints to keep; nothing is deleted if not given.
+            Number of checkpoints to keep; if not given, nothing is deleted.
         *kept (`str`, *optional*):
-            Checkpoints that stay, such as the latest and the best.
+            Checkpoints to keep in any case, such as the latest and the best.
     """
     if not limit or limit < 0:
         return
@@ -90,12 +90,12 @@ def delete_old_checkpoints(output_dir: str | os.PathLike, limit: int | None, *ke
     surplus = whole[: max(len(whole) - max(limit - len(protected), 0), 0)]
     unfinished = [path for path in others if path not in whole and (path / _UNFINISHED_NAME).is_file()]
     for path in (*unfinished, *surplus):
-        unmark(path)  # deleting may be interrupted too
+        unmark(path)  # deleting may be interrupted, and must not leave a checkpoint that looks whole
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
-    """All checkpoints, whole or not, by step."""
+    """Lists all checkpoints, whole or not, by step."""
     directories = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()]
     numbered = [path for path in directories if path.name.rpartition("-")[2].isdigit()]
     return sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
@@ -105,11 +105,11 @@ def check_resumable(
     checkpoint: str | os.PathLike, facts: Mapping[str, Any], processor: PatchRecProcessor
 ) -> dict[str, Any]:
     """
-    Checks that a run has the data, prompts and steps of the run that wrote a checkpoint.
+    Checks that a run has the same data, prompts and steps as the run that wrote a checkpoint.
 
     Args:
         checkpoint (`str` or `os.PathLike`):
-            The directory.
+            The checkpoint's directory.
         facts (`Mapping[str, Any]`):
             Values that run and checkpoint must share. Other facts of the checkpoint are ignored.
         processor ([`PatchRecProcessor`]):
@@ -119,29 +119,30 @@ def check_resumable(
         `dict[str, Any]`: all facts of the checkpoint.
 
     Raises:
-        ValueError: If the checkpoint is not whole, or something differs.
+        ValueError: If the checkpoint is not whole, or if a fact, a setting of the processor, the prompt or the catalog
+            differs.
     """
     checkpoint = Path(checkpoint)
     if not (checkpoint / RUN_NAME).is_file():
         raise ValueError(
             f"{checkpoint} is not a whole checkpoint of this library (it has no {RUN_NAME}): its writing was "
-            "interrupted, or the path is wrong. Resume from an earlier one; `resume_from_checkpoint=True` takes the "
-            "last whole one."
+            "interrupted, or the path is wrong. Resume from an earlier checkpoint; `resume_from_checkpoint=True` "
+            "takes the last whole one."
         )
-    written: dict[str, Any] = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
-    settings: dict[str, Any] = json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8"))
-    present = json.loads(json.dumps(processor.to_dict()))
-    pairs = [(name, written.get(name), value) for name, value in facts.items()]
-    pairs += [(name, settings[name], present[name]) for name in ("layout", "max_history", "separate_patches")]
-    changed = [f"{name}: {old!r} there, {new!r} now" for name, old, new in pairs if old != new]
-    if settings["prompt"] != present["prompt"]:
+    old_facts: dict[str, Any] = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
+    old_settings: dict[str, Any] = json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8"))
+    settings = json.loads(json.dumps(processor.to_dict()))
+    pairs = [(name, old_facts.get(name), value) for name, value in facts.items()]
+    pairs += [(name, old_settings[name], settings[name]) for name in ("layout", "max_history", "separate_patches")]
+    changed = [f"{name}: old {old!r}, new {new!r}" for name, old, new in pairs if old != new]
+    if old_settings["prompt"] != settings["prompt"]:
         changed.append("the prompt's tokens")
-    former, catalog = Catalog.from_parquet(checkpoint / CATALOG_NAME), processor.catalog
-    if not np.array_equal(former.item_ids, catalog.item_ids) or former.titles != catalog.titles:
-        changed.append(f"the catalog ({len(former)} items there, {len(catalog)} now)")
+    old_catalog, catalog = Catalog.from_parquet(checkpoint / CATALOG_NAME), processor.catalog
+    if not np.array_equal(old_catalog.item_ids, catalog.item_ids) or old_catalog.titles != catalog.titles:
+        changed.append(f"the catalog (old {len(old_catalog)} items, new {len(catalog)} items)")
     if changed:
         raise ValueError(
-            f"Cannot resume from {checkpoint}: these settings differ: {'; '.join(changed)}. Restore the settings, or "
-            "load the checkpoint as a model and train in another output directory."
+            f"Cannot resume from {checkpoint}: these settings differ: {'; '.join(changed)}. Restore the old settings, "
+            "or load the checkpoint as a model and train in another output directory."
         )
-    return written
+    return old_facts

@@ -1,4 +1,4 @@
-"""What a trainer is given: checks of it, and the model that a name stands for."""
+"""A trainer's inputs: checks them, loads a model by its name, and completes the collator."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ _SAMPLE_ROWS = 1000
 
 def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDataset) -> PatchFinetuneConfig:
     """
-    Copies the training arguments for a trainer, which never writes to the user's own.
+    Copies the training arguments for a trainer, which therefore never changes the user's own.
 
-    [`CheckpointCallback`] rotates and pushes checkpoints, so Trainer must not. A [`ScheduledStream`] starts at the
-    right row when a run resumes, so Trainer must not skip rows by collating them.
+    Two settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
+    If rows are streamed, Trainer does not skip batches when a run resumes, because [`ScheduledStream`] starts at the
+    right row and need not collate the rows before it.
 
     Args:
         args ([`PatchFinetuneConfig`]):
@@ -50,20 +51,21 @@ def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDa
 
 def check_train_dataset(dataset: Any, args: PatchFinetuneConfig, max_history: int) -> None:
     """
-    Checks the rows to train on; of a stream, the first ones.
+    Checks the rows to train on. For a stream, only the first rows are checked.
 
     Raises:
-        TypeError: If they are of another kind.
+        TypeError: If `dataset` is neither a [`~datasets.Dataset`] nor an [`~datasets.IterableDataset`].
         ValueError: If a row or column is wrong, or the arguments do not suit a stream.
     """
     if isinstance(dataset, IterableDataset):
         if args.max_steps < 1:
             raise ValueError(
-                f"A stream of rows has no length, so `max_steps` must say how long to train, got {args.max_steps}."
+                f"A stream of rows has no length, so `max_steps` must be set to at least 1, got {args.max_steps}."
             )
         if args.train_sampling_strategy != "random":
             raise ValueError(
-                f"`train_sampling_strategy={args.train_sampling_strategy!r}` needs rows that are not streamed."
+                f"`train_sampling_strategy={args.train_sampling_strategy!r}` needs a `Dataset`, but the rows are "
+                "streamed. Use 'random'."
             )
     elif not isinstance(dataset, Dataset):
         raise TypeError(f"`train_dataset` must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`.")
@@ -72,11 +74,11 @@ def check_train_dataset(dataset: Any, args: PatchFinetuneConfig, max_history: in
 
 def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecProcessor) -> tuple[Any, Any]:
     """
-    Loads a model that is given by name.
+    Loads a model that is given by name, and checks it.
 
     Args:
         model (`str`, `os.PathLike`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
-            A model or the name of one.
+            A model or its name.
         args ([`PatchFinetuneConfig`]):
             Training arguments.
         processor ([`PatchRecProcessor`]):
@@ -86,7 +88,7 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
         `tuple`: the model, and the [`PatchRecForCausalLM`] in it.
 
     Raises:
-        TypeError: If the model is of another kind.
+        TypeError: If the model is no [`PatchRecForCausalLM`].
         ValueError: If model and processor were not made for each other.
     """
     if isinstance(model, (str, os.PathLike)):
@@ -95,15 +97,15 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             import deepspeed
 
             deepspeed.init_distributed(torch.distributed.get_backend(), verbose=False)
-        # As TRL does: mixed precision needs weights in float32, whatever the checkpoint was saved in.
+        # Like TRL, because mixed precision needs weights in float32, in whatever dtype the checkpoint was saved.
         init_kwargs = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
         kwargs = {"trust_remote_code": args.trust_remote_code, "dtype": "float32", **init_kwargs}
         model = load_model(model, processor.tokenizer, **kwargs)
     patchrec_model = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(patchrec_model, PatchRecForCausalLM):
         raise TypeError(
-            f"`model` must be a `PatchRecForCausalLM`, got `{type(patchrec_model).__name__}`. Pass its name, or "
-            "make one with `PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
+            f"`model` must be a `PatchRecForCausalLM`, got `{type(patchrec_model).__name__}`. Pass the model's name, "
+            "or make a PatchRec model with `PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
         )
     patchrec_model.check_prompt(processor.prompt)
     return model, patchrec_model
@@ -113,20 +115,20 @@ def check_collator(
     collator: PatchDataCollator, expected: type[PatchDataCollator], processor: PatchRecProcessor
 ) -> None:
     """
-    Checks that a collator encodes rows as the checkpoint will recommend.
+    Checks that a collator encodes rows as the saved checkpoint will encode histories.
 
     Raises:
-        TypeError: If the collator is of another kind.
-        ValueError: If its processor or layout is another one.
+        TypeError: If the collator is no `expected`.
+        ValueError: If its processor is not `processor`, or its layout is not the processor's.
     """
     if not isinstance(collator, expected):
         raise TypeError(f"`data_collator` must be a `{expected.__name__}`, got `{type(collator).__name__}`.")
     if collator.processor is not processor:
-        raise ValueError("The collator must hold the processor that is passed as `processing_class`, not another one.")
+        raise ValueError("The collator must hold the processor that is passed as `processing_class`.")
     if collator.layout not in (None, processor.layout):
         raise ValueError(
-            "The collator's layout must be the processor's, which is saved with the checkpoint. Pass "
-            "`processing_class=processor.with_layout(layout)` and no layout for the collator."
+            "The collator's layout must be the processor's layout, which is saved with the checkpoint. Pass "
+            "`processing_class=processor.with_layout(layout)`, and make the collator without a layout."
         )
 
 
@@ -138,11 +140,11 @@ def complete_collator(
     uses_prompt_learning: bool,
 ) -> PatchDataCollator:
     """
-    Gives a collator the model's context, and decides whether it packs batches.
+    Sets a collator's `max_length` to the model's context, and decides whether it packs batches.
 
     Args:
         collator ([`PatchDataCollator`]):
-            The user's collator or the default one.
+            The user's collator or the default one. If it has a `max_length`, that is kept.
         model ([`PatchRecForCausalLM`]):
             The model.
         args ([`PatchFinetuneConfig`]):
@@ -153,20 +155,22 @@ def complete_collator(
             Whether an adapter puts tokens before a sequence.
 
     Raises:
-        ValueError: If the collator packs and `tree_packing` is `False`, or packing is asked for and the model cannot
-            read packed batches.
+        ValueError: If the collator packs and `tree_packing` is `False`, or if the collator or `tree_packing` requests
+            packing and the model cannot read packed batches.
     """
     if collator.tree_packing and args.tree_packing is False:
-        raise ValueError("`data_collator` packs batches, but `tree_packing=False` forbids it.")
-    is_asked = collator.tree_packing or args.tree_packing
-    packs = bool(is_asked or (is_asked is None and _max_targets(train_dataset) > 1))
+        raise ValueError(
+            "`data_collator` packs batches, but `tree_packing=False` forbids it. Change one of the two settings."
+        )
+    is_requested = collator.tree_packing or args.tree_packing
+    packs = bool(is_requested or (is_requested is None and _max_targets(train_dataset) > 1))
     if packs:
         try:
             if uses_prompt_learning:
                 raise ValueError("Prompt learning puts tokens before a sequence, where a packed batch has its root.")
             model.check_tree_packing()
         except ValueError as error:
-            if is_asked:
+            if is_requested:
                 raise
             if args.process_index == 0:
                 logger.warning(f"{error} Training continues without tree packing.")
@@ -176,13 +180,13 @@ def complete_collator(
 
 
 def is_prompt_learning(model: Any, peft_config: PeftConfig | None) -> bool:
-    """Whether the adapter that is trained puts tokens before a sequence."""
+    """Returns whether the adapter to train puts tokens before a sequence."""
     config = model.active_peft_config if isinstance(model, PeftModel) else peft_config
     return config is not None and config.is_prompt_learning
 
 
 def _first_rows(dataset: Any) -> Any:
-    """All rows of a data set; the first rows of a stream."""
+    """Returns all rows of a data set, or the first rows of a stream."""
     if not isinstance(dataset, IterableDataset):
         return dataset
     return Dataset.from_dict(next(iter(dataset.iter(batch_size=_SAMPLE_ROWS)), {}))

@@ -1,4 +1,4 @@
-"""The trainer that both stages share: TRL's SFTTrainer on rows, with whole checkpoints and ranking metrics."""
+"""The base trainer of both stages: TRL's SFTTrainer on rows, with whole checkpoints and ranking metrics."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _CHECKSUM_ROWS = 100
 
 class PatchTrainer(SFTTrainer):
     """
-    Base of [`PatchFinetuneTrainer`] and [`PatchPretrainTrainer`], which say how a row becomes a batch.
+    Base of [`PatchFinetuneTrainer`] and [`PatchPretrainTrainer`], which choose the collator that encodes rows.
 
     Args:
         model, args, train_dataset, processing_class, eval_dataset, data_collator, peft_config, callbacks, optimizers:
@@ -63,7 +63,7 @@ class PatchTrainer(SFTTrainer):
     """
 
     stage: ClassVar[str]
-    """Name of the stage, in checkpoints and model cards."""
+    """Name of the stage in checkpoints and model cards."""
     collator_class: ClassVar[type[PatchDataCollator]]
     config_class: ClassVar[type[PatchFinetuneConfig]]
     card_tags: ClassVar[tuple[str, ...]] = ("patchrec", "recommender-system", "trl", "sft")
@@ -118,10 +118,10 @@ class PatchTrainer(SFTTrainer):
         )
         if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             raise ValueError(
-                "FSDP must save whole weights, which load everywhere: set `state_dict_type` to FULL_STATE_DICT in "
+                "FSDP must save whole weights, which load everywhere. Set `state_dict_type` to FULL_STATE_DICT in "
                 "`fsdp_config` (`fsdp_state_dict_type` in accelerate's configuration)."
             )
-        if data_collator.tree_packing:  # now that the model is on its device
+        if data_collator.tree_packing:  # after `super().__init__`, which moves the model to its device
             patchrec_model.enable_tree_packing()
         self._stream = self._make_stream()
         self._train_statistics = StepStatistics()
@@ -131,7 +131,7 @@ class PatchTrainer(SFTTrainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         if self.args.deepspeed_plugin is not None:
-            # Two stages in one script are two trainers, but accelerate takes one DeepSpeed plugin per process.
+            # A script with both stages makes two trainers, but accelerate accepts one DeepSpeed plugin per process.
             AcceleratorState._reset_state()
         super().create_accelerator_and_postprocess()
 
@@ -158,7 +158,7 @@ class PatchTrainer(SFTTrainer):
         )
 
     def get_train_dataloader(self) -> DataLoader:
-        """Returns the loader of training batches. Its rows know their optimizer step (see [`StepSampler`])."""
+        """Returns the loader of training batches. Each row comes with its optimizer step (see [`StepSampler`])."""
         batch_size = self._rows_per_forward // self.args.world_size
         if self._stream is not None:
             return self._make_dataloader(
@@ -192,7 +192,10 @@ class PatchTrainer(SFTTrainer):
 
         Args:
             eval_dataset (`str` or [`~datasets.Dataset`], *optional*):
-                Rows, or the name of one of the trainer's evaluation sets; the trainer's own if not given.
+                Rows, or the name of one of the trainer's evaluation sets. The trainer's `eval_dataset` if not given.
+
+        Raises:
+            ValueError: If there are no rows.
         """
         if isinstance(eval_dataset, str):
             eval_dataset = cast(dict[str, Dataset], self.eval_dataset)[eval_dataset]
@@ -202,7 +205,7 @@ class PatchTrainer(SFTTrainer):
         return self.get_test_dataloader(dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Returns the loader of batches of other rows, in their order."""
+        """Returns a loader of batches of the given rows, in their order."""
         batch_size = self.args.eval_batch_size
         is_filled = self.args.world_size > 1 or self.args.dataloader_drop_last
         rows_per_forward = batch_size * self.args.world_size if is_filled else 1
@@ -242,16 +245,17 @@ class PatchTrainer(SFTTrainer):
                 A checkpoint to resume from, or `True` for the last whole one in `output_dir`.
 
         Raises:
-            ValueError: If there is no whole checkpoint, or a run with other settings wrote it: another stage, layout,
-                prompt, catalog or seed, other rows, another number of rows per step; under DeepSpeed another number
-                of processes; in pre-training another number of steps.
+            ValueError: If there is no whole checkpoint, or if a run with other settings wrote it. Stage, layout,
+                prompt, catalog, seed, rows and the number of rows per step must be the same; under DeepSpeed also the
+                number of processes, and in pre-training the number of steps.
         """
         checkpoint = resume_from_checkpoint or None
         output_dir = str(self.args.output_dir)
         if checkpoint is True and (checkpoint := last_checkpoint(output_dir)) is None:
             raise ValueError(
-                f"There is no whole checkpoint in {output_dir} to resume from. Call `train()` to start, or "
-                "`train(resume_from_checkpoint=patchrec_hf.last_checkpoint(output_dir))` to do either."
+                f"There is no whole checkpoint in {output_dir} to resume from. Call `train()` to start from scratch, "
+                "or `train(resume_from_checkpoint=patchrec_hf.last_checkpoint(output_dir))`, which resumes if there "
+                "is a whole checkpoint and starts from scratch otherwise."
             )
         if checkpoint is not None:
             facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
@@ -265,11 +269,11 @@ class PatchTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Computes the loss of the labelled positions, and adds the batch to the statistics of the next log entry."""
+        """Computes the loss of the labeled positions, and adds the batch to the statistics of the next log entry."""
         statistics = self._train_statistics if self.model.training else self._eval_statistics
         outputs = None
         if self._computes_own_logits(inputs):
-            # The loss of Trainer itself: the model's own.
+            # `Trainer.compute_loss` takes the loss that the model itself computes.
             loss, outputs = Trainer.compute_loss(
                 self, model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
@@ -286,9 +290,9 @@ class PatchTrainer(SFTTrainer):
 
     def _computes_own_logits(self, inputs: dict[str, torch.Tensor]) -> bool:
         """
-        Whether the model itself projects the labelled positions, instead of SFTTrainer's fused head. The fused head
-        computes logits twice to save memory, which pays with Triton kernels only, and there are none on a CPU. And it
-        reads the head's weight, so it ignores an adapter on the head.
+        Returns whether the model itself projects the labeled positions, instead of SFTTrainer's fused head. It does on
+        a CPU: the fused head computes logits twice to save memory, which pays only with Triton kernels, and a CPU has
+        none. It also does with an adapter on the head, because the fused head reads only the head's own weight.
         """
         if self.args.loss_type != "nll" or self.aux_loss_enabled:
             return False
@@ -296,17 +300,17 @@ class PatchTrainer(SFTTrainer):
         return inputs["input_ids"].device.type == "cpu" or has_adapter
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Logs, with the statistics of the batches since the last entry."""
+        """Logs `logs` together with the statistics of the batches since the last entry."""
         if self.model.training and (sums := self._train_statistics.reduce(self.accelerator)) is not None:
             logs.update(self._batch_metrics(sums))
             logs.update(_prediction_metrics(sums))
-            if sums.scored_labels > 0:  # else SFTTrainer has counted and logs them
+            if sums.scored_labels > 0:  # else SFTTrainer has counted the tokens, and logs them
                 self._total_train_tokens += int(sums.positions - sums.padding)
                 logs["num_tokens"] = self._total_train_tokens
         super().log(logs, start_time)
 
     def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
-        """What the model has read since the last log entry."""
+        """Describes the batches that the model has read since the last log entry."""
         return {
             "prompt_tokens": sums.prompt_tokens / sums.histories,
             "positions_per_example": sums.positions / sums.histories,
@@ -314,7 +318,7 @@ class PatchTrainer(SFTTrainer):
         }
 
     def _run_facts(self) -> dict[str, Any]:
-        """What a run must share with a checkpoint to resume from it: then a step learns from the same rows."""
+        """Facts that a run must share with a checkpoint to resume from it, so that each step learns from its rows."""
         args, dataset = self.args, self.train_dataset
         facts: dict[str, Any] = {
             "stage": self.stage,
@@ -326,13 +330,13 @@ class PatchTrainer(SFTTrainer):
         }
         if isinstance(dataset, Dataset):
             facts["checksum of some training rows"] = _checksum(dataset)
-        if self.is_deepspeed_enabled:  # each process holds a part of its optimizer's state
+        if self.is_deepspeed_enabled:  # each process saves its part of the optimizer's state
             facts["number of processes"] = args.world_size
         return facts
 
     def _checkpoint_facts(self) -> dict[str, Any]:
         num_tokens = self._total_train_tokens
-        if self._train_statistics.has_predictions:  # else SFTTrainer has counted them
+        if self._train_statistics.has_predictions:  # else SFTTrainer has counted the tokens since the last entry
             num_tokens += self._train_statistics.num_tokens(self.accelerator)
         return {**self._run_facts(), "num_tokens": num_tokens}
 
@@ -347,9 +351,11 @@ class PatchTrainer(SFTTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """
-        Computes the loss and ranks the catalog. Predictions, as `predict` returns them, are the ranked item ids of
-        each target, of shape `(num_targets, k)`, best first, with -1 where a ranking is shorter; label ids are the
-        targets' item ids, of shape `(num_targets,)`. k is the largest of `eval_ks`, or 20 if there is none.
+        Computes the loss and ranks the catalog.
+
+        The predictions that `predict` returns are the ranked item ids of each target, of shape `(num_targets, k)`:
+        best first, with -1 after the end of a shorter ranking. The label ids are the targets' item ids, of shape
+        `(num_targets,)`. k is the largest of `eval_ks`, or 20 if there is none.
         """
         if prediction_loss_only is None:
             prediction_loss_only = self.args.prediction_loss_only
@@ -357,12 +363,13 @@ class PatchTrainer(SFTTrainer):
         output = super().evaluation_loop(
             dataloader, description, True, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
         )
-        # A mean over all labels, however batches and processes divide them.
+        # The mean over all labels does not depend on how batches and processes divide them.
         sums = cast(BatchSums, self._eval_statistics.reduce(self.accelerator))
         metrics = {"loss": sums.loss / sums.labels, **_prediction_metrics(sums)}
         predictions: Any = None
         label_ids = None
-        # Ranked here, so that logging, early stopping and the choice of the best checkpoint see the metrics.
+        # The catalog is ranked here, so that logging, early stopping and the choice of the best checkpoint see the
+        # metrics.
         if self.args.eval_ks or not prediction_loss_only:
             with self.compute_loss_context_manager():
                 report = evaluate_model(
@@ -395,11 +402,11 @@ class PatchTrainer(SFTTrainer):
         directory = Path(output_dir or str(self.args.output_dir))
         if self.args.should_save:
             (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
-            if isinstance(self.model, PeftModel):  # PEFT reads it where another adapter is trained on top of this one
+            if isinstance(self.model, PeftModel):  # PEFT reads the config if another adapter is trained on this one
                 self.model.get_base_model().config.save_pretrained(directory)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Makes the repository; see [`~transformers.Trainer.init_hf_repo`]."""
+        """Creates the repository; see [`~transformers.Trainer.init_hf_repo`]."""
         if self.is_world_process_zero():
             require_token(token or self.args.hub_token)
         super().init_hf_repo(token=token, private=private)
@@ -412,28 +419,30 @@ class PatchTrainer(SFTTrainer):
         results: EvaluationReport | None = None,
     ) -> None:
         """
-        Writes the model card to `output_dir/README.md`. [`~transformers.Trainer.push_to_hub`] passes its arguments on.
+        Writes the model card to `output_dir/README.md`. [`~transformers.Trainer.push_to_hub`] passes its arguments to
+        this method.
 
         Args:
             model_name (`str`, *optional*):
-                Name of the repository, where training has none yet. The name of the output directory if not given.
+                Name of the repository, used if training has no `hub_model_id` yet. The name of the output directory if
+                not given.
             dataset_name (`str`, *optional*):
                 Name of the data set in the card.
             tags (`str` or `list[str]`, *optional*):
-                Added to the card's tags.
+                Further tags of the card.
             results ([`EvaluationReport`], *optional*):
-                What was measured. The metrics of the trainer's last evaluation if not given.
+                The metrics. If not given, the card shows the metrics of the trainer's last evaluation.
         """
         if not self.is_world_process_zero():
             return
         output_dir = str(self.args.output_dir)
         base_model = self._patchrec_model.config.text_config._name_or_path
         evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
-        last = {key.removeprefix("eval_"): value for key, value in (evaluations or [{}])[-1].items()}
+        last_metrics = {key.removeprefix("eval_"): value for key, value in (evaluations or [{}])[-1].items()}
         make_model_card(
             self.processing_class,
             self.hub_model_id or model_name or os.path.basename(os.path.normpath(output_dir)),
-            results=results or last,
+            results=results or last_metrics,
             dataset_name=dataset_name,
             base_model=base_model if base_model and not os.path.isdir(base_model) else None,
             data=self._row_facts,
@@ -458,7 +467,7 @@ class PatchTrainer(SFTTrainer):
 
 
 class _StepEvents(TrainerCallback):
-    """Tells a stream where a resumed run starts, and stops a run whose loss is not a number before it is saved."""
+    """Sets a stream to the step at which a resumed run starts, and raises before a step with a bad loss is saved."""
 
     def __init__(self, stream: ScheduledStream | None, statistics: StepStatistics) -> None:
         self.stream = stream
@@ -473,7 +482,7 @@ class _StepEvents(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # Only where Trainer waits for the device anyway.
+        # The check waits for the device, so it runs only where Trainer waits anyway.
         if control.should_log or control.should_save or control.should_evaluate:
             self._check_loss(args)
 
@@ -487,8 +496,8 @@ class _StepEvents(TrainerCallback):
         if bad is not None:
             raise FloatingPointError(
                 f"The loss is {bad[1]} at step {bad[0]}. Lower `learning_rate` (now {args.learning_rate}), keep "
-                "gradient clipping on, or train in bf16 or float32 instead of fp16. Resume from the last checkpoint; "
-                "it was written before this step."
+                "gradient clipping on, or train in bf16 or float32 instead of fp16. Then resume from the last "
+                "checkpoint, which was written before this step."
             )
 
 
@@ -502,6 +511,6 @@ def _prediction_metrics(sums: BatchSums) -> dict[str, float]:
 
 
 def _checksum(dataset: Dataset) -> int:
-    """A checksum of a hundred rows, evenly spaced. Other rows, or the same in another order, have another one."""
+    """Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change."""
     rows = dataset.select(spaced_rows(len(dataset), _CHECKSUM_ROWS)).select_columns(list(ROW_COLUMNS))
     return zlib.crc32(json.dumps(rows.to_list()).encode())

@@ -12,37 +12,37 @@ from .patch_trainer import PatchTrainer
 
 class PatchFinetuneTrainer(PatchTrainer):
     """
-    Trainer for the paper's patch fine-tuning, in any layout; `TextLayout` gives the vanilla baseline.
+    Trainer for the paper's patch fine-tuning in any layout. `TextLayout` gives the vanilla baseline.
 
     Args:
         model (`str`, `os.PathLike`, [`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
-            A model, or the name of one: of a PatchRec checkpoint, of an adapter, which is merged, or of any backbone
-            to start from. A model that is given by name is loaded in float32, whatever it was saved in, because mixed
-            precision needs that; `model_init_kwargs` can choose another dtype. A model that is given itself is trained
-            in its own dtype.
+            A model object, or the name of a PatchRec checkpoint, of an adapter, or of any backbone to start from. An
+            adapter is merged. A model that is given by name is loaded in float32, in whatever dtype it was saved,
+            because mixed precision needs float32; `model_init_kwargs` can choose another dtype. A model object is
+            trained in its own dtype.
         args ([`PatchFinetuneConfig`]):
-            Training arguments. The trainer copies them: `trainer.args` is its own.
+            Training arguments. `trainer.args` is a copy of them.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Rows with `user_id`, `item_ids` and `target_positions` (see [`Row`]). A stream of rows needs `max_steps`;
-            it is shuffled within a buffer, and starts again where it ends.
+            Rows with `user_id`, `item_ids` and `target_positions` (see [`Row`]). A stream of rows needs `max_steps`.
+            The trainer shuffles it within a buffer, and starts it again when it ends.
         processing_class ([`PatchRecProcessor`]):
-            Encodes histories; saved with every checkpoint.
+            Encodes histories. It is saved with every checkpoint.
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
-            Rows. `evaluate` adds the metrics of a ranking over the whole catalog to the loss, as `eval_hr@20` and so
-            on.
+            Rows. Besides the loss, `evaluate` reports the metrics of a ranking over the whole catalog, as `eval_hr@20`
+            and so on.
         data_collator ([`PatchDataCollator`], *optional*):
-            Overrides the default. Its layout must be the processor's.
+            Overrides the default collator. Its layout must be the processor's.
         peft_config ([`~peft.PeftConfig`], *optional*):
-            Trains an adapter instead of the model. A LoRA configuration is completed: with the backbone's usual target
-            modules if it names none, and with the special tokens around items, unless `trainable_token_indices` is
-            set.
+            Trains an adapter instead of the model. The trainer completes a LoRA configuration: it adds the backbone's
+            usual target modules if none are named, and the special tokens around items unless
+            `trainable_token_indices` is set.
         callbacks, optimizers:
             As for [`~transformers.Trainer`].
 
     Raises:
-        TypeError: If an argument is of another kind.
+        TypeError: If an argument has the wrong type.
         ValueError: If model and processor were not made for each other, a data set lacks a column, the collator's
-            layout is not the processor's, or a stream comes without `max_steps`.
+            layout is not the processor's, or `max_steps` is not set for a stream.
         FloatingPointError: If the loss becomes NaN or infinite during training.
 
     Example:
@@ -65,11 +65,11 @@ class PatchFinetuneTrainer(PatchTrainer):
 
 class PatchPretrainTrainer(PatchTrainer):
     """
-    Trainer for the paper's patch pre-training: every history stands in the batch twice, as text and with each item
+    Trainer for the paper's patch pre-training. A batch holds every history twice: as text, and with each item
     compressed with probability p = step / total steps, which rises from 0 to 1.
 
-    p and every draw are pure functions of the seed, the optimizer step and the row: they are the same with any number
-    of workers, under gradient accumulation, and after resuming. Evaluation uses the processor's fixed layout.
+    p and every draw are pure functions of the seed, the optimizer step and the row. So they are the same with any
+    number of workers, under gradient accumulation and after resuming. Evaluation uses the processor's fixed layout.
 
     Args:
         model, args, train_dataset, processing_class, eval_dataset, data_collator, peft_config, callbacks, optimizers:
@@ -81,7 +81,7 @@ class PatchPretrainTrainer(PatchTrainer):
     config_class = PatchPretrainConfig
 
     def _run_facts(self) -> dict[str, Any]:
-        # The probability of compression is a share of all steps.
+        # The compression probability depends on the total number of steps.
         return {
             **super()._run_facts(),
             "num_train_epochs": self.args.num_train_epochs,
@@ -89,7 +89,7 @@ class PatchPretrainTrainer(PatchTrainer):
         }
 
     def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
-        # The optimizer step that was taken last is the one before `global_step`.
+        # The last optimizer step that was taken is `global_step - 1`.
         probability = max(self.state.global_step - 1, 0) / max(self.state.max_steps, 1)
         return {
             **super()._batch_metrics(sums),

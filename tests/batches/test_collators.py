@@ -61,7 +61,7 @@ def test_targets_of_a_row_share_the_start_of_their_window(processor):
 @pytest.mark.parametrize("separate", [True, False])
 @pytest.mark.parametrize("rows_at_once", [2, 1000])
 def test_row_lengths_are_those_of_the_longest_histories(processor, rows, layout, separate, rows_at_once, monkeypatch):
-    monkeypatch.setattr("patchrec_hf.batches.collators._CHUNK_ROWS", rows_at_once)
+    monkeypatch.setattr("patchrec_hf.data.rows.CHUNK_ROWS", rows_at_once)
     processor = PatchRecProcessor(
         processor.tokenizer, processor.catalog, processor.prompt, layout, max_history=8, separate_patches=separate
     )

@@ -189,7 +189,7 @@ def test_interactions_of_examples_are_those_they_were_made_of(lengths, max_histo
         }
     )
     examples = make_rows(order_interactions(pl.concat([train, rest])), catalog_of(*range(1, 9)), max_history)
-    with patch("patchrec_hf.data.examples.CHUNK_ROWS", rows_at_a_time):
+    with patch("patchrec_hf.data.rows.CHUNK_ROWS", rows_at_a_time):
         found = rows_to_interactions(examples["train"].shuffle(seed=random.randrange(99)))
     expected = [(user, item) for user, item in zip(users, items, strict=True) if lengths[user] > 3]
     assert sorted(found.rows()) == sorted([*expected, *[(99, 1)] * 4])

@@ -213,8 +213,8 @@ def run(scenario: Scenario, backbones: Path, output_dir: Path, world_size: int) 
     trainer.train()
     # By itself first: the forwards of an evaluation would gather what this must gather.
     report = evaluate_model(
-        trainer._patchrec_model(),
-        trainer.data_collator,
+        trainer._patchrec_model,
+        trainer.processing_class,
         trainer.eval_dataset,
         k=5,
         show_progress=False,

@@ -131,5 +131,5 @@ def test_parts_by_hand(tmp_path):
     assert asked == [[*range(8, 20)]]
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         run_in_parts(rank, 20, 0, **arguments)
-    with pytest.raises(FileExistsError, match="k: 5 there, 6 now"):
+    with pytest.raises(FileExistsError, match="k: old 5, new 6"):
         run_in_parts(rank, 20, 1, **{**arguments, "settings": {"k": 6}})

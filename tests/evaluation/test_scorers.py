@@ -104,7 +104,7 @@ def test_what_was_seen_does_not_tie_with_a_target_that_scores_minus_infinity():
 
 
 def test_scores_of_another_shape():
-    with pytest.raises(ValueError, match=r"FixedScorer.score gave an array of shape \(2, 4\), expected \(2, 5\)"):
+    with pytest.raises(ValueError, match=r"FixedScorer.score returned an array of shape \(2, 4\), expected \(2, 5\)"):
         score_books(FixedScorer([1, 2, 3, 4]), ([1, 2], [1]), ([1, 3], [1]))
 
 

@@ -92,7 +92,7 @@ def test_evaluate_a_saved_baseline(tmp_path):
     assert "| ranker | SASRec |" in done.stdout
     misspelt = run(EVALUATE, "--baseline", "popularitz", *settings)
     assert misspelt.returncode == 1
-    assert "popularitz is none of popularity, co-visitation, nor a saved one" in misspelt.stderr
+    assert "must be one of popularity, co-visitation or a saved baseline, got popularitz" in misspelt.stderr
 
 
 @pytest.mark.slow
@@ -121,7 +121,7 @@ def test_benchmark_of_training_steps(tmp_path):
 @pytest.mark.slow
 def test_benchmark_of_sharing(tmp_path):
     done = run(
-        SHARING, "--variants", "1 targets per row", "4 targets per row", "--seeds", "1", "--num_targets", "256",
+        SHARING, "--variants", "1 targets per row", "4 targets per row", "--seeds", "1", "--num_examples", "256",
         "--num_eval_rows", "8", "--output_dir", tmp_path, "--json", tmp_path / "sharing.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -152,7 +152,7 @@ def test_benchmark_of_rankings(tmp_path):
         "--output_dir", tmp_path / "report",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "and the last match counts (authors)" in done.stdout
+    assert "and the last match counts (release)" in done.stdout
     settings = EvaluationReport.load(tmp_path / "report").settings
     assert settings["protocol"]["take_last_match"] is True
     assert settings["model"] == str(tmp_path / "final")
@@ -165,7 +165,7 @@ def test_prepare_data(tmp_path):
     table.write_csv(tmp_path / "log.csv")
     settings = [
         tmp_path / "log.csv", tmp_path / "out", "--columns", "user_id=customer", "item_id=sku", "--cuts", "0.6", "0.8",
-        "--cache_dir", tmp_path / "cache", "--min_item_users", "3", "--iterate",
+        "--cache_dir", tmp_path / "cache", "--min_item_users", "3", "--k_core",
     ]  # fmt: skip
     done = run(PREPARE_DATA, *settings)
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,7 @@ def test_rows_are_described_by_hand():
         {"user_id": 2, "item_ids": [10, 11, 12], "target_positions": [2]},
     ]
     assert describe_rows(Dataset.from_list(rows)) == {
-        "training rows": "3, of 2 users",
+        "training rows": "3 from 2 users",
         "training targets": "4, each after 2.0 items on average",
     }
 

@@ -97,7 +97,7 @@ def test_a_failed_push_is_reported(caplog):
     for upload in (done, failed, cancelled):
         _report_failure(upload)
     assert [record.message for record in caplog.records] == [
-        "A checkpoint was not pushed to the Hub, and training went on: no space left"
+        "A checkpoint was not pushed to the Hub. Training continues. The error was: no space left"
     ]
 
 
@@ -142,7 +142,7 @@ def test_cards(hub, pushed):
     card = ModelCard(hub.repos["user/trained"]["README.md"].decode())
     assert {"patchrec", "trl", "test"} <= set(card.data.tags)
     assert "| optimizer steps | 2 of 2 |" in card.text
-    assert "| training rows | 14, of 14 users |" in card.text
+    assert "| training rows | 14 from 14 users |" in card.text
     assert {"hr@5", "loss"} <= {result.metric_type for result in card.data.eval_results}
     assert 'PatchRecommender.from_pretrained("user/trained")' in card.text
     adapted = ModelCard(hub.repos["user/adapted"]["README.md"].decode())

@@ -176,10 +176,10 @@ def test_resuming_by_true_takes_the_last_whole_checkpoint(run, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seed": 1}, "seed: 42 there, 1 now"),
-        ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps: 1 there, 3 now"),
-        ({"max_steps": 5}, "max_steps: 1 there, 5 now"),
-        ({"num_train_epochs": 5}, "num_train_epochs: 1.0 there, 5 now"),
+        ({"seed": 1}, "seed: old 42, new 1"),
+        ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps: old 1, new 3"),
+        ({"max_steps": 5}, "max_steps: old 1, new 5"),
+        ({"num_train_epochs": 5}, "num_train_epochs: old 1.0, new 5"),
     ],
 )
 def test_other_settings(run, tmp_path, settings, message):
@@ -192,13 +192,13 @@ def test_other_rows_layouts_and_catalogs(run, tmp_path):
     checkpoint, processor = tmp_path / "checkpoint-1", run.processing_class
     facts = run._run_facts()
     assert check_resumable(checkpoint, facts, processor)["num_tokens"] > 0
-    with pytest.raises(ValueError, match="training rows: 14 there, 13 now"):
+    with pytest.raises(ValueError, match="training rows: old 14, new 13"):
         check_resumable(checkpoint, {**facts, "training rows": 13}, processor)
-    with pytest.raises(ValueError, match="number of processes: None there, 2 now"):
+    with pytest.raises(ValueError, match="number of processes: old None, new 2"):
         check_resumable(checkpoint, {**facts, "number of processes": 2}, processor)
-    with pytest.raises(ValueError, match=r"layout: \{'name': 'item', .* there, \{'name': 'session'"):
+    with pytest.raises(ValueError, match=r"layout: old \{'name': 'item', .*, new \{'name': 'session'"):
         check_resumable(checkpoint, facts, processor.with_layout(SessionPatchLayout()))
-    with pytest.raises(ValueError, match=r"the catalog \(12 items there, 13 now\)"):
+    with pytest.raises(ValueError, match=r"the catalog \(old 12 items, new 13 items\)"):
         check_resumable(checkpoint, facts, processor.with_catalog(processor.catalog.with_items({99: "New"})))
     renamed = Catalog(processor.catalog.item_ids, ("Emmeline", *processor.catalog.titles[1:]))
     with pytest.raises(ValueError, match="the catalog"):
@@ -212,7 +212,7 @@ def test_other_rows_layouts_and_catalogs(run, tmp_path):
 
 def test_other_rows_of_the_same_number(run):
     run.train_dataset = run.train_dataset.map(lambda row: {"item_ids": row["item_ids"][::-1]})
-    with pytest.raises(ValueError, match=r"checksum of some training rows: \d+ there, \d+ now"):
+    with pytest.raises(ValueError, match=r"checksum of some training rows: old \d+, new \d+"):
         run.train(resume_from_checkpoint=True)
 
 
@@ -220,7 +220,7 @@ def test_a_run_with_a_layout_of_ones_own_goes_on(run, tmp_path):
     facts, processor = run._run_facts(), run.processing_class.with_layout(LatestOnly(2))
     processor.save_pretrained(tmp_path / "checkpoint-1")
     assert check_resumable(tmp_path / "checkpoint-1", facts, processor)["num_tokens"] > 0
-    with pytest.raises(ValueError, match=r"layout: .*'num_items': 2\} there, .*'num_items': 3\} now"):
+    with pytest.raises(ValueError, match=r"layout: old .*'num_items': 2\}, new .*'num_items': 3\}"):
         check_resumable(tmp_path / "checkpoint-1", facts, processor.with_layout(LatestOnly(3)))
 
 

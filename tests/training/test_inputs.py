@@ -154,8 +154,8 @@ def test_a_stream_with_several_targets_is_packed(make_trainer, rows):
 @pytest.mark.parametrize(
     ("kwargs", "problem"),
     [
-        ({"max_steps": -1}, "A stream of rows has no length, so `max_steps` must say"),
-        ({"train_sampling_strategy": "group_by_length"}, "needs rows that are not streamed"),
+        ({"max_steps": -1}, "A stream of rows has no length, so `max_steps` must be set to at least 1, got -1"),
+        ({"train_sampling_strategy": "group_by_length"}, "needs a `Dataset`, but the rows are streamed"),
     ],
 )
 def test_settings_that_a_stream_cannot_have(make_trainer, rows, kwargs, problem):
