@@ -48,6 +48,23 @@ class BatchSums(NamedTuple):
     entropy: float
     correct: float
 
+    def batch_metrics(self) -> dict[str, float]:
+        """Describes the batches: mean prompt tokens and positions per history, and the share of padding."""
+        return {
+            "prompt_tokens": self.prompt_tokens / self.histories,
+            "positions_per_example": self.positions / self.histories,
+            "padding_share": self.padding / self.positions,
+        }
+
+    def prediction_metrics(self) -> dict[str, float]:
+        """Mean entropy in nats and accuracy of the scored labels; empty if there are none."""
+        if self.scored_labels == 0:
+            return {}
+        return {
+            "entropy": self.entropy / self.scored_labels,
+            "mean_token_accuracy": self.correct / self.scored_labels,
+        }
+
 
 class StepStatistics:
     """

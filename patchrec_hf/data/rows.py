@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypedDict
@@ -13,6 +15,7 @@ from datasets import Dataset
 
 
 ROW_COLUMNS = ("user_id", "item_ids", "target_positions")
+_CHECKSUM_ROWS = 100
 CHUNK_ROWS = 10_000
 """Number of rows that are read into memory, or made, at once."""
 
@@ -72,6 +75,12 @@ def spaced_rows(num_rows: int, max_rows: int | None) -> np.ndarray:
     if max_rows is None or max_rows >= num_rows:
         return np.arange(num_rows)
     return np.linspace(0, num_rows - 1, max_rows).astype(np.int64)
+
+
+def rows_checksum(dataset: Dataset) -> int:
+    """Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change."""
+    rows = dataset.select(spaced_rows(len(dataset), _CHECKSUM_ROWS)).select_columns(list(ROW_COLUMNS))
+    return zlib.crc32(json.dumps(rows.to_list()).encode())
 
 
 def check_rows(dataset: Dataset, max_history: int | None = None) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -16,16 +14,15 @@ from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput, seed_worker
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from trl import SFTTrainer
 
 from ..batches.collators import PatchDataCollator
 from ..batches.filled import FilledDataset
-from ..batches.sampling import ScheduledDataset, ScheduledStream, StepSampler
 from ..batches.statistics import BatchSums, StepStatistics
-from ..data.rows import ROW_COLUMNS, check_rows, spaced_rows
+from ..data.rows import check_rows, rows_checksum
 from ..evaluation.models import evaluate_model
 from ..evaluation.report import EvaluationReport
 from ..hub.model_card import describe_rows, describe_training, make_model_card
@@ -45,9 +42,8 @@ from .inputs import (
     load_trainable,
     own_arguments,
 )
-
-
-_CHECKSUM_ROWS = 100
+from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
+from .step_events import StepEvents
 
 
 class PatchTrainer(SFTTrainer):
@@ -123,10 +119,10 @@ class PatchTrainer(SFTTrainer):
             )
         if data_collator.tree_packing:  # after `super().__init__`, which moves the model to its device
             patchrec_model.enable_tree_packing()
-        self._stream = self._make_stream()
+        self._stream = make_stream(train_dataset, self.args, self._rows_per_forward)
         self._train_statistics = StepStatistics()
         self._eval_statistics = StepStatistics()
-        self.add_callback(_StepEvents(self._stream, self._train_statistics))
+        self.add_callback(StepEvents(self._stream, self._train_statistics))
         self.add_callback(CheckpointCallback(self, args.save_total_limit, args.hub_strategy, self._checkpoint_facts))
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -142,49 +138,17 @@ class PatchTrainer(SFTTrainer):
         """Rows that all processes together read for one forward."""
         return self.get_total_train_batch_size(self.args) // self.args.gradient_accumulation_steps
 
-    @property
-    def _data_seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def _make_stream(self) -> ScheduledStream | None:
-        if not isinstance(self.train_dataset, IterableDataset):
-            return None
-        return ScheduledStream(
-            self.train_dataset,
-            rows_per_micro_batch=self._rows_per_forward,
-            accumulation_steps=self.args.gradient_accumulation_steps,
-            seed=self._data_seed,
-            max_steps=self.args.max_steps,
-        )
-
     def get_train_dataloader(self) -> DataLoader:
         """Returns the loader of training batches. Each row comes with its optimizer step (see [`StepSampler`])."""
-        batch_size = self._rows_per_forward // self.args.world_size
-        if self._stream is not None:
-            return self._make_dataloader(
-                self._stream, batch_size, persistent_workers=self.args.dataloader_persistent_workers
-            )
-        dataset = cast(Dataset, self.train_dataset)
-        sampler = StepSampler(
-            num_rows=len(dataset),
-            rows_per_micro_batch=self._rows_per_forward,
-            accumulation_steps=self.args.gradient_accumulation_steps,
-            num_processes=self.args.world_size,
-            drop_last=self.args.dataloader_drop_last,
-            seed=self._data_seed,
+        loader = make_train_loader(
+            self._stream or cast(Dataset, self.train_dataset),
+            self.data_collator,
+            self.args,
+            self._rows_per_forward,
             get_state=lambda: self.state,
             lengths=self._row_lengths,
         )
-        return self._make_dataloader(
-            ScheduledDataset(dataset),
-            batch_size,
-            sampler=sampler,
-            drop_last=self.args.dataloader_drop_last,
-            persistent_workers=self.args.dataloader_persistent_workers,
-            worker_init_fn=partial(
-                seed_worker, num_workers=self.args.dataloader_num_workers, rank=self.args.process_index
-            ),
-        )
+        return self.accelerator.prepare(loader)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """
@@ -206,27 +170,7 @@ class PatchTrainer(SFTTrainer):
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Returns a loader of batches of the given rows, in their order."""
-        batch_size = self.args.eval_batch_size
-        is_filled = self.args.world_size > 1 or self.args.dataloader_drop_last
-        rows_per_forward = batch_size * self.args.world_size if is_filled else 1
-        return self._make_dataloader(
-            FilledDataset(test_dataset, rows_per_forward), batch_size, drop_last=self.args.dataloader_drop_last
-        )
-
-    def _make_dataloader(self, dataset: Any, batch_size: int, **settings: Any) -> DataLoader:
-        args = self.args
-        loader: DataLoader = DataLoader(
-            dataset,
-            batch_size,
-            collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            multiprocessing_context=args.dataloader_multiprocessing_context,
-            prefetch_factor=args.dataloader_prefetch_factor,
-            in_order=args.dataloader_in_order,
-            **settings,
-        )
-        return self.accelerator.prepare(loader)
+        return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 
     @cached_property
     def _row_lengths(self) -> np.ndarray | None:
@@ -303,7 +247,7 @@ class PatchTrainer(SFTTrainer):
         """Logs `logs` together with the statistics of the batches since the last entry."""
         if self.model.training and (sums := self._train_statistics.reduce(self.accelerator)) is not None:
             logs.update(self._batch_metrics(sums))
-            logs.update(_prediction_metrics(sums))
+            logs.update(sums.prediction_metrics())
             if sums.scored_labels > 0:  # else SFTTrainer has counted the tokens, and logs them
                 self._total_train_tokens += int(sums.positions - sums.padding)
                 logs["num_tokens"] = self._total_train_tokens
@@ -311,11 +255,7 @@ class PatchTrainer(SFTTrainer):
 
     def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
         """Describes the batches that the model has read since the last log entry."""
-        return {
-            "prompt_tokens": sums.prompt_tokens / sums.histories,
-            "positions_per_example": sums.positions / sums.histories,
-            "padding_share": sums.padding / sums.positions,
-        }
+        return sums.batch_metrics()
 
     def _run_facts(self) -> dict[str, Any]:
         """Facts that a run must share with a checkpoint to resume from it, so that each step learns from its rows."""
@@ -325,11 +265,11 @@ class PatchTrainer(SFTTrainer):
             "training rows": len(dataset) if isinstance(dataset, Dataset) else "a stream",
             "rows per forward of all processes": self._rows_per_forward,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
-            "seed": self._data_seed,
+            "seed": data_seed(args),
             "train_sampling_strategy": args.train_sampling_strategy,
         }
         if isinstance(dataset, Dataset):
-            facts["checksum of some training rows"] = _checksum(dataset)
+            facts["checksum of some training rows"] = rows_checksum(dataset)
         if self.is_deepspeed_enabled:  # each process saves its part of the optimizer's state
             facts["number of processes"] = args.world_size
         return facts
@@ -365,7 +305,7 @@ class PatchTrainer(SFTTrainer):
         )
         # The mean over all labels does not depend on how batches and processes divide them.
         sums = cast(BatchSums, self._eval_statistics.reduce(self.accelerator))
-        metrics = {"loss": sums.loss / sums.labels, **_prediction_metrics(sums)}
+        metrics = {"loss": sums.loss / sums.labels, **sums.prediction_metrics()}
         predictions: Any = None
         label_ids = None
         # The catalog is ranked here, so that logging, early stopping and the choice of the best checkpoint see the
@@ -464,53 +404,3 @@ class PatchTrainer(SFTTrainer):
     def _patchrec_model(self) -> PatchRecForCausalLM:
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-class _StepEvents(TrainerCallback):
-    """Sets a stream to the step at which a resumed run starts, and raises before a step with a bad loss is saved."""
-
-    def __init__(self, stream: ScheduledStream | None, statistics: StepStatistics) -> None:
-        self.stream = stream
-        self.statistics = statistics
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.stream is not None:
-            self.stream.first_step = state.global_step
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        # The check waits for the device, so it runs only where Trainer waits anyway.
-        if control.should_log or control.should_save or control.should_evaluate:
-            self._check_loss(args)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._check_loss(args)
-
-    def _check_loss(self, args: TrainingArguments) -> None:
-        bad = self.statistics.first_bad_loss()
-        if bad is not None:
-            raise FloatingPointError(
-                f"The loss is {bad[1]} at step {bad[0]}. Lower `learning_rate` (now {args.learning_rate}), keep "
-                "gradient clipping on, or train in bf16 or float32 instead of fp16. Then resume from the last "
-                "checkpoint, which was written before this step."
-            )
-
-
-def _prediction_metrics(sums: BatchSums) -> dict[str, float]:
-    if sums.scored_labels == 0:
-        return {}
-    return {
-        "entropy": sums.entropy / sums.scored_labels,
-        "mean_token_accuracy": sums.correct / sums.scored_labels,
-    }
-
-
-def _checksum(dataset: Dataset) -> int:
-    """Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change."""
-    rows = dataset.select(spaced_rows(len(dataset), _CHECKSUM_ROWS)).select_columns(list(ROW_COLUMNS))
-    return zlib.crc32(json.dumps(rows.to_list()).encode())
