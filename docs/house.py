@@ -31,11 +31,15 @@ def in_order(room: Path) -> list[Path]:
     """The modules of a room, each after those that it imports from the same room."""
     paths = {path.stem: path for path in sorted(room.glob("*.py")) if path.stem != "__init__"}
     ordered: dict[str, Path] = {}
+    seen: set[str] = set()
 
     def visit(name: str) -> None:
+        if name in seen:
+            return
+        seen.add(name)
         for other in sorted(local_imports(paths[name]) & paths.keys()):
             visit(other)
-        ordered.setdefault(name, paths[name])
+        ordered[name] = paths[name]
 
     for name in paths:
         visit(name)
@@ -58,7 +62,7 @@ def main() -> None:
     check = parser.parse_args().check
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
-    written = before + BEGIN + tree() + END + rest.split(END)[1]
+    written = before + BEGIN + tree() + END + rest.split(END, 1)[1]
     if check and written != page:
         raise SystemExit("docs/design.md does not show the package as it is. Run `python docs/house.py`.")
     if not check:

@@ -188,6 +188,8 @@ class ScheduledStream(TorchIterableDataset[ScheduledRow]):
         """The optimizer step to begin at. A resumed run sets it, and the stream skips rows of earlier steps."""
 
     def __iter__(self) -> Iterator[ScheduledRow]:
+        if self.first_step >= self.max_steps:
+            return
         worker = get_worker_info()
         num_workers, worker_id = (1, 0) if worker is None else (worker.num_workers, worker.id)
         first = self.first_step * self.accumulation_steps

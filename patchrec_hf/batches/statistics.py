@@ -68,17 +68,19 @@ class BatchSums(NamedTuple):
 
 class StepStatistics:
     """
-    Sums over the micro-batches since the last [`StepStatistics.reduce`]. The sums stay on the device, and adding a
-    batch never waits for it.
+    Sums over the micro-batches since the last [`StepStatistics.reduce`]. The sums stay on the device. Adding a
+    batch waits for it only where labels are selected from its logits.
     """
 
     def __init__(self) -> None:
         self._counts: torch.Tensor | None = None
         self._values: torch.Tensor | None = None
         self._first_bad: torch.Tensor | None = None
-        self._has_predictions = False
+        self._num_tokens: torch.Tensor | None = None
 
-    def add(self, batch: dict[str, torch.Tensor], loss: torch.Tensor, step: int) -> None:
+    def add(
+        self, batch: dict[str, torch.Tensor], loss: torch.Tensor, step: int, logits: torch.Tensor | None = None
+    ) -> None:
         """
         Adds a batch.
 
@@ -89,39 +91,25 @@ class StepStatistics:
                 The batch's mean loss. In evaluation, it may be NaN for a batch without labels.
             step (`int`):
                 The optimizer step that learns from it.
+            logits (`torch.Tensor` of shape `(n, V)`, *optional*):
+                Logits of the n labeled positions. Not given if TRL's fused head computed the loss; SFTTrainer then
+                counts tokens and predictions itself.
         """
         loss = loss.detach().float()
         counts = batch_token_counts(batch)
         loss_sum = torch.where(counts[-1] > 0, loss * counts[-1], 0.0)
+        predictions = torch.zeros(3, device=loss.device)
+        if logits is not None:
+            entropy, correct = score_labels(logits, batch["shift_labels"][batch["shift_labels"] != IGNORED_LABEL])
+            predictions = torch.stack([torch.full_like(entropy, len(logits)), entropy, correct.to(entropy.dtype)])
+            self._num_tokens = _plus(self._num_tokens, counts[3] - counts[4])
+        self._counts = _plus(self._counts, counts)
+        self._values = _plus(self._values, torch.cat([loss_sum[None], predictions]))
         bad = torch.stack([torch.where(torch.isfinite(loss), -1.0, float(step)), loss])
-        self._counts = counts if self._counts is None else self._counts + counts
-        values = torch.stack([loss_sum, *[torch.zeros_like(loss_sum)] * 3])
-        self._values = values if self._values is None else self._values + values
         if self._first_bad is None:
             self._first_bad = bad
         else:
             self._first_bad = torch.where(self._first_bad[0] < 0, bad, self._first_bad)
-
-    @property
-    def has_predictions(self) -> bool:
-        """Whether predictions were added since the last `reduce`."""
-        return self._has_predictions
-
-    def add_predictions(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """
-        Adds the predictions of a batch, which [`StepStatistics.add`] counts.
-
-        Args:
-            logits (`torch.Tensor` of shape `(n, V)`):
-                Logits of n positions.
-            labels (`torch.LongTensor` of shape `(n,)`):
-                Their next tokens.
-        """
-        self._has_predictions = True
-        entropy, correct = score_labels(logits, labels)
-        number = torch.full_like(entropy, len(labels))
-        values = torch.stack([torch.zeros_like(entropy), number, entropy, correct.to(entropy.dtype)])
-        self._values = values if self._values is None else self._values + values
 
     def first_bad_loss(self) -> tuple[int, float] | None:
         """Returns the first step whose loss was not finite on this process, and the loss. Waits for the device."""
@@ -130,15 +118,20 @@ class StepStatistics:
         step, loss = self._first_bad.tolist()
         return None if step < 0 else (int(step), loss)
 
-    def num_tokens(self, accelerator: Accelerator) -> int:
-        """Counts the positions without padding since the last `reduce`, over all processes."""
-        if self._counts is None:
+    def take_tokens(self, accelerator: Accelerator) -> int:
+        """
+        Counts the positions without padding, over all processes and since the last call, of batches that came with
+        their logits. All processes must call this method.
+        """
+        if self._num_tokens is None:
             return 0
-        return int(accelerator.reduce(self._counts[3] - self._counts[4], reduction="sum"))
+        num_tokens = accelerator.reduce(self._num_tokens, reduction="sum")
+        self._num_tokens = None
+        return int(num_tokens)
 
     def reduce(self, accelerator: Accelerator) -> BatchSums | None:
         """
-        Sums over all processes, and resets the statistics.
+        Sums over all processes, and resets the statistics, except the tokens, which `take_tokens` resets.
 
         Args:
             accelerator ([`~accelerate.Accelerator`]):
@@ -152,8 +145,11 @@ class StepStatistics:
         counts = accelerator.reduce(self._counts, reduction="sum")  # as integers: they outgrow what float32 can count
         values = accelerator.reduce(self._values, reduction="sum")
         self._counts = self._values = self._first_bad = None
-        self._has_predictions = False
         return BatchSums(*counts.tolist(), *values.tolist())
+
+
+def _plus(total: torch.Tensor | None, values: torch.Tensor) -> torch.Tensor:
+    return values if total is None else total + values
 
 
 def batch_token_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -175,7 +171,7 @@ def batch_token_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     depths = batch["position_ids"].take_along_dim(supervised, dim=1) if "position_ids" in batch else supervised
     lengths = torch.where(ends, depths + 1, 0).flatten()
     is_even = ends.flatten().cumsum(dim=0) % 2 == 1
-    positions = labels.new_tensor(labels.numel())
+    positions = labels.new_full((), labels.numel())
     num_tokens = batch["attention_mask"].sum() if "attention_mask" in batch else positions  # no padding where packed
     return torch.stack(
         [

@@ -83,6 +83,36 @@ def rows_checksum(dataset: Dataset) -> int:
     return zlib.crc32(json.dumps(rows.to_list()).encode())
 
 
+def check_columns(dataset: Dataset) -> None:
+    """
+    Checks that a data set is one of rows, without looking at the rows.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The data set.
+
+    Raises:
+        TypeError: If it is no data set, or a column does not hold whole numbers, or lists of them.
+        ValueError: If a column is missing, or there is no row.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"Data sets must be `datasets.Dataset`s of rows, got `{type(dataset).__name__}`.")
+    if len(dataset) == 0:
+        raise ValueError("The data set of rows is empty.")
+    missing = [column for column in ROW_COLUMNS if column not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            "A data set of rows needs `user_id`, `item_ids` and `target_positions`, got the columns "
+            f"{dataset.column_names}. See `load_recommendation_data`."
+        )
+    for column in ("item_ids", "target_positions"):
+        kind = dataset.features.arrow_schema.field(column).type
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        if not (is_list and pa.types.is_integer(kind.value_type)):
+            raise TypeError(f"Column `{column}` must hold lists of whole numbers, got {kind}.")
+    check_user_ids(dataset)
+
+
 def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
     """
     Checks all rows of a data set at once, before training. A collator would raise only in the middle of training.
@@ -98,20 +128,7 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
             column does not hold lists of whole numbers.
         ValueError: If there is no row, a column is missing, or a row has no target or fails [`check_targets`].
     """
-    if not isinstance(dataset, Dataset):
-        raise TypeError(f"Data sets must be `datasets.Dataset`s of rows, got `{type(dataset).__name__}`.")
-    missing = [column for column in ROW_COLUMNS if column not in dataset.column_names]
-    if missing or len(dataset) == 0:
-        raise ValueError(
-            f"A data set of rows needs `user_id`, `item_ids` and `target_positions`, got {len(dataset)} rows "
-            f"with {dataset.column_names}. See `load_recommendation_data`."
-        )
-    for column in ("item_ids", "target_positions"):
-        kind = dataset.features.arrow_schema.field(column).type
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        if not (is_list and pa.types.is_integer(kind.value_type)):
-            raise TypeError(f"Column `{column}` must hold lists of whole numbers, got {kind}.")
-    check_user_ids(dataset)
+    check_columns(dataset)
     targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
     # First check the underlying table, which may hold further rows: gathering the items of shuffled rows takes long.
     all_items, all_targets = (pl.Series(dataset.data.column(name)) for name in ("item_ids", "target_positions"))

@@ -1,4 +1,4 @@
-"""Former names of public functions. Each works as before, and warns once per line that calls it."""
+"""Former names of public functions. Each takes its former arguments, warns, and calls the present function."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RANK_ARGUMENTS = ("candidates", "excluded", "show_progress")
 
 def rank_targets(
     model: PatchRecForCausalLM,
-    processor: PatchRecProcessor | PatchDataCollator,
+    collator: PatchDataCollator | PatchRecProcessor,
     dataset: Dataset,
     *args: Any,
     **settings: Any,
@@ -39,10 +39,10 @@ def rank_targets(
     settings = _named((*_TARGETS, "show_progress"), args, settings)
     if settings.get("protocol") == "authors":
         settings["protocol"] = "release"
-    if isinstance(processor, PatchDataCollator):
-        settings = {"layout": processor.layout, "seed": processor.seed, **settings}
-        processor = processor.processor
-    return evaluate_model(model, processor, dataset, **settings)
+    if isinstance(collator, PatchRecProcessor):
+        return evaluate_model(model, collator, dataset, **settings)
+    settings = {"layout": collator.layout, "seed": collator.seed, **settings}
+    return evaluate_model(model, collator.processor, dataset, **settings)
 
 
 def score_targets(scorer: Scorer, catalog: Catalog, dataset: Dataset, *args: Any, **settings: Any) -> EvaluationReport:
@@ -84,8 +84,13 @@ def score_catalog(
 
 def _named(names: Sequence[str], args: Sequence[Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Returns all arguments by their present names. `names` lists the positional arguments in order."""
+    if len(args) > len(names):
+        raise TypeError(f"Too many positional arguments: {len(args)}, but there are {len(names)} at most.")
+    by_position = dict(zip(names, args, strict=False))
     by_keyword = {_ARGUMENTS.get(name, name): value for name, value in settings.items()}
-    return {**dict(zip(names, args, strict=False)), **by_keyword}
+    if twice := by_position.keys() & by_keyword.keys():
+        raise TypeError(f"`{min(twice)}` is given twice.")
+    return {**by_position, **by_keyword}
 
 
 def _warn(former: str, present: str) -> None:

@@ -95,6 +95,8 @@ def evaluate_model(
         FloatingPointError: If a score of the model is not a number.
         RuntimeError: If a launcher started several processes, but they do not know of each other.
     """
+    if not isinstance(processor, PatchRecProcessor):
+        raise TypeError(f"`processor` must be a `PatchRecProcessor`, got `{type(processor).__name__}`.")
     protocol = find_protocol(protocol)
     model.check_prompt(processor.prompt)
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
@@ -118,7 +120,7 @@ def evaluate_model(
         histories, items = targets.history_items(numbers), targets.items[numbers]
         prompts = [_encode(processor, history, layout, seed) for history in histories]
         lists = titles.without(seen_items(histories, items), items) if exclude_seen else titles.all(len(items))
-        ranking = ranker.rank(prompts, candidates=[titles.items for titles in lists])
+        ranking = ranker.rank(prompts, candidates=[allowed.items for allowed in lists])
         results = np.empty(len(items), dtype)
         results["item_rank"], results["title_rank"], results["num_ties"] = titles.find(lists, ranking.items, items)
         results["is_exact"], results["tokens_read"] = ranking.is_exact, ranking.tokens_read
@@ -134,7 +136,7 @@ def evaluate_model(
         "ranker": "PatchRec",
         "k": k,
         "method": method,
-        "num_beams": config.num_beams,
+        "num_beams": config.beam_width,
         "length_penalty": length_penalty,
         "max_title_tokens": max_title_tokens,
         "protocol": asdict(protocol),
@@ -144,12 +146,11 @@ def evaluate_model(
         "max_rows": max_rows,
         "seed": seed,
     }
+    identity = {**settings, **targets.checksum(), "keep_rankings": keep_rankings}
     was_training = model.training
     model.eval()
     try:
-        results = run_in_parts(
-            rank, len(targets), batch_size, resume_dir, {**settings, **targets.checksum()}, show_progress
-        )
+        results = run_in_parts(rank, len(targets), batch_size, resume_dir, identity, show_progress)
     finally:
         model.train(was_training)
     return targets.report(results, settings, depth=k if k < titles.num_titles else math.inf)

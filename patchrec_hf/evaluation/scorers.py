@@ -70,7 +70,8 @@ def evaluate_scorer(
         for start in range(0, len(targets), batch_size):
             numbers = np.arange(start, min(start + batch_size, len(targets)))
             items = targets.items[numbers]
-            scores = np.array(scorer.score(targets.history_ids(numbers)), dtype=np.float64)
+            histories = targets.history_ids(numbers)
+            scores = np.array(scorer.score(histories), dtype=np.float64)
             if scores.shape != (len(numbers), len(catalog)):
                 raise ValueError(
                     f"{type(scorer).__name__}.score returned an array of shape {scores.shape}, expected "
@@ -78,7 +79,7 @@ def evaluate_scorer(
                 )
             allowed = np.ones(scores.shape, dtype=bool)
             if exclude_seen:
-                for row, seen in enumerate(seen_items(targets.history_items(numbers), items)):
+                for row, seen in enumerate(seen_items(map(catalog.indices_of, histories), items)):
                     allowed[row, seen] = False
             part = np.empty(len(numbers), _DTYPE)
             part["item_rank"] = ranks_from_scores(scores, items, allowed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from datasets import Dataset
 
-from ..data.rows import ROW_COLUMNS, check_targets, check_user_ids, find_bad_row, read_columns, spaced_rows
+from ..data.rows import ROW_COLUMNS, check_columns, check_targets, find_bad_row, read_columns, spaced_rows
 from ..runtime.catalog import Catalog
 from .report import RESULT_SCHEMA, EvaluationReport
 
@@ -134,10 +134,8 @@ def find_targets(
         ValueError: If there is no target, a target position lies outside its row, or `max_rows` is less than 1.
         KeyError: If the catalog lacks a target.
     """
-    if len(dataset) == 0:
-        raise ValueError("The data set to rank is empty.")
+    check_columns(dataset)
     rows = spaced_rows(len(dataset), max_rows)
-    check_user_ids(dataset)
     frame = dataset.select(rows).select_columns(list(ROW_COLUMNS)).to_polars()
     frame = frame.with_columns(pl.col("target_positions").list.drop_nulls(), pl.Series("row", rows))
     frame = frame.filter(pl.col("target_positions").list.len() > 0)
@@ -170,6 +168,6 @@ def _known_items(dataset: Dataset) -> np.ndarray:
     return pl.concat([part["item_ids"].explode().unique() for part in parts]).unique().to_numpy()
 
 
-def seen_items(histories: Sequence[np.ndarray], targets: np.ndarray) -> list[np.ndarray]:
+def seen_items(histories: Iterable[np.ndarray], targets: np.ndarray) -> list[np.ndarray]:
     """Returns the items of each history without its target, which can always be recommended."""
     return [np.setdiff1d(history, target) for history, target in zip(histories, targets, strict=True)]

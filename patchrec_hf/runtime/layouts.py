@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 
 Granularity = Literal["text", "item_patch", "session_patch"]
+GRANULARITIES = get_args(Granularity)
 
 
 class Segment(NamedTuple):

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from transformers.utils import PROCESSOR_NAME
 from .catalog import Catalog, TitleTokens, ragged_arange, tokenize_titles
 from .encoding import EncodedHistory, TokenCounts, pad_histories
 from .hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, hub_kwargs, push_kwargs
-from .layouts import ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
+from .layouts import GRANULARITIES, ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
 from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
 from .trie import TitleTrie, build_trie
 
@@ -66,12 +67,12 @@ class PatchRecProcessor(ProcessorMixin):
             raise TypeError(f"`catalog` must be a `Catalog`, got `{type(catalog).__name__}`.")
         if not isinstance(prompt, (Prompt, PromptTemplate)):
             raise TypeError(f"`prompt` must be a `PromptTemplate`, got `{type(prompt).__name__}`.")
-        if layout is not None and not callable(layout):
-            raise TypeError(f"`layout` must be a layout such as `ItemPatchLayout(5)`, got {layout!r}.")
+        if layout is not None and (isinstance(layout, type) or not callable(layout) or not is_dataclass(layout)):
+            raise TypeError(f"`layout` must be a dataclass such as `ItemPatchLayout(5)`, got {layout!r}.")
         super().__init__(tokenizer)
         self.catalog = catalog
         self.prompt = prompt if isinstance(prompt, Prompt) else render_prompt(prompt, tokenizer)
-        self.layout = ItemPatchLayout() if layout is None else layout
+        self.layout: Layout = ItemPatchLayout() if layout is None else layout
         self.max_history = max_history
         self.separate_patches = separate_patches
         self.title_tokens = _tokenize_catalog(catalog, tokenizer)
@@ -110,7 +111,13 @@ class PatchRecProcessor(ProcessorMixin):
         """Returns a copy of the processor with another layout."""
         other = copy.copy(self)
         other.layout = layout
+        if "trie" in self.__dict__:
+            other.__dict__["trie"] = self.trie  # the titles are the same
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and workers get no trie: it may be large, and a copy may have other titles.
+        return {name: value for name, value in self.__dict__.items() if name != "trie"}
 
     def with_catalog(self, catalog: Catalog) -> PatchRecProcessor:
         """
@@ -127,7 +134,6 @@ class PatchRecProcessor(ProcessorMixin):
         ```
         """
         other = copy.copy(self)
-        other.__dict__.pop("trie", None)  # the cached trie spells the old titles
         other.catalog = catalog
         other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
         return other
@@ -172,7 +178,7 @@ class PatchRecProcessor(ProcessorMixin):
             ValueError: If the history is empty.
         """
         titles = self.title_tokens if titles is None else titles
-        history = history[-(max_history or self.max_history) :]
+        history = np.asarray(history)[-(max_history or self.max_history) :]
         if len(history) == 0:
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
         prompt = self.prompt
@@ -350,8 +356,14 @@ def _units(segments: Sequence[Any], num_items: int) -> tuple[np.ndarray, np.ndar
     """
     is_text = np.zeros(num_items, dtype=bool)
     unit_of_item = np.full(num_items, -1, dtype=np.int64)
-    num_units = 0
+    num_units, previous_stop = 0, 0
     for granularity, start, stop in segments:
+        if granularity not in GRANULARITIES or not previous_stop <= start < stop <= num_items:
+            raise ValueError(
+                f"The layout gave the segments {list(segments)} for {num_items} items. Each segment needs one of the "
+                f"granularities {', '.join(GRANULARITIES)}. Segments ascend, do not overlap, and are not empty."
+            )
+        previous_stop = stop
         if granularity == "session_patch":
             unit_of_item[start:stop] = num_units
             num_units += 1
@@ -359,4 +371,6 @@ def _units(segments: Sequence[Any], num_items: int) -> tuple[np.ndarray, np.ndar
             is_text[start:stop] = granularity == "text"
             unit_of_item[start:stop] = np.arange(num_units, num_units + stop - start)
             num_units += stop - start
+    if num_units == 0 and num_items > 0:
+        raise ValueError(f"The layout left out all {num_items} items of a history. It must keep at least one.")
     return is_text, unit_of_item, np.bincount(unit_of_item[unit_of_item >= 0], minlength=num_units)

@@ -82,12 +82,15 @@ class RankingConfig:
             raise ValueError(f"`max_title_tokens` belongs to `method='exact'`, got `method={self.method!r}`.")
         if self.max_title_tokens is not None and self.max_title_tokens < 0:
             raise ValueError(f"`max_title_tokens` must be at least 0, got {self.max_title_tokens}.")
-        if self.method == "beam" and self.num_beams is None:
-            object.__setattr__(self, "num_beams", 2 * self.k)
         if self.num_beams is not None and self.num_beams < self.k:
             raise ValueError(f"`num_beams` must be at least k = {self.k}, got {self.num_beams}.")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
+
+    @property
+    def beam_width(self) -> int | None:
+        """Prefixes that a beam search keeps at each depth; `None` for the other methods."""
+        return 2 * self.k if self.method == "beam" and self.num_beams is None else self.num_beams
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +173,8 @@ class CatalogRanker:
 
     def _prepare(self, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, config: RankingConfig | None) -> None:
         config = RankingConfig() if config is None else config
+        if not isinstance(config, RankingConfig):
+            raise TypeError(f"`config` must be a `RankingConfig`, got {config!r}.")
         num_items, vocab_size = len(trie.items), model.config.decoder_config.vocab_size
         if config.k > num_items:
             raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {config.k}.")
@@ -235,7 +240,7 @@ class CatalogRanker:
                     reader,
                     allowed_items,
                     config.k,
-                    num_beams=config.num_beams,
+                    num_beams=config.beam_width,
                     max_title_tokens=config.max_title_tokens,
                     tokens_per_wave=_TOKENS_PER_FORWARD["exact"],
                     prune=config.length_penalty == 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -13,9 +14,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import (
     PREFIX_CHECKPOINT_DIR,
     HubStrategy,
-    IntervalStrategy,
     SaveStrategy,
     rotate_checkpoints,
+    sort_checkpoints,
 )
 from transformers.utils import logging
 
@@ -45,7 +46,10 @@ class CheckpointCallback(TrainerCallback):
 
     The callback works with any [`~transformers.Trainer`]. Add it last, so that it sees the decisions of other
     callbacks. Turn off Trainer's own rotation and pushing, which do not wait for all processes: leave
-    `save_total_limit` unset and set `hub_strategy="end"` in the training arguments.
+    `save_total_limit` unset and set `hub_strategy="end"` in the training arguments. If something decides to save after
+    the last event of a step or epoch, as `save_strategy="best"` does, a checkpoint of the same step that an earlier
+    run wrote counts as whole while it is written again. A trainer that calls [`CheckpointCallback.begin`] in its
+    `save_model` has no such gap, and the trainers of this library call it.
 
     Args:
         trainer ([`~transformers.Trainer`]):
@@ -60,7 +64,8 @@ class CheckpointCallback(TrainerCallback):
             it.
 
     Raises:
-        ValueError: If Trainer's own rotation or pushing is on.
+        ValueError: If Trainer's own rotation or pushing is on, or in a hyperparameter search, whose trials write to
+            other directories.
 
     Example:
     ```python
@@ -78,11 +83,15 @@ class CheckpointCallback(TrainerCallback):
         get_facts: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         args = trainer.args
-        if args.save_total_limit is not None or (args.push_to_hub and args.hub_strategy != HubStrategy.END):
+        if args.save_total_limit is not None:
             raise ValueError(
-                f"The training arguments have `save_total_limit={args.save_total_limit}` and `hub_strategy="
-                f"'{args.hub_strategy}'`. Leave `save_total_limit` unset there, set `hub_strategy` to 'end', and pass "
-                "your values to `CheckpointCallback` instead, which waits until a checkpoint is whole."
+                f"The training arguments have `save_total_limit={args.save_total_limit}`. Leave it unset there, and "
+                "pass it to `CheckpointCallback`, which waits until a checkpoint is whole."
+            )
+        if args.push_to_hub and args.hub_strategy != HubStrategy.END:
+            raise ValueError(
+                f"The training arguments have `hub_strategy={HubStrategy(args.hub_strategy).value!r}`. Set it to "
+                "'end' there, and pass it to `CheckpointCallback`, which waits until a checkpoint is whole."
             )
         self.trainer = trainer
         self.save_total_limit = save_total_limit
@@ -92,25 +101,35 @@ class CheckpointCallback(TrainerCallback):
         self._uploads: list[Future[Any]] = []
         self._is_pushing = False
 
+    def begin(self, checkpoint: str | os.PathLike) -> None:
+        """
+        Marks a checkpoint as unfinished, before it is written. All processes must call this method.
+
+        Args:
+            checkpoint (`str` or `os.PathLike`):
+                Its directory; made if it does not exist.
+        """
+        if self.trainer.args.should_save:
+            unmark(checkpoint)
+        self.trainer.accelerator.wait_for_everyone()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_hyper_param_search:
+            raise ValueError("`CheckpointCallback` cannot follow the directories of a hyperparameter search.")
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_save:
-            self._begin(args, state)
+            self.begin(_checkpoint(args, state))
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if control.should_save:
-            self._begin(args, state)
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        # With this strategy, Trainer decides to save only after this event, so an existing whole checkpoint of this
-        # step is unmarked in any case.
-        if args.save_strategy == SaveStrategy.BEST and (_checkpoint(args, state) / RUN_NAME).is_file():
-            self._begin(args, state)
+            self.begin(_checkpoint(args, state))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         accelerator, checkpoint = self.trainer.accelerator, _checkpoint(args, state)
@@ -141,13 +160,15 @@ class CheckpointCallback(TrainerCallback):
     ) -> None:
         self._wait_for_uploads()
         # Like Trainer, with a limit of one, keep only the best checkpoint after training.
-        if args.should_save and self.save_total_limit == 1 and state.best_model_checkpoint is not None:
-            delete_old_checkpoints(str(args.output_dir), 1, state.best_model_checkpoint)
-
-    def _begin(self, args: TrainingArguments, state: TrainerState) -> None:
-        if args.should_save:
-            unmark(_checkpoint(args, state))
-        self.trainer.accelerator.wait_for_everyone()
+        output_dir, best = str(args.output_dir), state.best_model_checkpoint
+        if not args.should_save or self.save_total_limit != 1 or best is None:
+            return
+        if args.save_only_model:  # these have no marks
+            for checkpoint in sort_checkpoints(output_dir):
+                if not os.path.samefile(checkpoint, best):
+                    shutil.rmtree(checkpoint, ignore_errors=True)
+        else:
+            delete_old_checkpoints(output_dir, 1, best)
 
     def _push(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, checkpoint: Path) -> None:
         if self.hub_strategy == HubStrategy.END or (self._is_uploading() and not args.hub_always_push):
@@ -162,7 +183,7 @@ class CheckpointCallback(TrainerCallback):
             shutil.copy(card, checkpoint)
         progress = (
             f"step {state.global_step}"
-            if args.save_strategy == IntervalStrategy.STEPS
+            if args.save_strategy == SaveStrategy.STEPS
             else f"epoch {int(state.epoch or 0)}"
         )
         folders: list[tuple[str | None, list[str]]] = [(None, _TRAINING_STATE)]

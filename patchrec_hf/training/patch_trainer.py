@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +23,11 @@ from trl import SFTTrainer
 from ..batches.collators import PatchDataCollator
 from ..batches.filled import FilledDataset
 from ..batches.statistics import BatchSums, StepStatistics
-from ..data.rows import check_rows, rows_checksum
+from ..data.rows import check_columns, check_rows, rows_checksum
 from ..evaluation.models import evaluate_model
 from ..evaluation.report import EvaluationReport
 from ..hub.model_card import describe_rows, describe_training, make_model_card
 from ..runtime.adapters import complete_lora_config
-from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.hub_files import require_token
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
@@ -43,7 +43,7 @@ from .inputs import (
     own_arguments,
 )
 from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
-from .step_events import StepEvents
+from .step_events import StepEvents, check_loss
 
 
 class PatchTrainer(SFTTrainer):
@@ -122,8 +122,10 @@ class PatchTrainer(SFTTrainer):
         self._stream = make_stream(train_dataset, self.args, self._rows_per_forward)
         self._train_statistics = StepStatistics()
         self._eval_statistics = StepStatistics()
-        self.add_callback(StepEvents(self._stream, self._train_statistics))
-        self.add_callback(CheckpointCallback(self, args.save_total_limit, args.hub_strategy, self._checkpoint_facts))
+        self.add_callback(StepEvents(self._stream, self._train_statistics, self._count_tokens))
+        self._checkpoints = CheckpointCallback(self, args.save_total_limit, args.hub_strategy, self._checkpoint_facts)
+        self.add_callback(self._checkpoints)
+        patchrec_model.add_model_tags(list(self.card_tags))
 
     def create_accelerator_and_postprocess(self) -> None:
         if self.args.deepspeed_plugin is not None:
@@ -140,6 +142,8 @@ class PatchTrainer(SFTTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Returns the loader of training batches. Each row comes with its optimizer step (see [`StepSampler`])."""
+        if self._stream is not None:
+            self._stream.rows_per_micro_batch = self._rows_per_forward  # `auto_find_batch_size` may have lowered it
         loader = make_train_loader(
             self._stream or cast(Dataset, self.train_dataset),
             self.data_collator,
@@ -169,7 +173,13 @@ class PatchTrainer(SFTTrainer):
         return self.get_test_dataloader(dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Returns a loader of batches of the given rows, in their order."""
+        """
+        Returns a loader of batches of the given rows, in their order.
+
+        Raises:
+            TypeError, ValueError: If the rows are wrong (see [`check_columns`]).
+        """
+        check_columns(test_dataset)
         return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 
     @cached_property
@@ -204,7 +214,10 @@ class PatchTrainer(SFTTrainer):
         if checkpoint is not None:
             facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
             self._total_train_tokens = facts["num_tokens"]
-        return super().train(checkpoint, *args, **kwargs)
+        output = super().train(checkpoint, *args, **kwargs)
+        self._count_tokens()
+        self._train_statistics.reduce(self.accelerator)  # the next run starts anew
+        return output
 
     def compute_loss(
         self,
@@ -221,15 +234,14 @@ class PatchTrainer(SFTTrainer):
             loss, outputs = Trainer.compute_loss(
                 self, model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
             )
-            labels = inputs["shift_labels"][inputs["shift_labels"] != IGNORED_LABEL]
-            statistics.add_predictions(outputs.logits[0], labels)
+            statistics.add(inputs, loss, self.state.global_step, outputs.logits[0])
         else:
             loss = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
             if return_outputs:
                 loss, outputs = loss
-        statistics.add(inputs, loss, self.state.global_step)
+            statistics.add(inputs, loss, self.state.global_step)
         return (loss, outputs) if return_outputs else loss
 
     def _computes_own_logits(self, inputs: dict[str, torch.Tensor]) -> bool:
@@ -245,13 +257,21 @@ class PatchTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs `logs` together with the statistics of the batches since the last entry."""
-        if self.model.training and (sums := self._train_statistics.reduce(self.accelerator)) is not None:
-            logs.update(self._batch_metrics(sums))
-            logs.update(sums.prediction_metrics())
-            if sums.scored_labels > 0:  # else SFTTrainer has counted the tokens, and logs them
-                self._total_train_tokens += int(sums.positions - sums.padding)
-                logs["num_tokens"] = self._total_train_tokens
+        if self.model.training:
+            check_loss(self._train_statistics, self.args.learning_rate)
+            sums = self._train_statistics.reduce(self.accelerator)
+            if sums is not None and not math.isfinite(sums.loss):  # each process must stop, or the others would wait
+                raise FloatingPointError("The loss of another process is not finite; see its message.")
+            if sums is not None:
+                logs |= {**self._batch_metrics(sums), **sums.prediction_metrics()}
+                if sums.scored_labels > 0:  # else SFTTrainer has counted the tokens, and logs them
+                    logs["num_tokens"] = self._count_tokens()
         super().log(logs, start_time)
+
+    def _count_tokens(self) -> int:
+        """Brings the count of SFTTrainer up to date. All processes must call this method."""
+        self._total_train_tokens += self._train_statistics.take_tokens(self.accelerator)
+        return self._total_train_tokens
 
     def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
         """Describes the batches that the model has read since the last log entry."""
@@ -275,10 +295,7 @@ class PatchTrainer(SFTTrainer):
         return facts
 
     def _checkpoint_facts(self) -> dict[str, Any]:
-        num_tokens = self._total_train_tokens
-        if self._train_statistics.has_predictions:  # else SFTTrainer has counted the tokens since the last entry
-            num_tokens += self._train_statistics.num_tokens(self.accelerator)
-        return {**self._run_facts(), "num_tokens": num_tokens}
+        return {**self._run_facts(), "num_tokens": self._count_tokens()}
 
     # Evaluation
 
@@ -306,6 +323,8 @@ class PatchTrainer(SFTTrainer):
         # The mean over all labels does not depend on how batches and processes divide them.
         sums = cast(BatchSums, self._eval_statistics.reduce(self.accelerator))
         metrics = {"loss": sums.loss / sums.labels, **sums.prediction_metrics()}
+        if sums.scored_labels > 0:  # as SFTTrainer logs it
+            metrics["num_tokens"] = self._total_train_tokens
         predictions: Any = None
         label_ids = None
         # The catalog is ranked here, so that logging, early stopping and the choice of the best checkpoint see the
@@ -338,6 +357,9 @@ class PatchTrainer(SFTTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves model and processor; see [`~transformers.Trainer.save_model`]."""
+        if _internal_call and self.is_in_train and output_dir is not None:  # a checkpoint, whatever made Trainer save
+            check_loss(self._train_statistics, self.args.learning_rate)
+            self._checkpoints.begin(output_dir)
         super().save_model(output_dir, _internal_call)
         directory = Path(output_dir or str(self.args.output_dir))
         if self.args.should_save:
@@ -391,7 +413,7 @@ class PatchTrainer(SFTTrainer):
                 "what was trained": "an adapter" if isinstance(self.model, PeftModel) else "all weights",
                 "tree packing": self.data_collator.tree_packing,
                 **describe_training(self.args, self.state),
-                "positions fed": f"{self._total_train_tokens:.0f}",
+                "positions read": f"{self._total_train_tokens:.0f}",
             },
             tags=[*self.card_tags, *([tags] if isinstance(tags, str) else tags or [])],
         ).save(os.path.join(output_dir, "README.md"))

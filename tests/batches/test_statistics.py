@@ -42,19 +42,31 @@ def test_sums_over_batches_start_again_after_they_are_read(accelerator):
     """Two batches with 4 and 3 labels, whose mean losses are 2 and 1."""
     statistics = StepStatistics()
     assert statistics.reduce(accelerator) is None
-    batches = [
-        pad_histories([plain([5, 6, 9, 1, 2], 3), plain([5, 9, 7], 2), plain([5, 6, 7, 9, 3], 4)], 0),
-        pack_histories([plain([5, 6, 9, 1, 2], 3), plain([5, 6, 7, 9, 3], 4)]),
-    ]
-    for step, (batch, loss) in enumerate(zip(batches, (2.0, 1.0), strict=True)):
-        statistics.add(batch, torch.tensor(loss), step)
-    statistics.add_predictions(torch.zeros(7, 2), torch.zeros(7, dtype=torch.int64))
-    assert statistics.num_tokens(accelerator) == 13 + 8
+    padded = pad_histories([plain([5, 6, 9, 1, 2], 3), plain([5, 9, 7], 2), plain([5, 6, 7, 9, 3], 4)], 0)
+    packed = pack_histories([plain([5, 6, 9, 1, 2], 3), plain([5, 6, 7, 9, 3], 4)])
+    # Logits that are equal for all ten tokens: an entropy of ln 10, and the first token is taken for the largest.
+    statistics.add(padded, torch.tensor(2.0), 0, torch.zeros(4, 10))
+    statistics.add(packed, torch.tensor(1.0), 1, torch.zeros(3, 10))
     sums = statistics.reduce(accelerator)
-    entropy = 7 * math.log(2)
-    assert sums == pytest.approx(BatchSums(5, 16, 10, 23, 2, 7, 11.0, 7, entropy, 7))
+    assert sums == pytest.approx(BatchSums(5, 16, 10, 23, 2, 7, 11.0, 7, 7 * math.log(10), 0))
+    assert sums.batch_metrics() == pytest.approx(
+        {"prompt_tokens": 16 / 5, "positions_per_example": 23 / 5, "padding_share": 2 / 23}
+    )
+    assert sums.prediction_metrics() == pytest.approx({"entropy": math.log(10), "mean_token_accuracy": 0.0})
     assert statistics.reduce(accelerator) is None
-    assert statistics.num_tokens(accelerator) == 0
+
+
+def test_tokens_are_counted_on_their_own(accelerator):
+    """A log entry does not reset them; batches without logits are counted by SFTTrainer."""
+    statistics = StepStatistics()
+    batch = pad_histories([plain([5, 6, 9, 1, 2], 3), plain([5, 9, 7], 2)], 0)  # 8 tokens and 2 positions of padding
+    statistics.add(batch, torch.tensor(2.0), 0, torch.zeros(3, 10))
+    statistics.add(batch, torch.tensor(2.0), 0)
+    statistics.reduce(accelerator)
+    statistics.add(batch, torch.tensor(2.0), 1, torch.zeros(3, 10))
+    assert statistics.take_tokens(accelerator) == 16
+    assert statistics.take_tokens(accelerator) == 0
+    assert statistics.reduce(accelerator).scored_labels == 3
 
 
 def test_the_first_loss_that_is_no_number_is_kept():

@@ -45,3 +45,15 @@ def test_catalogs_are_ranked_and_scored(model, processor, rows):
     with pytest.warns(FutureWarning, match="score_catalog"):
         scores = patchrec_hf.score_catalog(model, processor.trie, prompts, pad_id)
     assert_array_equal(scores, ranker.score(prompts))
+
+
+def test_arguments_keep_their_names(model, processor, rows):
+    collator = PatchDataCollator(processor)
+    with pytest.warns(FutureWarning):
+        patchrec_hf.rank_targets(model=model, collator=collator, dataset=rows, k=2, show_progress=False)
+    with pytest.warns(FutureWarning), pytest.raises(TypeError, match="`k` is given twice"):
+        patchrec_hf.rank_targets(model, collator, rows, 2, k=3)
+    with pytest.warns(FutureWarning), pytest.raises(TypeError, match="Too many positional arguments: 13"):
+        patchrec_hf.rank_targets(model, collator, rows, *range(13))
+    with pytest.raises(TypeError, match="must be a `PatchRecProcessor`, got `PatchDataCollator`"):
+        evaluate_model(model, collator, rows)

@@ -66,7 +66,7 @@ def test_resume_ignores_parts_that_do_not_follow(model, processor, rows, tmp_pat
     assert calls.num_prompts == [8, 6]
 
 
-@pytest.mark.parametrize("change", [{"k": 1}, {"max_rows": 3}, {"protocol": "release"}])
+@pytest.mark.parametrize("change", [{"k": 1}, {"max_rows": 3}, {"protocol": "release"}, {"keep_rankings": True}])
 def test_resume_refuses_parts_of_another_evaluation(model, processor, rows, tmp_path, change):
     kwargs = {"k": 6, "resume_dir": tmp_path, "show_progress": False}
     evaluate_model(model, processor, rows, **kwargs)

@@ -73,7 +73,7 @@ def test_rankings_become_item_ids(targets):
     ("rows", "message"),
     [
         (rows_of((7, [10, 20], [1])).select([]), "is empty"),
-        (rows_of((7, [10, 20], [])), "no target positions"),
+        (rows_of((7, [10, 20], [1]), (7, [10, 20], [])).select([1]), "no target positions"),
         (rows_of((6, [10, 20], [1]), (7, [10, 20], [2])), "Row of user 7: target position 2 must lie between 1 and 1"),
         (rows_of((7, [10, 20, 30], [2, 1])), "must ascend"),
     ],

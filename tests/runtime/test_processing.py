@@ -1,5 +1,6 @@
 """The processor: from histories to encoded examples."""
 
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -204,3 +205,47 @@ def test_titles_in_a_script_that_the_tokenizer_does_not_know():
         known.with_catalog(Catalog.from_titles({1: "Эмма"}))
     # A free title in a history is another matter: the others may still say enough.
     assert tokenize_titles(["Эмма"], tokenizer).ids.tolist() == [0]
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A layout with whatever segments a test wants."""
+
+    segments: tuple
+    name: ClassVar[str] = "segments"
+
+    def __call__(self, num_items, seed=()):
+        return [Segment(*segment) for segment in self.segments]
+
+
+@pytest.mark.parametrize(
+    ("segments", "message"),
+    [
+        ([("item", 0, 3)], r"Segment\(granularity='item'.*granularities text, item_patch, session_patch"),
+        ([("text", 0, 2), ("text", 1, 3)], "do not overlap"),
+        ([("text", 2, 3), ("text", 0, 1)], "ascend"),
+        ([("text", 0, 4)], "for 3 items"),
+        ([("text", 1, 1)], "are not empty"),
+        ([], "left out all 3 items"),
+    ],
+)
+def test_segments_that_a_layout_must_not_give(processor, segments, message):
+    with pytest.raises(ValueError, match=message):
+        processor.encode([0, 1, 2], layout=Segments(tuple(segments)))
+
+
+@pytest.mark.parametrize("layout", [ItemPatchLayout, lambda num_items, seed=(): []])
+def test_layouts_that_could_not_be_saved_are_refused(tokenizer, catalog, layout):
+    with pytest.raises(TypeError, match="`layout` must be a dataclass"):
+        PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, layout)
+
+
+def test_the_trie_is_built_once_and_stays_at_home(processor):
+    """Other layouts share it, another catalog does not, and workers do not get it."""
+    trie = processor.trie
+    assert processor.trie is trie
+    assert processor.with_layout(TextLayout()).trie is trie
+    more = processor.with_catalog(processor.catalog.with_items({99: "New"}))
+    assert more.trie.num_items == trie.num_items + 1
+    assert "trie" not in pickle.loads(pickle.dumps(processor)).__dict__
+    assert "trie" in processor.__dict__

@@ -1,12 +1,14 @@
 """Rankings of the catalog: what they hold, and which arguments they take."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from brute_force import brute_force
 from rankers import rank, score
 from tiny_parts import title_tokens
 
-from patchrec_hf import Catalog
+from patchrec_hf import Catalog, CatalogRanker, RankingConfig
 from patchrec_hf.runtime.trie import build_trie
 
 
@@ -167,3 +169,15 @@ def test_single_item_catalog(model, tokenizer, processor):
 
     lonely = PatchRecProcessor(tokenizer, Catalog.from_titles({3: "Emma"}), BOOK_PROMPT)
     assert [item.item_id for item in PatchRecommender(model, lonely).recommend(["Poems"], k=1)] == [3]
+
+
+def test_a_configuration_can_be_changed(processor):
+    config = RankingConfig(k=3, method="beam")
+    assert (config.num_beams, config.beam_width) == (None, 6)
+    assert dataclasses.replace(config, k=20).beam_width == 40
+    assert dataclasses.replace(config, method="exact").beam_width is None
+
+
+def test_a_configuration_of_another_kind(model, processor):
+    with pytest.raises(TypeError, match="must be a `RankingConfig`"):
+        CatalogRanker(model, processor, {"k": 3})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from patchrec_hf import CheckpointCallback, last_checkpoint
 from patchrec_hf.training import checkpoint_callback
@@ -87,10 +87,8 @@ def test_a_plain_trainer_resumes_from_the_last_whole_checkpoint(tmp_path):
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
 
 
-@pytest.mark.parametrize("strategy", ["epoch", "best"])
-def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(tmp_path, monkeypatch, strategy):
-    """Whichever event makes Trainer save."""
-    settings = {"save_strategy": strategy, "eval_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}
+def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(tmp_path, monkeypatch):
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}
     settings |= {"metric_for_best_model": "loss", "greater_is_better": False, "learning_rate": 0.01}
     make_trainer(tmp_path, **settings).train()
     assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
@@ -111,17 +109,21 @@ def checkpoints_marked(directory):
     return sorted(path.parent.name for path in directory.glob(f"checkpoint-*/{RUN_NAME}"))
 
 
-def test_only_the_best_checkpoint_stays_after_training_with_a_limit_of_one(tmp_path):
+@pytest.mark.parametrize("save_only_model", [False, True])
+def test_only_the_best_checkpoint_stays_after_training_with_a_limit_of_one(tmp_path, save_only_model):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
-    settings |= {
-        "metric_for_best_model": "loss",
-        "greater_is_better": True,
-        "learning_rate": 0.01,
-    }  # the first is best
-    trainer = make_trainer(tmp_path, limit=1, **settings)
+    settings |= {"metric_for_best_model": "loss", "greater_is_better": True, "learning_rate": 0.01}
+    trainer = make_trainer(tmp_path, limit=1, save_only_model=save_only_model, **settings)
     trainer.train()
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-1")
     assert checkpoints(tmp_path) == ["checkpoint-1"]
+
+
+def test_hyperparameter_searches_are_refused(tmp_path):
+    trainer = make_trainer(tmp_path)
+    callback = trainer.callback_handler.callbacks[-1]
+    with pytest.raises(ValueError, match="hyperparameter search"):
+        callback.on_train_begin(trainer.args, TrainerState(is_hyper_param_search=True), trainer.control)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_only_the_best_checkpoint_stays_after_training_with_a_limit_of_one(tmp_p
 )
 def test_rotation_and_pushing_by_trainer_itself_are_refused(tmp_path, monkeypatch, settings):
     monkeypatch.setattr(Trainer, "init_hf_repo", lambda self: None)
-    with pytest.raises(ValueError, match=r"save_total_limit=.*hub_strategy=.*CheckpointCallback"):
+    with pytest.raises(ValueError, match=r"(limit=2|strategy='every_save')`.*pass it to `CheckpointCallback`"):
         make_trainer(tmp_path, **settings)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from conftest import TITLES
 from datasets import Dataset
 from peft import LoraConfig, PromptTuningConfig
 from trainer_parts import STAGES, as_stream, logged
-from transformers import BloomConfig, BloomForCausalLM, TrainerState
+from transformers import BloomConfig, BloomForCausalLM, TrainerCallback, TrainerState
 from trl import RichProgressCallback, SFTTrainer
 
 from patchrec_hf import (
@@ -559,3 +560,92 @@ def test_num_tokens_continue_after_resuming(make_trainer, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert logged(resumed, "num_tokens") == logged(unbroken, "num_tokens")
     assert len(logged(resumed, "num_tokens")) == 2
+
+
+class SavesLate(TrainerCallback):
+    """Decides to save after all other callbacks have seen the step."""
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = control.should_log = True
+
+
+def test_a_callback_that_is_added_later_saves_no_bad_model(make_trainer, tmp_path):
+    trainer = make_trainer("finetune", logging_steps=100)
+    trainer.add_callback(SavesLate())
+    with torch.no_grad():
+        trainer.model.get_input_embeddings().weight[:] = math.nan
+    with pytest.raises(FloatingPointError, match="loss is nan at step 0"):
+        trainer.train()
+    assert last_checkpoint(tmp_path / "run") is None
+
+
+@pytest.mark.parametrize("strategy", ["best", "late"])
+def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(
+    make_trainer, rows, tmp_path, monkeypatch, strategy
+):
+    """Whatever makes Trainer save."""
+    settings = {"max_steps": 2, "eval_dataset": rows, "eval_ks": []}
+    if strategy == "best":
+        settings |= {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 2}
+        settings |= {"metric_for_best_model": "loss", "greater_is_better": False}
+    seen, save = [], PatchRecForCausalLM.save_pretrained
+
+    def noted(model, *args, **kwargs):
+        seen.append(last_checkpoint(tmp_path / "run"))
+        save(model, *args, **kwargs)
+
+    monkeypatch.setattr(PatchRecForCausalLM, "save_pretrained", noted)
+    for _ in range(2):
+        trainer = make_trainer("finetune", **settings)
+        if strategy == "late":
+            trainer.add_callback(SavesLate())
+        trainer.train()
+    last = str(tmp_path / "run" / "checkpoint-2")
+    # While checkpoint-2 is written again, checkpoint-1 is the last whole one, if there is one.
+    assert seen == (
+        [None, None] if strategy == "best" else [None, last.replace("-2", "-1"), last, last.replace("-2", "-1")]
+    )
+    assert last_checkpoint(tmp_path / "run") == last
+    trainer.evaluate()
+    assert last_checkpoint(tmp_path / "run") == last
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_finished_run_saves_and_evaluates_nothing_more(make_trainer, rows, tmp_path, streamed):
+    settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "eval_dataset": rows, "eval_ks": []}
+    settings |= {"max_steps": 3, "train_dataset": as_stream(rows) if streamed else rows}
+    make_trainer(**settings).train()
+    resumed = make_trainer(**settings)
+    before = len(logged(resumed, "eval_loss"))
+    written = (tmp_path / "run" / "checkpoint-3" / "patchrec_run.json").stat().st_mtime_ns
+    resumed.train(resume_from_checkpoint=True)
+    assert (tmp_path / "run" / "checkpoint-3" / "patchrec_run.json").stat().st_mtime_ns == written
+    assert len(logged(resumed, "eval_loss")) == before + 1  # the one that the checkpoint's state holds
+
+
+def test_tokens_are_counted_though_the_last_event_is_an_evaluation(make_trainer, rows, tmp_path):
+    settings = {"eval_dataset": rows, "eval_strategy": "steps", "eval_steps": 6, "eval_ks": []}
+    trainer = make_trainer(logging_steps=500, save_strategy="steps", save_steps=6, **settings)
+    trainer.train()
+    expected = make_trainer(logging_steps=1, output_dir=str(tmp_path / "other"))
+    expected.train()
+    num_tokens = logged(expected, "num_tokens")[-1]
+    assert f"| positions read | {num_tokens} |" in (tmp_path / "run" / "README.md").read_text()
+    trainer.create_model_card()
+    assert f"| positions read | {num_tokens} |" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_the_models_tags_name_the_library(make_trainer):
+    assert {"patchrec", "trl"} <= set(make_trainer("finetune").model.model_tags)
+
+
+@pytest.mark.parametrize("kind", ["empty", "dict", "columns"])
+def test_rows_to_predict_are_checked(make_trainer, rows, kind):
+    trainer = make_trainer("finetune")
+    wrong = {
+        "empty": rows.select([]),
+        "dict": datasets.DatasetDict(test=rows),
+        "columns": rows.remove_columns("user_id"),
+    }
+    with pytest.raises((TypeError, ValueError), match=r"is empty|got `DatasetDict`|got the columns \['item_ids'"):
+        trainer.predict(wrong[kind])

@@ -27,20 +27,30 @@ def bad_statistics():
 
 def test_a_stream_starts_at_the_step_of_a_resumed_run(args):
     stream = ScheduledStream(None, 2, 1, 0, 9)
-    StepEvents(stream, StepStatistics()).on_epoch_begin(args, TrainerState(global_step=4), TrainerControl())
+    events = StepEvents(stream, StepStatistics(), int)
+    events.on_epoch_begin(args, TrainerState(global_step=4), TrainerControl())
     assert stream.first_step == 4
 
 
-@pytest.mark.parametrize("event", ["should_log", "should_save", "should_evaluate"])
-def test_a_bad_loss_is_raised_before_anything_is_kept(args, event):
-    events, state = StepEvents(None, bad_statistics()), TrainerState(global_step=2)
+def test_a_bad_loss_is_raised_at_the_end_of_an_epoch(args):
+    events, state = StepEvents(None, bad_statistics(), int), TrainerState(global_step=2)
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 1. Lower `learning_rate`"):
-        events.on_step_end(args, state, TrainerControl(**{event: True}))
-    with pytest.raises(FloatingPointError, match="at step 1"):
         events.on_epoch_end(args, state, TrainerControl())
 
 
-def test_between_these_events_nothing_waits_for_the_device(args, monkeypatch):
-    events = StepEvents(None, bad_statistics())
-    monkeypatch.setattr(StepStatistics, "first_bad_loss", lambda self: pytest.fail("it waited"))
-    events.on_step_end(args, TrainerState(global_step=2), TrainerControl())
+def test_tokens_are_counted_before_a_save(args):
+    calls = []
+    events = StepEvents(None, StepStatistics(), lambda: calls.append("counted"))
+    events.on_step_end(args, TrainerState(), TrainerControl())
+    assert calls == []
+    events.on_step_end(args, TrainerState(), TrainerControl(should_save=True))
+    assert calls == ["counted"]
+
+
+def test_an_epoch_without_a_step_keeps_nothing(args):
+    events, control = StepEvents(None, StepStatistics(), int), TrainerControl(True, True, True, True, True)
+    events.on_epoch_begin(args, TrainerState(global_step=4), control)
+    events.on_epoch_end(args, TrainerState(global_step=5), control)
+    assert control.should_save
+    events.on_epoch_end(args, TrainerState(global_step=4), control)
+    assert (control.should_save, control.should_evaluate, control.should_log) == (False, False, False)
