@@ -107,7 +107,7 @@ def test_movielens_with_a_missing_file_or_column(tmp_path):
 
 
 @pytest.mark.skipif(not ML100K_DIR, reason="set PATCHREC_ML100K_DIR to a directory with u.data and u.item")
-@pytest.mark.parametrize("ties", ["stable", "authors"])
+@pytest.mark.parametrize("ties", ["stable", "release"])
 def test_movielens_100k_is_the_papers(ties):
     data = prepare_data(ML100K_DIR, ties=ties)
     assert (data.interactions["user_id"].n_unique(), len(data.catalog), len(data.interactions)) == (682, 1682, 51824)
