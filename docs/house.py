@@ -7,13 +7,14 @@ Writes the tree of the package into docs/design.md, from the first line of each 
 
 import argparse
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, PAGE = ROOT / "patchrec_hf", ROOT / "docs" / "design.md"
 BEGIN, END = "<!-- python docs/house.py -->\n", "<!-- end -->\n"
-# From the ground floor upwards: a room imports only from rooms above it in this list.
+# Each room imports only from the rooms that this list names before it.
 ROOMS = ("runtime", "data", "batches", "evaluation", "baselines", "hub", "training")
 
 
@@ -28,22 +29,10 @@ def local_imports(path: Path) -> set[str]:
 
 
 def in_order(room: Path) -> list[Path]:
-    """The modules of a room, each after those that it imports from the same room."""
+    """Returns the modules of a room, each after the modules that it imports from the same room."""
     paths = {path.stem: path for path in sorted(room.glob("*.py")) if path.stem != "__init__"}
-    ordered: dict[str, Path] = {}
-    seen: set[str] = set()
-
-    def visit(name: str) -> None:
-        if name in seen:
-            return
-        seen.add(name)
-        for other in sorted(local_imports(paths[name]) & paths.keys()):
-            visit(other)
-        ordered[name] = paths[name]
-
-    for name in paths:
-        visit(name)
-    return list(ordered.values())
+    imports = {name: sorted(local_imports(path) & paths.keys()) for name, path in paths.items()}
+    return [paths[name] for name in TopologicalSorter(imports).static_order()]
 
 
 def tree() -> str:

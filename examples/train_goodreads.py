@@ -43,7 +43,7 @@ from patchrec_hf import (
     load_recommendation_data,
 )
 from patchrec_hf.baselines import CoVisitation, Popularity
-from patchrec_hf.data.rows import spaced_rows
+from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.runs import claim_run, finish_run
 
@@ -81,7 +81,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     splits, catalog = load_recommendation_data(data, max_history, targets_per_row=script.targets_per_row)
     train = splits["train"].shuffle(seed=args.seed)
     train = train.take(min(script.max_train_rows or (8000 if is_sample else len(train)), len(train)))
-    test = splits["test"].select(spaced_rows(len(splits["test"]), script.max_test_rows))
+    test = select_spaced(splits["test"], script.max_test_rows)
 
     backbone = script.model_name_or_path or str(output_dir / "backbone")
     if script.model_name_or_path is None and state.is_main_process:

@@ -24,8 +24,8 @@ This page shows what `examples/reproduce_paper.py` measured.
 - To read the tables, first see [how to read them](#how-to-read-the-tables) and [the findings](#the-findings).
 - To measure a table yourself, run the command above it; [baselines.md](baselines.md#the-papers-tables-and-figures)
   explains the options.
-- To make this page again, run `python examples/write_results.py`. It makes the page from the folders in
-  [results](results); no number in it is typed by hand.
+- To make this page again, run `python examples/write_results.py`. Every number in the tables comes
+  from the folders in [results](results).
 
 ## The methods
 

@@ -12,10 +12,10 @@ about an hour on two CPU cores:
 import argparse
 import json
 import statistics
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset
 from transformers.utils import logging
 
 from patchrec_hf import (
@@ -30,7 +30,7 @@ from patchrec_hf import (
     evaluate_model,
     load_recommendation_data,
 )
-from patchrec_hf.data.rows import spaced_rows
+from patchrec_hf.data.rows import select_spaced
 
 
 BATCH_SIZE = 32  # targets per optimizer step; each row comes from one user
@@ -51,6 +51,8 @@ VARIANTS = {
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.plot and find_spec("matplotlib") is None:  # said now, and not after the measurements
+        raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"')
     logging.set_verbosity_error()
     results = {}
     for name in args.variants:
@@ -122,16 +124,9 @@ def train(args: argparse.Namespace, targets_per_row: int, times: int, options: d
     }
 
 
-def select_spaced(dataset: Dataset, max_rows: int) -> Dataset:
-    """Selects at most `max_rows` rows, evenly spaced."""
-    return dataset.select(spaced_rows(len(dataset), max_rows))
-
-
 def plot(args: argparse.Namespace, results: dict) -> None:
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"') from error
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for name, runs in results.items():
         if name.endswith("targets per row"):

@@ -15,6 +15,7 @@ A timed step leads from rows to updated weights: it collates, and runs forward, 
 """
 
 import argparse
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -46,6 +47,8 @@ LAYOUTS = {"text": TextLayout(), "PFT-I": ItemPatchLayout(), "PFT-S": SessionPat
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.plot and find_spec("matplotlib") is None:  # said now, and not after the measurements
+        raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"')
     logging.set_verbosity_error()
     splits, catalog = load_recommendation_data(
         args.data_dir or "sample", max_history=args.max_history, targets_per_row=args.batch_size

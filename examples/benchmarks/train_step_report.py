@@ -84,10 +84,8 @@ def report(measured, peaks, args, peak, count_flops):
 
 
 def plot(measured, args, speedup, mean):
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"') from error
+    import matplotlib.pyplot as plt
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     for number, layout in enumerate(dict.fromkeys(name[0] for name in measured if name != "TRL")):
         for packing, style in ((True, "o-"), (False, "o--")):

@@ -25,10 +25,11 @@ from patchrec_hf import (
     evaluate_model,
     last_checkpoint,
 )
+from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.runs import write_json
 
 from .plans import REFERENCE, LLMMethod
-from .study import RANKINGS, Study, select_spaced, summarize
+from .study import RANKINGS, Study, summarize
 
 
 _STAGES = {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 import patchrec_hf
@@ -23,7 +23,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     load_recommendation_data,
 )
-from patchrec_hf.data.rows import spaced_rows
+from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.training.arguments import PaperPreset
 
 from .plans import LLMMethod, llm_methods
@@ -88,9 +88,7 @@ class Study:
     def load(self, max_history: int | None = None, targets_per_row: int = 1) -> tuple[DatasetDict, Catalog]:
         """Loads the splits and the catalog. Validation and test hold the rows that the scale ranks."""
         max_history = max_history or self.scale.max_history
-        splits, catalog = load_recommendation_data(
-            self.data_dir or self.dataset, max_history, targets_per_row=min(targets_per_row, max_history)
-        )
+        splits, catalog = _load(self.data_dir or self.dataset, max_history, min(targets_per_row, max_history))
         ranked = {split: select_spaced(splits[split], self.scale.max_eval_rows) for split in ("validation", "test")}
         return DatasetDict({**splits, **ranked}), catalog
 
@@ -157,6 +155,13 @@ class Study:
         }
 
 
+@cache
+def _load(name_or_path: str, max_history: int, targets_per_row: int) -> tuple[DatasetDict, Catalog]:
+    # Kept, because each load reads all data files to find its key in the cache.
+    splits, catalog = load_recommendation_data(name_or_path, max_history, targets_per_row=targets_per_row)
+    return DatasetDict(splits), catalog
+
+
 def check_data_dir(dataset: str, data_dir: str | None) -> None:
     """Ends the script if a directory clearly holds another data set, so that no results get a wrong name."""
     if data_dir is None:
@@ -166,11 +171,6 @@ def check_data_dir(dataset: str, data_dir: str | None) -> None:
     for name, data in DATA.items():
         if name != dataset and data.raw_file is not None and (Path(data_dir) / data.raw_file).exists():
             raise SystemExit(f"{data_dir} holds {name}, not {dataset}. Pass --dataset {name}.")
-
-
-def select_spaced(dataset: Dataset, max_rows: int | None) -> Dataset:
-    """Selects at most `max_rows` rows, evenly spaced; all if it is `None`."""
-    return dataset.select(spaced_rows(len(dataset), max_rows))
 
 
 def summarize(report: EvaluationReport) -> dict[str, Any]:

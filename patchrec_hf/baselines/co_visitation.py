@@ -108,6 +108,7 @@ class CoVisitation:
             TypeError, ValueError: If a data set fails [`check_rows`], or `metric` is unknown.
             KeyError: If the catalog lacks an item.
         """
+        k = cut_off(metric)
         for rows in (dataset, validation):
             if rows is not None:
                 check_rows(rows)
@@ -129,7 +130,7 @@ class CoVisitation:
         values = {}
         for weighting in tqdm(list(grid), desc="Choosing a weighting", disable=not show_progress):
             use(weighting)
-            values[weighting] = ranking_metrics(ranks_of_targets(self, histories, targets), [cut_off(metric)])[metric]
+            values[weighting] = ranking_metrics(ranks_of_targets(self, histories, targets), [k])[metric]
         use(max(values, key=lambda weighting: values[weighting]))
         return self
 

@@ -14,7 +14,7 @@ from ..evaluation.scorers import Scorer
 from ..runtime.catalog import Catalog
 from ..runtime.ranking import CatalogRanker, RankingConfig
 from ..runtime.recommender import PatchRecommender
-from .histories import HISTORIES_PER_BATCH
+from .histories import HISTORIES_PER_BATCH, check_histories
 from .selection import cut_off, single_targets
 
 
@@ -140,9 +140,11 @@ class Fusion:
             -infinity.
 
         Raises:
-            ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
+            ValueError, TypeError: As [`check_histories`] and [`CatalogRanker.rank`] do.
+            FloatingPointError: If the model's scores are not numbers.
             KeyError: If the catalog lacks an item.
         """
+        check_histories(histories)
         return _mix(*self._standardized_scores(histories), self.weight)
 
     def _standardized_scores(self, histories: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -131,7 +131,8 @@ class SequentialRecommender(PreTrainedModel):
 
     def encode(self, vectors: torch.Tensor) -> torch.Tensor:
         """
-        Encodes histories. The state at a position depends only on this position and the earlier ones.
+        Encodes histories. The state at a position depends only on this position and the earlier ones. Every subclass
+        implements this method.
 
         Args:
             vectors (`torch.Tensor` of shape `(B, T, hidden_size)`):

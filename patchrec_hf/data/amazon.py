@@ -9,7 +9,7 @@ import polars as pl
 
 from .files import columns_of, read_checked, require_columns
 from .filters import Filters
-from .raw import RawData, read_interactions, scan_json_lines
+from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions, scan_json_lines
 
 
 AMAZON_FILTERS = Filters(drop_untitled=True)
@@ -61,7 +61,7 @@ def read_amazon(directory: Path, min_rating: float | None = None) -> RawData:
 
 def _scan_csv(source: Path | io.BytesIO) -> pl.LazyFrame:
     rows = pl.scan_csv(source, schema_overrides=_TYPES).select(list(_TYPES))
-    return _select_columns(rows.filter(~pl.all_horizontal(pl.all().is_null())))
+    return _select_columns(drop_blank_rows(rows))
 
 
 def _scan_reviews(source: Path | io.BytesIO) -> pl.LazyFrame:
@@ -78,7 +78,6 @@ def _select_columns(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _scan_products(source: Path | io.BytesIO) -> pl.LazyFrame:
-    title = pl.col("title")
     return scan_json_lines(source, {"parent_asin": pl.String, "title": pl.String}).select(
-        item_id=pl.col("parent_asin").cast(pl.Categorical), title=pl.when(title.str.strip_chars() != "").then(title)
+        item_id=pl.col("parent_asin").cast(pl.Categorical), title=null_if_blank(pl.col("title"))
     )

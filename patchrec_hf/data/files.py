@@ -71,7 +71,7 @@ def read_checked(
     return kept, values
 
 
-def require_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:
+def require_columns(path: Path, columns: Sequence[str], required: Sequence[str], advice: str = "") -> None:
     """
     Checks that a file has the required columns.
 
@@ -82,16 +82,15 @@ def require_columns(path: Path, columns: Sequence[str], required: Sequence[str])
             Columns of the file.
         required (`Sequence[str]`):
             Columns that the caller reads.
+        advice (`str`, *optional*):
+            A sentence that ends the error message.
 
     Raises:
         ValueError: If a required column is missing.
     """
     for column in required:
         if column not in columns:
-            raise ValueError(
-                f"{path} has no column {column!r}; its columns are {list(columns)}. Name the file's own columns with "
-                "`columns`, such as `columns={'user_id': 'customer'}`."
-            )
+            raise ValueError(f"{path} has no column {column!r}; its columns are {list(columns)}. {advice}".rstrip())
 
 
 def columns_of(path: Path, rows: pl.LazyFrame) -> pl.Schema:
@@ -126,10 +125,34 @@ def find_file(directory: Path, *names: str) -> Path:
     raise FileNotFoundError(f"{directory} holds no {' or '.join(names)}.")
 
 
+def make_once(directory: Path, make: Callable[[Path], None]) -> Path:
+    """
+    Makes a directory if it does not exist. One process makes it, the others wait. The directory appears when it is
+    complete.
+
+    Args:
+        directory (`pathlib.Path`):
+            The directory.
+        make (`Callable[[pathlib.Path], None]`):
+            Fills an empty directory, which then gets its name.
+
+    Returns:
+        `pathlib.Path`: `directory`.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{directory}.lock"):
+        if not directory.is_dir():
+            part = directory.with_name(f"{directory.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            make(part)
+            part.rename(directory)
+    return directory
+
+
 def unpack(archive: Path, target: Path) -> Path:
     """
-    Unpacks a zip archive. One process unpacks, the others wait. The target directory appears when it is complete, and
-    an existing one is not unpacked again.
+    Unpacks a zip archive, unless the target directory exists (see [`make_once`]).
 
     Args:
         archive (`pathlib.Path`):
@@ -143,17 +166,15 @@ def unpack(archive: Path, target: Path) -> Path:
     Raises:
         ValueError: If the archive is damaged.
     """
-    with FileLock(f"{target}.lock"):
-        if not target.is_dir():
-            part = target.with_name(f"{target.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            try:
-                with zipfile.ZipFile(archive) as content:
-                    content.extractall(part)
-            except (zipfile.BadZipFile, *_BROKEN_COMPRESSION) as error:
-                raise ValueError(f"{archive} is damaged ({error}). Download it again.") from error
-            part.rename(target)
-    entries = list(target.iterdir())
+
+    def extract(directory: Path) -> None:
+        try:
+            with zipfile.ZipFile(archive) as content:
+                content.extractall(directory)
+        except (zipfile.BadZipFile, *_BROKEN_COMPRESSION) as error:
+            raise ValueError(f"{archive} is damaged ({error}). Download it again.") from error
+
+    entries = list(make_once(target, extract).iterdir())
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else target
 
 

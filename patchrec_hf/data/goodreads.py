@@ -10,7 +10,7 @@ import polars as pl
 
 from .files import find_file, read_checked
 from .filters import Filters
-from .raw import RawData, read_interactions, scan_json_lines
+from .raw import RawData, null_if_blank, read_interactions, scan_json_lines
 
 
 GOODREADS_FILTERS = Filters(min_rating=5, drop_untitled=True, min_user_interactions=50, min_item_users=10)
@@ -60,9 +60,8 @@ def read_goodreads(
         )
 
     def scan_books(source: Path | io.BytesIO) -> pl.LazyFrame:
-        title = pl.col(fields["title"])
         return scan_json_lines(source, {"book_id": pl.String, fields["title"]: pl.String}).select(
-            item_id=pl.col("book_id").cast(pl.Categorical), title=pl.when(title.str.strip_chars() != "").then(title)
+            item_id=pl.col("book_id").cast(pl.Categorical), title=null_if_blank(pl.col(fields["title"]))
         )
 
     faults = {

@@ -12,6 +12,11 @@ from ..runtime.catalog import Catalog, ragged_arange
 from .ties import release_order
 
 
+INTERACTIONS_NAME, ITEMS_NAME = "interactions.parquet", "items.parquet"
+PREPARED_NAMES = (INTERACTIONS_NAME, ITEMS_NAME)
+"""Files of a prepared data set."""
+
+
 def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "release"] = "stable") -> pl.DataFrame:
     """
     Checks a table of interactions and sorts it by user and from oldest to newest.
@@ -120,13 +125,13 @@ def read_directory(directory: str | Path) -> tuple[pl.DataFrame, pl.DataFrame]:
         ValueError: If a table fails its check.
     """
     directory = Path(directory)
-    for name in ("interactions.parquet", "items.parquet"):
+    for name in PREPARED_NAMES:
         if not (directory / name).is_file():
             raise FileNotFoundError(
-                f"{directory} holds no {name}. A directory of prepared data holds interactions.parquet (user_id, "
-                "item_id, position or timestamp, optionally split) and items.parquet (item_id, title)."
+                f"{directory} holds no {name}. A directory of prepared data holds {INTERACTIONS_NAME} (user_id, "
+                f"item_id, position or timestamp, optionally split) and {ITEMS_NAME} (item_id, title)."
             )
-    interactions = order_interactions(pl.read_parquet(directory / "interactions.parquet"))
-    items = pl.read_parquet(directory / "items.parquet")
+    interactions = order_interactions(pl.read_parquet(directory / INTERACTIONS_NAME))
+    items = pl.read_parquet(directory / ITEMS_NAME)
     check_items(items)
     return interactions, items

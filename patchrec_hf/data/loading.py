@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, Literal
 import polars as pl
 from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.fingerprint import Hasher
-from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from transformers.utils import logging
@@ -21,8 +19,9 @@ from transformers.utils import logging
 from ..runtime.catalog import Catalog
 from .downloads import cache_directory, log_terms
 from .examples import make_rows
+from .files import make_once
 from .filters import Filters, report_steps
-from .interactions import order_interactions
+from .interactions import INTERACTIONS_NAME, ITEMS_NAME, PREPARED_NAMES, order_interactions
 from .preparation import PreparedData, prepare
 from .sample import generate_sample_interactions, load_sample_items
 from .sources import TitleRule, find_source
@@ -35,7 +34,6 @@ logger = logging.get_logger(__name__)
 Split = Callable[[pl.DataFrame], pl.DataFrame]
 
 _CACHE_VERSION = 1  # raise this number when the same settings give other rows
-_PREPARED_NAMES = ("interactions.parquet", "items.parquet")
 
 
 def load_recommendation_data(
@@ -106,18 +104,18 @@ def load_recommendation_data(
         return make_rows(data.interactions, catalog, **row_settings), catalog
     cache = cache_directory(cache_dir)
     prepared = _prepare_in_cache(name_or_path, cache, preparation)
-    catalog = Catalog.from_parquet(prepared / "items.parquet")
+    catalog = Catalog.from_parquet(prepared / ITEMS_NAME)
     kept = SPLITS[1:] if streaming else SPLITS
 
     def make(directory: Path) -> None:
         interactions = PreparedData.load(prepared).interactions
         make_rows(interactions, catalog, **row_settings, directory=directory, splits=kept)
 
-    directory = _make_once(cache / "examples" / f"{prepared.name}-{Hasher.hash([row_settings, kept])}", make)
+    directory = make_once(cache / "examples" / f"{prepared.name}-{Hasher.hash([row_settings, kept])}", make)
     splits = {name: Dataset.from_file(str(directory / f"{name}.arrow")) for name in kept}
     if not streaming:
         return DatasetDict(splits), catalog
-    return {"train": stream_rows(prepared / "interactions.parquet", **row_settings), **splits}, catalog
+    return {"train": stream_rows(prepared / INTERACTIONS_NAME, **row_settings), **splits}, catalog
 
 
 def prepare_data(
@@ -222,12 +220,12 @@ def _prepare_in_cache(name_or_path: str | Path, cache: Path, preparation: _Prepa
     split = preparation.split
     if name_or_path == "sample":
         data = _prepare_sample(preparation)
-        return _make_once(cache / "prepared" / f"sample-{Hasher.hash([_CACHE_VERSION, split])}", data.save)
+        return make_once(cache / "prepared" / f"sample-{Hasher.hash([_CACHE_VERSION, split])}", data.save)
     path = Path(name_or_path).expanduser()
     name = re.sub(r"[^\w.-]+", "-", str(name_or_path) if not path.exists() else path.name)
     if not path.exists() and (snapshot := _from_hub(str(name_or_path))):
         path = snapshot
-    if any((path / file).is_file() for file in _PREPARED_NAMES):
+    if any((path / file).is_file() for file in PREPARED_NAMES):
         preparation.check_only_split(str(path))
 
         def make(directory: Path) -> None:
@@ -235,7 +233,7 @@ def _prepare_in_cache(name_or_path: str | Path, cache: Path, preparation: _Prepa
             has_split = "split" in data.interactions.columns
             (data if has_split and split is None else data.with_split(split or temporal_split)).save(directory)
 
-        key = _key([path / file for file in _PREPARED_NAMES if (path / file).is_file()], split)
+        key = _key([path / file for file in PREPARED_NAMES if (path / file).is_file()], split)
     else:
         columns, time_unit, ties = preparation.columns, preparation.time_unit, preparation.ties
         source = find_source(
@@ -258,7 +256,7 @@ def _prepare_in_cache(name_or_path: str | Path, cache: Path, preparation: _Prepa
             data.save(directory)
 
         key = _key(source.files, [filters, splitter, title_rule, ties, columns, time_unit, source.keeps_all_items])
-    return _make_once(cache / "prepared" / f"{name}-{key}", make)
+    return make_once(cache / "prepared" / f"{name}-{key}", make)
 
 
 def _from_hub(name: str) -> Path | None:
@@ -284,19 +282,3 @@ def _key(files: Sequence[Path], settings: Any) -> str:
         with path.open("rb") as file:
             digests.append((path.name, hashlib.file_digest(file, "blake2b").hexdigest()))
     return Hasher.hash([_CACHE_VERSION, digests, settings])
-
-
-def _make_once(directory: Path, make: Callable[[Path], None]) -> Path:
-    """
-    Makes a directory if it does not exist. One process makes it, the others wait. The directory appears when it is
-    complete.
-    """
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{directory}.lock"):
-        if not directory.is_dir():
-            part = directory.with_name(f"{directory.name}.part")
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            make(part)
-            part.rename(directory)
-    return directory

@@ -10,7 +10,7 @@ import polars as pl
 
 from .files import columns_of, find_file, read_checked, require_columns
 from .filters import Filters
-from .raw import RawData, read_interactions
+from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions
 
 
 MOVIELENS_FILTERS = Filters(min_rating=3.5)
@@ -87,7 +87,7 @@ _CSV_NAMES = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "ti
 
 def _scan_tabs(source: Path | io.BytesIO) -> pl.LazyFrame:
     schema = dict(zip(_FIELDS, _TYPES, strict=True))
-    return _drop_blank_rows(pl.scan_csv(source, has_header=False, separator="\t", quote_char=None, schema=schema))
+    return drop_blank_rows(pl.scan_csv(source, has_header=False, separator="\t", quote_char=None, schema=schema))
 
 
 def _scan_colons(source: Path | io.BytesIO) -> pl.LazyFrame:
@@ -97,17 +97,13 @@ def _scan_colons(source: Path | io.BytesIO) -> pl.LazyFrame:
         if index:
             schema[f"empty {index}"] = pl.String
         schema[name] = kind
-    rows = _drop_blank_rows(pl.scan_csv(source, has_header=False, separator=":", quote_char=None, schema=schema))
+    rows = drop_blank_rows(pl.scan_csv(source, has_header=False, separator=":", quote_char=None, schema=schema))
     return rows.select(*_FIELDS, separators=pl.coalesce("^empty .*$"))
 
 
 def _scan_commas(source: Path | io.BytesIO) -> pl.LazyFrame:
     types = dict(zip(_CSV_NAMES, _TYPES, strict=True))
-    return _drop_blank_rows(pl.scan_csv(source, schema_overrides=types).select(*_CSV_NAMES).rename(_CSV_NAMES))
-
-
-def _drop_blank_rows(rows: pl.LazyFrame) -> pl.LazyFrame:
-    return rows.filter(~pl.all_horizontal(pl.all().is_null()))
+    return drop_blank_rows(pl.scan_csv(source, schema_overrides=types).select(*_CSV_NAMES).rename(_CSV_NAMES))
 
 
 def _scan_latin1(source: Path | io.BytesIO, separator: str) -> pl.LazyFrame:
@@ -115,17 +111,13 @@ def _scan_latin1(source: Path | io.BytesIO, separator: str) -> pl.LazyFrame:
     lines = pl.LazyFrame({"line": text.decode("latin-1").split("\n")}).select(pl.col("line").str.strip_chars("\r "))
     parts = pl.col("line").str.splitn(separator, 3)
     return lines.filter(pl.col("line") != "").select(
-        item_id=parts.struct.field("field_0").cast(pl.Int32), title=_null_if_empty(parts.struct.field("field_1"))
+        item_id=parts.struct.field("field_0").cast(pl.Int32), title=null_if_blank(parts.struct.field("field_1"))
     )
 
 
 def _scan_movie_csv(source: Path | io.BytesIO) -> pl.LazyFrame:
-    rows = _drop_blank_rows(pl.scan_csv(source, infer_schema=False))
-    return rows.select(item_id=pl.col("movieId").cast(pl.Int32), title=_null_if_empty(pl.col("title")))
-
-
-def _null_if_empty(title: pl.Expr) -> pl.Expr:
-    return pl.when(title.str.strip_chars() != "").then(title)
+    rows = drop_blank_rows(pl.scan_csv(source, infer_schema=False))
+    return rows.select(item_id=pl.col("movieId").cast(pl.Int32), title=null_if_blank(pl.col("title")))
 
 
 _MOVIE_SCANS = {

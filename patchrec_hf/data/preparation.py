@@ -20,7 +20,14 @@ from huggingface_hub import HfApi
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import require_token
 from .filters import Filters, FilterStep, apply_filters, report_steps
-from .interactions import check_items, count_per_user, order_interactions, read_directory
+from .interactions import (
+    INTERACTIONS_NAME,
+    ITEMS_NAME,
+    check_items,
+    count_per_user,
+    order_interactions,
+    read_directory,
+)
 from .raw import RawData
 from .splits import SPLITS
 
@@ -100,8 +107,8 @@ class PreparedData:
         part = directory.with_name(f"{directory.name}.part-{os.getpid()}")
         part.mkdir(parents=True)
         try:
-            _write_by_users(self.interactions, part / "interactions.parquet")
-            self.items.write_parquet(part / "items.parquet")
+            _write_by_users(self.interactions, part / INTERACTIONS_NAME)
+            self.items.write_parquet(part / ITEMS_NAME)
             if self.users is not None:
                 self.users.write_parquet(part / "users.parquet")
             facts = {"name": self.name, "terms": self.license_terms, "steps": [asdict(step) for step in self.steps]}

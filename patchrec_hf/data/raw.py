@@ -89,3 +89,13 @@ def read_interactions(
 def scan_json_lines(source: Any, schema: Mapping[str, pl.DataType | type[pl.DataType]]) -> pl.LazyFrame:
     """Reads the fields of `schema` from a file with one JSON object per line. Other fields are skipped."""
     return pl.scan_ndjson(source, schema=dict(schema))
+
+
+def null_if_blank(title: pl.Expr) -> pl.Expr:
+    """Turns blank titles into nulls."""
+    return pl.when(title.str.strip_chars() != "").then(title)
+
+
+def drop_blank_rows(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Leaves out rows without any value, which are the blank lines of a file."""
+    return rows.filter(~pl.all_horizontal(pl.all().is_null()))

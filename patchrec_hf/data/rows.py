@@ -77,9 +77,14 @@ def spaced_rows(num_rows: int, max_rows: int | None) -> np.ndarray:
     return np.linspace(0, num_rows - 1, max_rows).astype(np.int64)
 
 
+def select_spaced(dataset: Dataset, max_rows: int | None) -> Dataset:
+    """Selects at most `max_rows` rows, evenly spaced (see [`spaced_rows`]); all if it is `None`."""
+    return dataset.select(spaced_rows(len(dataset), max_rows))
+
+
 def rows_checksum(dataset: Dataset) -> int:
     """Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change."""
-    rows = dataset.select(spaced_rows(len(dataset), _CHECKSUM_ROWS)).select_columns(list(ROW_COLUMNS))
+    rows = select_spaced(dataset, _CHECKSUM_ROWS).select_columns(list(ROW_COLUMNS))
     return zlib.crc32(json.dumps(rows.to_list()).encode())
 
 

@@ -87,7 +87,6 @@ def find_source(
         path = downloaded
     if path.suffix == ".zip":
         stat = path.stat()
-        (cache / "unpacked").mkdir(exist_ok=True)
         path = unpack(path, cache / "unpacked" / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")
     if path.is_file():
         if not is_table(path):

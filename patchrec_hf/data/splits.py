@@ -46,7 +46,7 @@ def temporal_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96
 
 def cut_times(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96, 0.98)) -> tuple[int, int]:
     """Returns the times of the last training and the last validation interaction of [`temporal_split`]."""
-    if not 0 < cuts[0] <= cuts[1] < 1:
+    if not 0 < cuts[0] < cuts[1] < 1:
         raise ValueError(f"`cuts` must ascend between 0 and 1, got {cuts}.")
     times = interactions["timestamp"].to_numpy()
     indices = [max(int(cut * len(times)) - 1, 0) for cut in cuts]

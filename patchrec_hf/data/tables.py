@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from .files import columns_of, read_checked, require_columns
-from .raw import RawData, read_interactions
+from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions
 
 
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -97,10 +97,8 @@ def _read_items(path: Path, id_column: str, title_column: str) -> pl.DataFrame:
         raise ValueError(f"{error} If the titles are in a separate file, pass it as `items`.") from error
 
     def scan_items(source: Any) -> pl.LazyFrame:
-        title = pl.col(title_column).cast(pl.String)
-        rows = table.scan(source).select(
-            item_id=table.id(id_column), title=pl.when(title.str.strip_chars() != "").then(title)
-        )
+        title = null_if_blank(pl.col(title_column).cast(pl.String))
+        rows = table.scan(source).select(item_id=table.id(id_column), title=title)
         return rows.unique(maintain_order=True)
 
     faults = {f"{id_column!r} is missing": pl.col("item_id").is_null()}
@@ -155,7 +153,8 @@ class _Table:
         else:
             rows = pl.scan_parquet(path)
         schema = columns_of(path, rows)
-        require_columns(path, schema.names(), columns)
+        advice = "Name the file's own columns with `columns`, such as `columns={'user_id': 'customer'}`."
+        require_columns(path, schema.names(), columns, advice)
         return cls(path, {name: schema[name] for name in columns})
 
     @property
@@ -165,8 +164,7 @@ class _Table:
     def scan(self, source: Any) -> pl.LazyFrame:
         if self.has_header:
             rows = pl.scan_csv(source, separator=_SEPARATORS[_kind(self.path)], infer_schema=False)
-            rows = rows.select(*self.kinds)
-            return rows.filter(~pl.all_horizontal(pl.all().is_null()))
+            return drop_blank_rows(rows.select(*self.kinds))
         if _kind(self.path) in _JSON:
             # Read all values as texts, because `kinds` is inferred from the first rows, and later ids may be texts.
             return pl.scan_ndjson(source, schema=dict.fromkeys(self.kinds, pl.String))

@@ -48,7 +48,7 @@ class TitleLists:
         self.trie = trie
         self._titles = titles
         self._protocol = protocol
-        self._all = AllowedTitles(*trie.titles_of(trie.items))
+        self._all = AllowedTitles(*trie.all_titles)
 
     @property
     def num_titles(self) -> int:

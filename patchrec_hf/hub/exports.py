@@ -139,7 +139,7 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
     """
     Saves the backbone as a plain causal language model, and the item patch of each item as a vector. With both, an
     engine that supports the backbone and takes prompts as embeddings can serve the model. A session patch is the mean
-    of its items' vectors. All other positions of a prompt are the backbone's own token embeddings.
+    of its items' vectors. All other positions of a prompt hold the token embeddings of the backbone.
 
     Args:
         model ([`PatchRecForCausalLM`]):

@@ -324,8 +324,7 @@ class CatalogRanker:
 
 def _allowed(trie: TitleTrie, row: int, candidates: np.ndarray | None, excluded: np.ndarray | None) -> np.ndarray:
     """Returns whether each item may be recommended for the prompt in `row`, shape `(num_items,)`."""
-    allowed = np.zeros(trie.num_items, dtype=bool)
-    allowed[trie.items] = True
+    allowed = trie.leaf_of_item >= 0
     if candidates is not None:
         is_candidate = np.zeros(trie.num_items, dtype=bool)
         is_candidate[_indices(trie, row, candidates)] = True

@@ -191,7 +191,7 @@ class PatchRecommender:
     ) -> list[np.ndarray] | None:
         catalog, trie = self.processor.catalog, self.processor.trie
         if candidates is None:
-            return [trie.titles_of(trie.items)[1]] * num_histories if unique_titles else None
+            return [trie.all_titles[1]] * num_histories if unique_titles else None
         values: list[Any] = list(candidates)
         # `values` is one list of ids for all histories, or a list for each.
         lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer)) else values

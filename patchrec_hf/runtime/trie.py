@@ -77,6 +77,11 @@ class TitleTrie:
         return leaves
 
     @cached_property
+    def all_titles(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """[`TitleTrie.titles_of`] all items whose titles can be spelled."""
+        return self.titles_of(self.items)
+
+    @cached_property
     def chain_lengths(self) -> np.ndarray:
         """
         Number of nodes that can be read without a choice, from each node on. A chain ends with the next node that has

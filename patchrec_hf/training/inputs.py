@@ -15,7 +15,6 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..batches.collators import PatchDataCollator
-from ..data.rows import check_rows
 from ..runtime.adapters import load_model
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
@@ -49,13 +48,14 @@ def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDa
     return args
 
 
-def check_train_dataset(dataset: Any, args: PatchFinetuneConfig, max_history: int) -> None:
+def first_train_rows(dataset: Any, args: PatchFinetuneConfig) -> Dataset:
     """
-    Checks the rows to train on. For a stream, only the first rows are checked.
+    Returns the training rows that can be checked before training: all rows of a data set, or the first rows of a
+    stream.
 
     Raises:
         TypeError: If `dataset` is neither a [`~datasets.Dataset`] nor an [`~datasets.IterableDataset`].
-        ValueError: If a row or column is wrong, or the arguments do not suit a stream.
+        ValueError: If the arguments do not suit a stream.
     """
     if isinstance(dataset, IterableDataset):
         if args.max_steps < 1:
@@ -67,9 +67,10 @@ def check_train_dataset(dataset: Any, args: PatchFinetuneConfig, max_history: in
                 f"`train_sampling_strategy={args.train_sampling_strategy!r}` needs a `Dataset`, but the rows are "
                 "streamed. Use 'random'."
             )
-    elif not isinstance(dataset, Dataset):
+        return Dataset.from_dict(next(iter(dataset.iter(batch_size=_SAMPLE_ROWS)), {}))
+    if not isinstance(dataset, Dataset):
         raise TypeError(f"`train_dataset` must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`.")
-    check_rows(_first_rows(dataset), max_history)
+    return dataset
 
 
 def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecProcessor) -> tuple[Any, Any]:
@@ -136,7 +137,7 @@ def complete_collator(
     collator: PatchDataCollator,
     model: PatchRecForCausalLM,
     args: PatchFinetuneConfig,
-    train_dataset: Dataset | IterableDataset,
+    first_rows: Dataset,
     uses_prompt_learning: bool,
 ) -> PatchDataCollator:
     """
@@ -149,8 +150,8 @@ def complete_collator(
             The model.
         args ([`PatchFinetuneConfig`]):
             Training arguments; `tree_packing` is read.
-        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Rows. By default, batches are packed if a row has several targets.
+        first_rows ([`~datasets.Dataset`]):
+            Training rows (see [`first_train_rows`]). By default, batches are packed if a row has several targets.
         uses_prompt_learning (`bool`):
             Whether an adapter puts tokens before a sequence.
 
@@ -163,7 +164,7 @@ def complete_collator(
             "`data_collator` packs batches, but `tree_packing=False` forbids it. Change one of the two settings."
         )
     is_requested = collator.tree_packing or args.tree_packing
-    packs = bool(is_requested or (is_requested is None and _max_targets(train_dataset) > 1))
+    packs = bool(is_requested or (is_requested is None and _max_targets(first_rows) > 1))
     if packs:
         try:
             if uses_prompt_learning:
@@ -185,13 +186,6 @@ def is_prompt_learning(model: Any, peft_config: PeftConfig | None) -> bool:
     return config is not None and config.is_prompt_learning
 
 
-def _first_rows(dataset: Any) -> Any:
-    """Returns all rows of a data set, or the first rows of a stream."""
-    if not isinstance(dataset, IterableDataset):
-        return dataset
-    return Dataset.from_dict(next(iter(dataset.iter(batch_size=_SAMPLE_ROWS)), {}))
-
-
-def _max_targets(dataset: Dataset | IterableDataset) -> int:
-    targets = _first_rows(dataset).select_columns(["target_positions"]).to_polars()["target_positions"]
+def _max_targets(rows: Dataset) -> int:
+    targets: Any = rows.select_columns(["target_positions"]).to_polars()["target_positions"]
     return int(targets.list.len().max() or 0)

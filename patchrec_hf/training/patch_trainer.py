@@ -36,8 +36,8 @@ from .checkpoint_callback import CheckpointCallback
 from .checkpoints import check_resumable, last_checkpoint
 from .inputs import (
     check_collator,
-    check_train_dataset,
     complete_collator,
+    first_train_rows,
     is_prompt_learning,
     load_trainable,
     own_arguments,
@@ -87,10 +87,10 @@ class PatchTrainer(SFTTrainer):
         ):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
-        check_train_dataset(train_dataset, args, processing_class.max_history)
-        for dataset in eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset]:
-            if dataset is not None:
-                check_rows(dataset, processing_class.max_history)
+        first_rows = first_train_rows(train_dataset, args)
+        for rows in (first_rows, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
+            if rows is not None:
+                check_rows(rows, processing_class.max_history)
         model, patchrec_model = load_trainable(model, args, processing_class)
         if peft_config is not None:
             peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
@@ -99,7 +99,7 @@ class PatchTrainer(SFTTrainer):
         check_collator(data_collator, self.collator_class, processing_class)
         patchrec_model.disable_tree_packing()  # another trainer may have enabled it
         data_collator = complete_collator(
-            data_collator, patchrec_model, args, train_dataset, is_prompt_learning(model, peft_config)
+            data_collator, patchrec_model, args, first_rows, is_prompt_learning(model, peft_config)
         )
         super().__init__(
             model=model,

@@ -82,6 +82,10 @@ def test_mistakes_are_named(recommender, baseline, rows):
         Fusion(recommender, baseline).fit(rows, "accuracy")
     with pytest.raises(ValueError, match="only 5 candidates"):
         Fusion(recommender, baseline, num_candidates=5).fit(rows)
+    with pytest.raises(ValueError, match="History 1 is empty"):
+        Fusion(recommender, baseline).score([[10], []])
+    with pytest.raises(TypeError, match=r"Score a single one by `score\(\[ids\]\)`"):
+        Fusion(recommender, baseline).score([1, 2])
 
 
 def test_parts_of_different_data_sets_are_refused(recommender, baseline, catalog):

@@ -120,7 +120,7 @@ def test_splits_that_leak_say_so(split, monkeypatch):
 
 
 @pytest.mark.parametrize("split", [temporal_split, user_ratio_split])
-@pytest.mark.parametrize("cuts", [(0.9, 0.8), (0, 0.5), (0.5, 1.0)])
+@pytest.mark.parametrize("cuts", [(0.9, 0.8), (0.8, 0.8), (0, 0.5), (0.5, 1.0)])
 def test_cuts_ascend(split, cuts):
     with pytest.raises(ValueError, match="`cuts` must ascend between 0 and 1"):
         split(order_interactions(table([range(10)])), cuts=cuts)
