@@ -1,4 +1,4 @@
-"""What every ranking is checked against."""
+"""The reference scores for all ranking tests."""
 
 import numpy as np
 import torch

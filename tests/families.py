@@ -1,9 +1,10 @@
-"""Families of backbones, tiny: whatever a backbone does of its own, the wrapper must do as well."""
+"""Tiny backbones of each family, and the fixtures of the tests that compare wrapper and backbone."""
 
 import copy
 from functools import lru_cache
 
 import numpy as np
+import pytest
 import torch
 from rankers import rank
 from transformers import (
@@ -187,12 +188,12 @@ def scores_by_item(ranking: CatalogRanking) -> np.ndarray:
     return np.take_along_axis(ranking.scores, ranking.items.argsort(axis=1), axis=1)
 
 
-def assert_ranked_right_or_refused(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
-    history = histories()[1]
-    try:
-        ranking = rank_all(model, processor, [encode(processor, history)])
-    except TypeError as error:
-        assert "cannot attend to a tree" in str(error)  # noqa: PT017
-        return
-    expected = brute_force_scores(model, processor, history)
-    np.testing.assert_allclose(scores_by_item(ranking)[0], expected, atol=1e-4, rtol=0)
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def llama() -> PatchRecForCausalLM:
+    """A copy that the test may change."""
+    return copy.deepcopy(shared_model("llama_untied"))

@@ -1,4 +1,4 @@
-"""A training run that kills itself; `test_checkpoints.py` starts it again and again."""
+"""A training run that kills itself; `training/test_checkpoints.py` starts it again and again."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Pushes to the Hub that HF_ENDPOINT names, and loads from it; `test_hub.py` starts it and looks at the Hub."""
+"""Pushes to the Hub that HF_ENDPOINT names, and loads from it. `hub/test_pushing.py` starts it and checks the Hub."""
 
 import sys
 from pathlib import Path
@@ -68,7 +68,7 @@ def load_baseline():
 
 
 def push_data():
-    """A log of one's own, prepared and shared."""
+    """Prepares a user's own log and pushes it."""
     import polars as pl
 
     from patchrec_hf import prepare_data, temporal_split
@@ -81,7 +81,7 @@ def push_data():
 
 
 def load_data():
-    """The rows of a data set on the Hub, from its name; and what is said of one that is not there."""
+    """Loads a data set by its name on the Hub. A name that the Hub does not know is an error."""
     from patchrec_hf import load_recommendation_data
 
     examples, catalog = load_recommendation_data("user/books", max_history=4, cache_dir="data")
@@ -92,7 +92,7 @@ def load_data():
 
 
 def load(name):
-    """What the card says: from nothing but the repository's name."""
+    """Recommends as the card shows it, with only the name of the repository."""
     from conftest import ITEM_IDS
 
     from patchrec_hf import PatchRecommender

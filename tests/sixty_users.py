@@ -1,4 +1,4 @@
-"""A log of one's own, with sixty users."""
+"""A small log file with sixty users."""
 
 from functools import partial
 

@@ -1,5 +1,6 @@
 """Small models of the neural baselines."""
 
+import pytest
 from datasets import Dataset
 from transformers import BertConfig, BertModel, set_seed
 
@@ -10,7 +11,8 @@ NAMES = ("GRU4Rec", "Caser", "SASRec", "LinRec", "Mamba4Rec", "MoRec")
 CLASSES = {"GRU4Rec": GRU4Rec, "Caser": Caser, "SASRec": SASRec, "LinRec": LinRec, "Mamba4Rec": Mamba4Rec}
 
 
-def baseline_maker(catalog, tokenizer):
+@pytest.fixture
+def make_baseline(catalog, tokenizer):
     """Makes a small model by its name, always the same."""
 
     def build(name, **settings):
@@ -28,7 +30,8 @@ def baseline_maker(catalog, tokenizer):
     return build
 
 
-def chain_rows():
+@pytest.fixture(scope="module")
+def chains():
     """Histories in which item 10 + i is followed by 10 + (i + 1) % 12."""
     rows = [
         {"user_id": start, "item_ids": [10 + (start + step) % 12 for step in range(8)], "target_positions": [3, 4, 7]}

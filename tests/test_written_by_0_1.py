@@ -1,4 +1,4 @@
-"""What version 0.1 wrote before the package got its rooms still loads, ranks and resumes as it did then."""
+"""Version 0.1 wrote these files before the package got its rooms. They load, rank and resume as they did then."""
 
 import json
 import shutil
@@ -71,6 +71,7 @@ def test_an_export_with_code_ranks_with_the_package(exported, expected):
 
 
 def test_an_export_with_code_ranks_without_the_package(exported, expected, tmp_path):
+    """The code comes with the export. This test fails only if transformers can no longer run it."""
     done = subprocess.run(
         [sys.executable, "-c", LOAD_WITHOUT_PACKAGE, str(exported), json.dumps(HISTORY)],
         capture_output=True,
@@ -85,7 +86,9 @@ def test_an_export_with_code_ranks_without_the_package(exported, expected, tmp_p
 
 
 def test_a_report_reads_as_before(expected):
-    assert EvaluationReport.load(WRITTEN / "report").metrics()["hr@10"] == expected["metrics"]["hr@10"]
+    metrics = EvaluationReport.load(WRITTEN / "report").metrics()
+    former = {{"exact_share": "certified_share"}.get(name, name): value for name, value in metrics.items()}
+    assert former == pytest.approx(expected["metrics"])
 
 
 def test_a_baseline_scores_as_before(expected):

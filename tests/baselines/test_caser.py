@@ -1,19 +1,12 @@
 """Caser, against plain convolutions."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
-from small_baselines import baseline_maker
 
 
-@pytest.fixture
-def make(catalog, tokenizer):
-    return baseline_maker(catalog, tokenizer)
-
-
-def test_caser_convolves_the_last_window(make):
-    model = make("Caser", window=3)
+def test_caser_convolves_the_last_window(make_baseline):
+    model = make_baseline("Caser", window=3)
     with torch.no_grad():
         vectors = torch.cat([torch.zeros(1, 16), model.item_embedding.weight[torch.tensor([4, 7])]])
         image = vectors[None, None]  # one picture of 3 items by 16 numbers

@@ -1,4 +1,4 @@
-"""Fusion: its two ends are its parts, and on the rows that it chose on it is at least as good as either."""
+"""Fusion equals one of its parts at each end. On the rows that chose its weight, it is at least as good as both."""
 
 import numpy as np
 import pytest

@@ -1,19 +1,12 @@
 """GRU4Rec, against the equations of its recurrence."""
 
 import numpy as np
-import pytest
 import torch
-from small_baselines import baseline_maker
 
 
-@pytest.fixture
-def make(catalog, tokenizer):
-    return baseline_maker(catalog, tokenizer)
-
-
-def test_scores_follow_the_gates(make):
+def test_scores_follow_the_gates(make_baseline):
     """One step after another by the equations of a gated recurrent unit."""
-    model = make("GRU4Rec", gru_size=8)
+    model = make_baseline("GRU4Rec", gru_size=8)
     weights = dict(model.gru.named_parameters())
     state = torch.zeros(8)
     with torch.no_grad():

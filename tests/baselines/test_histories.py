@@ -1,28 +1,19 @@
-"""Histories: what a baseline's `score` is given."""
+"""All baselines check their histories alike."""
 
 import numpy as np
 import pytest
 from datasets import DatasetDict
-from small_baselines import baseline_maker, chain_rows
 
 from patchrec_hf.baselines import CoVisitation, Popularity
 from patchrec_hf.baselines.histories import check_histories
 
 
-@pytest.fixture
-def make(catalog, tokenizer):
-    return baseline_maker(catalog, tokenizer)
-
-
-@pytest.fixture(scope="module")
-def chains():
-    return chain_rows()
-
-
 @pytest.mark.parametrize("name", ["Popularity", "CoVisitation", "SASRec"])
-def test_all_answer_wrong_histories_alike(make, catalog, chains, name):
+def test_all_answer_wrong_histories_alike(make_baseline, catalog, chains, name):
     model = (
-        make("SASRec") if name == "SASRec" else {"Popularity": Popularity, "CoVisitation": CoVisitation}[name](catalog)
+        make_baseline("SASRec")
+        if name == "SASRec"
+        else {"Popularity": Popularity, "CoVisitation": CoVisitation}[name](catalog)
     )
     if name != "SASRec":
         with pytest.raises(RuntimeError, match="call `fit` first"):

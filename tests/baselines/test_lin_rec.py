@@ -1,16 +1,9 @@
 """LinRec, against the formulas of its paper."""
 
-import pytest
 import torch
 import torch.nn.functional as F
-from small_baselines import baseline_maker
 
 from patchrec_hf.baselines.lin_rec import linear_attention
-
-
-@pytest.fixture
-def make(catalog, tokenizer):
-    return baseline_maker(catalog, tokenizer)
 
 
 def test_linear_attention_is_the_papers():

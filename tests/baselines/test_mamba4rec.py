@@ -1,15 +1,8 @@
 """Mamba4Rec, against the equations of its recurrence."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
-from small_baselines import baseline_maker
-
-
-@pytest.fixture
-def make(catalog, tokenizer):
-    return baseline_maker(catalog, tokenizer)
 
 
 def select(mixer, states):
@@ -28,8 +21,8 @@ def select(mixer, states):
     return mixer.out_proj(torch.stack(found) * F.silu(gate))
 
 
-def test_scores_follow_the_recurrence(make):
-    model = make("Mamba4Rec")
+def test_scores_follow_the_recurrence(make_baseline):
+    model = make_baseline("Mamba4Rec")
     (layer,) = model.layers
     (block,) = layer.mamba.layers
     with torch.no_grad():
@@ -39,7 +32,11 @@ def test_scores_follow_the_recurrence(make):
     np.testing.assert_allclose(model.score([[14, 17, 12]])[0], expected, atol=1e-5)
 
 
-def test_the_table_of_the_mamba_model_is_not_trained(make):
+def test_the_table_of_the_mamba_model_is_not_trained(make_baseline):
     """It is fed with the items' vectors, so its own embeddings are never read."""
-    frozen = [name for name, weight in make("Mamba4Rec", num_layers=2).named_parameters() if not weight.requires_grad]
+    frozen = [
+        name
+        for name, weight in make_baseline("Mamba4Rec", num_layers=2).named_parameters()
+        if not weight.requires_grad
+    ]
     assert frozen == ["layers.0.mamba.embeddings.weight", "layers.1.mamba.embeddings.weight"]

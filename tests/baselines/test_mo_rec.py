@@ -1,19 +1,12 @@
 """MoRec: when it reads titles, and what it learns from."""
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
-from small_baselines import baseline_maker
 
 
-@pytest.fixture
-def make(catalog, tokenizer):
-    return baseline_maker(catalog, tokenizer)
-
-
-def test_morec_reads_titles_once_in_each_call(make, monkeypatch):
-    model = make("MoRec")
+def test_morec_reads_titles_once_in_each_call(make_baseline, monkeypatch):
+    model = make_baseline("MoRec")
     reads = []
     model.item_embedding.encoder.register_forward_hook(lambda *_: reads.append(1))
     monkeypatch.setattr("patchrec_hf.baselines.sequential.HISTORIES_PER_BATCH", 1)
@@ -25,9 +18,9 @@ def test_morec_reads_titles_once_in_each_call(make, monkeypatch):
     assert len(reads) == 2
 
 
-def test_morec_learns_from_the_items_of_a_batch(make, catalog):
+def test_morec_learns_from_the_items_of_a_batch(make_baseline, catalog):
     """In training a target competes with the batch's items, each once; and items of one title are one vector."""
-    model = make("MoRec", dropout=0.0)
+    model = make_baseline("MoRec", dropout=0.0)
     model.item_embedding.encoder.config.hidden_dropout_prob = 0.0
     items, targets = torch.tensor([[0, 3, 12], [3, 5, 6]]), torch.tensor([[7, -100], [3, 8]])
     positions = torch.tensor([[1, 0], [0, 2]])

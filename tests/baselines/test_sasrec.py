@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_baselines import CLASSES, baseline_maker
-
-
-@pytest.fixture
-def make(catalog, tokenizer):
-    return baseline_maker(catalog, tokenizer)
+from small_baselines import CLASSES
 
 
 @pytest.mark.parametrize("name", ["SASRec", "LinRec"])
@@ -18,9 +13,9 @@ def test_heads_must_share_the_width(catalog, name):
         CLASSES[name].from_catalog(catalog, hidden_size=65)
 
 
-def test_scores_after_one_item(make):
+def test_scores_after_one_item(make_baseline):
     """The only item attends to itself alone, so that attention returns its value."""
-    model = make("SASRec", num_layers=1)
+    model = make_baseline("SASRec", num_layers=1)
     (layer,) = model.layers
     with torch.no_grad():
         state = 4 * model.item_embedding.weight[7] + model.position_embedding.weight[0]  # 4 is the root of the width

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from small_baselines import CLASSES, NAMES, baseline_maker, chain_rows
+from small_baselines import CLASSES, NAMES
 from transformers import AutoModel, set_seed
 
 from patchrec_hf import Catalog, evaluate_scorer
@@ -13,19 +13,9 @@ from patchrec_hf.baselines import GRU4Rec, SASRec, training_arguments
 from patchrec_hf.baselines.sequential import SequenceCollator
 
 
-@pytest.fixture
-def make(catalog, tokenizer):
-    return baseline_maker(catalog, tokenizer)
-
-
-@pytest.fixture(scope="module")
-def chains():
-    return chain_rows()
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_no_position_sees_a_later_one_nor_padding(make, catalog, name):
-    model = make(name)
+def test_no_position_sees_a_later_one_nor_padding(make_baseline, name):
+    model = make_baseline(name)
     alone = model.score([[10, 13, 15]])
     together = model.score([[10, 13, 15], [11, 12, 13, 14, 15, 16], [17]])
     np.testing.assert_allclose(alone[0], together[0], atol=1e-5)
@@ -38,8 +28,8 @@ def test_no_position_sees_a_later_one_nor_padding(make, catalog, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_row_of_several_targets_is_as_many_rows_of_one(make, catalog, name):
-    model, collate = make(name), SequenceCollator(catalog, 12)
+def test_a_row_of_several_targets_is_as_many_rows_of_one(make_baseline, catalog, name):
+    model, collate = make_baseline(name), SequenceCollator(catalog, 12)
     items = [10, 13, 15, 11, 12, 18]
     together = collate([{"item_ids": items, "target_positions": [2, 3, 5]}])
     apart = collate([{"item_ids": items[: p + 1], "target_positions": [p]} for p in (2, 3, 5)])
@@ -51,8 +41,8 @@ def test_a_row_of_several_targets_is_as_many_rows_of_one(make, catalog, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_learns_and_is_saved(make, catalog, chains, tmp_path, name):
-    model = make(name, dropout=0.0)
+def test_learns_and_is_saved(make_baseline, catalog, chains, tmp_path, name):
+    model = make_baseline(name, dropout=0.0)
     args = training_arguments(
         tmp_path, num_train_epochs=60, learning_rate=1e-2, per_device_train_batch_size=12, disable_tqdm=True,
         logging_strategy="no",
@@ -67,11 +57,11 @@ def test_learns_and_is_saved(make, catalog, chains, tmp_path, name):
     np.testing.assert_allclose(loaded.score(histories), model.score(histories), atol=1e-6)
 
 
-def test_validation_keeps_the_best_epoch(make, catalog, chains, tmp_path):
+def test_validation_keeps_the_best_epoch(make_baseline, chains, tmp_path):
     """Training leads away from what validation holds, so the best epoch is the first, and training ends early."""
     backwards = chains.map(lambda row: {"item_ids": row["item_ids"][::-1]})
     args = training_arguments(tmp_path, num_train_epochs=30, learning_rate=1e-2, disable_tqdm=True)
-    model = make("SASRec").fit(chains, backwards, args, patience=2)
+    model = make_baseline("SASRec").fit(chains, backwards, args, patience=2)
     checkpoints = sorted(tmp_path.glob("checkpoint-*"))
     assert checkpoints
     state = max(int(path.name.rpartition("-")[2]) for path in checkpoints)
@@ -80,10 +70,10 @@ def test_validation_keeps_the_best_epoch(make, catalog, chains, tmp_path):
     np.testing.assert_allclose(model.score([[10, 11]]), best.score([[10, 11]]), atol=1e-6)
 
 
-def test_sampled_loss_learns_too(make, catalog, chains, tmp_path):
-    """What stands in a row is never drawn, so the rows are short, and the history is left out of the ranking."""
+def test_sampled_loss_learns_too(make_baseline, catalog, chains, tmp_path):
+    """Items of a row are never drawn, so the rows are short, and the ranking leaves out the history."""
     rows = chains.map(lambda row: {"item_ids": row["item_ids"][:4], "target_positions": [3]})
-    model = make("SASRec", dropout=0.0, loss="bce", num_negatives=3)
+    model = make_baseline("SASRec", dropout=0.0, loss="bce", num_negatives=3)
     args = training_arguments(
         tmp_path, num_train_epochs=150, learning_rate=1e-2, disable_tqdm=True, logging_strategy="no"
     )
@@ -92,9 +82,9 @@ def test_sampled_loss_learns_too(make, catalog, chains, tmp_path):
     assert report.metrics([1])["title_hr@1"] > 0.9
 
 
-def test_sampled_loss_by_hand(make, catalog):
+def test_sampled_loss_by_hand(make_baseline):
     """With one item that is neither history nor target, a draw is that item or counts for nothing."""
-    model = make("SASRec", loss="bce", num_negatives=40, dropout=0.0)
+    model = make_baseline("SASRec", loss="bce", num_negatives=40, dropout=0.0)
     items, target, other = list(range(10)), 10, 11
     batch = {"items": torch.tensor([items]), "positions": torch.tensor([[9]])}
     with torch.no_grad():
@@ -107,8 +97,8 @@ def test_sampled_loss_by_hand(make, catalog):
     torch.testing.assert_close(loss, F.softplus(-logits[target]) + num_drawn * F.softplus(logits[other]))
 
 
-def test_only_the_latest_items_are_read(make, catalog):
-    model = make("SASRec", max_length=3)
+def test_only_the_latest_items_are_read(make_baseline, catalog):
+    model = make_baseline("SASRec", max_length=3)
     np.testing.assert_allclose(model.score([[18, 19, 10, 11, 12]]), model.score([[10, 11, 12]]))
     batch = SequenceCollator(catalog, 3)([{"item_ids": [10, 11, 12, 13, 14, 15], "target_positions": [1, 3, 5]}])
     assert batch["items"].tolist() == [[2, 3, 4]]
@@ -116,8 +106,8 @@ def test_only_the_latest_items_are_read(make, catalog):
     assert batch["targets"].tolist() == [[3, 5, -100]]
 
 
-def test_mistakes_are_named(make, catalog, chains):
-    model = make("SASRec")
+def test_mistakes_are_named(make_baseline, chains):
+    model = make_baseline("SASRec")
     with pytest.raises(ValueError, match="History 1 is empty"):
         model.score([[10], []])
     with pytest.raises(KeyError, match="99"):
@@ -138,15 +128,15 @@ def test_settings_are_checked(catalog, name):
         CLASSES[name].from_catalog(catalog, hidden_size="64")
 
 
-def test_only_its_own_files_are_loaded(make, tmp_path):
-    make("SASRec").save_pretrained(tmp_path)
+def test_only_its_own_files_are_loaded(make_baseline, tmp_path):
+    make_baseline("SASRec").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="'patchrec_sasrec', but GRU4Rec is 'patchrec_gru4rec'"):
         GRU4Rec.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["SASRec", "MoRec"])
-def test_histories_are_scored_by_parts(make, name, monkeypatch):
-    model = make(name)
+def test_histories_are_scored_by_parts(make_baseline, name, monkeypatch):
+    model = make_baseline(name)
     histories = [[10, 11], [12], [13, 14, 15], [10], [16, 12]]
     expected = model.score(histories)
     monkeypatch.setattr("patchrec_hf.baselines.sequential.HISTORIES_PER_BATCH", 2)

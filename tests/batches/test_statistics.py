@@ -1,4 +1,4 @@
-"""What a batch feeds, and how sure a model is of its labels."""
+"""Statistics of batches, and of a model's predictions of their labels."""
 
 import math
 

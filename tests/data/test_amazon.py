@@ -1,4 +1,4 @@
-"""The files of Amazon Reviews 2023: the reader reads them right, or names the file and line."""
+"""Reading the files of Amazon Reviews 2023. Errors name the file and line."""
 
 import pytest
 from raw_files import PRODUCTS, REVIEWS, interactions_of, prepare, write_core, write_lines, write_reviews

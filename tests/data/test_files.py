@@ -1,4 +1,4 @@
-"""Raw files: what is wrong in them is named by file and line."""
+"""Errors in raw files name the file and line."""
 
 import gzip
 import zipfile

@@ -1,4 +1,4 @@
-"""The files of Goodreads: the reader reads them right, or names the file and line."""
+"""Reading the files of Goodreads. Errors name the file and line."""
 
 import os
 

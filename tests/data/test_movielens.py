@@ -1,4 +1,4 @@
-"""The files of MovieLens in each published form: the reader reads them right, or names the file and line."""
+"""Reading the files of MovieLens in each published form. Errors name the file and line."""
 
 import os
 import zipfile

@@ -1,4 +1,4 @@
-"""What a name or a path stands for."""
+"""`find_source` recognizes data sets by name or path."""
 
 import pytest
 from raw_files import MOVIES, PRODUCTS, RATINGS, prepare, write_1m, write_100k, write_core, write_csv, write_lines

@@ -1,4 +1,4 @@
-"""Tables of one's own: the reader reads them right, or names the file and line."""
+"""Reading a user's own tables. Errors name the file and line."""
 
 import json
 

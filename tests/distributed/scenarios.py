@@ -1,4 +1,4 @@
-"""What the distributed tests train: the same rows, model and settings for every engine and number of processes."""
+"""Scenarios of the distributed tests: the same rows, model and settings for every engine and number of processes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Scenario:
         return "-".join([self.engine, self.stage, *options])
 
     def table_row(self) -> str:
-        """What it is, as a row of the guide's table."""
+        """Returns the scenario as a row of the guide's table."""
         names = {"ddp": "DDP", "fsdp2": "FSDP2", "zero3_offload": "ZeRO-3, offload to the CPU"}
         cells = [
             names.get(self.engine, self.engine.replace("zero", "ZeRO-")),

@@ -82,7 +82,7 @@ def alone(directory):
 
 
 def read(directory, scenario):
-    """What both processes wrote."""
+    """Returns the values that both processes wrote."""
     return [json.loads((directory / f"{scenario.name}-{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -151,7 +151,7 @@ def test_intervals_of_several_metrics_are_those_of_each():
 
 
 def test_paired_interval_is_narrow_where_two_runs_err_alike():
-    """One run is the other but for a constant: their difference has no spread, whatever theirs is."""
+    """The runs differ by a constant, so their difference has no spread, although each run has one."""
     values, users = np.random.default_rng(8).random(60), np.arange(60) // 3
     lower, upper = bootstrap_interval((values + 0.25) - values, users)
     assert (lower, upper) == pytest.approx((0.25, 0.25))

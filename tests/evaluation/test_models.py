@@ -59,7 +59,7 @@ def test_excluding_seen_never_excludes_the_target(model, processor, rows):
     assert report.targets["item_rank"].is_finite().all()
 
 
-def test_excluding_the_other_item_of_a_title_breaks_the_tie(model, processor, rows):
+def test_excluding_the_other_item_of_a_title_breaks_the_tie(model, processor):
     row = {"user_id": 2**60 + 1, "item_ids": [14, 10, 11, 15], "target_positions": [3]}
     kwargs = {"k": 12, "show_progress": False}
     tied = evaluate_model(model, processor, Dataset.from_list([row]), **kwargs)
@@ -173,7 +173,7 @@ def test_ranks_by_the_authors_protocol(k):
 
 
 def test_authors_protocol_excludes_every_item_of_a_seen_title(model, processor):
-    """A title stands in the list once, for whichever of its items was seen; and never out of it as the target's."""
+    """The release lists each title once. It leaves out a title if any of its items was seen, except the target's."""
     rows = Dataset.from_list(
         [
             {"user_id": 0, "item_ids": [15, 10, 11], "target_positions": [2]},
@@ -219,7 +219,7 @@ def test_cut_offs_deeper_than_the_ranking(model, processor, rows):
         whole.compare(report)
 
 
-def test_titles_that_differ_in_letters_but_not_in_tokens(rows):
+def test_titles_that_differ_in_letters_but_not_in_tokens():
     """To a tokenizer that lowers all letters they are one title: its items share their places."""
     core = Tokenizer(models.WordLevel({"[UNK]": 0, "</s>": 1, "emma": 2, "poems": 3}, unk_token="[UNK]"))
     core.pre_tokenizer, core.normalizer = pre_tokenizers.WhitespaceSplit(), normalizers.Lowercase()

@@ -56,7 +56,7 @@ def test_resume(model, processor, rows, tmp_path, monkeypatch, batch_size):
 
 
 def test_resume_ignores_parts_that_do_not_follow(model, processor, rows, tmp_path, monkeypatch):
-    """Without the part before it, a part says nothing of what was ranked."""
+    """A part counts only if all parts before it exist."""
     kwargs = {"k": 5, "batch_size": 1, "resume_dir": tmp_path, "show_progress": False}
     expected = evaluate_model(model, processor, rows, **kwargs)
     assert sorted(path.name for path in tmp_path.glob("part-*")) == ["part-0000000000.npy", "part-0000000008.npy"]
@@ -77,8 +77,8 @@ def test_resume_refuses_parts_of_another_evaluation(model, processor, rows, tmp_
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     """
-    The report of two processes is that of one, also after an interruption; and both run the model equally often,
-    without which sharded weights would wait for each other.
+    Two processes give the same report as one. This also holds after an interruption. Both processes call the model
+    equally often, because sharded weights would block otherwise.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     result = subprocess.run(
@@ -107,7 +107,7 @@ def test_two_processes(tmp_path):
 
 
 def test_processes_that_do_not_know_of_each_other(model, processor, rows, monkeypatch):
-    """Both would rank everything and write the same files."""
+    """Each process would rank all rows and write the same files."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match=r"PartialState\(cpu=True\)"):
         evaluate_model(model, processor, rows, show_progress=False)

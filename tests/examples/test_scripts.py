@@ -97,7 +97,7 @@ def test_evaluate_a_saved_baseline(tmp_path):
 
 @pytest.mark.slow
 def test_benchmark_of_training_steps(tmp_path):
-    """What is fast is not asserted; that all sides compute the same loss is, TRL's on the text included."""
+    """Checks no speed. All sides compute the same loss, and so does TRL on the text."""
     done = run(TRAIN_STEP, "--quick", "--rounds", "1", "--output_dir", tmp_path, "--json", tmp_path / "step.json")
     assert done.returncode == 0, done.stderr
     assert "| text, TRL | padded | 1 | 1.0 |" in done.stdout
@@ -133,7 +133,7 @@ def test_benchmark_of_sharing(tmp_path):
 
 @pytest.mark.slow
 def test_benchmark_of_rankings(tmp_path):
-    """Few steps and users: what is fast is not asserted, what is right is. Its checkpoint is then evaluated."""
+    """Checks results, not speed. Then evaluates the saved checkpoint."""
     done = run(
         BENCHMARK, "--train_steps", "5", "--num_users", "2", "--num_brute_force", "1", "--max_history", "10",
         "--output_dir", tmp_path, "--json", tmp_path / "ranking.json",

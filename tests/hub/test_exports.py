@@ -114,7 +114,7 @@ def test_the_authors_checkpoints_load(catalog, tokenizer, rows, tmp_path):
 
 
 def test_pickled_weights_are_refused(model, tokenizer, tmp_path):
-    """Unless they are asked for."""
+    """Pickled weights load only on request."""
     export_backbone(model, PatchRecProcessor(tokenizer, Catalog.from_titles(TITLES), BOOK_PROMPT), tmp_path)
     torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()

@@ -1,4 +1,4 @@
-"""What is pushed to the Hub, and that it loads from there: against a local stand-in for its HTTP interface."""
+"""Pushes to the Hub and loads from it. A local server stands for the Hub's HTTP interface."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_every_push_is_a_whole_checkpoint(hub, pushed):
 
 
 def test_pushes_arrive_in_order(hub, pushed):
-    """Though the Hub takes long for the first step's: for its weights, and for its checkpoint to go on from."""
+    """Commits arrive in order even if the Hub takes long for the uploads of the first step."""
     messages = [commit.message for commit in hub.commits if commit.repo_id == "user/trained"]
     expected = ["Training in progress, step 1"] * 2 + ["Training in progress, step 2"] * 2 + ["End of training"]
     assert [message for message in messages if message in expected] == expected

@@ -77,7 +77,7 @@ def test_flex_attention_forward(with_attention, processor, layout):
 
 
 def dense(block_mask, length):
-    """What FlexAttention lets each query see: full blocks whole, partial ones by the mask function, others not."""
+    """FlexAttention shows a query all of a full block, and a part of a partial block by the mask function."""
     seen = torch.zeros(length, length, dtype=torch.bool)
     places = torch.arange(length)
     by_mask = block_mask.mask_mod(0, 0, places[:, None], places[None, :])

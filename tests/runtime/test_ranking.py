@@ -164,14 +164,14 @@ def test_nothing_left(model, processor, prompts, trie):
         rank(model, trie, prompts, processor.prompt.pad_id, k=3, excluded=excluded)
 
 
-def test_single_item_catalog(model, tokenizer, processor):
+def test_single_item_catalog(model, tokenizer):
     from patchrec_hf import BOOK_PROMPT, PatchRecommender, PatchRecProcessor
 
     lonely = PatchRecProcessor(tokenizer, Catalog.from_titles({3: "Emma"}), BOOK_PROMPT)
     assert [item.item_id for item in PatchRecommender(model, lonely).recommend(["Poems"], k=1)] == [3]
 
 
-def test_a_configuration_can_be_changed(processor):
+def test_a_configuration_can_be_changed():
     config = RankingConfig(k=3, method="beam")
     assert (config.num_beams, config.beam_width) == (None, 6)
     assert dataclasses.replace(config, k=20).beam_width == 40

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import FAMILIES, encode, histories, make_backbone, make_processor, rank_all, shared_model, training_batch
+from families import encode, histories, make_backbone, make_processor, rank_all, shared_model, training_batch
 from gradients import assert_same_gradients, gradients, one_by_one
 from transformers import BloomConfig
 
@@ -24,17 +24,6 @@ from patchrec_hf.runtime.attention import CHUNK_ATTENTION
 @pytest.fixture(scope="module")
 def processor() -> PatchRecProcessor:
     return make_processor()
-
-
-@pytest.fixture(params=FAMILIES)
-def family(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def llama() -> PatchRecForCausalLM:
-    """A model of one's own."""
-    return copy.deepcopy(shared_model("llama_untied"))
 
 
 @pytest.mark.parametrize(("device", "dropout", "expected"), [

@@ -76,7 +76,7 @@ def test_a_title_that_begins_another_has_its_own_leaf():
 
 
 def test_without_ends_for_titles_that_begin_others():
-    """As in the authors' release; two items of such a title are both left out, and the end of an equal one stays."""
+    """The release leaves out a title that begins another title, with all of its items. Equal titles keep their end."""
     titles = [[1, 2, 3], [1], [1, 2], [1], [1, 2, 3], [4], [2]]
     lengths = np.cumsum([0, *map(len, titles)])
     tokens = TitleTokens(np.array([token for title in titles for token in title]), lengths)

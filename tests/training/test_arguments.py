@@ -1,4 +1,4 @@
-"""Training arguments that contradict what they are for, or each other; and where the log goes."""
+"""Training arguments that contradict their purpose or each other are refused."""
 
 import json
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Checkpoints that any Trainer keeps whole: marked, rotated and pushed in this order."""
 
 from concurrent.futures import Future
+from threading import Timer
 
 import pytest
 import torch
@@ -136,16 +137,34 @@ def test_rotation_and_pushing_by_trainer_itself_are_refused(tmp_path, monkeypatc
 
 
 class Hub:
-    """Stands for `HfApi`: uploads finish when the test says so."""
+    """Stands for `HfApi` and records each upload, which `finish` or, by default, its start completes."""
 
-    def __init__(self, token=None):
+    def __init__(self):
         self.uploads = []
+        self.pending = []
+        self.finishes_at_once = True
 
     def upload_folder(self, folder_path, path_in_repo, commit_message, **kwargs):
         upload = Future()
-        upload.set_result("a commit")
+        self.pending.append(upload)
+        if self.finishes_at_once:
+            self.finish()
         self.uploads.append((folder_path.name, path_in_repo, commit_message, "*.pt" in kwargs["ignore_patterns"]))
         return upload
+
+    def finish(self):
+        while self.pending:
+            self.pending.pop().set_result("a commit")
+
+
+class FinishesLater(TrainerCallback):
+    """Finishes all uploads a moment after the end of training, from another thread."""
+
+    def __init__(self, hub):
+        self.hub = hub
+
+    def on_train_end(self, args, state, control, **kwargs):
+        Timer(0.2, self.hub.finish).start()
 
 
 @pytest.fixture
@@ -190,13 +209,17 @@ def test_nothing_is_pushed_before_the_end_unless_it_is_asked_for(tmp_path, hub):
     assert hub.uploads == []
 
 
-def test_a_push_waits_for_the_one_before_it(tmp_path, hub, monkeypatch):
-    """While an upload runs, no other checkpoint is pushed or deleted, unless `hub_always_push` is set."""
-    monkeypatch.setattr(CheckpointCallback, "_is_uploading", lambda self: bool(self._uploads))
-    monkeypatch.setattr(CheckpointCallback, "_wait_for_uploads", lambda self: None)
-    make_trainer(tmp_path, limit=1, **pushing("every_save")).train()
+def test_a_push_waits_for_the_one_before_it(tmp_path, hub):
+    """
+    While an upload runs, no other checkpoint is pushed or deleted, unless `hub_always_push` is set. Training ends when
+    all uploads have finished.
+    """
+    hub.finishes_at_once = False
+    make_trainer(tmp_path, [FinishesLater(hub)], limit=1, **pushing("every_save")).train()
+    assert hub.pending == []
     assert [upload[0] for upload in hub.uploads] == ["checkpoint-1"]
     assert checkpoints(tmp_path) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
     hub.uploads.clear()
-    make_trainer(tmp_path, limit=1, hub_always_push=True, **pushing("every_save")).train()
+    make_trainer(tmp_path, [FinishesLater(hub)], limit=1, hub_always_push=True, **pushing("every_save")).train()
+    assert hub.pending == []
     assert [upload[0] for upload in hub.uploads] == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]

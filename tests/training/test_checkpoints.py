@@ -1,4 +1,4 @@
-"""Checkpoints: nothing is lost when a run is killed, and no run goes on from what is not its own."""
+"""A killed run loses no checkpoint. A run refuses checkpoints of other runs."""
 
 import json
 import multiprocessing
@@ -91,8 +91,8 @@ def test_half_written_checkpoints_are_passed_over(tmp_path):
 )
 def test_what_is_deleted(tmp_path, limit, best, left):
     """
-    The latest and the best stay, however many that are; what was begun and never finished (20) goes, whatever its
-    number; what this library has not begun (12) stays.
+    The latest and the best checkpoint stay. Unfinished checkpoints (20) are deleted. Directories that this library did
+    not mark (12) stay.
     """
     (tmp_path / "checkpoint-12").mkdir()
     for step in (5, 10, 15, 20, 30):
@@ -182,7 +182,7 @@ def test_resuming_by_true_takes_the_last_whole_checkpoint(run, tmp_path):
         ({"num_train_epochs": 5}, "num_train_epochs: old 1.0, new 5"),
     ],
 )
-def test_other_settings(run, tmp_path, settings, message):
+def test_other_settings(run, settings, message):
     change(run, **settings)
     with pytest.raises(ValueError, match=rf"Cannot resume from .* these settings differ: {message}"):
         run.train(resume_from_checkpoint=True)

@@ -1,9 +1,9 @@
-"""What a trainer is given is checked, loaded and completed before training."""
+"""A trainer checks, loads and completes its inputs before training."""
 
 import datasets
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from trainer_parts import as_stream, logged
 
 from patchrec_hf import (
@@ -34,7 +34,7 @@ def test_collators_that_contradict_the_checkpoint(make_trainer, processor):
         make_trainer("pretrain", collator=PatchDataCollator(processor))
 
 
-def test_collators_learn_the_models_context(make_trainer, model, processor, rows):
+def test_collators_learn_the_models_context(make_trainer, model, processor):
     model.config.text_config.max_position_embeddings = 40
     for collator in (None, PatchDataCollator(processor)):
         trainer = make_trainer("finetune", model=model, collator=collator)
@@ -88,6 +88,17 @@ def test_packing_looks_at_the_rows_that_are_trained_on(make_trainer, blocks, row
     assert make_trainer("finetune", train_dataset=mixed).data_collator.tree_packing
     single = mixed.select(range(len(blocks), len(mixed)))
     assert not make_trainer("finetune", train_dataset=single).data_collator.tree_packing
+
+
+def test_the_first_rows_of_a_stream_are_read_once(make_trainer, rows):
+    reads = []
+
+    def generate():
+        reads.append(1)
+        yield from rows
+
+    make_trainer("finetune", train_dataset=IterableDataset.from_generator(generate))
+    assert len(reads) == 2  # SFTTrainer reads the first row once more
 
 
 def test_collator_that_packs_against_the_arguments(make_trainer, processor):

@@ -47,7 +47,7 @@ def test_both_stages_with_one_model(make_trainer):
     assert logged(finetune, "loss")[0] < logged(pretrain, "loss")[0]
 
 
-def test_vanilla_is_the_text_layout(catalog, tokenizer, rows, model, tmp_path):
+def test_vanilla_is_the_text_layout(catalog, tokenizer, rows, model):
     """With `TextLayout`, training is plain supervised fine-tuning of the backbone, token for token."""
     processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, TextLayout(), max_history=8)
     batch = PatchDataCollator(processor)(list(rows))
