@@ -21,7 +21,7 @@ def push():
         evaluate_model,
         export_to_hub,
     )
-    from patchrec_hf.baselines import SASRec
+    from patchrec_hf.baselines import CoVisitation, SASRec
 
     source = interrupted_run.make_trainer(Path("unused"))
     processor, model, rows = source.processing_class, source.model, source.train_dataset
@@ -34,6 +34,8 @@ def push():
         "sasrec", push_to_hub=True, repo_id="user/sasrec"
     )
     SASRec.from_pretrained("sasrec").push_to_hub("user/sasrec-again")
+    counts = CoVisitation(processor.catalog).fit(rows)
+    counts.save_pretrained("counts", push_to_hub=True, repo_id="user/counts", commit_message="Counts")
 
     def trainer(name, model, peft_config=None, **settings):
         args = PatchFinetuneConfig(
@@ -61,10 +63,12 @@ def push():
 
 def load_baseline():
     """From the repository's name, with its catalog."""
-    from patchrec_hf.baselines import SASRec
+    from patchrec_hf.baselines import CoVisitation, SASRec
 
     model = SASRec.from_pretrained("user/sasrec")
     assert (model.score([[10, 11]]) == SASRec.from_pretrained("user/sasrec-again").score([[10, 11]])).all()
+    pushed, saved = (CoVisitation.from_pretrained(name) for name in ("user/counts", "counts"))
+    assert (pushed.score([[10, 11]]) == saved.score([[10, 11]])).all()
 
 
 def push_data():

@@ -2,50 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
+from typing import Any, Self
 
 import numpy as np
 import polars as pl
 from datasets import Dataset
 from tqdm.auto import tqdm
+from transformers.utils import PushToHubMixin
 
 from ..data.rows import check_rows
 from ..evaluation.metrics import ranking_metrics
-from ..runtime.catalog import Catalog, ragged_arange
+from ..runtime.catalog import Catalog
+from ..runtime.co_visitation import CoVisitationTable, CoVisitationWeighting, check_max_neighbors
+from ..runtime.hub_files import CATALOG_NAME, find_file, push_kwargs
 from .histories import check_histories
 from .selection import cut_off, ranks_of_targets, single_targets
-
-
-@dataclass(frozen=True)
-class CoVisitationWeighting:
-    """
-    Settings that turn pairs of items into scores.
-
-    Args:
-        window (`int`, *optional*, defaults to `20`):
-            Two items of a user are a pair if their positions differ by at most this number. The weight of a pair is 1
-            divided by this distance.
-        backward_weight (`float`, *optional*, defaults to `0.5`):
-            Factor on a pair's weight when its earlier item is recommended to users who chose the later one. The factor
-            for the other direction is 1.
-        source_exponent (`float`, *optional*, defaults to `0.5`):
-            Scores are divided by the popularity of the history's item to this power.
-        target_exponent (`float`, *optional*, defaults to `0.3`):
-            Scores are divided by the popularity of the recommended item to this power.
-        decay (`float`, *optional*, defaults to `0.8`):
-            Weight of an item of the history, relative to the item after it.
-        num_history_items (`int`, *optional*, defaults to `10`):
-            Number of latest items of a history that count.
-    """
-
-    window: int = 20
-    backward_weight: float = 0.5
-    source_exponent: float = 0.5
-    target_exponent: float = 0.3
-    decay: float = 0.8
-    num_history_items: int = 10
 
 
 DEFAULT_GRID = tuple(
@@ -55,7 +30,7 @@ DEFAULT_GRID = tuple(
 """Default weightings among which [`CoVisitation.fit`] chooses."""
 
 
-class CoVisitation:
+class CoVisitation(PushToHubMixin):
     """
     Item-to-item recommendation from pairs of items in training histories (as in Linden, Smith and York, "Amazon.com
     Recommendations: Item-to-Item Collaborative Filtering", IEEE Internet Computing 2003). Departure from that paper:
@@ -72,13 +47,26 @@ class CoVisitation:
     >>> model = CoVisitation(catalog).fit(splits["train"], splits["validation"])
     >>> model.weighting
     CoVisitationWeighting(window=20, ...)
+    >>> model.save_pretrained("outputs/co_visitation")  # with its catalog
     ```
     """
 
     def __init__(self, catalog: Catalog, weighting: CoVisitationWeighting | None = None) -> None:
         self.catalog = catalog
         self.weighting = CoVisitationWeighting() if weighting is None else weighting
-        self._scores: _PairScores | None = None
+        self._table: CoVisitationTable | None = None
+
+    @property
+    def table(self) -> CoVisitationTable:
+        """
+        The scores from item to item.
+
+        Raises:
+            RuntimeError: If the model has not been fitted.
+        """
+        if self._table is None:
+            raise RuntimeError("`CoVisitation` has not counted any pairs yet; call `fit` first.")
+        return self._table
 
     def fit(
         self,
@@ -87,9 +75,11 @@ class CoVisitation:
         grid: Iterable[CoVisitationWeighting] = DEFAULT_GRID,
         metric: str = "hr@20",
         show_progress: bool = True,
+        max_neighbors: int | None = None,
     ) -> CoVisitation:
         """
-        Counts pairs. Each target forms pairs with the items before it in its row.
+        Counts pairs. Each target forms pairs with the items before it in its row. Counting holds each pair
+        that occurs within one window once in memory. The table has one score for each of them, or fewer.
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -103,36 +93,57 @@ class CoVisitation:
                 Metric that decides which weighting is best: `hr@k`, `ndcg@k` or `mrr@k`.
             show_progress (`bool`, *optional*, defaults to `True`):
                 Whether to show a progress bar while choosing.
+            max_neighbors (`int`, *optional*):
+                Number of largest scores that each item gives to others. It bounds the table of a large catalog, also
+                while choosing: see [`CoVisitationTable.strongest`]. By default all scores are kept.
 
         Raises:
-            TypeError, ValueError: If a data set fails [`check_rows`], or `metric` is unknown.
+            TypeError, ValueError: If a data set fails [`check_rows`].
+            ValueError: If `metric` is unknown, `grid` is empty, or `max_neighbors` is below 1.
             KeyError: If the catalog lacks an item.
         """
         k = cut_off(metric)
+        if max_neighbors is not None:
+            check_max_neighbors(max_neighbors)
         for rows in (dataset, validation):
             if rows is not None:
                 check_rows(rows)
         items, target_indices, num_before = _flat_targets(dataset, self.catalog)
         popularity = np.maximum(np.bincount(items[target_indices], minlength=len(self.catalog)), 1).astype(np.float64)
-        pairs: dict[int, _Pairs] = {}
+        item_ids = self.catalog.item_ids.astype(np.int64, copy=False)
 
-        def use(weighting: CoVisitationWeighting) -> None:
-            if weighting.window not in pairs:
-                pairs[weighting.window] = _count_pairs(
-                    items, target_indices, num_before, len(self.catalog), weighting.window
-                )
-            self.weighting, self._scores = weighting, pairs[weighting.window].scores(popularity, weighting)
+        def count(window: int) -> _Pairs:
+            return _count_pairs(items, target_indices, num_before, len(self.catalog), window)
+
+        def use(pairs: _Pairs, weighting: CoVisitationWeighting) -> None:
+            offsets, targets, values = pairs.scores(popularity, weighting)
+            table = CoVisitationTable(offsets, targets, values, item_ids, weighting)
+            self._use(table if max_neighbors is None else table.strongest(max_neighbors))
 
         if validation is None:
-            use(self.weighting)
+            use(count(self.weighting.window), self.weighting)
             return self
         histories, targets = single_targets(validation, self.catalog)
-        values = {}
-        for weighting in tqdm(list(grid), desc="Choosing a weighting", disable=not show_progress):
-            use(weighting)
-            values[weighting] = ranking_metrics(ranks_of_targets(self, histories, targets), [k])[metric]
-        use(max(values, key=lambda weighting: values[weighting]))
+        # By windows, so that memory holds the pairs of one window only. The first of equals in the grid's order wins.
+        in_turn = sorted(enumerate(grid), key=lambda numbered: numbered[1].window)
+        if not in_turn:
+            raise ValueError("`grid` holds no weighting to choose from. Give at least one, or leave out `validation`.")
+        progress = tqdm(in_turn, desc="Choosing a weighting", disable=not show_progress)
+
+        def tries() -> Iterator[tuple[float, int, CoVisitationTable]]:
+            for window, group in groupby(progress, key=lambda numbered: numbered[1].window):
+                pairs = count(window)
+                for number, weighting in group:
+                    use(pairs, weighting)
+                    value = ranking_metrics(ranks_of_targets(self, histories, targets), [k])[metric]
+                    yield value, -number, self.table
+
+        _, _, best = max(tries(), key=lambda tried: tried[:2])
+        self._use(best)
         return self
+
+    def _use(self, table: CoVisitationTable) -> None:
+        self.weighting, self._table = table.weighting, table
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """
@@ -150,50 +161,80 @@ class CoVisitation:
             TypeError, ValueError: As [`check_histories`] does.
             KeyError: If the catalog lacks an item.
         """
-        if self._scores is None:
-            raise RuntimeError("`CoVisitation` has not counted any pairs yet; call `fit` first.")
+        table = self.table
         check_histories(histories)
-        latest = [list(history[-self.weighting.num_history_items :]) for history in histories]
-        lengths = np.array([len(history) for history in latest], dtype=np.int64)
-        sources = self.catalog.indices_of([item for history in latest for item in history])
-        ages = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(sources))
-        rows = np.repeat(np.arange(len(latest)), lengths)
-        return self._scores.weighted_sums(rows, sources, self.weighting.decay**ages, len(latest))
+        indices = self.catalog.indices_of([item for history in histories for item in history])
+        ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
+        return table.scores(np.split(indices, ends)[: len(histories)], len(self.catalog))
 
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """
+        Saves the scores and the catalog, as `co_visitation.safetensors` and `catalog.parquet`.
 
-@dataclass(frozen=True, eq=False)
-class _PairScores:
-    """Item `i` gives the items `targets[offsets[i] : offsets[i + 1]]` the scores in the same slice of `values`."""
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                The directory. It is made if there is none.
+            push_to_hub (`bool`, *optional*, defaults to `False`):
+                Whether to push both files to the Hub.
+            **kwargs:
+                Arguments of `push_to_hub`, such as `repo_id`. By default the repository is named after the directory.
 
-    offsets: np.ndarray
-    targets: np.ndarray
-    values: np.ndarray
+        Raises:
+            RuntimeError: If the model has not been fitted.
+        """
+        self.table.save(save_directory)
+        self.catalog.to_parquet(os.path.join(save_directory, CATALOG_NAME))
+        if push_to_hub:
+            self.push_to_hub(**push_kwargs(save_directory, kwargs))
 
-    def weighted_sums(self, rows: np.ndarray, sources: np.ndarray, weights: np.ndarray, num_rows: int) -> np.ndarray:
-        """Returns the weighted sums of the sources' scores for each row, shape `(num_rows, num_items)`."""
-        num_items = len(self.offsets) - 1
-        lengths = np.diff(self.offsets)[sources]
-        entries = np.repeat(self.offsets[sources], lengths) + ragged_arange(lengths)
-        cells = np.repeat(rows, lengths) * num_items + self.targets[entries]
-        sums = np.bincount(cells, self.values[entries] * np.repeat(weights, lengths), minlength=num_rows * num_items)
-        return sums.reshape(num_rows, num_items)
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
+        """
+        Loads a fitted model with its catalog. If the catalog has got new items at its end, they get the score 0.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`):
+                A directory or a repository of the Hub.
+            **kwargs:
+                Arguments that choose files on the Hub, such as `revision` and `token`.
+
+        Raises:
+            OSError: If a file is missing.
+            ValueError: If a newer version of the library wrote the scores, or they belong to another catalog.
+        """
+        table = CoVisitationTable.load(name_or_path, **kwargs)
+        catalog = Catalog.from_parquet(find_file(name_or_path, CATALOG_NAME, kwargs))
+        table.check_catalog(catalog)
+        model = cls(catalog)
+        model._use(table)
+        return model
 
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Each pair that occurs in either order, by source and target, with its weights in both directions."""
+    """
+    Each pair that occurs in either order, with its weights in both directions: the sources' offsets and targets are
+    those of [`CoVisitationTable`], and the weights are float64.
+    """
 
-    sources: np.ndarray
+    offsets: np.ndarray
     targets: np.ndarray
     forward: np.ndarray
     backward: np.ndarray
 
-    def scores(self, popularity: np.ndarray, weighting: CoVisitationWeighting) -> _PairScores:
+    def scores(
+        self, popularity: np.ndarray, weighting: CoVisitationWeighting
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the offsets, targets and values of a table, without scores of 0."""
         values = self.forward + weighting.backward_weight * self.backward
-        values = values / popularity[self.sources] ** weighting.source_exponent
-        values = values / popularity[self.targets] ** weighting.target_exponent
-        offsets = np.searchsorted(self.sources, np.arange(len(popularity) + 1))
-        return _PairScores(offsets, self.targets, values)
+        values /= np.repeat(popularity**weighting.source_exponent, np.diff(self.offsets))
+        values /= (popularity**weighting.target_exponent)[self.targets]
+        rounded = values.astype(np.float32)
+        is_kept = rounded != 0
+        if is_kept.all():
+            return self.offsets, self.targets, rounded
+        offsets = np.concatenate([[0], np.cumsum(is_kept)])[self.offsets]
+        return offsets, self.targets[is_kept], rounded[is_kept]
 
 
 def _count_pairs(
@@ -210,7 +251,9 @@ def _count_pairs(
     either, cells = np.unique(np.concatenate([keys, reversed_keys]), return_inverse=True)
     forward = np.bincount(cells[: len(keys)], weights, minlength=len(either))
     backward = np.bincount(cells[len(keys) :], weights, minlength=len(either))
-    return _Pairs(either // num_items, either % num_items, forward, backward)
+    offsets = np.searchsorted(either, np.arange(num_items + 1) * num_items)
+    index_type = np.int32 if num_items <= np.iinfo(np.int32).max else np.int64
+    return _Pairs(offsets, (either % num_items).astype(index_type), forward, backward)
 
 
 def _flat_targets(dataset: Dataset, catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

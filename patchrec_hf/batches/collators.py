@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -12,13 +12,17 @@ import torch
 from datasets import Dataset
 
 from ..data.rows import Row, check_targets, read_columns
-from ..runtime.encoding import EncodedHistory, pad_histories
-from ..runtime.layouts import Layout, RandomPatchLayout, TextLayout
+from ..runtime.encoding import IGNORED_LABEL, EncodedHistory, pad_histories
+from ..runtime.layouts import Layout, RandomPatchLayout, TextLayout, is_append_only
 from ..runtime.processing import PatchRecProcessor
+from .candidates import NegativeSampling, all_candidates, draw_candidates, seen_candidates
 from .filled import FillerRow
 from .packing import pack_histories
 from .sampling import ScheduledRow
 
+
+Objective = Literal["title", "item", "both"]
+OBJECTIVES = get_args(Objective)
 
 AnyRow = Row | Mapping[str, Any] | ScheduledRow | FillerRow
 
@@ -46,6 +50,12 @@ class PatchDataCollator:
         tree_packing (`bool`, *optional*, defaults to `False`):
             Whether to pack the batch into one sequence, which holds each prefix that prompts share once (see
             [`pack_histories`]). Otherwise the batch has one padded row for each history.
+        objective (`"title"`, `"item"` or `"both"`, *optional*, defaults to `"title"`):
+            What is predicted: the tokens of the target's title, the target among the catalog's items (by the item
+            head), or both. With `"item"`, a row needs one encoded history for all of its targets if the layout is
+            append-only: each target is predicted where the item before it ends, and nothing stands after the history.
+        negatives ([`NegativeSampling`], *optional*):
+            Draws the items among which item targets are predicted. If not given, all items of the catalog.
     """
 
     processor: PatchRecProcessor
@@ -53,6 +63,14 @@ class PatchDataCollator:
     max_length: int | None = None
     seed: int = 0
     tree_packing: bool = False
+    objective: Objective = "title"
+    negatives: NegativeSampling | None = None
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
+        if self.negatives is not None:
+            self.negatives.check(len(self.processor.catalog))
 
     def __call__(self, rows: Sequence[AnyRow]) -> dict[str, torch.Tensor]:
         """
@@ -70,8 +88,23 @@ class PatchDataCollator:
         """
         histories = self.encode_rows(rows)
         if self.tree_packing:
-            return pack_histories(histories)
-        return pad_histories(histories, self.processor.prompt.pad_id)
+            batch = pack_histories(histories)
+        else:
+            batch = pad_histories(histories, self.processor.prompt.pad_id)
+        if "item_targets" in batch:
+            batch |= self._candidates(rows, histories)
+        return batch
+
+    def _candidates(self, rows: Sequence[AnyRow], histories: Sequence[EncodedHistory]) -> dict[str, torch.Tensor]:
+        # Outside training, the loss is that of the full softmax.
+        if self.negatives is None or not isinstance(rows[0], ScheduledRow):
+            candidates = all_candidates(self.processor)
+        else:
+            targets = np.concatenate([history.item_targets for history in histories])
+            newest = np.concatenate([history.items[-1:] for history in histories])
+            seed = (self.seed, rows[0].step, self.processor.title_tokens.checksum(newest))
+            candidates = draw_candidates(self.processor, self.negatives, targets, seed)
+        return {**candidates, **seen_candidates(histories, candidates["candidate_items"][0].numpy())}
 
     def encode_rows(self, rows: Sequence[AnyRow]) -> list[EncodedHistory]:
         """Returns the encoded histories of `rows`, in order, without padding or packing them."""
@@ -101,14 +134,20 @@ class PatchDataCollator:
         check_targets(row, processor.max_history)
         window_start = max(0, targets[0] - processor.max_history)
         seed = (self.seed, step, processor.title_tokens.checksum(indices[window_start : targets[0]]))
-        for position in targets:
+        is_filler = isinstance(any_row, FillerRow)
+        shares_history = self.objective == "item" and is_append_only(layout or processor.layout)
+        for group in [targets] if shares_history else [[position] for position in targets]:
+            end = group[-1]
             history = processor.encode(
-                indices[:position],
-                None if isinstance(any_row, FillerRow) else indices[position],
+                indices[:end],
+                None if is_filler or self.objective == "item" else indices[end],
                 layout=layout,
                 seed=seed,
-                max_history=position - window_start,
+                max_history=end - window_start,
             )
+            if self.objective != "title":
+                item_targets = np.full(len(group), IGNORED_LABEL) if is_filler else indices[group]
+                history = self._with_item_targets(history, np.asarray(group) - window_start, item_targets)
             if self.max_length is not None and len(history.input_ids) > self.max_length:
                 shorter_rows = f" or `targets_per_row` (this row has {len(targets)})" if len(targets) > 1 else ""
                 other_layout = f", or choose a layout that compresses more than {layout or processor.layout}"
@@ -119,6 +158,22 @@ class PatchDataCollator:
                     f"{shorter_rows}{other_layout if layout is self.layout else ''}."
                 )
             yield history
+
+    def _with_item_targets(
+        self, history: EncodedHistory, items_before: np.ndarray, targets: np.ndarray
+    ) -> EncodedHistory:
+        """Adds item targets to a history. Without a title to predict, the history then ends with its newest item."""
+        history = replace(history, item_targets=targets, items_before=items_before)
+        if (history.item_positions < 0).any():
+            raise ValueError(
+                f"`objective={self.objective!r}` predicts an item where the item before it ends, but the layout "
+                f"{self.layout or self.processor.layout} leaves that item out. Choose a layout that keeps the newest "
+                "items."
+            )
+        if self.objective == "item":
+            input_ids = history.input_ids[: history.history_end + 1]
+            history = replace(history, input_ids=input_ids, prompt_length=len(input_ids))
+        return history
 
 
 @dataclass(frozen=True)

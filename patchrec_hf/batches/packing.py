@@ -44,6 +44,8 @@ def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tenso
             - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(1, N)`, as in [`pad_histories`].
             - `supervised_positions`, `shift_labels` of shape `(1, S)`: the positions whose next token is a label, and
               those tokens, history after history.
+            - `item_positions`, `item_targets` of shape `(1, P)`, only if a history has such positions: the positions
+              whose state predicts the next item, and those items' catalog indices, history after history.
 
     Raises:
         ValueError: If there are no histories.
@@ -79,7 +81,8 @@ def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tenso
     input_ids = tokens[is_own]
     is_response = depth_of_position >= prompt_lengths[history_of_position]
 
-    supervised, next_tokens = _supervised(np.argsort(order), lengths, prompt_lengths, paths, tokens)
+    rows = np.argsort(order)
+    supervised, next_tokens = _supervised(rows, lengths, prompt_lengths, paths, tokens)
     arrays = {
         # Trainer and accelerate read the batch size from the first entry.
         "input_ids": input_ids[None],
@@ -91,6 +94,11 @@ def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tenso
         "supervised_positions": supervised[None],
         "shift_labels": next_tokens[None],
     }
+    counts = [len(history.item_targets) for history in histories]
+    if any(counts):
+        positions = np.concatenate([history.item_positions for history in histories])
+        arrays["item_positions"] = paths[np.repeat(rows, counts), positions][None]
+        arrays["item_targets"] = np.concatenate([history.item_targets for history in histories])[None]
     return {name: torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)) for name, array in arrays.items()}
 
 
@@ -99,11 +107,11 @@ def _prefix_keys(histories: Sequence[EncodedHistory]) -> list[np.ndarray]:
     For each history, one number per position of its prompt, without the last position. The number is the token, or a
     negative number that stands for a patch: patches have the same one exactly if their tokens and divisors are equal.
     """
-    keys = [history.input_ids[: history.prompt_length - 1].copy() for history in histories]
+    keys = [history.input_ids[: history.prompt_length].copy() for history in histories]
     # A new patch opens where the position that tokens are folded into changes, or the history does.
     owners = np.repeat(np.arange(len(histories)), [len(history.patch_positions) for history in histories])
     if len(owners) == 0:
-        return keys
+        return [key[:-1] for key in keys]
     positions = np.concatenate([history.patch_positions for history in histories])
     opens = np.flatnonzero(np.append(True, (np.diff(positions) != 0) | (np.diff(owners) != 0)))
     sizes = np.diff(np.append(opens, len(positions)))
@@ -120,7 +128,7 @@ def _prefix_keys(histories: Sequence[EncodedHistory]) -> list[np.ndarray]:
     for index, key in enumerate(keys):
         patches = slice(cuts[index], cuts[index + 1])
         key[positions[opens[patches]]] = -1 - kinds[patches]
-    return keys
+    return [key[:-1] for key in keys]
 
 
 def _shared_lengths(keys: Sequence[np.ndarray]) -> np.ndarray:

@@ -27,8 +27,12 @@ class BatchSums(NamedTuple):
             Positions that are padding.
         labels (`float`):
             Tokens that the model learns to predict.
+        item_targets (`float`):
+            Items that the model learns to predict.
         loss (`float`):
             Summed loss of all labels.
+        item_loss (`float`):
+            Summed loss of all item targets.
         scored_labels (`float`):
             Labels whose logits are known; 0 if TRL's fused head computed the loss.
         entropy (`float`):
@@ -43,10 +47,18 @@ class BatchSums(NamedTuple):
     positions: float
     padding: float
     labels: float
+    item_targets: float
     loss: float
+    item_loss: float
     scored_labels: float
     entropy: float
     correct: float
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the labels, plus mean loss of the item targets."""
+        parts = [(self.loss, self.labels), (self.item_loss, self.item_targets)]
+        return sum(total / count for total, count in parts if count > 0)
 
     def batch_metrics(self) -> dict[str, float]:
         """Describes the batches: mean prompt tokens and positions per history, and the share of padding."""
@@ -79,7 +91,12 @@ class StepStatistics:
         self._num_tokens: torch.Tensor | None = None
 
     def add(
-        self, batch: dict[str, torch.Tensor], loss: torch.Tensor, step: int, logits: torch.Tensor | None = None
+        self,
+        batch: dict[str, torch.Tensor],
+        loss: torch.Tensor,
+        step: int,
+        logits: torch.Tensor | None = None,
+        item_loss: torch.Tensor | None = None,
     ) -> None:
         """
         Adds a batch.
@@ -94,17 +111,27 @@ class StepStatistics:
             logits (`torch.Tensor` of shape `(n, V)`, *optional*):
                 Logits of the n labeled positions. Not given if TRL's fused head computed the loss; SFTTrainer then
                 counts tokens and predictions itself.
+            item_loss (`torch.Tensor` of shape `()`, *optional*):
+                The part of `loss` that is the mean loss of the item targets.
         """
         loss = loss.detach().float()
         counts = batch_token_counts(batch)
-        loss_sum = torch.where(counts[-1] > 0, loss * counts[-1], 0.0)
+        num_labels, num_targets = counts[-2:]
+        item_loss = torch.zeros_like(loss) if item_loss is None else item_loss.detach().float()
+        loss_sums = torch.stack(
+            [
+                torch.where(num_labels > 0, (loss - item_loss) * num_labels, 0.0),
+                torch.where(num_targets > 0, item_loss * num_targets, 0.0),
+            ]
+        )
         predictions = torch.zeros(3, device=loss.device)
         if logits is not None:
             entropy, correct = score_labels(logits, batch["shift_labels"][batch["shift_labels"] != IGNORED_LABEL])
             predictions = torch.stack([torch.full_like(entropy, len(logits)), entropy, correct.to(entropy.dtype)])
+        if logits is not None or "item_targets" in batch:
             self._num_tokens = _plus(self._num_tokens, counts[3] - counts[4])
         self._counts = _plus(self._counts, counts)
-        self._values = _plus(self._values, torch.cat([loss_sum[None], predictions]))
+        self._values = _plus(self._values, torch.cat([loss_sums, predictions]))
         bad = torch.stack([torch.where(torch.isfinite(loss), -1.0, float(step)), loss])
         if self._first_bad is None:
             self._first_bad = bad
@@ -161,13 +188,20 @@ def batch_token_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             A padded or packed batch (see [`pad_histories`] and [`pack_histories`]).
 
     Returns:
-        `torch.LongTensor` of shape `(6,)`: the first six fields of [`BatchSums`].
+        `torch.LongTensor` of shape `(7,)`: the first seven fields of [`BatchSums`]. If only items are predicted, each
+        item target counts as a history, which ends where the target is predicted.
     """
     supervised, labels = batch["supervised_positions"], batch["labels"]
     has_label = batch["shift_labels"] != IGNORED_LABEL
     # The first supervised position of a history is the last token of its prompt. It is the only supervised position
     # that is no label itself.
     ends = (labels.take_along_dim(supervised, dim=1) == IGNORED_LABEL) & has_label
+    num_item_targets = labels.new_zeros(())
+    if "item_targets" in batch:
+        has_target = batch["item_targets"] != IGNORED_LABEL
+        num_item_targets = has_target.sum()
+        if supervised.shape[1] == 0:
+            supervised, ends = batch["item_positions"], has_target
     depths = batch["position_ids"].take_along_dim(supervised, dim=1) if "position_ids" in batch else supervised
     lengths = torch.where(ends, depths + 1, 0).flatten()
     is_even = ends.flatten().cumsum(dim=0) % 2 == 1
@@ -181,6 +215,7 @@ def batch_token_counts(batch: dict[str, torch.Tensor]) -> torch.Tensor:
             positions,
             positions - num_tokens,
             has_label.sum(),
+            num_item_targets,
         ]
     )
 

@@ -11,16 +11,18 @@ import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
 
+from ..runtime.catalog import Catalog
 from ..runtime.encoding import EncodedHistory
 from ..runtime.layouts import Layout
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.ranking import CatalogRanker, Method, RankingConfig
+from ..runtime.ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
 from ..runtime.sharding import is_sharded
 from ..runtime.trie import TitleTrie, build_trie
 from .parts import run_in_parts
-from .protocol import EvaluationProtocol, find_protocol
+from .protocol import STRICT_PROTOCOL, EvaluationProtocol, find_protocol
 from .report import COUNT_COLUMNS, RESULT_SCHEMA, EvaluationReport, result_dtype
+from .score_ranks import TitleGroups
 from .targets import find_targets, seen_items
 from .title_lists import TitleLists
 
@@ -32,7 +34,7 @@ def evaluate_model(
     layout: Layout | None = None,
     seed: int = 0,
     k: int | None = 20,
-    method: Method = "exact",
+    method: Method | None = None,
     num_beams: int | None = None,
     length_penalty: float = 0.0,
     max_title_tokens: int | None = None,
@@ -62,8 +64,10 @@ def evaluate_model(
             Seed of a random layout.
         k (`int`, *optional*, defaults to `20`):
             Number of titles to rank; several items can share a title. `None` ranks the whole catalog, for which the
-            model reads every title (method `"all"`).
-        method, num_beams, length_penalty, max_title_tokens:
+            model reads every title (method `"all"`). The method `"item"` always ranks the whole catalog.
+        method (`str`, *optional*):
+            See [`RankingConfig`]. If not given, `"item"` if the model has an item head, and otherwise `"exact"`.
+        num_beams, length_penalty, max_title_tokens:
             See [`RankingConfig`].
         protocol ([`EvaluationProtocol`], `"strict"` or `"release"`, *optional*, defaults to `"strict"`):
             Decides when a ranked title counts as the target.
@@ -98,38 +102,39 @@ def evaluate_model(
     if not isinstance(processor, PatchRecProcessor):
         raise TypeError(f"`processor` must be a `PatchRecProcessor`, got `{type(processor).__name__}`.")
     protocol = find_protocol(protocol)
-    model.check_prompt(processor.prompt)
+    model.check_processor(processor)
+    method = default_method(model) if method is None else method
+    if method == "item" and protocol != STRICT_PROTOCOL:
+        raise ValueError(
+            "The method 'item' ranks items, so it needs `protocol='strict'`; the other one compares titles."
+        )
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
-    titles = TitleLists(_trie_of(processor, protocol), processor.catalog.titles, protocol)
-    if k is None and method == "exact":
-        method = "all"
-    k = titles.num_titles if k is None else min(k, titles.num_titles)
-    config = RankingConfig(
-        k,
-        method,
-        num_beams,
-        length_penalty,
-        max_title_tokens,
-        batch_size,
-        synchronize=PartialState().num_processes > 1 and is_sharded(model),
-    )
-    ranker = CatalogRanker.from_trie(model, titles.trie, processor.prompt.pad_id, config)
+    synchronize = PartialState().num_processes > 1 and is_sharded(model)
+    if method == "item":
+        k = len(processor.catalog) if k is None else min(k, len(processor.catalog))
+        config = RankingConfig(k, method, num_beams, length_penalty, max_title_tokens, batch_size, synchronize)
+        ranks: _RanksByItemHead | _RanksByTitle
+        ranks = _RanksByItemHead(CatalogRanker(model, processor, config), processor.catalog)
+        depth: float = math.inf
+    else:
+        titles = TitleLists(_trie_of(processor, protocol), processor.catalog.titles, protocol)
+        method = "all" if k is None and method == "exact" else method
+        k = titles.num_titles if k is None else min(k, titles.num_titles)
+        config = RankingConfig(k, method, num_beams, length_penalty, max_title_tokens, batch_size, synchronize)
+        ranker = CatalogRanker.from_trie(model, titles.trie, processor.prompt.pad_id, config)
+        ranks = _RanksByTitle(ranker, titles)
+        depth = k if k < titles.num_titles else math.inf
     dtype = result_dtype(*RESULT_SCHEMA, ranking_length=k if keep_rankings else 0)
 
     def rank(numbers: np.ndarray) -> np.ndarray:
         histories, items = targets.history_items(numbers), targets.items[numbers]
         prompts = [_encode(processor, history, layout, seed) for history in histories]
-        lists = titles.without(seen_items(histories, items), items) if exclude_seen else titles.all(len(items))
-        ranking = ranker.rank(prompts, candidates=[allowed.items for allowed in lists])
         results = np.empty(len(items), dtype)
-        results["item_rank"], results["title_rank"], results["num_ties"] = titles.find(lists, ranking.items, items)
-        results["is_exact"], results["tokens_read"] = ranking.is_exact, ranking.tokens_read
+        ranks.fill(results, prompts, items, seen_items(histories, items) if exclude_seen else None)
         for name, column in zip(COUNT_COLUMNS, np.array([prompt.counts for prompt in prompts]).T, strict=True):
             results[name] = column
         for name, column in zip(COUNT_COLUMNS, np.array([prompt.text_counts for prompt in prompts]).T, strict=True):
             results[f"text_{name}"] = column
-        if keep_rankings:
-            results["ranked_items"] = ranking.items
         return results
 
     settings = {
@@ -153,7 +158,49 @@ def evaluate_model(
         results = run_in_parts(rank, len(targets), batch_size, resume_dir, identity, show_progress)
     finally:
         model.train(was_training)
-    return targets.report(results, settings, depth=k if k < titles.num_titles else math.inf)
+    return targets.report(results, settings, depth)
+
+
+class _RanksByTitle:
+    """Finds targets among the titles that a model finds most likely."""
+
+    def __init__(self, ranker: CatalogRanker, titles: TitleLists) -> None:
+        self._ranker = ranker
+        self._titles = titles
+
+    def fill(
+        self, results: np.ndarray, prompts: list[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
+    ) -> None:
+        """Writes the ranks of the targets `items`, and how they were found. `seen` items are left out."""
+        titles = self._titles
+        lists = titles.all(len(items)) if seen is None else titles.without(seen, items)
+        ranking = self._ranker.rank(prompts, candidates=[allowed.items for allowed in lists])
+        results["item_rank"], results["title_rank"], results["num_ties"] = titles.find(lists, ranking.items, items)
+        results["is_exact"], results["tokens_read"] = ranking.is_exact, ranking.tokens_read
+        if "ranked_items" in (results.dtype.names or ()):
+            results["ranked_items"] = ranking.items
+
+
+class _RanksByItemHead:
+    """Finds targets among the items that a model's item head scores best."""
+
+    def __init__(self, ranker: CatalogRanker, catalog: Catalog) -> None:
+        self._ranker = ranker
+        self._titles = TitleGroups.from_catalog(catalog)
+
+    def fill(
+        self, results: np.ndarray, prompts: list[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
+    ) -> None:
+        """As [`_RanksByTitle.fill`] does."""
+        scores = self._ranker.score(prompts)
+        allowed = np.ones(scores.shape, dtype=bool)
+        for row, left_out in enumerate(seen or []):
+            allowed[row, left_out] = False
+        ranks = self._titles.ranks(scores, items, allowed)
+        results["item_rank"], results["title_rank"], results["num_ties"] = ranks
+        results["is_exact"], results["tokens_read"] = True, 0
+        if "ranked_items" in (results.dtype.names or ()):
+            results["ranked_items"] = best_items(np.where(allowed, scores, -np.inf), self._ranker.config.k)[0]
 
 
 def _trie_of(processor: PatchRecProcessor, protocol: EvaluationProtocol) -> TitleTrie:

@@ -12,9 +12,9 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..runtime.catalog import Catalog
-from .metrics import ranks_from_scores
 from .protocol import STRICT_PROTOCOL
 from .report import EvaluationReport, result_dtype
+from .score_ranks import TitleGroups
 from .targets import find_targets, seen_items
 
 
@@ -64,7 +64,7 @@ def evaluate_scorer(
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     targets = find_targets(dataset, catalog, max_rows, train_dataset)
-    title_of_item, by_title, title_starts = _group_by_title(catalog)
+    titles = TitleGroups.from_catalog(catalog)
     parts = []
     with tqdm(total=len(targets), desc="Scoring", unit="target", disable=not show_progress) as progress:
         for start in range(0, len(targets), batch_size):
@@ -82,15 +82,7 @@ def evaluate_scorer(
                 for row, seen in enumerate(seen_items(map(catalog.indices_of, histories), items)):
                     allowed[row, seen] = False
             part = np.empty(len(numbers), _DTYPE)
-            part["item_rank"] = ranks_from_scores(scores, items, allowed)
-            part["num_ties"] = ((scores == scores[np.arange(len(numbers)), items][:, None]) & allowed).sum(axis=1)
-            # A title has the score of its best item.
-            allowed_scores = np.where(allowed, scores, -np.inf)[:, by_title]
-            part["title_rank"] = ranks_from_scores(
-                np.maximum.reduceat(allowed_scores, title_starts, axis=1),
-                title_of_item[items],
-                np.logical_or.reduceat(allowed[:, by_title], title_starts, axis=1),
-            )
+            part["item_rank"], part["title_rank"], part["num_ties"] = titles.ranks(scores, items, allowed)
             parts.append(part)
             progress.update(len(numbers))
     settings = {
@@ -101,11 +93,3 @@ def evaluate_scorer(
         "max_rows": max_rows,
     }
     return targets.report(np.concatenate(parts), settings, depth=math.inf)
-
-
-def _group_by_title(catalog: Catalog) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns each item's title number, the items sorted by title, and each title's start among the sorted items."""
-    # As objects, because a NumPy array of strings stores every title with the length of the longest one.
-    _, title_of_item = np.unique(np.array(catalog.titles, dtype=object), return_inverse=True)
-    by_title = np.argsort(title_of_item, kind="stable")
-    return title_of_item, by_title, np.flatnonzero(np.diff(title_of_item[by_title], prepend=-1))

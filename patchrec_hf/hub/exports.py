@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import CommitInfo, HfApi
 from safetensors.torch import save_file
@@ -19,6 +20,7 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from ..evaluation.report import EvaluationReport
 from ..runtime.hub_files import CATALOG_NAME, require_token
+from ..runtime.item_scorer import item_patches, item_vectors_of
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.sharding import is_sharded
@@ -148,8 +150,12 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
             The processor that the model was trained with.
         directory (`str` or `os.PathLike`):
             Where to save. The directory gets the backbone with its tokenizer, the catalog (`catalog.parquet`),
-            `item_vectors.safetensors` (`item_vectors` of shape `(num_items, H)`, in the model's dtype and in the order
-            of the catalog) and `patchrec_prompt.json` (the prompt's token ids, the layout, the history's length).
+            `item_vectors.safetensors` and `patchrec_prompt.json` (the prompt's token ids, the layout, the history's
+            length). The vectors are in the order of the catalog: `item_vectors` of shape `(num_items, H)`, in the
+            model's dtype, are the item patches of prompts. If the model has an item head, `head_item_vectors` of shape
+            `(num_items, H + 1)`, float32, are the vectors for an index of inner products, the last entry being the
+            item's bias; and `head_user_matrix` and `head_log_scale` turn a hidden state into the vector to search with
+            (see [`UserVectors`]).
 
     Raises:
         TypeError, ValueError: As [`export_checkpoint`] does.
@@ -165,36 +171,14 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
     backbone.save_pretrained(directory)
     processor.tokenizer.save_pretrained(directory)
     processor.catalog.to_parquet(directory / CATALOG_NAME)
-    save_file({"item_vectors": compute_item_vectors(model, processor)}, directory / ITEM_VECTORS_NAME)
+    items = np.arange(len(processor.catalog))
+    vectors = {"item_vectors": item_patches(model, processor, items)}
+    if model.item_head is not None:
+        vectors["head_item_vectors"] = item_vectors_of(model, processor, items)
+        user = model.item_head.user_vectors
+        vectors |= {"head_user_matrix": user.weight.detach(), "head_log_scale": user.log_scale.detach()}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in vectors.items()}, directory / ITEM_VECTORS_NAME)
     (directory / _PROMPT_NAME).write_text(json.dumps(processor.to_dict(), indent=2), encoding="utf-8")
-
-
-def compute_item_vectors(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> torch.Tensor:
-    """
-    Computes the item patch of every item: the mean of its title's token embeddings.
-
-    Args:
-        model ([`PatchRecForCausalLM`]):
-            The model.
-        processor ([`PatchRecProcessor`]):
-            The model's processor.
-
-    Returns:
-        `torch.Tensor` of shape `(num_items, H)`, in the model's dtype, on the CPU.
-    """
-    titles, device = processor.title_tokens, model.device
-    lengths = torch.from_numpy(titles.lengths)
-    # One row of patch placeholders, one for each item.
-    return (
-        model.prepare_inputs_embeds(
-            torch.full((1, len(titles)), processor.prompt.patch_id, device=device),
-            torch.from_numpy(titles.ids)[None].to(device),
-            torch.arange(len(titles)).repeat_interleave(lengths)[None].to(device),
-            lengths.repeat_interleave(lengths)[None].to(device),
-        )[0]
-        .cpu()
-        .contiguous()
-    )
 
 
 def _check_whole(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
@@ -203,7 +187,7 @@ def _check_whole(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> No
             f"`model` must be a `PatchRecForCausalLM`, got `{type(model).__name__}`. Merge an adapter first: "
             "`trainer.model.merge_and_unload()`."
         )
-    model.check_prompt(processor.prompt)
+    model.check_processor(processor)
     if is_sharded(model):
         raise ValueError(
             "The weights are sharded: this process holds only a part of them. Save with `trainer.save_model`, load "

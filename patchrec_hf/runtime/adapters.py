@@ -88,6 +88,10 @@ def load_adapted(
     trust_remote_code = kwargs.get("trust_remote_code", False)
     tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
     model = load_model(base_model, tokenizer, **base_kwargs)
+    config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
+    head = config.item_head_config if isinstance(config, PatchRecConfig) else None
+    if head is not None and model.item_head is None:
+        model.make_item_head(head)  # the adapter holds its weights
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -107,7 +111,8 @@ def complete_lora_config(
     """
     Fills in the open settings of a LoRA configuration: the target modules are the usual ones of the backbone, and the
     special tokens that surround and separate items are trained. A backbone does not know these tokens. `<|patch|>` is
-    not trained, because it is only a placeholder.
+    not trained, because it is only a placeholder. An item head and residuals are trained whole and saved with the
+    adapter.
 
     Args:
         config ([`~peft.PeftConfig`]):
@@ -137,6 +142,9 @@ def complete_lora_config(
     if config.trainable_token_indices is None and not is_trained:
         token_ids = special_token_ids(tokenizer)
         config.trainable_token_indices = {name: [token_ids[token] for token in token_ids if token != PATCH_TOKEN]}
+    if model.item_head is not None:
+        heads = ["item_head", *(["item_residual"] if model.model.item_residual is not None else [])]
+        config.modules_to_save = [*(config.modules_to_save or ()), *heads]
     # With an empty dict or list, PEFT would wrap the embedding although no token is trained.
     config.trainable_token_indices = config.trainable_token_indices or None
     return config

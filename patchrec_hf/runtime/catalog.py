@@ -285,3 +285,32 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
             "prompt. Rename the item."
         )
     return TitleTokens(ids, offsets)
+
+
+def check_learned_items(item_ids: np.ndarray, learned: np.ndarray, in_order: bool = True) -> None:
+    """
+    Checks that a catalog holds all items for which a model has learned something.
+
+    Args:
+        item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
+            The catalog's ids.
+        learned (`numpy.ndarray` of shape `(n,)`, int64):
+            The ids of the items that the model knows.
+        in_order (`bool`, *optional*, defaults to `True`):
+            Whether the catalog must begin with these items, in their order.
+
+    Raises:
+        ValueError: If the catalog lacks an item, or has another order.
+    """
+    lost = learned[~np.isin(learned, item_ids)]
+    if len(lost) > 0:
+        named = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
+        raise ValueError(
+            f"The catalog of {len(item_ids)} items lacks {len(lost)} of the {len(learned)} items that the model has "
+            f"learned: {named}. Keep them in the catalog, and pass `candidates` to recommend other items only."
+        )
+    if in_order and not np.array_equal(item_ids[: len(learned)], learned):
+        raise ValueError(
+            "The catalog holds the items that the model has learned, but in another order, so their numbers would be "
+            "mixed up. Use the checkpoint's processor with `processor.with_catalog(catalog)`, which keeps the order."
+        )

@@ -1,14 +1,59 @@
-"""Configuration of a PatchRec model: the backbone's configuration, and the token that marks a patch."""
+"""Configuration of a PatchRec model: the backbone's configuration, the patch token, and the item head."""
 
 # No `from __future__ import annotations`: `strict` checks values against their annotations, and skips annotations that
 # are strings.
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .hub_files import FORMAT_VERSION, check_format_version
+
+
+Similarity = Literal["cosine", "product"]
+SIMILARITIES = get_args(Similarity)
+
+
+@dataclass(frozen=True)
+class ItemHeadConfig:
+    """
+    Settings of an [`ItemHead`].
+
+    Args:
+        num_items (`int`):
+            Number of items that the head was made for: the first items of the catalog.
+        residual_size (`int`, *optional*, defaults to `0`):
+            Size of each item's learned residual. 0: no residuals. If it is not the hidden size, a learned matrix
+            brings residuals to the hidden size.
+        similarity (`"cosine"` or `"product"`, *optional*, defaults to `"cosine"`):
+            How the vectors of a user and of an item are compared.
+        dropout (`float`, *optional*, defaults to `0.0`):
+            Share of values of item patches and of user states that dropout sets to zero while the item objective is
+            trained.
+
+    Raises:
+        ValueError: If a number is out of range, or `similarity` is unknown.
+    """
+
+    num_items: int
+    residual_size: int = 0
+    similarity: Similarity = "cosine"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value, minimum in (("num_items", self.num_items, 1), ("residual_size", self.residual_size, 0)):
+            if type(value) is not int or value < minimum:
+                raise ValueError(
+                    f"`{name}` of the item head must be a whole number of at least {minimum}, got {value!r}."
+                )
+        if self.similarity not in SIMILARITIES:
+            raise ValueError(
+                f"`similarity` must be one of {', '.join(map(repr, SIMILARITIES))}, got {self.similarity!r}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` of the item head must be at least 0 and below 1, got {self.dropout}.")
 
 
 @strict
@@ -24,12 +69,14 @@ class PatchRecConfig(PreTrainedConfig):
             Id of `<|patch|>`.
         tie_word_embeddings (`bool`, *optional*):
             Copied from the backbone.
+        item_head (`dict`, *optional*):
+            Settings of the item head (see [`ItemHeadConfig`]). Without it, the model has no item head.
         format_version (`int`, *optional*):
             Format of the checkpoint that the configuration was read from; 0 if the checkpoint was written before
             formats had a version. Checkpoints are always written in the current format.
 
     Raises:
-        ValueError: If a newer version of the library wrote the configuration.
+        ValueError: If a newer version of the library wrote the configuration, or a setting of the item head is wrong.
     """
 
     model_type = "patchrec"
@@ -38,12 +85,15 @@ class PatchRecConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     patch_token_id: int | None = None
     tie_word_embeddings: bool = False
+    item_head: dict | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         check_format_version(self.format_version, "The model's configuration")
+        if self.item_head is not None:
+            self.item_head = asdict(ItemHeadConfig(**self.item_head))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
@@ -57,3 +107,8 @@ class PatchRecConfig(PreTrainedConfig):
         """Configuration of the decoder's layers. A multimodal backbone's configuration holds it one level deeper."""
         text_config: Any = self.text_config
         return text_config.get_text_config()
+
+    @property
+    def item_head_config(self) -> ItemHeadConfig | None:
+        """Settings of the item head; `None` if the model has none."""
+        return None if self.item_head is None else ItemHeadConfig(**self.item_head)

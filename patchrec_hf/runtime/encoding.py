@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -31,6 +31,28 @@ class TokenCounts(NamedTuple):
     prompt: int
 
 
+class FoldedItems(NamedTuple):
+    """
+    What is folded into patches, as flat int64 arrays of one length.
+
+    Args:
+        token_ids (`numpy.ndarray`):
+            Title tokens; -1 - i is the residual of the item with catalog index i.
+        positions (`numpy.ndarray`):
+            The position of the patch that each is folded into; ascending if the items' positions are.
+        divisors (`numpy.ndarray`):
+            The divisor of each embedding.
+    """
+
+    token_ids: np.ndarray
+    positions: np.ndarray
+    divisors: np.ndarray
+
+
+def _no_numbers() -> np.ndarray:
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedHistory:
     """
@@ -42,16 +64,26 @@ class EncodedHistory:
         prompt_length (`int`):
             Number of prompt tokens in `input_ids`.
         patch_token_ids (`numpy.ndarray` of shape `(N,)`):
-            The title tokens that are folded into patches, in the order of `patch_positions`.
+            What is folded into patches, in the order of `patch_positions`: title tokens, and -1 - i for the learned
+            residual of the item with catalog index i.
         patch_positions (`numpy.ndarray` of shape `(N,)`):
             For each folded token, the position of its patch in `input_ids`; ascending.
         patch_divisors (`numpy.ndarray` of shape `(N,)`):
-            For each folded token, the divisor of its embedding: the length of its title, times the number of items
-            for a session patch.
+            For each folded token, the divisor of its embedding: the length of its title (1 for a residual), times the
+            number of items for a session patch.
         counts ([`TokenCounts`]):
             Counts of the prompt.
         text_counts ([`TokenCounts`]):
             Counts of the same prompt with every item as text.
+        items (`numpy.ndarray` of shape `(n,)`):
+            Catalog indices of the history's items, oldest first. Titles outside the catalog have larger numbers.
+        item_ends (`numpy.ndarray` of shape `(n,)`):
+            For each item, the position in `input_ids` where it ends: its patch, or the last token of its title. The
+            items of a session share their patch. -1 for an item that the layout leaves out.
+        item_targets (`numpy.ndarray` of shape `(P,)`):
+            Catalog indices of the items to predict, each where the item before it ends; -100 for a filler.
+        items_before (`numpy.ndarray` of shape `(P,)`):
+            For each of them, the number of items of the history that are before it, ascending.
     """
 
     input_ids: np.ndarray
@@ -61,6 +93,20 @@ class EncodedHistory:
     patch_divisors: np.ndarray
     counts: TokenCounts
     text_counts: TokenCounts
+    items: np.ndarray = field(default_factory=_no_numbers)
+    item_ends: np.ndarray = field(default_factory=_no_numbers)
+    item_targets: np.ndarray = field(default_factory=_no_numbers)
+    items_before: np.ndarray = field(default_factory=_no_numbers)
+
+    @property
+    def history_end(self) -> int:
+        """Position where the newest item ends; -1 if the layout leaves it out."""
+        return int(self.item_ends[-1]) if len(self.item_ends) else -1
+
+    @property
+    def item_positions(self) -> np.ndarray:
+        """Positions in `input_ids` whose states predict the item targets, int64, shape `(P,)`."""
+        return self.item_ends[self.items_before - 1]
 
 
 def pad_histories(
@@ -85,6 +131,8 @@ def pad_histories(
             - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(B, N)`. Padding has the divisor 0.
             - `supervised_positions`, `shift_labels` of shape `(B, S)`: each position whose next token is a label, and
               that token. Padding is 0 in the first tensor and -100 in the second.
+            - `item_positions`, `item_targets` of shape `(B, P)`, only if a history has such positions: each position
+              whose state predicts the next item, and that item's catalog index. Padding is 0 and -100.
 
     Raises:
         ValueError: If there are no histories.
@@ -108,7 +156,7 @@ def pad_histories(
     labels = np.full(input_ids.shape, IGNORED_LABEL, dtype=np.int64)
     for row, (start, response) in enumerate(zip(response_starts, responses, strict=True)):
         labels[row, start : start + len(response)] = response
-    return {
+    batch = {
         # Trainer and accelerate read the batch size from the first entry.
         "input_ids": input_ids,
         "attention_mask": stack([np.ones(length, dtype=np.int64) for length in lengths], 0, shifts),
@@ -124,3 +172,8 @@ def pad_histories(
         ),
         "shift_labels": stack(responses, IGNORED_LABEL),
     }
+    if any(len(history.item_targets) for history in histories):
+        shifted = [history.item_positions + shift for history, shift in zip(histories, shifts, strict=True)]
+        batch["item_positions"] = stack(shifted, 0)
+        batch["item_targets"] = stack([history.item_targets for history in histories], IGNORED_LABEL)
+    return batch

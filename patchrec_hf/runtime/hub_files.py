@@ -11,6 +11,7 @@ from transformers.utils import cached_file
 
 
 CATALOG_NAME = "catalog.parquet"
+CO_VISITATION_NAME = "co_visitation.safetensors"
 FORMAT_VERSION = 1
 """Version of the checkpoint format. It rises with each change that an older version of the library could misread."""
 

@@ -38,6 +38,15 @@ class Layout(Protocol):
 
     name: ClassVar[str]
 
+    @property
+    def is_append_only(self) -> bool:
+        """
+        Whether a shorter history is laid out as the beginning of a longer one, item by item. One sequence then holds
+        every shorter history, so each of its items can predict the next one. A layout of your own may leave this out,
+        which means that it is not.
+        """
+        return False
+
     def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
         """
         Lays out a history.
@@ -73,6 +82,7 @@ class TextLayout:
     """Every item as its title tokens: the uncompressed baseline, which the paper calls vanilla."""
 
     name: ClassVar[str] = "text"
+    is_append_only: ClassVar[bool] = True
 
     def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
         return _non_empty([Segment("text", 0, num_items)])
@@ -93,6 +103,10 @@ class ItemPatchLayout:
 
     def __post_init__(self) -> None:
         _require_at_least("num_text_items", self.num_text_items, 0)
+
+    @property
+    def is_append_only(self) -> bool:
+        return self.num_text_items == 0
 
     def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
         boundary = max(0, num_items - self.num_text_items)
@@ -118,6 +132,7 @@ class SessionPatchLayout:
     group_size: int = 5
     align: Literal["latest", "oldest"] = "latest"
     name: ClassVar[str] = "session"
+    is_append_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _require_at_least("group_size", self.group_size, 1)
@@ -150,6 +165,7 @@ class RandomPatchLayout:
 
     probability: float
     name: ClassVar[str] = "random"
+    is_append_only: ClassVar[bool] = True  # equal seeds draw equally for the items that both histories hold
 
     def __post_init__(self) -> None:
         _require_probability(self.probability)
@@ -174,6 +190,7 @@ class DropLayout:
 
     probability: float
     name: ClassVar[str] = "drop"
+    is_append_only: ClassVar[bool] = False  # the newest item is never dropped
 
     def __post_init__(self) -> None:
         _require_probability(self.probability)
@@ -182,6 +199,11 @@ class DropLayout:
         kept = np.random.default_rng(seed).random(num_items) >= self.probability
         kept[-1:] = True
         return [Segment("text", start, stop) for start, stop in _runs(kept) if kept[start]]
+
+
+def is_append_only(layout: Layout) -> bool:
+    """Returns [`Layout.is_append_only`]; `False` for a layout that does not say."""
+    return bool(getattr(layout, "is_append_only", False))
 
 
 def _runs(flags: np.ndarray) -> list[tuple[int, int]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,47 @@ from transformers.utils import can_return_tuple
 
 from .attention import packed_attention_inputs
 from .backbones import check_logits, load_backbone, scale_logits
-from .configuration import PatchRecConfig
+from .catalog import Catalog, check_learned_items
+from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
 from .encoding import IGNORED_LABEL
 from .hub_files import hub_kwargs
+from .item_head import ItemHead, ItemResidual
+from .item_loss import LOG_INCLUSION_UNITS, NOT_DRAWN, item_loss
 from .prompts import PATCH_TOKEN, Prompt
 from .tree_attention import TreeAttentionMixin
+
+
+if TYPE_CHECKING:
+    from .processing import PatchRecProcessor
+
+
+@dataclass
+class PatchRecModelOutput(BaseModelOutputWithPast):
+    """
+    Output of [`PatchRecModel`]: a [`~transformers.modeling_outputs.BaseModelOutputWithPast`] and
+
+    Args:
+        candidate_patches (`torch.FloatTensor` of shape `(C, H)`, *optional*):
+            The patches of candidates.
+    """
+
+    candidate_patches: torch.Tensor | None = None
+
+
+@dataclass
+class PatchRecOutput(CausalLMOutputWithPast):
+    """
+    Output of [`PatchRecForCausalLM`]: a [`~transformers.modeling_outputs.CausalLMOutputWithPast`] and
+
+    Args:
+        title_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Loss of the labels, which are title tokens.
+        item_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Loss of the item targets.
+    """
+
+    title_loss: torch.Tensor | None = None
+    item_loss: torch.Tensor | None = None
 
 
 class PatchRecPreTrainedModel(PreTrainedModel):
@@ -60,7 +97,16 @@ class PatchRecModel(PatchRecPreTrainedModel):
         if language_model is None:
             language_model = AutoModelForCausalLM.from_config(config.text_config).base_model
         self.language_model = language_model
+        self.item_residual: ItemResidual | None = None
+        if config.item_head_config is not None:
+            self.add_item_residual()
         self.post_init()
+
+    def add_item_residual(self) -> None:
+        """Adds the residuals that the configuration's item head asks for, if it does. All are zero."""
+        head, hidden_size = self.config.item_head_config, self.config.decoder_config.hidden_size
+        if head is not None and head.residual_size > 0:
+            self.item_residual = ItemResidual(head.num_items, head.residual_size, hidden_size)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -95,28 +141,68 @@ class PatchRecModel(PatchRecPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(B, T, H)`, in the embedding's dtype.
         """
+        return self.fold_inputs(input_ids, patch_token_ids, patch_positions, patch_divisors)[0]
+
+    def fold_inputs(
+        self,
+        input_ids: torch.Tensor,
+        patch_token_ids: torch.Tensor,
+        patch_positions: torch.Tensor,
+        patch_divisors: torch.Tensor,
+        candidate_token_ids: torch.Tensor | None = None,
+        candidate_starts: torch.Tensor | None = None,
+        candidate_divisors: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Embeds inputs as [`PatchRecModel.prepare_inputs_embeds`] does, and in the same call of the embedding module the
+        patches of candidates.
+
+        Args:
+            input_ids, patch_token_ids, patch_positions, patch_divisors (`torch.LongTensor`):
+                See [`PatchRecModel.prepare_inputs_embeds`].
+            candidate_token_ids, candidate_divisors (`torch.LongTensor` of shape `(1, K)`, *optional*):
+                What is folded into the patches of C candidates, one candidate after the other, and the divisors.
+            candidate_starts (`torch.LongTensor` of shape `(1, C)`, *optional*):
+                For each candidate, the index of its first token among the K.
+
+        Returns:
+            `tuple`: embeddings of shape `(B, T, H)`, and candidates' patches of shape `(C, H)`, float32, or `None`.
+        """
         batch_size, length = input_ids.shape
-        ids, inverse = torch.cat([input_ids.flatten(), patch_token_ids.flatten()]).unique(return_inverse=True)
-        rows = self.get_input_embeddings()(ids)
-        text_rows, patch_rows = inverse[: batch_size * length], inverse[batch_size * length :]
+        parts = [input_ids.flatten(), patch_token_ids.flatten()]
+        if candidate_token_ids is not None:
+            parts.append(candidate_token_ids.flatten())
+        ids, inverse = torch.cat(parts).unique(return_inverse=True)
+        rows = self._read_rows(ids)
+        text_rows, patch_rows, *candidate_rows = inverse.split([len(part) for part in parts])
 
         embeds = rows[text_rows]
         is_patch = (input_ids == self.config.patch_token_id).flatten()
         patch_indices = is_patch.nonzero().squeeze(1)
+        table = rows.float()  # patches are summed in float32: in low precision, a patch's weights do not add up to 1
         if len(patch_indices) > 0:
-            is_token = patch_divisors > 0
-            # Patches are summed in float32: in low precision, the weights of a patch do not add up to 1.
-            weights = torch.where(is_token, 1.0 / patch_divisors.clamp(min=1).float(), 0.0)
             # One bag per placeholder. Padding has weight 0 and goes to the end of its row, so that the bags ascend.
             row_starts = length * torch.arange(batch_size, device=input_ids.device)[:, None]
-            index_of_token = torch.where(is_token, patch_positions, length - 1) + row_starts
+            index_of_token = torch.where(patch_divisors > 0, patch_positions, length - 1) + row_starts
             bags = (is_patch.cumsum(0) - 1).clamp(min=0)[index_of_token.flatten()]
             bag_starts = torch.searchsorted(bags, torch.arange(len(patch_indices), device=bags.device))
-            patches = F.embedding_bag(
-                patch_rows, rows.float(), bag_starts, mode="sum", per_sample_weights=weights.flatten()
-            )
+            patches = _fold(table, patch_rows, bag_starts, patch_divisors.flatten())
+            if candidate_token_ids is not None:
+                patches = F.dropout(patches, self.config.item_head_config.dropout, self.training)
             embeds = embeds.index_put((patch_indices,), patches.to(embeds.dtype))
-        return embeds.view(batch_size, length, -1)
+        candidates = None
+        if candidate_starts is not None and candidate_divisors is not None:
+            candidates = _fold(table, candidate_rows[0], candidate_starts.flatten(), candidate_divisors.flatten())
+        return embeds.view(batch_size, length, -1), candidates
+
+    def _read_rows(self, ids: torch.Tensor) -> torch.Tensor:
+        """Reads the embeddings of ascending ids. A negative id -1 - i is the residual of item i."""
+        embeddings = self.get_input_embeddings()
+        if self.item_residual is None:
+            return embeddings(ids)
+        num_residuals = int((ids < 0).sum())
+        rows = embeddings(ids[num_residuals:])
+        return torch.cat([self.item_residual(-1 - ids[:num_residuals]).to(rows.dtype), rows])
 
     @can_return_tuple
     def forward(
@@ -132,8 +218,11 @@ class PatchRecModel(PatchRecPreTrainedModel):
         supervised_positions: torch.Tensor | None = None,
         subtree_end: torch.Tensor | None = None,
         chunk_ancestors: torch.Tensor | None = None,
+        candidate_token_ids: torch.Tensor | None = None,
+        candidate_starts: torch.Tensor | None = None,
+        candidate_divisors: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> PatchRecModelOutput:
         """
         Runs the backbone.
 
@@ -146,8 +235,13 @@ class PatchRecModel(PatchRecPreTrainedModel):
                 If given, `last_hidden_state` holds only these positions, in shape `(B, S, H)`.
             subtree_end, chunk_ancestors (`torch.LongTensor`, *optional*):
                 Tensors of a packed batch, which has no `attention_mask` (see [`pack_histories`]).
+            candidate_token_ids, candidate_starts, candidate_divisors (`torch.LongTensor`, *optional*):
+                Items whose patches are returned too (see [`PatchRecModel.fold_inputs`]).
             position_ids, past_key_values, inputs_embeds, **kwargs:
                 As the backbone takes them.
+
+        Returns:
+            [`PatchRecModelOutput`]
 
         Raises:
             ValueError: If `input_ids` holds `<|patch|>` but no patch tensors are given, if not exactly one of
@@ -156,9 +250,16 @@ class PatchRecModel(PatchRecPreTrainedModel):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        candidate_patches = None
         if input_ids is not None:
             if patch_token_ids is not None and patch_positions is not None and patch_divisors is not None:
-                inputs_embeds = self.prepare_inputs_embeds(input_ids, patch_token_ids, patch_positions, patch_divisors)
+                patches = (patch_token_ids, patch_positions, patch_divisors)
+                if candidate_token_ids is None:
+                    inputs_embeds = self.prepare_inputs_embeds(input_ids, *patches)
+                else:
+                    inputs_embeds, candidate_patches = self.fold_inputs(
+                        input_ids, *patches, candidate_token_ids, candidate_starts, candidate_divisors
+                    )
             elif any(tensor is not None for tensor in (patch_token_ids, patch_positions, patch_divisors)):
                 raise ValueError(
                     "Pass `patch_token_ids`, `patch_positions` and `patch_divisors` together; one is missing."
@@ -192,7 +293,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
             outputs.last_hidden_state = outputs.last_hidden_state.take_along_dim(
                 supervised_positions[..., None].to(outputs.last_hidden_state.device), dim=1
             )
-        return outputs
+        return PatchRecModelOutput(**outputs, candidate_patches=candidate_patches)
 
 
 class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, GenerationMixin):
@@ -218,6 +319,9 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         embeddings = self.get_input_embeddings()
         table = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{table}.weight"} if config.tie_word_embeddings else {}
+        head = config.item_head_config
+        self.item_head: Any = None if head is None else ItemHead(head, config.decoder_config.hidden_size)
+        """[`ItemHead`], or `None`."""
         self.post_init()
 
     @classmethod
@@ -293,6 +397,44 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             check_logits(model, backbone)
         return model
 
+    def add_item_head(
+        self,
+        catalog: Catalog,
+        residual_size: int | None = None,
+        similarity: Similarity = "cosine",
+        dropout: float = 0.0,
+    ) -> None:
+        """
+        Adds an untrained item head, and residuals of all items. Without training, the residuals change nothing.
+
+        Args:
+            catalog ([`Catalog`]):
+                The items to learn.
+            residual_size (`int`, *optional*):
+                See [`ItemHeadConfig`]. The hidden size if not given; 0 for no residuals.
+            similarity, dropout:
+                See [`ItemHeadConfig`].
+
+        Raises:
+            ValueError: If the model has an item head already, or a setting is wrong.
+        """
+        if self.item_head is not None:
+            raise ValueError("The model has an item head already; a second one would replace what it has learned.")
+        residual_size = self.config.decoder_config.hidden_size if residual_size is None else residual_size
+        self.make_item_head(ItemHeadConfig(len(catalog), residual_size, similarity, dropout))
+        head: Any = self.item_head
+        head.item_ids.copy_(torch.tensor(catalog.item_ids))
+
+    def make_item_head(self, config: ItemHeadConfig) -> None:
+        """Adds the modules of an item head, untrained, in the dtype and on the device of the embeddings."""
+        self.config.item_head = asdict(config)
+        table: Any = self.get_input_embeddings().weight
+        dtype = table.dtype if table.dtype.is_floating_point else torch.float32
+        self.item_head = ItemHead(config, self.config.decoder_config.hidden_size).to(table.device, dtype)
+        self.model.add_item_residual()
+        if self.model.item_residual is not None:
+            self.model.item_residual.to(table.device, dtype)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
@@ -330,11 +472,17 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         patch_divisors: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
         shift_labels: torch.Tensor | None = None,
+        item_positions: torch.Tensor | None = None,
+        item_targets: torch.Tensor | None = None,
+        candidate_items: torch.Tensor | None = None,
+        candidate_log_inclusion: torch.Tensor | None = None,
+        seen_rows: torch.Tensor | None = None,
+        seen_columns: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> PatchRecOutput:
         """
-        Computes the logits of next tokens and, if there are labels, the loss.
+        Computes the logits of next tokens and, if there are labels or item targets, the loss.
 
         Args:
             input_ids, patch_token_ids, patch_positions, patch_divisors, supervised_positions (`torch.LongTensor`):
@@ -343,6 +491,18 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 Next tokens before shifting, -100 where there is none. Used only if `shift_labels` is not given.
             shift_labels (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 The next token of each of `supervised_positions`, -100 where there is none.
+            item_positions (`torch.LongTensor` of shape `(B, P)`, *optional*):
+                Positions whose state predicts the next item.
+            item_targets (`torch.LongTensor` of shape `(B, P)`, *optional*):
+                Catalog indices of these items, -100 where there is none. With it, the candidates must be given, with
+                their tokens (see [`PatchRecModel.fold_inputs`]).
+            candidate_items (`torch.LongTensor` of shape `(1, C)`, *optional*):
+                Catalog indices among which each item target is predicted, ascending.
+            candidate_log_inclusion (`torch.LongTensor` of shape `(1, C)`, *optional*):
+                See [`item_loss`], in units of 1 / [`LOG_INCLUSION_UNITS`]; [`NOT_DRAWN`] stands for infinity. Not
+                given if the candidates are the whole catalog.
+            seen_rows, seen_columns (`torch.LongTensor` of shape `(1, m)`, *optional*):
+                Which candidates the histories hold already (see [`item_loss`]).
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to `0`):
                 Number of last positions that are projected; 0 for all. With `shift_labels`, only the positions that
                 have a label are projected.
@@ -352,12 +512,25 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 Further tensors of a packed batch (see [`PatchRecModel.forward`]), and arguments of the backbone.
 
         Returns:
-            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: logits of shape `(B, T, V)`, `(B, S, V)` with
-            `supervised_positions`, or `(1, n, V)` with `shift_labels`, for the n positions that have a label.
+            [`PatchRecOutput`]: logits of shape `(B, T, V)`, `(B, S, V)` with `supervised_positions`, or `(1, n, V)`
+            with `shift_labels`, for the n positions that have a label. `loss` is the sum of the mean loss of the
+            labels and the mean loss of the item targets.
+
+        Raises:
+            ValueError: If item targets are given and the model has no item head.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        num_item_targets = kwargs.pop("num_item_targets", None)
         if supervised_positions is not None and labels is not None and shift_labels is None:
             raise ValueError("With `supervised_positions`, pass the labels of those positions as `shift_labels`.")
+        read_positions = supervised_positions
+        predicts_items = item_targets is not None
+        num_labels = 0
+        if item_positions is not None and supervised_positions is not None:
+            num_labels = supervised_positions.shape[1]
+            if self.item_head is None:
+                raise ValueError("The batch has item targets, but the model has no item head (see `add_item_head`).")
+            read_positions = torch.cat([supervised_positions, item_positions], dim=1)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -367,34 +540,106 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             patch_token_ids=patch_token_ids,
             patch_positions=patch_positions,
             patch_divisors=patch_divisors,
-            supervised_positions=supervised_positions,
+            supervised_positions=read_positions,
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        if shift_labels is not None:
-            shift_labels = shift_labels.to(hidden_states.device)  # another one if layers are on several devices
-            has_label = shift_labels != IGNORED_LABEL
-            hidden_states, shift_labels = hidden_states[has_label][None], shift_labels[has_label][None]
-        else:
-            kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            hidden_states = hidden_states[:, kept]
-        logits = self.compute_logits(hidden_states)
-        loss = None
-        if labels is not None or shift_labels is not None:
-            loss = self.loss_function(
-                logits=logits,
-                labels=labels,
-                vocab_size=logits.shape[-1],
-                num_items_in_batch=num_items_in_batch,
-                shift_labels=shift_labels,
+        mean_item_loss = None
+        if predicts_items:
+            hidden_states, item_states = hidden_states[:, :num_labels], hidden_states[:, num_labels:]
+            mean_item_loss = self._mean_item_loss(
+                item_states,
+                item_targets,
+                outputs.candidate_patches,
+                candidate_items,
+                candidate_log_inclusion,
+                seen_rows,
+                seen_columns,
+                num_item_targets,
             )
-        return CausalLMOutputWithPast(
-            loss=loss,
+        logits = title_loss = None
+        if not predicts_items or num_labels > 0:  # else no title is a target
+            if shift_labels is not None:
+                shift_labels = shift_labels.to(hidden_states.device)  # another one if layers are on several devices
+                has_label = shift_labels != IGNORED_LABEL
+                hidden_states, shift_labels = hidden_states[has_label][None], shift_labels[has_label][None]
+            else:
+                kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+                hidden_states = hidden_states[:, kept]
+            logits = self.compute_logits(hidden_states)
+            if labels is not None or shift_labels is not None:
+                title_loss = self.loss_function(
+                    logits=logits,
+                    labels=labels,
+                    vocab_size=logits.shape[-1],
+                    num_items_in_batch=num_items_in_batch,
+                    shift_labels=shift_labels,
+                )
+        losses = [loss for loss in (title_loss, mean_item_loss) if loss is not None]
+        return PatchRecOutput(
+            loss=torch.stack(losses).sum() if len(losses) > 1 else next(iter(losses), None),
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            title_loss=title_loss,
+            item_loss=mean_item_loss,
         )
+
+    def _mean_item_loss(
+        self,
+        states: torch.Tensor,
+        targets: Any,
+        patches: Any,
+        candidates: Any,
+        log_inclusion: torch.Tensor | None,
+        seen_rows: Any,
+        seen_columns: Any,
+        num_targets: torch.Tensor | int | None,
+    ) -> torch.Tensor:
+        """Returns the loss of the item targets, divided by `num_targets` if given. See `forward` for the arguments."""
+        device = states.device  # the batch may be on another one if layers are on several devices
+        targets, candidates = targets.to(device), candidates[0].to(device)
+        has_target = targets != IGNORED_LABEL
+        states = F.dropout(states[has_target], self.config.item_head_config.dropout, self.training)
+        users, items, seen_weight = self.item_head(states, patches.to(device), candidates)
+        if log_inclusion is not None:
+            units = log_inclusion[0].to(device)
+            log_inclusion = torch.where(units == NOT_DRAWN, torch.inf, units / LOG_INCLUSION_UNITS)
+        loss = item_loss(
+            users,
+            items,
+            torch.searchsorted(candidates, targets[has_target]),
+            seen_weight,
+            seen_rows[0].to(device),
+            seen_columns[0].to(device),
+            log_inclusion,
+        )
+        return loss / (max(len(users), 1) if num_targets is None else num_targets)
+
+    def check_processor(self, processor: PatchRecProcessor) -> None:
+        """
+        Checks that a processor was made for this model: that it marks patches with the token that the model expects,
+        and numbers the items that the model has learned as the model does.
+
+        Args:
+            processor ([`PatchRecProcessor`]):
+                The processor that feeds the model.
+
+        Raises:
+            ValueError: If model and processor do not belong together.
+        """
+        self.check_prompt(processor.prompt)
+        residual = self.model.item_residual
+        num_residuals = 0 if residual is None or self.item_head is None else len(self.item_head.item_ids)
+        if self.item_head is not None:
+            check_learned_items(processor.catalog.item_ids, self.item_head.item_ids.cpu().numpy())
+        if processor.num_residuals != num_residuals:
+            raise ValueError(
+                f"The model has residuals for {num_residuals} items, but the processor writes them for "
+                f"{processor.num_residuals}. Load both from one checkpoint, or make the processor with "
+                f"`item_residuals={num_residuals > 0}`."
+            )
 
     @property
     def max_length(self) -> int | None:
@@ -438,6 +683,12 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             for key in ("patch_token_ids", "patch_positions", "patch_divisors"):
                 model_inputs.pop(key, None)
         return model_inputs
+
+
+def _fold(table: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, divisors: torch.Tensor) -> torch.Tensor:
+    """Sums rows of `table`, each divided by its divisor (0: left out). Sum i begins at `starts[i]`."""
+    weights = torch.where(divisors > 0, 1.0 / divisors.clamp(min=1).float(), 0.0)
+    return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights)
 
 
 def _holds_prompt(past_key_values: Cache | None) -> bool:

@@ -15,10 +15,11 @@ from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME
 
-from .catalog import Catalog, TitleTokens, ragged_arange, tokenize_titles
-from .encoding import EncodedHistory, TokenCounts, pad_histories
+from .catalog import Catalog, TitleTokens, check_learned_items, ragged_arange, tokenize_titles
+from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
 from .hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, hub_kwargs, push_kwargs
 from .layouts import GRANULARITIES, ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
+from .prior import Prior
 from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
 from .trie import TitleTrie, build_trie
 
@@ -45,6 +46,9 @@ class PatchRecProcessor(ProcessorMixin):
             items, never by tokens.
         separate_patches (`bool`, *optional*, defaults to `True`):
             Whether a separator follows each patch, as in the paper.
+        item_residuals (`bool` or `int`, *optional*, defaults to `False`):
+            Whether patches also hold the items' learned residuals (see [`ItemResidual`]). A number restricts them to
+            so many first items of the catalog. The paper has none.
 
     Raises:
         ValueError: If the tokenizer lacks the special tokens or knows no token of any title, if a title holds an added
@@ -60,6 +64,7 @@ class PatchRecProcessor(ProcessorMixin):
         layout: Layout | None = None,
         max_history: int = 100,
         separate_patches: bool = True,
+        item_residuals: bool | int = False,
     ) -> None:
         if max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
@@ -75,7 +80,16 @@ class PatchRecProcessor(ProcessorMixin):
         self.layout: Layout = ItemPatchLayout() if layout is None else layout
         self.max_history = max_history
         self.separate_patches = separate_patches
+        self.num_residuals = len(catalog) if item_residuals is True else int(item_residuals)
+        """Number of first items of the catalog whose patches hold a learned residual."""
+        if not 0 <= self.num_residuals <= len(catalog):
+            raise ValueError(
+                f"`item_residuals` must be a boolean or lie between 0 and the catalog's {len(catalog)} items, got "
+                f"{item_residuals!r}."
+            )
         self.title_tokens = _tokenize_catalog(catalog, tokenizer)
+        self.prior: Prior | None = None
+        """Joins the item head's scores where a catalog is ranked by them."""
 
     @classmethod
     def from_backbone(
@@ -86,6 +100,7 @@ class PatchRecProcessor(ProcessorMixin):
         layout: Layout | None = None,
         max_history: int = 100,
         separate_patches: bool = True,
+        item_residuals: bool = False,
         **kwargs: Any,
     ) -> PatchRecProcessor:
         """
@@ -94,14 +109,14 @@ class PatchRecProcessor(ProcessorMixin):
         Args:
             backbone (`str` or `os.PathLike`):
                 A repository of the Hub or a directory, as for [`PatchRecForCausalLM.from_backbone`].
-            catalog, prompt, layout, max_history, separate_patches:
+            catalog, prompt, layout, max_history, separate_patches, item_residuals:
                 See [`PatchRecProcessor`].
             **kwargs:
                 Passed to [`~transformers.AutoTokenizer.from_pretrained`].
         """
         tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
         add_special_tokens(tokenizer)
-        return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches)
+        return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches, item_residuals)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -119,13 +134,32 @@ class PatchRecProcessor(ProcessorMixin):
         # Copies and workers get no trie: it may be large, and a copy may have other titles.
         return {name: value for name, value in self.__dict__.items() if name != "trie"}
 
+    def with_prior(self, prior: Prior | None) -> PatchRecProcessor:
+        """
+        Returns a copy of the processor with another prior, or with none.
+
+        Raises:
+            ValueError: If the prior was counted for another catalog.
+        """
+        if prior is not None:
+            prior.table.check_catalog(self.catalog)
+        other = copy.copy(self)
+        other.prior = prior
+        if "trie" in self.__dict__:
+            other.__dict__["trie"] = self.trie  # the titles are the same
+        return other
+
     def with_catalog(self, catalog: Catalog) -> PatchRecProcessor:
         """
         Returns a copy of the processor with other items to recommend. The model reads an item as its title, so new
         items need no training.
 
+        If the processor has residuals or a prior, what was learned belongs to an item by its number in the catalog.
+        So the copy's catalog begins with these items, in their order, and the new items follow.
+
         Raises:
-            ValueError: If a title holds an added token or tokenizes to nothing.
+            ValueError: If a title holds an added token or tokenizes to nothing, or if the catalog lacks an item that
+                has a residual or is known to the prior.
 
         Example:
         ```python
@@ -134,9 +168,18 @@ class PatchRecProcessor(ProcessorMixin):
         ```
         """
         other = copy.copy(self)
-        other.catalog = catalog
+        other.catalog = catalog = self._reordered(catalog)
         other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
         return other
+
+    def _reordered(self, catalog: Catalog) -> Catalog:
+        """Returns `catalog` with the items first that have learned numbers, in the order of the present catalog."""
+        num_learned = max(self.num_residuals, 0 if self.prior is None else self.prior.table.num_items)
+        learned = self.catalog.item_ids[:num_learned]
+        check_learned_items(catalog.item_ids, learned, in_order=False)
+        is_new = ~np.isin(catalog.item_ids, learned)
+        order = np.concatenate([catalog.indices_of(learned), np.flatnonzero(is_new)])
+        return Catalog(catalog.item_ids[order], tuple(catalog.titles[index] for index in order))
 
     @cached_property
     def trie(self) -> TitleTrie:
@@ -187,6 +230,7 @@ class PatchRecProcessor(ProcessorMixin):
         kept = unit_of_item >= 0
         items, units, is_text = history[kept], unit_of_item[kept], is_text[kept]
         lengths = titles.lengths[items]
+        history_start = len(prompt.prefix_ids) + 1
 
         # Separators stand between units. A unit is an item as text, an item patch or a session patch.
         widths = np.ones(len(items_in_unit), dtype=np.int64)
@@ -204,19 +248,61 @@ class PatchRecProcessor(ProcessorMixin):
         response_ids = np.empty(0) if target is None else np.append(titles[target], prompt.end_of_turn_id)
 
         is_folded = ~is_text
-        folded_starts = len(prompt.prefix_ids) + 1 + starts[units[is_folded]]
-        divisors = items_in_unit[units[is_folded]] * lengths[is_folded]
+        folded_units = units[is_folded]
+        patches = self.fold_items(
+            items[is_folded], items_in_unit[folded_units], history_start + starts[folded_units], titles
+        )
+        item_ends = np.full(len(history), -1)
+        item_ends[kept] = history_start + starts[units] + widths[units] - 1
         num_title_tokens = int(titles.lengths[history].sum())
         text_length = num_title_tokens + len(history) - 1
         return EncodedHistory(
             input_ids=np.concatenate([prompt_ids, response_ids]).astype(np.int64),
             prompt_length=len(prompt_ids),
-            patch_token_ids=titles.gather(items[is_folded]),
-            patch_positions=np.repeat(folded_starts, lengths[is_folded]),
-            patch_divisors=np.repeat(divisors, lengths[is_folded]),
+            patch_token_ids=patches.token_ids,
+            patch_positions=patches.positions,
+            patch_divisors=patches.divisors,
             counts=TokenCounts(int(widths.sum()), len(history_ids), len(prompt_ids)),
             text_counts=TokenCounts(num_title_tokens, text_length, len(prompt_ids) - len(history_ids) + text_length),
+            items=history,
+            item_ends=item_ends,
         )
+
+    def fold_items(
+        self,
+        items: np.ndarray,
+        sizes: np.ndarray | None = None,
+        positions: np.ndarray | None = None,
+        titles: TitleTokens | None = None,
+    ) -> FoldedItems:
+        """
+        Lists what is folded into the patches of items: the tokens of an item's title, then its residual, if it has
+        one.
+
+        Args:
+            items (`numpy.ndarray` of shape `(n,)`, int64):
+                Catalog indices.
+            sizes (`numpy.ndarray` of shape `(n,)`, int64, *optional*):
+                For each item, the number of items that share its patch; 1 if not given.
+            positions (`numpy.ndarray` of shape `(n,)`, int64, *optional*):
+                The position of each item's patch. If not given, the items have one patch each, from position 0 on.
+            titles ([`TitleTokens`], *optional*):
+                The titles that `items` index. If not given, the titles of the catalog.
+
+        Returns:
+            [`FoldedItems`]
+        """
+        titles = self.title_tokens if titles is None else titles
+        sizes = np.ones(len(items), dtype=np.int64) if sizes is None else sizes
+        positions = np.arange(len(items)) if positions is None else positions
+        lengths = titles.lengths[items]
+        tokens, divisors = titles.gather(items), np.repeat(sizes * lengths, lengths)
+        has_residual = items < self.num_residuals
+        if has_residual.any():
+            ends = np.cumsum(lengths)[has_residual]
+            tokens = np.insert(tokens, ends, -1 - items[has_residual])
+            divisors = np.insert(divisors, ends, sizes[has_residual])
+        return FoldedItems(tokens, np.repeat(positions, lengths + has_residual), divisors)
 
     def count_history_tokens(self, title_lengths: np.ndarray, layout: Layout | None = None) -> np.ndarray:
         """
@@ -284,6 +370,8 @@ class PatchRecProcessor(ProcessorMixin):
             "layout": layout_to_dict(self.layout),
             "max_history": self.max_history,
             "separate_patches": self.separate_patches,
+            "item_residuals": self.num_residuals,
+            "has_prior": self.prior is not None,
         }
 
     def __repr__(self) -> str:
@@ -293,10 +381,12 @@ class PatchRecProcessor(ProcessorMixin):
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Saves the tokenizer, `processor_config.json` and `catalog.parquet`."""
+        """Saves the tokenizer, `processor_config.json`, `catalog.parquet` and the prior, if there is one."""
         upload = push_kwargs(save_directory, kwargs)
         super().save_pretrained(save_directory, **{key: kwargs[key] for key in kwargs if key not in upload})
         self.catalog.to_parquet(os.path.join(save_directory, CATALOG_NAME))
+        if self.prior is not None:
+            self.prior.save(save_directory)
         if push_to_hub:
             self.push_to_hub(**upload)
 
@@ -326,7 +416,7 @@ class PatchRecProcessor(ProcessorMixin):
         with open(find_file(pretrained_model_name_or_path, PROCESSOR_NAME, kwargs), encoding="utf-8") as file:
             values = json.load(file)
         check_format_version(values.get("format_version", 0), f"{pretrained_model_name_or_path}/{PROCESSOR_NAME}")
-        return cls(
+        processor = cls(
             tokenizer=AutoTokenizer.from_pretrained(
                 pretrained_model_name_or_path, trust_remote_code=trust_remote_code, **hub_kwargs(kwargs)
             ),
@@ -335,7 +425,11 @@ class PatchRecProcessor(ProcessorMixin):
             layout=layout_from_dict(values["layout"]) if layout is None else layout,
             max_history=values["max_history"],
             separate_patches=values["separate_patches"],
+            item_residuals=values.get("item_residuals", 0),
         )
+        if values.get("has_prior", False):
+            processor = processor.with_prior(Prior.load(pretrained_model_name_or_path, **hub_kwargs(kwargs)))
+        return processor
 
 
 def _tokenize_catalog(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> TitleTokens:

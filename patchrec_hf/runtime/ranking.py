@@ -1,10 +1,10 @@
-"""Ranking: the k items of the catalog whose titles the model finds most likely."""
+"""Ranking: the k items of the catalog that the model finds most likely, by their titles or by the item head."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .attention import maskable_attention
 from .encoding import EncodedHistory
+from .item_scorer import ItemScorer, ScoredRows
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
 from .search import AllowedItems, Prefixes, ranks_in_groups, score_all_titles, search_titles
@@ -20,7 +21,7 @@ from .tree_reader import TreeReader
 from .trie import TitleTrie
 
 
-Method = Literal["exact", "beam", "all"]
+Method = Literal["exact", "beam", "all", "item"]
 METHODS = get_args(Method)
 
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
@@ -35,13 +36,15 @@ class RankingConfig:
     Args:
         k (`int`, *optional*, defaults to `20`):
             Number of items to return.
-        method (`"exact"`, `"beam"` or `"all"`, *optional*, defaults to `"exact"`):
+        method (`"exact"`, `"beam"`, `"all"` or `"item"`, *optional*, defaults to `"exact"`):
             - `"exact"` searches best-first. The score of a prefix bounds the scores of all titles with this prefix, so
               the search stops when no open prefix scores above the k-th best title. The result is proven to be the top
               k.
             - `"beam"` keeps the best `num_beams` prefixes at each depth. The result may miss items, and `is_exact`
               shows whether it is proven to be the top k.
             - `"all"` reads every title. It costs most, and gives the rank of every item.
+            - `"item"` reads no title: the item head scores all items by one product (see [`ItemScorer`]). The result
+              is always exact.
         num_beams (`int`, *optional*):
             For `"beam"`: number of prefixes that are kept at each depth, at least k. `2 * k` if not given.
         length_penalty (`float`, *optional*, defaults to `0.0`):
@@ -104,13 +107,15 @@ class CatalogRanking:
             in catalog order. -1 if fewer than k items may be recommended.
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
             Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided by the length if there is
-            a `length_penalty` (see [`RankingConfig`]); -infinity where `items` is -1.
+            a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of [`ItemScorer`].
+            -infinity where `items` is -1.
         is_exact (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
         tokens_read (`numpy.ndarray` of shape `(B,)`, int64):
             Number of title tokens that the model read to find the list.
         kv_length (`numpy.ndarray` of shape `(B,)`, int64):
-            Largest number of keys and values that a layer's head held at once, for the prompt and the titles.
+            Largest number of keys and values that a layer's head held at once, for the prompt and the titles. For the
+            method `"item"`, the length of the prompt.
     """
 
     items: np.ndarray
@@ -122,7 +127,8 @@ class CatalogRanking:
 
 class CatalogRanker:
     """
-    Ranks the catalog for encoded histories by score(item) = Σ log p(title tokens + end of turn | prompt).
+    Ranks the catalog for encoded histories by score(item) = Σ log p(title tokens + end of turn | prompt), or by the
+    model's item head.
 
     Args:
         model ([`PatchRecForCausalLM`]):
@@ -131,9 +137,13 @@ class CatalogRanker:
             The model's processor. All rankers use its title trie, which is built only once.
         config ([`RankingConfig`], *optional*):
             How to rank.
+        item_scorer ([`ItemScorer`], *optional*):
+            For the method `"item"`: a scorer of this model and processor, which has computed its item vectors. A new
+            one if not given.
 
     Raises:
-        ValueError: If model and processor were not made for each other, if k is above the number of items whose titles
+        ValueError: If model and processor were not made for each other, if the method is `"item"` and the model has no
+            item head, if k is above the number of items whose titles
             can be spelled, or if the titles were tokenized for another model.
 
     Example:
@@ -144,11 +154,19 @@ class CatalogRanker:
     ```
     """
 
+    _item_scorer: ItemScorer | None = None
+
     def __init__(
-        self, model: PatchRecForCausalLM, processor: PatchRecProcessor, config: RankingConfig | None = None
+        self,
+        model: PatchRecForCausalLM,
+        processor: PatchRecProcessor,
+        config: RankingConfig | None = None,
+        item_scorer: ItemScorer | None = None,
     ) -> None:
-        model.check_prompt(processor.prompt)
+        model.check_processor(processor)
         self._prepare(model, processor.trie, processor.prompt.pad_id, config)
+        if self.config.method == "item":
+            self._item_scorer = ItemScorer(model, processor) if item_scorer is None else item_scorer
 
     @classmethod
     def from_trie(
@@ -165,8 +183,15 @@ class CatalogRanker:
             pad_id (`int`):
                 Token that pads short prompts.
             config ([`RankingConfig`], *optional*):
-                How to rank.
+                How to rank, by titles.
+
+        Raises:
+            ValueError: If the method is `"item"`, or the titles were tokenized for another model.
         """
+        if config is not None and config.method == "item":
+            raise ValueError(
+                "The method 'item' needs the items of a processor: use `CatalogRanker(model, processor)`."
+            )
         ranker = cls.__new__(cls)
         ranker._prepare(model, trie, pad_id, config)
         return ranker
@@ -230,6 +255,8 @@ class CatalogRanker:
         if candidates is not None or excluded is not None:
             for row in range(len(prompts)):  # a bad row raises before the model has ranked for hours
                 allowed(row)
+        if self._item_scorer is not None:
+            return self._rank_items(prompts, allowed, show_progress)
 
         def rank_batch(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
             allowed_items = AllowedItems(trie, np.stack([allowed(row) for row in rows]))
@@ -251,6 +278,30 @@ class CatalogRanker:
 
         return CatalogRanking(*self._run_in_batches(prompts, rank_batch, show_progress))
 
+    def _rank_items(
+        self, prompts: Sequence[EncodedHistory], allowed: Callable[[int], np.ndarray], show_progress: bool
+    ) -> CatalogRanking:
+        items = np.full((len(prompts), self.config.k), -1)
+        scores = np.full(items.shape, -np.inf)
+        for rows, all_scores in self._score_items(prompts, show_progress):
+            is_allowed = np.stack([allowed(row) for row in rows])
+            items[rows], scores[rows] = best_items(np.where(is_allowed, all_scores, -np.inf), self.config.k)
+        lengths = np.array([prompt.history_end + 1 for prompt in prompts])
+        return CatalogRanking(items, scores, np.ones(len(items), dtype=bool), np.zeros(len(items), np.int64), lengths)
+
+    def _score_items(self, prompts: Sequence[EncodedHistory], show_progress: bool) -> Iterator[ScoredRows]:
+        if not prompts:
+            raise ValueError("There is nothing to rank: no prompt was given.")
+        scorer, model = cast(ItemScorer, self._item_scorer), self.model
+        with (
+            gathered_root(model),
+            tqdm(total=len(prompts), desc="Ranking", unit="history", disable=not show_progress) as progress,
+        ):
+            # Processes with sharded weights must run equally many forwards, so no prompt is read with another one.
+            for part in scorer.score(prompts, self.config.batch_size, nest=not self.config.synchronize):
+                yield part
+                progress.update(len(part.rows))
+
     def score(self, prompts: Sequence[EncodedHistory], show_progress: bool = False) -> np.ndarray:
         """
         Scores every item of the catalog for each prompt.
@@ -261,12 +312,18 @@ class CatalogRanker:
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float32, by catalog index: Σ log p(title tokens + end of turn |
-            prompt); -infinity for titles that the trie cannot spell.
+            prompt); -infinity for titles that the trie cannot spell. For the method `"item"`, the scores of
+            [`ItemScorer`].
 
         Raises:
             ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
         """
         trie = self.trie
+        if self._item_scorer is not None:
+            scores = np.empty((len(prompts), trie.num_items), dtype=np.float32)
+            for rows, part in self._score_items(prompts, show_progress):
+                scores[rows] = part
+            return scores
 
         def score_batch(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
             all_items = AllowedItems(trie, np.ones((len(rows), trie.num_items), dtype=bool))
@@ -349,6 +406,37 @@ def _indices(trie: TitleTrie, row: int, indices: np.ndarray) -> np.ndarray:
             f"Row {row} names item {indices[outside][0]}; catalog indices lie between 0 and {trie.num_items - 1}."
         )
     return indices
+
+
+def default_method(model: PatchRecForCausalLM) -> Method:
+    """Returns the method by which a model ranks if none is chosen: `"item"` if it has an item head, else `"exact"`."""
+    return "exact" if model.item_head is None else "item"
+
+
+def best_items(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Selects the k best items of each row.
+
+    Args:
+        scores (`numpy.ndarray` of shape `(B, num_items)`):
+            Scores; an item with -infinity is never selected.
+        k (`int`):
+            Number of items, at most `num_items`.
+
+    Returns:
+        `tuple[numpy.ndarray, numpy.ndarray]`: the items (int64, best first, equal scores in catalog order) and their
+        scores, both of shape `(B, k)`; -1 and -infinity where there are fewer.
+    """
+    num_rows, num_items = scores.shape
+    kth_best = np.partition(scores, num_items - k, axis=1)[:, num_items - k]
+    rows, items = np.nonzero((scores >= kth_best[:, None]) & (scores > -np.inf))
+    order = np.lexsort((items, -scores[rows, items], rows))
+    rows, items = rows[order], items[order]
+    ranks = ranks_in_groups(rows)
+    rows, items, ranks = rows[ranks < k], items[ranks < k], ranks[ranks < k]
+    best_items, best_scores = np.full((num_rows, k), -1), np.full((num_rows, k), -np.inf)
+    best_items[rows, ranks], best_scores[rows, ranks] = items, scores[rows, items]
+    return best_items, best_scores
 
 
 def _top_k(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from .adapters import is_adapter, load_adapted
 from .catalog import tokenize_titles
+from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
-from .ranking import CatalogRanker, Method, RankingConfig
+from .ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class Recommendation:
         title (`str`):
             The item's title.
         score (`float`):
-            Log-probability of the title after the history; at most 0.
+            Log-probability of the title after the history, at most 0. For the method `"item"`, the item's score (see
+            [`ItemScorer`]).
         is_exact (`bool`):
             Whether the list of recommendations is proven to be the best one.
     """
@@ -57,7 +62,7 @@ class PatchRecommender:
     """
 
     def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
-        model.check_prompt(processor.prompt)
+        model.check_processor(processor)
         self.model = model.eval()
         self.processor = processor
 
@@ -96,7 +101,7 @@ class PatchRecommender:
         exclude_seen: bool = True,
         unique_titles: bool = True,
         candidates: Collection[int] | Sequence[Collection[int]] | None = None,
-        method: Method = "exact",
+        method: Method | None = None,
         num_beams: int | None = None,
         max_title_tokens: int | None = None,
         layout: Layout | None = None,
@@ -163,6 +168,7 @@ class PatchRecommender:
             trie.items_spelled_like(np.array([index for indices in items for index in indices], dtype=np.int64))
             for items in matches
         ]
+        method = default_method(self.model) if method is None else method
         config = RankingConfig(
             k=min(k, len(trie.items)),
             method=method,
@@ -170,7 +176,7 @@ class PatchRecommender:
             max_title_tokens=max_title_tokens,
             batch_size=batch_size,
         )
-        ranking = CatalogRanker(self.model, processor, config).rank(
+        ranking = CatalogRanker(self.model, processor, config, self._item_scorer if method == "item" else None).rank(
             prompts,
             candidates=self._candidates(candidates, len(batch), unique_titles),
             excluded=seen if exclude_seen else None,
@@ -185,6 +191,54 @@ class PatchRecommender:
             for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True)
         ]
         return results[0] if is_single else results
+
+    @cached_property
+    def _item_scorer(self) -> ItemScorer:
+        return ItemScorer(self.model, self.processor)
+
+    @torch.no_grad()
+    def similar_items(self, item: int | str, k: int = 10) -> list[Recommendation]:
+        """
+        Finds the items whose vectors are most similar to an item's, by cosine. The vectors are the item head's. They
+        are computed once.
+
+        Args:
+            item (`int` or `str`):
+                An item id of the catalog, or any title.
+            k (`int`, *optional*, defaults to `10`):
+                Number of items; the item itself is left out.
+
+        Returns:
+            `list[Recommendation]`: most similar first; the score is the cosine.
+
+        Raises:
+            ValueError: If the model has no item head, or `k` is less than 1.
+            KeyError: If the catalog lacks the id.
+
+        Example:
+        ```python
+        >>> recommender.similar_items("A Study in Scarlet", k=3)
+        ```
+        """
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1, got {k}.")
+        catalog, scorer = self.processor.catalog, self._item_scorer
+        indices = self._indices(item)
+        vectors = F.normalize(scorer.item_vectors[:, :-1], dim=-1)
+        if indices:
+            vector = vectors[indices[0]]
+        else:
+            titles = self.processor.title_tokens.extended(tokenize_titles([str(item)], self.processor.tokenizer))
+            new = item_vectors_of(self.model, self.processor, np.array([len(catalog)]), titles)
+            vector = F.normalize(new[0, :-1], dim=-1)
+        cosines = (vectors @ vector).cpu().numpy()
+        cosines[indices] = -np.inf
+        (items,), (scores,) = best_items(cosines[None], min(k, len(catalog)))
+        return [
+            Recommendation(int(catalog.item_ids[index]), catalog.titles[index], float(score), True)
+            for index, score in zip(items, scores, strict=True)
+            if index >= 0
+        ]
 
     def _candidates(
         self, candidates: Collection[int] | Sequence[Collection[int]] | None, num_histories: int, unique_titles: bool

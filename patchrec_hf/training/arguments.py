@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
+from ..batches.collators import OBJECTIVES
+from ..runtime.configuration import SIMILARITIES, ItemHeadConfig, Similarity
 from ..runtime.hub_files import require_token
+from ..runtime.ranking import METHODS
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,24 @@ class PatchFinetuneConfig(SFTConfig):
             Title tokens that the model reads for a row before the ranking gives up on being exact (see
             [`RankingConfig`]). The limit exists because a model that has learned little would read very many.
             `eval_exact_share` reports how often rankings were exact. `None` sets no limit.
+        eval_method (`str`, *optional*):
+            How evaluations rank (see [`RankingConfig`]). If not given, by the item head if the objective trains it,
+            and otherwise by titles.
+        objective (`"title"`, `"item"` or `"both"`, *optional*, defaults to `"title"`):
+            What the model learns to predict: the next item's title (as in the paper), the next item among the catalog,
+            by its item head (see [`ItemHead`]), or both. A model without a head gets one. [`ALL_PATCH_PRESET`] holds
+            settings that suit `"item"`.
+        item_residual_size (`int`, *optional*):
+            Size of the residuals of a new item head, if the processor writes residuals. The hidden size if not given.
+        item_similarity (`"cosine"` or `"product"`, *optional*, defaults to `"cosine"`):
+            Similarity of a new item head.
+        item_dropout (`float`, *optional*, defaults to `0.0`):
+            Dropout of a new item head (see [`ItemHeadConfig`]).
+        num_negatives (`int`, *optional*):
+            Number of items that are drawn for each batch as competitors of the item targets, in proportion to the
+            square root of how often the training rows have them as targets. By default, all items compete if the
+            catalog has at most 50,000, and 8,192 are drawn otherwise. A batch with n item targets scores n · (drawn
+            items + targets) pairs, in float32.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:
@@ -127,6 +148,22 @@ class PatchFinetuneConfig(SFTConfig):
         default=1000, metadata={"help": "Title tokens to read per row before a ranking gives up on being exact."}
     )
 
+    eval_method: str | None = field(default=None, metadata={"help": "How evaluations rank."})
+    objective: str = field(
+        default="title", metadata={"help": "What is predicted: title, item or both.", "choices": [*OBJECTIVES]}
+    )
+    item_residual_size: int | None = field(
+        default=None, metadata={"help": "Size of a new item head's residuals. Default: the hidden size."}
+    )
+    item_similarity: str = field(
+        default="cosine", metadata={"help": "Similarity of a new item head.", "choices": [*SIMILARITIES]}
+    )
+    item_dropout: float = field(default=0.0, metadata={"help": "Dropout of a new item head."})
+    num_negatives: int | None = field(
+        default=None,
+        metadata={"help": "Items that compete in a batch. Default: all, of large catalogs 8192."},
+    )
+
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
@@ -165,6 +202,18 @@ class PatchFinetuneConfig(SFTConfig):
             raise ValueError(f"`eval_max_title_tokens` must be at least 0 or None, got {self.eval_max_title_tokens}.")
         if self.eval_max_rows is not None and self.eval_max_rows < 1:
             raise ValueError(f"`eval_max_rows` must be at least 1 or None, got {self.eval_max_rows}.")
+
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
+        if self.eval_method not in (None, *METHODS):
+            raise ValueError(
+                f"`eval_method` must be None or one of {', '.join(map(repr, METHODS))}, got {self.eval_method!r}."
+            )
+        ItemHeadConfig(
+            1, self.item_residual_size or 0, cast(Similarity, self.item_similarity), self.item_dropout
+        )  # checks the values
+        if self.num_negatives is not None and self.num_negatives < 1:
+            raise ValueError(f"`num_negatives` must be at least 1 or None, got {self.num_negatives}.")
 
         if self.push_to_hub and self.process_index == 0:  # the process that pushes
             require_token(self.hub_token)

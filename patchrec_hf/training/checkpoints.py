@@ -129,11 +129,19 @@ def check_resumable(
             "interrupted, or the path is wrong. Resume from an earlier checkpoint; `resume_from_checkpoint=True` "
             "takes the last whole one."
         )
-    old_facts: dict[str, Any] = json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8"))
-    old_settings: dict[str, Any] = json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8"))
+    # Checkpoints of earlier versions do not name what could not be chosen then.
+    old_facts: dict[str, Any] = {
+        "objective": "title",
+        **json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8")),
+    }
+    old_settings: dict[str, Any] = {
+        "item_residuals": 0,
+        **json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8")),
+    }
     settings = json.loads(json.dumps(processor.to_dict()))
     pairs = [(name, old_facts.get(name), value) for name, value in facts.items()]
-    pairs += [(name, old_settings[name], settings[name]) for name in ("layout", "max_history", "separate_patches")]
+    names = ("layout", "max_history", "separate_patches", "item_residuals")
+    pairs += [(name, old_settings[name], settings[name]) for name in names]
     changed = [f"{name}: old {old!r}, new {new!r}" for name, old, new in pairs if old != new]
     if old_settings["prompt"] != settings["prompt"]:
         changed.append("the prompt's tokens")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
+import polars as pl
 import torch
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
@@ -14,8 +16,12 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from ..batches.collators import PatchDataCollator
+from ..batches.candidates import NegativeSampling
+from ..batches.collators import Objective, PatchDataCollator
+from ..data.rows import read_columns
 from ..runtime.adapters import load_model
+from ..runtime.catalog import Catalog
+from ..runtime.configuration import Similarity
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from .arguments import PatchFinetuneConfig
@@ -24,27 +30,36 @@ from .arguments import PatchFinetuneConfig
 logger = logging.get_logger(__name__)
 
 _SAMPLE_ROWS = 1000
+_MAX_FULL_SOFTMAX = 50_000
+_NUM_NEGATIVES = 8192
 
 
-def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDataset) -> PatchFinetuneConfig:
+def own_arguments(
+    args: PatchFinetuneConfig, train_dataset: Dataset | IterableDataset, model: PatchRecForCausalLM
+) -> PatchFinetuneConfig:
     """
     Copies the training arguments for a trainer, which therefore never changes the user's own.
 
-    Two settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
+    Some settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
     If rows are streamed, Trainer does not skip batches when a run resumes, because [`ScheduledStream`] starts at the
-    right row and need not collate the rows before it.
+    right row and need not collate the rows before it. If the objective leaves one of two heads without a gradient, DDP
+    must look for weights that a forward did not use.
 
     Args:
         args ([`PatchFinetuneConfig`]):
             The user's arguments.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             Rows.
+        model ([`PatchRecForCausalLM`]):
+            The model to train.
     """
     args = copy.copy(args)
     args.save_total_limit = None
     args.hub_strategy = HubStrategy.END
     if isinstance(train_dataset, IterableDataset):
         args.ignore_data_skip = True
+    if model.item_head is not None and args.objective != "both":
+        args.ddp_find_unused_parameters = True
     return args
 
 
@@ -108,8 +123,76 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             f"`model` must be a `PatchRecForCausalLM`, got `{type(patchrec_model).__name__}`. Pass the model's name, "
             "or make a PatchRec model with `PatchRecForCausalLM.from_backbone(model, processor.tokenizer)`."
         )
-    patchrec_model.check_prompt(processor.prompt)
+    if args.objective != "title" and patchrec_model.item_head is None:
+        if isinstance(model, PeftModel):
+            raise ValueError(
+                f"`objective={args.objective!r}` needs an item head, which the adapter's base model does not have. "
+                "Call `add_item_head` on the base model before the adapter is made, or pass `peft_config`."
+            )
+        patchrec_model.add_item_head(
+            processor.catalog,
+            args.item_residual_size if processor.num_residuals > 0 else 0,
+            cast(Similarity, args.item_similarity),
+            args.item_dropout,
+        )
+    patchrec_model.check_processor(processor)
     return model, patchrec_model
+
+
+def set_objective(
+    collator: PatchDataCollator, args: PatchFinetuneConfig, train_dataset: Dataset | IterableDataset
+) -> PatchDataCollator:
+    """
+    Sets a collator's objective, and how it draws the items that compete with item targets.
+
+    Args:
+        collator ([`PatchDataCollator`]):
+            The user's collator or the default one.
+        args ([`PatchFinetuneConfig`]):
+            Training arguments.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Training rows. The items of a stream are drawn equally often.
+
+    Raises:
+        ValueError: If the collator has another objective, more items are to be drawn than there are, or the layout
+            leaves out the newest item, so that no position predicts the next one.
+    """
+    if collator.objective not in ("title", args.objective):
+        raise ValueError(
+            f"`data_collator` has the objective {collator.objective!r}, but the arguments have {args.objective!r}. "
+            "Change one of the two."
+        )
+    negatives, catalog = collator.negatives, collator.processor.catalog
+    if args.objective != "title" and negatives is None:
+        num_negatives = args.num_negatives
+        if num_negatives is None and len(catalog) > _MAX_FULL_SOFTMAX:
+            num_negatives = _NUM_NEGATIVES
+        if num_negatives is not None:
+            weights = None if isinstance(train_dataset, IterableDataset) else _target_weights(train_dataset, catalog)
+            negatives = NegativeSampling(num_negatives, weights)
+    collator = replace(collator, objective=cast(Objective, args.objective), negatives=negatives)
+    if args.objective != "title":
+        processor = collator.processor
+        *_, newest = (collator.layout or processor.layout)(processor.max_history)
+        if newest.stop < processor.max_history:
+            raise ValueError(
+                f"`objective={args.objective!r}` predicts an item where the item before it ends, but the layout "
+                f"{collator.layout or processor.layout} leaves out the newest item. Choose another layout."
+            )
+    return collator
+
+
+def _target_weights(rows: Dataset, catalog: Catalog) -> np.ndarray:
+    """Square root of each item's number of targets, at least 1."""
+    targets = [
+        part.select(pl.col("item_ids").list.gather(pl.col("target_positions")).explode()).to_series().drop_nulls()
+        for part in read_columns(rows, "item_ids", "target_positions")
+    ]
+    counts = sum(
+        (np.bincount(catalog.indices_of(part.to_numpy()), minlength=len(catalog)) for part in targets),
+        np.zeros(len(catalog)),
+    )
+    return np.sqrt(np.maximum(counts, 1))
 
 
 def check_collator(

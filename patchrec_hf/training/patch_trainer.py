@@ -28,9 +28,11 @@ from ..evaluation.models import evaluate_model
 from ..evaluation.report import EvaluationReport
 from ..hub.model_card import describe_rows, describe_training, make_model_card
 from ..runtime.adapters import complete_lora_config
+from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.hub_files import require_token
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
+from ..runtime.ranking import Method
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
 from .checkpoints import check_resumable, last_checkpoint
@@ -41,6 +43,7 @@ from .inputs import (
     is_prompt_learning,
     load_trainable,
     own_arguments,
+    set_objective,
 )
 from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
 from .step_events import StepEvents, check_loss
@@ -97,13 +100,14 @@ class PatchTrainer(SFTTrainer):
         if data_collator is None:
             data_collator = self.collator_class(processing_class, seed=args.seed)
         check_collator(data_collator, self.collator_class, processing_class)
+        data_collator = set_objective(data_collator, args, train_dataset)
         patchrec_model.disable_tree_packing()  # another trainer may have enabled it
         data_collator = complete_collator(
             data_collator, patchrec_model, args, first_rows, is_prompt_learning(model, peft_config)
         )
         super().__init__(
             model=model,
-            args=own_arguments(args, train_dataset),
+            args=own_arguments(args, train_dataset, patchrec_model),
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -226,15 +230,26 @@ class PatchTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Computes the loss of the labeled positions, and adds the batch to the statistics of the next log entry."""
+        """
+        Computes the loss of the labels and item targets, and adds the batch to the statistics of the next log entry.
+        `num_items_in_batch` comes from [`PatchTrainer.get_batch_samples`].
+        """
         statistics = self._train_statistics if self.model.training else self._eval_statistics
         outputs = None
         if self._computes_own_logits(inputs):
+            counts = {}
+            if num_items_in_batch is not None and "item_targets" in inputs:
+                num_items_in_batch, counts["num_item_targets"] = cast(torch.Tensor, num_items_in_batch)
             # `Trainer.compute_loss` takes the loss that the model itself computes.
             loss, outputs = Trainer.compute_loss(
-                self, model, {**inputs, "use_cache": False}, return_outputs=True, num_items_in_batch=num_items_in_batch
+                self,
+                model,
+                {**inputs, **counts, "use_cache": False},
+                return_outputs=True,
+                num_items_in_batch=num_items_in_batch,
             )
-            statistics.add(inputs, loss, self.state.global_step, outputs.logits[0])
+            logits = None if outputs.logits is None else outputs.logits[0]
+            statistics.add(inputs, loss, self.state.global_step, logits, outputs.item_loss)
         else:
             loss = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -244,12 +259,30 @@ class PatchTrainer(SFTTrainer):
             statistics.add(inputs, loss, self.state.global_step)
         return (loss, outputs) if return_outputs else loss
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """
+        Collects the micro-batches of an optimizer step, and counts their labels; see
+        [`~transformers.Trainer.get_batch_samples`]. If there are item targets, the count is a tensor of shape `(2,)`:
+        the numbers of labels and of item targets.
+        """
+        batches, num_labels = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if num_labels is None or not batches or "item_targets" not in batches[0]:
+            return batches, num_labels
+        num_targets = (
+            torch.stack([(batch["item_targets"] != IGNORED_LABEL).sum() for batch in batches]).sum().to(device)
+        )
+        if self.args.average_tokens_across_devices:
+            num_targets = self.accelerator.reduce(num_targets, reduction="sum")
+        return batches, torch.stack([torch.as_tensor(num_labels, device=device).to(num_targets.dtype), num_targets])
+
     def _computes_own_logits(self, inputs: dict[str, torch.Tensor]) -> bool:
         """
         Returns whether the model itself projects the labeled positions, instead of SFTTrainer's fused head. It does on
         a CPU: the fused head computes logits twice to save memory, which pays only with Triton kernels, and a CPU has
         none. It also does with an adapter on the head, because the fused head reads only the head's own weight.
         """
+        if "item_targets" in inputs:  # SFTTrainer's head knows titles only
+            return True
         if self.args.loss_type != "nll" or self.aux_loss_enabled:
             return False
         has_adapter = isinstance(self._patchrec_model.lm_head, AuxiliaryTrainingWrapper)
@@ -260,11 +293,13 @@ class PatchTrainer(SFTTrainer):
         if self.model.training:
             check_loss(self._train_statistics, self.args.learning_rate)
             sums = self._train_statistics.reduce(self.accelerator)
-            if sums is not None and not math.isfinite(sums.loss):  # each process must stop, or the others would wait
+            if sums is not None and not math.isfinite(
+                sums.loss + sums.item_loss
+            ):  # each process must stop, or the others would wait
                 raise FloatingPointError("The loss of another process is not finite; see its message.")
             if sums is not None:
                 logs |= {**self._batch_metrics(sums), **sums.prediction_metrics()}
-                if sums.scored_labels > 0:  # else SFTTrainer has counted the tokens, and logs them
+                if sums.scored_labels + sums.item_targets > 0:  # else SFTTrainer has counted the tokens, and logs them
                     logs["num_tokens"] = self._count_tokens()
         super().log(logs, start_time)
 
@@ -287,6 +322,7 @@ class PatchTrainer(SFTTrainer):
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "seed": data_seed(args),
             "train_sampling_strategy": args.train_sampling_strategy,
+            "objective": args.objective,
         }
         if isinstance(dataset, Dataset):
             facts["checksum of some training rows"] = rows_checksum(dataset)
@@ -322,8 +358,8 @@ class PatchTrainer(SFTTrainer):
         )
         # The mean over all labels does not depend on how batches and processes divide them.
         sums = cast(BatchSums, self._eval_statistics.reduce(self.accelerator))
-        metrics = {"loss": sums.loss / sums.labels, **sums.prediction_metrics()}
-        if sums.scored_labels > 0:  # as SFTTrainer logs it
+        metrics = {"loss": sums.mean_loss, **sums.prediction_metrics()}
+        if sums.scored_labels + sums.item_targets > 0:  # as SFTTrainer logs it
             metrics["num_tokens"] = self._total_train_tokens
         predictions: Any = None
         label_ids = None
@@ -337,8 +373,9 @@ class PatchTrainer(SFTTrainer):
                     cast(FilledDataset, dataloader.dataset).dataset,
                     seed=self.data_collator.seed,
                     k=max(self.args.eval_ks, default=20),
+                    method=self._eval_method,
                     max_rows=self.args.eval_max_rows if self.is_in_train else None,
-                    max_title_tokens=self.args.eval_max_title_tokens,
+                    max_title_tokens=self.args.eval_max_title_tokens if self._eval_method == "exact" else None,
                     keep_rankings=not prediction_loss_only,
                     batch_size=self.args.per_device_eval_batch_size,
                     show_progress=not self.args.disable_tqdm,
@@ -352,6 +389,11 @@ class PatchTrainer(SFTTrainer):
         return output._replace(
             predictions=predictions, label_ids=label_ids, metrics={**(output.metrics or {}), **named}
         )
+
+    @property
+    def _eval_method(self) -> Method:
+        default = "exact" if self.args.objective == "title" else "item"
+        return cast(Method, self.args.eval_method or default)
 
     # Files
 

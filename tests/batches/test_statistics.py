@@ -15,13 +15,13 @@ from patchrec_hf.runtime.encoding import pad_histories
 def test_what_a_padded_batch_feeds():
     """Prompts of 3, 2 and 4 tokens, of which the first and the third count as twins; 2 of 15 positions are padding."""
     batch = pad_histories([plain([5, 6, 9, 1, 2], 3), plain([5, 9, 7], 2), plain([5, 6, 7, 9, 3], 4)], 0)
-    assert batch_token_counts(batch).tolist() == [3, 3 + 2 + 4, 3 + 4, 15, 2, 4]
+    assert batch_token_counts(batch).tolist() == [3, 3 + 2 + 4, 3 + 4, 15, 2, 4, 0]
 
 
 def test_what_a_packed_batch_feeds():
     """The two prompts share their first two tokens, which are read once but count for both."""
     batch = pack_histories([plain([5, 6, 9, 1, 2], 3), plain([5, 6, 7, 9, 3], 4)])
-    assert batch_token_counts(batch).tolist() == [2, 3 + 4, 3, 8, 0, 3]
+    assert batch_token_counts(batch).tolist() == [2, 3 + 4, 3, 8, 0, 3, 0]
 
 
 def test_entropy_and_hits_by_hand():
@@ -48,7 +48,7 @@ def test_sums_over_batches_start_again_after_they_are_read(accelerator):
     statistics.add(padded, torch.tensor(2.0), 0, torch.zeros(4, 10))
     statistics.add(packed, torch.tensor(1.0), 1, torch.zeros(3, 10))
     sums = statistics.reduce(accelerator)
-    assert sums == pytest.approx(BatchSums(5, 16, 10, 23, 2, 7, 11.0, 7, 7 * math.log(10), 0))
+    assert sums == pytest.approx(BatchSums(5, 16, 10, 23, 2, 7, 0, 11.0, 0.0, 7, 7 * math.log(10), 0))
     assert sums.batch_metrics() == pytest.approx(
         {"prompt_tokens": 16 / 5, "positions_per_example": 23 / 5, "padding_share": 2 / 23}
     )

@@ -106,6 +106,8 @@ def test_saving_pushes_the_catalog_too(hub, run, pushed):
     assert hub.repos["user/processor"].keys() >= WEIGHTS_AND_PROCESSOR - weights
     for name in ("user/sasrec", "user/sasrec-again"):
         assert hub.repos[name].keys() >= {"catalog.parquet", "config.json", "model.safetensors"}
+    assert hub.repos["user/counts"].keys() >= {"catalog.parquet", "co_visitation.safetensors"}
+    assert [commit.message for commit in hub.commits if commit.repo_id == "user/counts"] == ["Counts"]
     run("load_baseline")
 
 

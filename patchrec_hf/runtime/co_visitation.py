@@ -1,0 +1,334 @@
+"""Co-visitation scores: how strongly each item recommends others, as a sparse table that a checkpoint can carry."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from .catalog import Catalog, ragged_arange
+from .hub_files import CO_VISITATION_NAME, FORMAT_VERSION, check_format_version, find_file
+
+
+_ENTRIES_PER_BLOCK = 2**18
+"""Number of scores that are added up at once, which bounds the memory."""
+
+_ARRAYS = {
+    "offsets": (np.dtype(np.int64),),
+    "targets": (np.dtype(np.int32), np.dtype(np.int64)),
+    "values": (np.dtype(np.float32),),
+    "item_ids": (np.dtype(np.int64),),
+}
+
+
+@dataclass(frozen=True)
+class CoVisitationWeighting:
+    """
+    Settings that turn pairs of items into scores.
+
+    Args:
+        window (`int`, *optional*, defaults to `20`):
+            Two items of a user are a pair if their positions differ by at most this number. The weight of a pair is 1
+            divided by this distance.
+        backward_weight (`float`, *optional*, defaults to `0.5`):
+            Factor on a pair's weight when its earlier item is recommended to users who chose the later one. The factor
+            for the other direction is 1.
+        source_exponent (`float`, *optional*, defaults to `0.5`):
+            Scores are divided by the popularity of the history's item to this power.
+        target_exponent (`float`, *optional*, defaults to `0.3`):
+            Scores are divided by the popularity of the recommended item to this power.
+        decay (`float`, *optional*, defaults to `0.8`):
+            Weight of an item of the history, relative to the item after it.
+        num_history_items (`int`, *optional*, defaults to `10`):
+            Number of latest items of a history that count.
+
+    Raises:
+        ValueError: If `window` or `num_history_items` is below 1.
+    """
+
+    window: int = 20
+    backward_weight: float = 0.5
+    source_exponent: float = 0.5
+    target_exponent: float = 0.3
+    decay: float = 0.8
+    num_history_items: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value in (("window", self.window), ("num_history_items", self.num_history_items)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+
+
+@dataclass(frozen=True, eq=False)
+class CoVisitationTable:
+    """
+    Scores from item to item, after Linden, Smith and York, "Amazon.com Recommendations: Item-to-Item Collaborative
+    Filtering", IEEE Internet Computing 2003. [`~patchrec_hf.baselines.CoVisitation`] counts them. Only pairs with a
+    score are stored, in the compressed sparse row format (CSR): item `i` gives the items
+    `targets[offsets[i] : offsets[i + 1]]` the scores in the same slice of `values`. All items are catalog indices.
+
+    Args:
+        offsets (`numpy.ndarray` of shape `(num_items + 1,)`, int64):
+            Start of each item's slice of `targets` and `values`, then the end of the last slice.
+        targets (`numpy.ndarray` of shape `(num_scores,)`, int32 or int64):
+            Catalog indices of the items that get a score. They ascend in each slice.
+        values (`numpy.ndarray` of shape `(num_scores,)`, float32):
+            The scores.
+        item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
+            The ids of the catalog's items, in catalog order. [`CoVisitationTable.check_catalog`] compares them.
+        weighting ([`CoVisitationWeighting`]):
+            The settings that made the scores. Its `decay` and `num_history_items` decide how a history's items count.
+
+    Raises:
+        TypeError: If an array has another dtype.
+        ValueError: If the shapes do not fit, the offsets do not ascend from 0 to the number of scores, a target is no
+            index of the catalog, or the targets of an item do not ascend.
+
+    Example:
+    ```python
+    >>> table = CoVisitation(catalog).fit(splits["train"]).table
+    >>> table.scores([catalog.indices_of([7, 9])]).shape
+    (1, 8793)
+    ```
+    """
+
+    offsets: np.ndarray
+    targets: np.ndarray
+    values: np.ndarray
+    item_ids: np.ndarray
+    weighting: CoVisitationWeighting
+
+    def __post_init__(self) -> None:
+        for name, dtypes in _ARRAYS.items():
+            array = getattr(self, name)
+            if array.dtype not in dtypes:
+                expected = " or ".join(map(str, dtypes))
+                raise TypeError(f"`{name}` must be an array of {expected}, got {array.dtype}. Convert it by `astype`.")
+        shapes = [self.offsets.shape, self.targets.shape, self.item_ids.shape]
+        if shapes != [(self.num_items + 1,), (len(self.values),), (self.num_items,)]:
+            raise ValueError(
+                f"A table of {self.num_items} items and {len(self.values)} values needs {self.num_items + 1} offsets "
+                f"and {len(self.values)} targets, got arrays of the shapes {self.offsets.shape} and "
+                f"{self.targets.shape}."
+            )
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.values) or (np.diff(self.offsets) < 0).any():
+            raise ValueError(
+                f"`offsets` must ascend from 0 to the number of scores, {len(self.values)}; they begin with "
+                f"{self.offsets[0]}, end with {self.offsets[-1]}, or descend in between."
+            )
+        is_outside = (self.targets < 0) | (self.targets >= self.num_items)
+        if is_outside.any():
+            raise ValueError(
+                f"`targets` must be catalog indices from 0 to {self.num_items - 1}, got {self.targets[is_outside][0]}."
+            )
+        descends = np.diff(self.targets, prepend=-1) <= 0
+        descends[self.offsets[:-1][np.diff(self.offsets) > 0]] = False  # the first of each slice follows nothing
+        if descends.any():
+            item = np.searchsorted(self.offsets, np.flatnonzero(descends)[0], side="right") - 1
+            raise ValueError(
+                f"The targets of each item must ascend, and each may appear once; the targets of index {item} do not. "
+                "Sort them and their values, and add up repeated ones."
+            )
+
+    @property
+    def num_items(self) -> int:
+        """Number of items that the table knows: the first ones of the catalog."""
+        return len(self.item_ids)
+
+    def scores(self, histories: Sequence[np.ndarray], num_items: int | None = None) -> np.ndarray:
+        """
+        Scores every item for every history. A score is the sum of what the latest `weighting.num_history_items` items
+        of the history give to the item. Each of them counts `weighting.decay` times as much as the item after it.
+
+        Args:
+            histories (`Sequence[numpy.ndarray]`):
+                Catalog indices (whole numbers), oldest first. The table skips indices of `num_items` and above, such
+                as new items, as if the history did not hold them. A history may be empty.
+            num_items (`int`, *optional*):
+                Number of items of the catalog. By default the table's. Further items get the score 0.
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order. A history of which the table knows no
+            item has the score 0 for all items.
+
+        Raises:
+            TypeError: If a history is no list of whole numbers.
+            ValueError: If an index is negative, or `num_items` is lower than the table's.
+        """
+        width = self.num_items if num_items is None else num_items
+        if width < self.num_items:
+            raise ValueError(
+                f"`num_items` must be at least {self.num_items}, the number of items of the table, got {num_items}."
+            )
+        rows, sources, ages = self._latest(histories)
+        weights = self.weighting.decay**ages
+        lengths = np.diff(self.offsets)[sources]
+        # Blocks of rows. A row that is larger than a block has a block of its own.
+        sizes = np.bincount(rows, lengths, minlength=len(histories)) + self.num_items
+        bounds = np.flatnonzero(np.diff(np.cumsum(sizes) // _ENTRIES_PER_BLOCK, prepend=-1, append=np.inf)).tolist()
+        scores = np.zeros((len(histories), width))
+        for start, stop in pairwise(bounds):
+            part = slice(*np.searchsorted(rows, [start, stop]))
+            scores[start:stop, : self.num_items] = self._weighted_sums(
+                rows[part] - start, sources[part], weights[part], stop - start
+            )
+        return scores
+
+    def _latest(self, histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the items that count, of all histories: the history's number, the item's index, and its age."""
+        arrays = [np.asarray(history) for history in histories]
+        for array in arrays:
+            if array.ndim != 1 or (array.size > 0 and array.dtype.kind not in "iu"):
+                raise TypeError(f"A history is a list of catalog indices, got {array!r}.")
+        lengths = np.fromiter(map(len, arrays), dtype=np.int64, count=len(arrays))
+        items = np.concatenate([np.empty(0, dtype=np.int64), *(array.astype(np.int64) for array in arrays)])
+        if (items < 0).any():
+            raise ValueError(f"Catalog indices begin with 0, got {items[items < 0][0]}.")
+        rows, is_known = np.repeat(np.arange(len(arrays)), lengths), items < self.num_items
+        rows, items = rows[is_known], items[is_known]
+        lengths = np.bincount(rows, minlength=len(arrays))
+        ages = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(items))
+        is_late = ages < self.weighting.num_history_items
+        return rows[is_late], items[is_late], ages[is_late]
+
+    def _weighted_sums(self, rows: np.ndarray, sources: np.ndarray, weights: np.ndarray, num_rows: int) -> np.ndarray:
+        """Returns the weighted sums of the sources' scores for each row, shape `(num_rows, num_items)`."""
+        lengths = np.diff(self.offsets)[sources]
+        entries = np.repeat(self.offsets[sources], lengths) + ragged_arange(lengths)
+        cells = np.repeat(rows * self.num_items, lengths) + self.targets[entries]
+        sums = np.bincount(
+            cells, self.values[entries] * np.repeat(weights, lengths), minlength=num_rows * self.num_items
+        )
+        return sums.reshape(num_rows, self.num_items)
+
+    def strongest(self, max_neighbors: int) -> CoVisitationTable:
+        """
+        Returns a table that keeps only the largest scores of each item. It bounds the size for large catalogs.
+
+        Args:
+            max_neighbors (`int`):
+                Number of scores that each item keeps at most. Among equal scores, those of the lower catalog indices
+                stay.
+
+        Returns:
+            [`CoVisitationTable`] of at most `max_neighbors * num_items` scores, 8 bytes each with int32 targets.
+
+        Raises:
+            ValueError: If `max_neighbors` is below 1.
+        """
+        check_max_neighbors(max_neighbors)
+        all_lengths = np.diff(self.offsets)
+        long_items = np.flatnonzero(all_lengths > max_neighbors)
+        if len(long_items) == 0:
+            return self
+        lengths = all_lengths[long_items]
+        entries = np.repeat(self.offsets[long_items], lengths) + ragged_arange(lengths)
+        order = np.lexsort((-self.values[entries], np.repeat(long_items, lengths)))  # stable: lower targets come first
+        is_kept = np.ones(len(self.values), dtype=bool)
+        is_kept[entries[order[ragged_arange(lengths) >= max_neighbors]]] = False
+        return replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(np.minimum(all_lengths, max_neighbors))]),
+            targets=self.targets[is_kept],
+            values=self.values[is_kept],
+        )
+
+    def check_catalog(self, catalog: Catalog) -> None:
+        """
+        Checks that the table's indices mean the same items in a catalog. The catalog may have new items at its end.
+
+        Args:
+            catalog ([`Catalog`]):
+                The catalog whose indices the table is to read.
+
+        Raises:
+            ValueError: If the catalog lacks an item of the table, or has it at another place.
+        """
+        if np.array_equal(catalog.item_ids[: self.num_items], self.item_ids):
+            return
+        mend = (
+            "Use the catalog for which the pairs were counted, with new items at its end only (`Catalog.with_items`), "
+            "or count the pairs anew (`CoVisitation.fit`)."
+        )
+        lost = self.item_ids[~np.isin(self.item_ids, catalog.item_ids)]
+        if len(lost) > 0:
+            raise ValueError(
+                f"The catalog lacks item {lost[0]} of the co-visitation table; it lacks {len(lost)} of the table's "
+                f"{self.num_items} items. {mend}"
+            )
+        index = int(np.flatnonzero(catalog.item_ids[: self.num_items] != self.item_ids)[0])
+        item_id = int(self.item_ids[index])
+        place = int(catalog.indices_of([item_id])[0])
+        raise ValueError(
+            f"Item {item_id} ({catalog.titles[place]!r}) has the index {index} in the co-visitation table, but "
+            f"{place} in the catalog. {mend}"
+        )
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """
+        Writes the table into one file, `co_visitation.safetensors`. The weighting and the format version stand in the
+        file's metadata.
+
+        Args:
+            directory (`str` or `os.PathLike`):
+                The directory. It is made if there is none.
+        """
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        # safetensors writes an array as it lies in memory, and json knows no numbers of NumPy.
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        metadata = {
+            "format_version": str(FORMAT_VERSION),
+            "weighting": json.dumps(asdict(self.weighting), default=lambda number: number.item()),
+        }
+        save_file(arrays, Path(directory, CO_VISITATION_NAME), metadata)
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike, **kwargs: Any) -> CoVisitationTable:
+        """
+        Reads the file that [`CoVisitationTable.save`] wrote.
+
+        Args:
+            name_or_path (`str` or `os.PathLike`):
+                A directory or a repository of the Hub.
+            **kwargs:
+                Keyword arguments of a `from_pretrained`. Only the arguments that choose files on the Hub are used,
+                such as `revision` and `token`.
+
+        Returns:
+            [`CoVisitationTable`]
+
+        Raises:
+            OSError: If there is no file `co_visitation.safetensors`.
+            ValueError: If a newer version of the library wrote the file, or it holds no such table.
+        """
+        path = find_file(name_or_path, CO_VISITATION_NAME, kwargs)
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            check_format_version(int(metadata.get("format_version", 0)), CO_VISITATION_NAME)
+            missing = sorted({*_ARRAYS, "weighting"} - {*file.keys(), *metadata})
+            if missing:
+                raise ValueError(
+                    f"{path} holds no co-visitation table: it lacks `{missing[0]}`. Write it by "
+                    "`CoVisitationTable.save`."
+                )
+            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        return cls(**arrays, weighting=CoVisitationWeighting(**json.loads(metadata["weighting"])))
+
+
+def check_max_neighbors(max_neighbors: int) -> None:
+    """
+    Checks the number of scores that each item of a table may keep.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+    if max_neighbors < 1:
+        raise ValueError(f"`max_neighbors` must be at least 1, got {max_neighbors}. By default all scores are kept.")

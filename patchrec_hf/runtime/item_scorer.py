@@ -1,0 +1,231 @@
+"""The item scorer: scores all items of the catalog behind prompts, by one forward and one product."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from .catalog import TitleTokens
+from .encoding import EncodedHistory, pad_histories
+from .modeling import PatchRecForCausalLM
+from .processing import PatchRecProcessor
+
+
+_PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
+
+
+class ItemScorer:
+    """
+    Scores the catalog by a model's item head, and by the processor's prior if it has one. The vectors of the items are
+    computed once, on first use. So make a new scorer after the model has been trained further.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            A model with an item head, in evaluation mode.
+        processor ([`PatchRecProcessor`]):
+            The model's processor.
+
+    Raises:
+        ValueError: If the model has no item head, or model and processor were not made for each other.
+    """
+
+    def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
+        if model.item_head is None:
+            raise ValueError(
+                "`method='item'` needs a model with an item head, and this one has none. Train one with "
+                "`objective='item'`, or rank by titles (`method='exact'`)."
+            )
+        model.check_processor(processor)
+        self.model = model
+        self.processor = processor
+        self._item_vectors: torch.Tensor | None = None
+
+    @property
+    def item_vectors(self) -> torch.Tensor:
+        """
+        Vectors of all items, by catalog index, on the model's device; float32, shape `(num_items, H + 1)`. The last
+        entry is the item's bias.
+        """
+        if self._item_vectors is None:
+            items = np.arange(len(self.processor.catalog))
+            with torch.no_grad():
+                self._item_vectors = item_vectors_of(self.model, self.processor, items)
+        return self._item_vectors
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
+        """
+        Scores all items behind each prompt.
+
+        Args:
+            prompts (`Sequence[EncodedHistory]`):
+                B histories; what stands after the history is not read.
+            batch_size (`int`):
+                Sequences per forward; bounds the memory.
+            nest (`bool`, *optional*, defaults to `True`):
+                Whether a prompt that is the beginning of another one is read with it.
+
+        Yields:
+            [`ScoredRows`], until all prompts are scored.
+
+        Raises:
+            ValueError: If a layout left out the newest item of a history, or a prompt is longer than the model's
+                context.
+            FloatingPointError: If a score is not a number.
+        """
+        cut = [_until_history_ends(prompt) for prompt in prompts]
+        longest = max(len(prompt.input_ids) for prompt in cut)
+        if self.model.max_length is not None and longest > self.model.max_length:
+            raise ValueError(
+                f"The longest prompt takes {longest} tokens, but the model reads at most {self.model.max_length}. "
+                "Lower the processor's `max_history`, or choose a layout that compresses more."
+            )
+        groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
+        # Prompts of similar lengths need little padding.
+        groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
+        for start in range(0, len(groups), batch_size):
+            part = groups[start : start + batch_size]
+            yield self._score_groups(cut, part)
+
+    def _score_groups(self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]) -> ScoredRows:
+        model, device = self.model, self.model.device
+        batch = pad_histories([prompts[rows[-1]] for rows in groups], self.processor.prompt.pad_id)
+        # One entry for each prompt of a group. Short groups repeat their first prompt.
+        width = max(map(len, groups))
+        numbers = np.array([[*rows, *[rows[0]] * (width - len(rows))] for rows in groups])
+        is_own = np.arange(width) < np.array(list(map(len, groups)))[:, None]
+        ends = np.array([prompts[row].history_end for row in numbers.flat]).reshape(numbers.shape)
+        states = model.model(
+            **{key: batch[key].to(device) for key in _PROMPT_KEYS},
+            supervised_positions=torch.from_numpy(ends).to(device),
+            use_cache=False,
+        ).last_hidden_state
+        users = model.item_head.user_vectors(states[torch.from_numpy(is_own).to(states.device)])
+        vectors = self.item_vectors
+        scores = (users.to(vectors.device) @ vectors.T).cpu().numpy()
+        if not np.isfinite(scores).all():
+            raise FloatingPointError(
+                f"The item head's scores hold {scores[~np.isfinite(scores)][0]}. Weights that are not finite, such "
+                "as a NaN residual, or a dtype that is too small (float16) cause this."
+            )
+        rows = numbers[is_own]
+        seen_weight = float(model.item_head.seen_weight())
+        for row_scores, row in zip(scores, rows, strict=True):
+            items = prompts[row].items
+            row_scores[np.unique(items[items < scores.shape[1]])] += seen_weight
+        prior = self.processor.prior
+        if prior is not None:
+            scores = prior.join(scores, [prompts[row].items for row in rows])
+        return ScoredRows(rows, scores)
+
+
+class ScoredRows(NamedTuple):
+    """
+    Scores of some prompts.
+
+    Args:
+        rows (`numpy.ndarray` of shape `(n,)`, int64):
+            The prompts' numbers.
+        scores (`numpy.ndarray` of shape `(n, num_items)`, float32):
+            The score of every item behind each of them.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+
+def item_vectors_of(
+    model: PatchRecForCausalLM, processor: PatchRecProcessor, items: np.ndarray, titles: TitleTokens | None = None
+) -> torch.Tensor:
+    """
+    Computes the vectors with which the item head scores items.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            A model with an item head.
+        processor ([`PatchRecProcessor`]):
+            The model's processor.
+        items (`numpy.ndarray` of shape `(n,)`, int64):
+            Catalog indices.
+        titles ([`TitleTokens`], *optional*):
+            The titles that `items` index. If not given, the titles of the catalog.
+
+    Returns:
+        `torch.Tensor` of shape `(n, H + 1)`, float32, on the model's device. The last entry is the item's bias.
+    """
+    patches = item_patches(model, processor, items, titles)
+    return model.item_head.item_vectors(patches, torch.from_numpy(items).to(patches.device))
+
+
+def item_patches(
+    model: PatchRecForCausalLM, processor: PatchRecProcessor, items: np.ndarray, titles: TitleTokens | None = None
+) -> torch.Tensor:
+    """
+    Computes the patches of items: the mean of a title's token embeddings, and the item's residual if it has one.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model.
+        processor ([`PatchRecProcessor`]):
+            The model's processor.
+        items (`numpy.ndarray` of shape `(n,)`, int64):
+            Catalog indices.
+        titles ([`TitleTokens`], *optional*):
+            The titles that `items` index. If not given, the titles of the catalog.
+
+    Returns:
+        `torch.Tensor` of shape `(n, H)`, in the model's dtype, on the model's device.
+    """
+    folded, device = processor.fold_items(items, titles=titles), model.device
+    # One row of patch placeholders, one for each item.
+    return model.prepare_inputs_embeds(
+        torch.full((1, len(items)), processor.prompt.patch_id, device=device),
+        *(torch.from_numpy(array)[None].to(device) for array in folded),
+    )[0]
+
+
+def nested_prompts(prompts: Sequence[EncodedHistory]) -> list[list[int]]:
+    """
+    Groups prompts so that each is the beginning of the next one in its group. One forward of the group's last prompt
+    then reads all of them.
+
+    Args:
+        prompts (`Sequence[EncodedHistory]`):
+            Histories without a response.
+
+    Returns:
+        `list[list[int]]`: the numbers of the prompts, each once.
+    """
+    keys = [_key(prompt) for prompt in prompts]
+    groups: list[list[int]] = []
+    # In lexicographic order, a prompt is followed by the prompts that it begins.
+    for row in sorted(range(len(prompts)), key=keys.__getitem__):
+        if groups and keys[row].startswith(keys[groups[-1][-1]]):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _key(prompt: EncodedHistory) -> bytes:
+    """What the model reads, position by position: two prompts begin alike exactly if their keys do."""
+    positions = np.concatenate([np.arange(len(prompt.input_ids)), prompt.patch_positions])
+    # Each entry has 16 bytes: a token of the prompt with divisor 0, or a token that is folded into the position.
+    entries = np.zeros((len(positions), 2), dtype=">i8")
+    entries[:, 0] = np.concatenate([prompt.input_ids, prompt.patch_token_ids])
+    entries[len(prompt.input_ids) :, 1] = prompt.patch_divisors
+    return entries[np.argsort(positions, kind="stable")].tobytes()
+
+
+def _until_history_ends(prompt: EncodedHistory) -> EncodedHistory:
+    if prompt.history_end < 0:
+        raise ValueError(
+            "The layout left out the newest item of a history, so no position predicts the next one. Choose another "
+            "layout for `method='item'`."
+        )
+    input_ids = prompt.input_ids[: prompt.history_end + 1]
+    return replace(prompt, input_ids=input_ids, prompt_length=len(input_ids))
