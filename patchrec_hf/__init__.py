@@ -60,11 +60,13 @@ _MODULES = {
     "export_backbone": "hub.exports",
     "export_checkpoint": "hub.exports",
     "export_to_hub": "hub.exports",
+    "ALL_PATCH_PRESET": "training.arguments",
     "PAPER_PRESETS": "training.arguments",
     "PatchFinetuneConfig": "training.arguments",
     "PatchPretrainConfig": "training.arguments",
     "CheckpointCallback": "training.checkpoint_callback",
     "last_checkpoint": "training.checkpoints",
+    "fit_prior": "training.prior_fit",
     "PatchFinetuneTrainer": "training.trainers",
     "PatchPretrainTrainer": "training.trainers",
     "build_tiny_backbone": "tiny",
@@ -140,10 +142,12 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .runtime.recommender import Recommendation as Recommendation
     from .runtime.trie import build_trie as build_trie
     from .tiny import build_tiny_backbone as build_tiny_backbone
+    from .training.arguments import ALL_PATCH_PRESET as ALL_PATCH_PRESET
     from .training.arguments import PAPER_PRESETS as PAPER_PRESETS
     from .training.arguments import PatchFinetuneConfig as PatchFinetuneConfig
     from .training.arguments import PatchPretrainConfig as PatchPretrainConfig
     from .training.checkpoint_callback import CheckpointCallback as CheckpointCallback
     from .training.checkpoints import last_checkpoint as last_checkpoint
+    from .training.prior_fit import fit_prior as fit_prior
     from .training.trainers import PatchFinetuneTrainer as PatchFinetuneTrainer
     from .training.trainers import PatchPretrainTrainer as PatchPretrainTrainer

@@ -32,7 +32,15 @@ def as_stream(rows, num_shards=3):
 def make_trainer(catalog, tokenizer, processor, rows, tmp_path):
     """Makes a trainer of either stage on a new copy of the tiny model."""
 
-    def make(stage="pretrain", model=None, collator=None, eval_dataset=None, train_dataset=None, **kwargs):
+    def make(
+        stage="pretrain",
+        model=None,
+        collator=None,
+        eval_dataset=None,
+        train_dataset=None,
+        processing_class=processor,
+        **kwargs,
+    ):
         trainer_class, config_class = STAGES[stage]
         if model is None:
             backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
@@ -51,7 +59,7 @@ def make_trainer(catalog, tokenizer, processor, rows, tmp_path):
         }
         args = config_class(**(settings | kwargs))
         return trainer_class(
-            model, args, train_dataset or rows, processor, eval_dataset=eval_dataset, data_collator=collator
+            model, args, train_dataset or rows, processing_class, eval_dataset=eval_dataset, data_collator=collator
         )
 
     return make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby, product
 from typing import Any, Self
 
@@ -17,10 +17,48 @@ from transformers.utils import PushToHubMixin
 from ..data.rows import check_rows
 from ..evaluation.metrics import ranking_metrics
 from ..runtime.catalog import Catalog
-from ..runtime.co_visitation import CoVisitationTable, CoVisitationWeighting, check_max_neighbors
-from ..runtime.hub_files import CATALOG_NAME, find_file, push_kwargs
+from ..runtime.hub_files import CATALOG_NAME, CO_VISITATION_NAME, find_file, push_kwargs
+from ..runtime.neighbors import NeighborTable, check_max_neighbors
 from .histories import check_histories
 from .selection import cut_off, ranks_of_targets, single_targets
+
+
+@dataclass(frozen=True)
+class CoVisitationWeighting:
+    """
+    Settings that turn pairs of items into scores.
+
+    Args:
+        window (`int`, *optional*, defaults to `20`):
+            Two items of a user are a pair if their positions differ by at most this number. The weight of a pair is 1
+            divided by this distance.
+        backward_weight (`float`, *optional*, defaults to `0.5`):
+            Factor on a pair's weight when its earlier item is recommended to users who chose the later one. The factor
+            for the other direction is 1.
+        source_exponent (`float`, *optional*, defaults to `0.5`):
+            Scores are divided by the popularity of the history's item to this power.
+        target_exponent (`float`, *optional*, defaults to `0.3`):
+            Scores are divided by the popularity of the recommended item to this power.
+        decay (`float`, *optional*, defaults to `0.8`):
+            Weight of an item of the history, relative to the item after it.
+        num_history_items (`int`, *optional*, defaults to `10`):
+            Number of latest items of a history that count.
+
+    Raises:
+        ValueError: If `window` or `num_history_items` is below 1.
+    """
+
+    window: int = 20
+    backward_weight: float = 0.5
+    source_exponent: float = 0.5
+    target_exponent: float = 0.3
+    decay: float = 0.8
+    num_history_items: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value in (("window", self.window), ("num_history_items", self.num_history_items)):
+            if value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
 
 
 DEFAULT_GRID = tuple(
@@ -54,10 +92,10 @@ class CoVisitation(PushToHubMixin):
     def __init__(self, catalog: Catalog, weighting: CoVisitationWeighting | None = None) -> None:
         self.catalog = catalog
         self.weighting = CoVisitationWeighting() if weighting is None else weighting
-        self._table: CoVisitationTable | None = None
+        self._table: NeighborTable | None = None
 
     @property
-    def table(self) -> CoVisitationTable:
+    def table(self) -> NeighborTable:
         """
         The scores from item to item.
 
@@ -95,7 +133,7 @@ class CoVisitation(PushToHubMixin):
                 Whether to show a progress bar while choosing.
             max_neighbors (`int`, *optional*):
                 Number of largest scores that each item gives to others. It bounds the table of a large catalog, also
-                while choosing: see [`CoVisitationTable.strongest`]. By default all scores are kept.
+                while choosing: see [`NeighborTable.strongest`]. By default all scores are kept.
 
         Raises:
             TypeError, ValueError: If a data set fails [`check_rows`].
@@ -117,8 +155,9 @@ class CoVisitation(PushToHubMixin):
 
         def use(pairs: _Pairs, weighting: CoVisitationWeighting) -> None:
             offsets, targets, values = pairs.scores(popularity, weighting)
-            table = CoVisitationTable(offsets, targets, values, item_ids, weighting)
-            self._use(table if max_neighbors is None else table.strongest(max_neighbors))
+            counting = (weighting.decay, weighting.num_history_items)
+            table = NeighborTable(offsets, targets, values, item_ids, *counting)
+            self._use(weighting, table if max_neighbors is None else table.strongest(max_neighbors))
 
         if validation is None:
             use(count(self.weighting.window), self.weighting)
@@ -130,20 +169,20 @@ class CoVisitation(PushToHubMixin):
             raise ValueError("`grid` holds no weighting to choose from. Give at least one, or leave out `validation`.")
         progress = tqdm(in_turn, desc="Choosing a weighting", disable=not show_progress)
 
-        def tries() -> Iterator[tuple[float, int, CoVisitationTable]]:
+        def tries() -> Iterator[tuple[float, int, CoVisitationWeighting, NeighborTable]]:
             for window, group in groupby(progress, key=lambda numbered: numbered[1].window):
                 pairs = count(window)
                 for number, weighting in group:
                     use(pairs, weighting)
                     value = ranking_metrics(ranks_of_targets(self, histories, targets), [k])[metric]
-                    yield value, -number, self.table
+                    yield value, -number, weighting, self.table
 
-        _, _, best = max(tries(), key=lambda tried: tried[:2])
-        self._use(best)
+        _, _, weighting, table = max(tries(), key=lambda tried: tried[:2])
+        self._use(weighting, table)
         return self
 
-    def _use(self, table: CoVisitationTable) -> None:
-        self.weighting, self._table = table.weighting, table
+    def _use(self, weighting: CoVisitationWeighting, table: NeighborTable) -> None:
+        self.weighting, self._table = weighting, table
 
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """
@@ -182,7 +221,7 @@ class CoVisitation(PushToHubMixin):
         Raises:
             RuntimeError: If the model has not been fitted.
         """
-        self.table.save(save_directory)
+        self.table.save(os.path.join(save_directory, CO_VISITATION_NAME), **asdict(self.weighting))
         self.catalog.to_parquet(os.path.join(save_directory, CATALOG_NAME))
         if push_to_hub:
             self.push_to_hub(**push_kwargs(save_directory, kwargs))
@@ -202,19 +241,20 @@ class CoVisitation(PushToHubMixin):
             OSError: If a file is missing.
             ValueError: If a newer version of the library wrote the scores, or they belong to another catalog.
         """
-        table = CoVisitationTable.load(name_or_path, **kwargs)
+        path = find_file(name_or_path, CO_VISITATION_NAME, kwargs)
+        table = NeighborTable.load(path)
         catalog = Catalog.from_parquet(find_file(name_or_path, CATALOG_NAME, kwargs))
         table.check_catalog(catalog)
         model = cls(catalog)
-        model._use(table)
+        model._use(CoVisitationWeighting(**NeighborTable.settings_of(path)), table)
         return model
 
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
     """
-    Each pair that occurs in either order, with its weights in both directions: the sources' offsets and targets are
-    those of [`CoVisitationTable`], and the weights are float64.
+    Each pair that occurs in either order, with its weights in both directions (float64). Offsets and targets are as in
+    [`NeighborTable`].
     """
 
     offsets: np.ndarray

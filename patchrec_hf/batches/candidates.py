@@ -9,14 +9,18 @@ import numpy as np
 import torch
 
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory
-from ..runtime.item_loss import LOG_INCLUSION_UNITS, NOT_DRAWN
+from ..runtime.item_head import FEATURES
+from ..runtime.item_loss import FIXED_POINT, NOT_DRAWN
+from ..runtime.neighbors import NeighborTable
 from ..runtime.processing import PatchRecProcessor
+from ..runtime.title_similarity import NUM_HISTORY_ITEMS, title_features
 
 
 @dataclass(frozen=True, eq=False)
 class NegativeSampling:
     """
-    Draws items of a large catalog, without replacement, so that a step need not score all of them.
+    Chooses the items among which targets are predicted. Of a large catalog, it draws some without replacement, so that
+    a step need not score all items.
 
     Each item gets an exponential waiting time with a rate of its weight, and the items with the shortest times are
     drawn. Given the waiting time of the first item that is not drawn, items were drawn independently, each with a
@@ -24,13 +28,14 @@ class NegativeSampling:
     The loss corrects scores by these probabilities (see [`item_loss`]).
 
     Args:
-        num_negatives (`int`):
-            Number of items to draw for a batch.
+        num_negatives (`int`, *optional*):
+            Number of items to draw for a batch. All if not given.
         weights (`numpy.ndarray` of shape `(num_items,)`, float64, *optional*):
-            How often each item is drawn, relative to the others; above 0. All alike if not given.
+            How often each item is drawn, relative to the others. An item with the weight 0 is never drawn. All are
+            alike if not given.
     """
 
-    num_negatives: int
+    num_negatives: int | None = None
     weights: np.ndarray | None = None
 
     def check(self, num_items: int) -> None:
@@ -40,12 +45,12 @@ class NegativeSampling:
         Raises:
             ValueError: If fewer than one or more than all items are to be drawn, or the weights are wrong.
         """
-        if not 1 <= self.num_negatives <= num_items:
+        if self.weights is not None and (self.weights.shape != (num_items,) or not (self.weights >= 0).all()):
+            raise ValueError(f"`weights` must hold a number of at least 0 for each of {num_items} items.")
+        if self.num_negatives is not None and not 1 <= self.num_negatives <= num_items:
             raise ValueError(
                 f"`num_negatives` must lie between 1 and the catalog's {num_items} items, got {self.num_negatives}."
             )
-        if self.weights is not None and (self.weights.shape != (num_items,) or not (self.weights > 0).all()):
-            raise ValueError(f"`weights` must hold a number above 0 for each of {num_items} items.")
 
     def draw(self, num_items: int, seed: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -62,12 +67,14 @@ class NegativeSampling:
             of their probabilities. If all items are drawn, the logarithms are 0.
         """
         weights = np.ones(num_items) if self.weights is None else self.weights
-        times = np.random.default_rng(seed).exponential(size=num_items) / weights
-        if self.num_negatives == num_items:
-            return np.arange(num_items), np.zeros(num_items)
+        items = np.flatnonzero(weights > 0)
+        if self.num_negatives is None or self.num_negatives >= len(items):
+            return items, np.zeros(len(items))
+        times = np.random.default_rng(seed).exponential(size=len(items)) / weights[items]
         order = np.argpartition(times, self.num_negatives)
         drawn = np.sort(order[: self.num_negatives])
-        return drawn, np.log(-np.expm1(-weights[drawn] * times[order[self.num_negatives]]))
+        items = items[drawn]
+        return items, np.log(-np.expm1(-weights[items] * times[order[self.num_negatives]]))
 
 
 def all_candidates(processor: PatchRecProcessor) -> dict[str, torch.Tensor]:
@@ -111,40 +118,51 @@ def draw_candidates(
     drawn, log_inclusion = negatives.draw(len(processor.catalog), seed)
     items = np.union1d(drawn, targets)
     units = np.full(len(items), NOT_DRAWN, dtype=np.int64)
-    units[np.searchsorted(items, drawn)] = np.round(log_inclusion * LOG_INCLUSION_UNITS).astype(np.int64)
+    units[np.searchsorted(items, drawn)] = np.round(log_inclusion * FIXED_POINT).astype(np.int64)
     return {**_as_tensors(processor, items), "candidate_log_inclusion": torch.from_numpy(units[None])}
 
 
-def seen_candidates(histories: Sequence[EncodedHistory], candidates: np.ndarray) -> dict[str, torch.Tensor]:
+def candidate_features(
+    histories: Sequence[EncodedHistory], candidates: np.ndarray, title_neighbors: NeighborTable | None
+) -> dict[str, torch.Tensor]:
     """
-    Lists the candidates that histories hold already when an item is predicted.
+    Lists what is known of item targets and candidates: which candidates a history holds already, and which have titles
+    that are similar to its latest ones.
 
     Args:
         histories (`Sequence[EncodedHistory]`):
             Histories with item targets.
         candidates (`numpy.ndarray` of shape `(C,)`, int64):
             Catalog indices, ascending.
+        title_neighbors ([`NeighborTable`], *optional*):
+            Similar titles. If not given, titles are not compared.
 
     Returns:
-        `dict[str, torch.Tensor]`, both int64 of shape `(1, m)`:
-            - `seen_rows`: numbers of item targets, counted over all histories without fillers; ascending.
-            - `seen_columns`: the candidates that are seen before those targets, as indices of `candidates`.
+        `dict[str, torch.Tensor]`: `features` of shape `(1, m, 4)`, int64, as [`PatchRecForCausalLM.forward`] takes it.
+        Item targets are counted over all histories, without fillers.
     """
-    rows, items, num_targets = [], [], 0
+    seen_rows, seen_items = [], []
+    latest: list[np.ndarray] = []
     for history in histories:
         before = history.items_before[history.item_targets != IGNORED_LABEL]
         distinct, first = np.unique(history.items, return_index=True)
         targets, seen = np.nonzero(first < before[:, None])
-        rows.append(num_targets + targets)
-        items.append(distinct[seen])
-        num_targets += len(before)
-    flat_rows, flat_items = np.concatenate(rows), np.concatenate(items)
-    columns = np.searchsorted(candidates, flat_items).clip(max=len(candidates) - 1)
-    is_candidate = candidates[columns] == flat_items
-    return {
-        "seen_rows": torch.from_numpy(flat_rows[is_candidate][None]),
-        "seen_columns": torch.from_numpy(columns[is_candidate][None]),
-    }
+        seen_rows.append(len(latest) + targets)
+        seen_items.append(distinct[seen])
+        latest += [history.items[max(0, num - NUM_HISTORY_ITEMS) : num] for num in before]
+    rows, items = np.concatenate(seen_rows), np.concatenate(seen_items)
+    kinds, values = np.full(len(rows), FEATURES.index("seen")), np.full(len(rows), FIXED_POINT)
+    if title_neighbors is not None and latest:
+        similarities = title_features(title_neighbors, latest)
+        title_rows, title_items = np.nonzero(similarities)
+        similarities = np.round(similarities[title_rows, title_items] * FIXED_POINT)
+        rows, items = np.concatenate([rows, title_rows]), np.concatenate([items, title_items])
+        kinds = np.concatenate([kinds, np.full(len(title_rows), FEATURES.index("titles"))])
+        values = np.concatenate([values, similarities.astype(np.int64)])
+    columns = np.searchsorted(candidates, items).clip(max=len(candidates) - 1)
+    features = np.stack([rows, columns, kinds, values], axis=1)[candidates[columns] == items]
+    features = features[np.argsort(features[:, 0], kind="stable")]
+    return {"features": torch.from_numpy(features[None])}
 
 
 def _as_tensors(processor: PatchRecProcessor, items: np.ndarray) -> dict[str, torch.Tensor]:

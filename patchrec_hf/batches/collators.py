@@ -15,7 +15,7 @@ from ..data.rows import Row, check_targets, read_columns
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory, pad_histories
 from ..runtime.layouts import Layout, RandomPatchLayout, TextLayout, is_append_only
 from ..runtime.processing import PatchRecProcessor
-from .candidates import NegativeSampling, all_candidates, draw_candidates, seen_candidates
+from .candidates import NegativeSampling, all_candidates, candidate_features, draw_candidates
 from .filled import FillerRow
 from .packing import pack_histories
 from .sampling import ScheduledRow
@@ -56,6 +56,8 @@ class PatchDataCollator:
             append-only: each target is predicted where the item before it ends, and nothing stands after the history.
         negatives ([`NegativeSampling`], *optional*):
             Draws the items among which item targets are predicted. If not given, all items of the catalog.
+        compares_titles (`bool`, *optional*, defaults to `False`):
+            Whether the batch says how similar the items' titles are to the history's (see [`candidate_features`]).
     """
 
     processor: PatchRecProcessor
@@ -65,6 +67,7 @@ class PatchDataCollator:
     tree_packing: bool = False
     objective: Objective = "title"
     negatives: NegativeSampling | None = None
+    compares_titles: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -104,7 +107,9 @@ class PatchDataCollator:
             newest = np.concatenate([history.items[-1:] for history in histories])
             seed = (self.seed, rows[0].step, self.processor.title_tokens.checksum(newest))
             candidates = draw_candidates(self.processor, self.negatives, targets, seed)
-        return {**candidates, **seen_candidates(histories, candidates["candidate_items"][0].numpy())}
+        title_neighbors = self.processor.title_neighbors if self.compares_titles else None
+        items = candidates["candidate_items"][0].numpy()
+        return {**candidates, **candidate_features(histories, items, title_neighbors)}
 
     def encode_rows(self, rows: Sequence[AnyRow]) -> list[EncodedHistory]:
         """Returns the encoded histories of `rows`, in order, without padding or packing them."""

@@ -32,6 +32,12 @@ class ItemHeadConfig:
         dropout (`float`, *optional*, defaults to `0.0`):
             Share of values of item patches and of user states that dropout sets to zero while the item objective is
             trained.
+        residual_dropout (`float`, *optional*, defaults to `0.0`):
+            Share of items whose residual is left out of a batch while the item objective is trained, so that the
+            model learns to rely on titles too.
+        title_similarity (`bool`, *optional*, defaults to `False`):
+            Whether scores also depend on how similar an item's title is to the history's latest titles (see
+            [`title_similarity`]).
 
     Raises:
         ValueError: If a number is out of range, or `similarity` is unknown.
@@ -41,6 +47,8 @@ class ItemHeadConfig:
     residual_size: int = 0
     similarity: Similarity = "cosine"
     dropout: float = 0.0
+    residual_dropout: float = 0.0
+    title_similarity: bool = False
 
     def __post_init__(self) -> None:
         for name, value, minimum in (("num_items", self.num_items, 1), ("residual_size", self.residual_size, 0)):
@@ -52,8 +60,9 @@ class ItemHeadConfig:
             raise ValueError(
                 f"`similarity` must be one of {', '.join(map(repr, SIMILARITIES))}, got {self.similarity!r}."
             )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` of the item head must be at least 0 and below 1, got {self.dropout}.")
+        for name, share in (("dropout", self.dropout), ("residual_dropout", self.residual_dropout)):
+            if not 0 <= share < 1:
+                raise ValueError(f"`{name}` of the item head must be at least 0 and below 1, got {share}.")
 
 
 @strict

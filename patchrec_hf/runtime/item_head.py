@@ -11,8 +11,10 @@ from .configuration import ItemHeadConfig
 
 INITIAL_LOG_SCALE = 2.5
 """Logarithm of the factor on cosines before training: e^2.5 = 12.2."""
-_SEEN_GAIN = 10.0
-"""Factor on the weight of seen items, which has further to go than other weights."""
+FEATURES = ("seen", "titles")
+"""What is known of an item and a history besides their vectors: the history holds the item; similar titles."""
+_FEATURE_GAIN = 10.0
+"""Factor on the weights of features, which have further to go than other weights."""
 
 
 class ItemResidual(nn.Module):
@@ -109,28 +111,30 @@ class ItemVectors(nn.Module):
         return torch.cat([vectors, biases[:, None]], dim=1)
 
 
-class SeenWeight(nn.Module):
-    """Learns what is added to the score of an item that the history holds already. It is 0 before training."""
+class FeatureWeights(nn.Module):
+    """Learns how much each of `FEATURES` adds to an item's score. All weights are 0 before training."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
+        self.weight = nn.Parameter(torch.zeros(len(FEATURES)))
 
     def forward(self) -> torch.Tensor:
-        """Returns the weight, float32, shape `(1,)`."""
-        return self.weight.float() * _SEEN_GAIN
+        """Returns the weights, float32, shape `(2,)`."""
+        return self.weight.float() * _FEATURE_GAIN
 
 
 class ItemHead(nn.Module):
     """
     Scores items after hidden states:
 
-    score(state, item) = e^s · cos(W_user · state, W_item · patch) + bias(item) + w · [the history holds the item]
+    score(state, item) = e^s · cos(W_user · state, W_item · patch) + bias(item) + w · features(history, item)
 
-    The similarity can also be a plain product. Both matrices are the identity before training; biases and w are 0.
+    The similarity can also be a plain product. Both matrices are the identity before training; biases and w are 0. The
+    features are 1 for an item that the history holds, and, if the configuration asks for it, how similar the item's
+    title is to the history's latest titles (see [`title_features`]).
 
-    Without w, the score is one product of a user vector and an item vector of H + 1 entries. So item vectors can be
-    computed once for a catalog, and given to any index for inner products.
+    Without the features, the score is one product of a user vector and an item vector of H + 1 entries. So item
+    vectors can be computed once for a catalog, and given to any index for inner products.
 
     Args:
         config ([`ItemHeadConfig`]):
@@ -146,7 +150,7 @@ class ItemHead(nn.Module):
         super().__init__()
         self.user_vectors = UserVectors(config, hidden_size)
         self.item_vectors = ItemVectors(config, hidden_size)
-        self.seen_weight = SeenWeight()
+        self.feature_weights = FeatureWeights()
         self.register_buffer("item_ids", torch.arange(config.num_items))
 
     def forward(
@@ -165,6 +169,6 @@ class ItemHead(nn.Module):
 
         Returns:
             `tuple` of float32 tensors: user vectors of shape `(n, H + 1)`, item vectors of shape `(C, H + 1)`, and the
-            weight of seen items, of shape `(1,)`.
+            features' weights, of shape `(2,)`.
         """
-        return self.user_vectors(states), self.item_vectors(patches, items), self.seen_weight()
+        return self.user_vectors(states), self.item_vectors(patches, items), self.feature_weights()

@@ -3,31 +3,53 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 
-LOG_INCLUSION_UNITS = 1_000_000
-"""A batch holds whole numbers only, so it holds logarithms of probabilities in millionths."""
+FIXED_POINT = 1_000_000
+"""A batch holds whole numbers only, so it holds logarithms and features in millionths."""
 NOT_DRAWN = torch.iinfo(torch.int64).max
 """Stands in a batch for an infinite logarithm."""
 _CELLS_PER_BLOCK = 2**21
 """Scores that are held at once: 8 MiB."""
 
 
+class Features(NamedTuple):
+    """
+    Features of pairs of a user and a candidate, as a sparse list of m values.
+
+    Args:
+        weights (`torch.FloatTensor` of shape `(K,)`):
+            Weight of each kind of feature.
+        rows (`torch.LongTensor` of shape `(m,)`):
+            The user of each value, ascending.
+        columns (`torch.LongTensor` of shape `(m,)`):
+            The candidate of each value.
+        kinds (`torch.LongTensor` of shape `(m,)`):
+            The kind of each value.
+        values (`torch.FloatTensor` of shape `(m,)`):
+            The values. Each pair has at most one of each kind.
+    """
+
+    weights: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    kinds: torch.Tensor
+    values: torch.Tensor
+
+
 def item_loss(
     users: torch.Tensor,
     items: torch.Tensor,
     targets: torch.Tensor,
-    seen_weight: torch.Tensor,
-    seen_rows: torch.Tensor,
-    seen_columns: torch.Tensor,
+    features: Features,
     log_inclusion: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """
     Sums the cross-entropy of each target among the candidates. The score of a candidate is the product of its vector
-    and the user's, plus the weight of seen items if the history holds it.
+    and the user's, plus its weighted features.
 
     If the candidates are a sample of the catalog, each score is corrected by the probability that the item was drawn
     (Bengio and Senécal, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
@@ -44,10 +66,8 @@ def item_loss(
             Vectors of the candidates.
         targets (`torch.LongTensor` of shape `(n,)`):
             The candidate that each user chose.
-        seen_weight (`torch.FloatTensor` of shape `(1,)`):
-            What is added to the score of a seen candidate.
-        seen_rows, seen_columns (`torch.LongTensor` of shape `(m,)`):
-            Numbers of a user and of a candidate that the user's history holds, each pair once; `seen_rows` ascends.
+        features ([`Features`]):
+            What else is known of users and candidates.
         log_inclusion (`torch.FloatTensor` of shape `(C,)`, *optional*):
             Logarithm of the probability with which each candidate was drawn. Infinity for an item that was not drawn,
             and is there only because another user chose it. Without it, the candidates are the catalog.
@@ -58,7 +78,7 @@ def item_loss(
     if log_inclusion is None:
         log_inclusion = items.new_zeros(len(items))
     with torch.autocast(users.device.type, enabled=False):
-        return _ItemLoss.apply(users, items, seen_weight, targets, seen_rows, seen_columns, log_inclusion)
+        return _ItemLoss.apply(users, items, features.weights, targets, *features[1:], log_inclusion)
 
 
 class _ItemLoss(torch.autograd.Function):
@@ -69,26 +89,29 @@ class _ItemLoss(torch.autograd.Function):
         ctx: Any,
         users: torch.Tensor,
         items: torch.Tensor,
-        seen_weight: torch.Tensor,
+        weights: torch.Tensor,
         targets: torch.Tensor,
-        seen_rows: torch.Tensor,
-        seen_columns: torch.Tensor,
+        feature_rows: torch.Tensor,
+        feature_columns: torch.Tensor,
+        feature_kinds: torch.Tensor,
+        feature_values: torch.Tensor,
         log_inclusion: torch.Tensor,
     ) -> torch.Tensor:
         num_users, num_items = len(users), len(items)
         needs_gradients = any(ctx.needs_input_grad)
         user_gradients, item_gradients = torch.zeros_like(users), torch.zeros_like(items)
-        seen_gradient, total = torch.zeros_like(seen_weight), users.new_zeros(())
+        weight_gradients, total = torch.zeros_like(weights), users.new_zeros(())
         size = max(_CELLS_PER_BLOCK // num_items, 1)
         edges = torch.arange(0, num_users + size, size, device=users.device).clamp(max=num_users)
-        seen_edges = torch.searchsorted(seen_rows, edges).tolist()
+        feature_edges = torch.searchsorted(feature_rows, edges).tolist()
+        additions = weights[feature_kinds] * feature_values
         transposed = items.T.contiguous()
-        for (start, stop), (first, last) in zip(pairwise(edges.tolist()), pairwise(seen_edges), strict=True):
+        for (start, stop), (first, last) in zip(pairwise(edges.tolist()), pairwise(feature_edges), strict=True):
             rows = torch.arange(stop - start, device=users.device)
             columns = targets[start:stop]
             scores = users[start:stop] @ transposed
-            seen = (seen_rows[first:last] - start) * num_items + seen_columns[first:last]
-            scores.view(-1).index_add_(0, seen, seen_weight.expand(len(seen)))
+            cells = (feature_rows[first:last] - start) * num_items + feature_columns[first:last]
+            scores.view(-1).index_add_(0, cells, additions[first:last])
             of_targets = scores[rows, columns]
             scores -= log_inclusion
             scores[rows, columns] = of_targets
@@ -102,11 +125,12 @@ class _ItemLoss(torch.autograd.Function):
                 gradients[rows, columns] -= 1
                 user_gradients[start:stop] = gradients @ items
                 item_gradients.addmm_(gradients.T, users[start:stop])
-                seen_gradient += gradients.view(-1)[seen].sum()
-        ctx.save_for_backward(user_gradients, item_gradients, seen_gradient)
+                of_features = gradients.view(-1)[cells] * feature_values[first:last]
+                weight_gradients.index_add_(0, feature_kinds[first:last], of_features)
+        ctx.save_for_backward(user_gradients, item_gradients, weight_gradients)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients = [gradient * grad_outputs[0] for gradient in ctx.saved_tensors]
-        return *gradients, None, None, None, None
+        return *gradients, None, None, None, None, None, None

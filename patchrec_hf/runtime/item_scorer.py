@@ -12,7 +12,9 @@ import torch
 from .catalog import TitleTokens
 from .encoding import EncodedHistory, pad_histories
 from .modeling import PatchRecForCausalLM
+from .prior import seen_items
 from .processing import PatchRecProcessor
+from .title_similarity import title_features
 
 
 _PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
@@ -77,6 +79,33 @@ class ItemScorer:
                 context.
             FloatingPointError: If a score is not a number.
         """
+        head, prior = self.model.item_head, self.processor.prior
+        for rows, products in self.products(prompts, batch_size, nest):
+            histories, num_items = [prompts[row].items for row in rows], products.shape[1]
+            if prior is not None:
+                yield ScoredRows(rows, prior.join(products, histories))
+                continue
+            seen_weight, title_weight = head.feature_weights().tolist()
+            products += seen_weight * seen_items(histories, num_items)
+            if self.model.config.item_head_config.title_similarity:
+                products += title_weight * title_features(self.processor.title_neighbors, histories, num_items)
+            yield ScoredRows(rows, products)
+
+    @torch.no_grad()
+    def products(self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
+        """
+        Computes the products of the vectors of users and items alone, without features and prior.
+
+        Args:
+            prompts, batch_size, nest:
+                See [`ItemScorer.score`].
+
+        Yields:
+            [`ScoredRows`], until all prompts are scored.
+
+        Raises:
+            ValueError, FloatingPointError: As [`ItemScorer.score`] does.
+        """
         cut = [_until_history_ends(prompt) for prompt in prompts]
         longest = max(len(prompt.input_ids) for prompt in cut)
         if self.model.max_length is not None and longest > self.model.max_length:
@@ -89,9 +118,9 @@ class ItemScorer:
         groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
         for start in range(0, len(groups), batch_size):
             part = groups[start : start + batch_size]
-            yield self._score_groups(cut, part)
+            yield self._read_groups(cut, part)
 
-    def _score_groups(self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]) -> ScoredRows:
+    def _read_groups(self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]) -> ScoredRows:
         model, device = self.model, self.model.device
         batch = pad_histories([prompts[rows[-1]] for rows in groups], self.processor.prompt.pad_id)
         # One entry for each prompt of a group. Short groups repeat their first prompt.
@@ -112,15 +141,7 @@ class ItemScorer:
                 f"The item head's scores hold {scores[~np.isfinite(scores)][0]}. Weights that are not finite, such "
                 "as a NaN residual, or a dtype that is too small (float16) cause this."
             )
-        rows = numbers[is_own]
-        seen_weight = float(model.item_head.seen_weight())
-        for row_scores, row in zip(scores, rows, strict=True):
-            items = prompts[row].items
-            row_scores[np.unique(items[items < scores.shape[1]])] += seen_weight
-        prior = self.processor.prior
-        if prior is not None:
-            scores = prior.join(scores, [prompts[row].items for row in rows])
-        return ScoredRows(rows, scores)
+        return ScoredRows(numbers[is_own], scores)
 
 
 class ScoredRows(NamedTuple):

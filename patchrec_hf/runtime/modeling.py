@@ -29,7 +29,7 @@ from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
 from .encoding import IGNORED_LABEL
 from .hub_files import hub_kwargs
 from .item_head import ItemHead, ItemResidual
-from .item_loss import LOG_INCLUSION_UNITS, NOT_DRAWN, item_loss
+from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
 from .prompts import PATCH_TOKEN, Prompt
 from .tree_attention import TreeAttentionMixin
 
@@ -202,7 +202,11 @@ class PatchRecModel(PatchRecPreTrainedModel):
             return embeddings(ids)
         num_residuals = int((ids < 0).sum())
         rows = embeddings(ids[num_residuals:])
-        return torch.cat([self.item_residual(-1 - ids[:num_residuals]).to(rows.dtype), rows])
+        residuals = self.item_residual(-1 - ids[:num_residuals]).to(rows.dtype)
+        dropout = self.config.item_head_config.residual_dropout
+        if self.training and dropout > 0:
+            residuals = residuals * (torch.rand_like(residuals[:, :1]) >= dropout)
+        return torch.cat([residuals, rows])
 
     @can_return_tuple
     def forward(
@@ -403,6 +407,8 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         residual_size: int | None = None,
         similarity: Similarity = "cosine",
         dropout: float = 0.0,
+        residual_dropout: float = 0.0,
+        title_similarity: bool = False,
     ) -> None:
         """
         Adds an untrained item head, and residuals of all items. Without training, the residuals change nothing.
@@ -412,7 +418,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 The items to learn.
             residual_size (`int`, *optional*):
                 See [`ItemHeadConfig`]. The hidden size if not given; 0 for no residuals.
-            similarity, dropout:
+            similarity, dropout, residual_dropout, title_similarity:
                 See [`ItemHeadConfig`].
 
         Raises:
@@ -421,7 +427,9 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         if self.item_head is not None:
             raise ValueError("The model has an item head already; a second one would replace what it has learned.")
         residual_size = self.config.decoder_config.hidden_size if residual_size is None else residual_size
-        self.make_item_head(ItemHeadConfig(len(catalog), residual_size, similarity, dropout))
+        self.make_item_head(
+            ItemHeadConfig(len(catalog), residual_size, similarity, dropout, residual_dropout, title_similarity)
+        )
         head: Any = self.item_head
         head.item_ids.copy_(torch.tensor(catalog.item_ids))
 
@@ -476,8 +484,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         item_targets: torch.Tensor | None = None,
         candidate_items: torch.Tensor | None = None,
         candidate_log_inclusion: torch.Tensor | None = None,
-        seen_rows: torch.Tensor | None = None,
-        seen_columns: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> PatchRecOutput:
@@ -499,10 +506,10 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             candidate_items (`torch.LongTensor` of shape `(1, C)`, *optional*):
                 Catalog indices among which each item target is predicted, ascending.
             candidate_log_inclusion (`torch.LongTensor` of shape `(1, C)`, *optional*):
-                See [`item_loss`], in units of 1 / [`LOG_INCLUSION_UNITS`]; [`NOT_DRAWN`] stands for infinity. Not
-                given if the candidates are the whole catalog.
-            seen_rows, seen_columns (`torch.LongTensor` of shape `(1, m)`, *optional*):
-                Which candidates the histories hold already (see [`item_loss`]).
+                See [`item_loss`], in millionths; [`NOT_DRAWN`] stands for infinity. Not given if the candidates are
+                not a sample.
+            features (`torch.LongTensor` of shape `(1, m, 4)`, *optional*):
+                Rows, columns, kinds and values of [`Features`], the values in millionths.
             logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to `0`):
                 Number of last positions that are projected; 0 for all. With `shift_labels`, only the positions that
                 have a label are projected.
@@ -553,8 +560,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 outputs.candidate_patches,
                 candidate_items,
                 candidate_log_inclusion,
-                seen_rows,
-                seen_columns,
+                features,
                 num_item_targets,
             )
         logits = title_loss = None
@@ -593,8 +599,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         patches: Any,
         candidates: Any,
         log_inclusion: torch.Tensor | None,
-        seen_rows: Any,
-        seen_columns: Any,
+        features: Any,
         num_targets: torch.Tensor | int | None,
     ) -> torch.Tensor:
         """Returns the loss of the item targets, divided by `num_targets` if given. See `forward` for the arguments."""
@@ -602,17 +607,16 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         targets, candidates = targets.to(device), candidates[0].to(device)
         has_target = targets != IGNORED_LABEL
         states = F.dropout(states[has_target], self.config.item_head_config.dropout, self.training)
-        users, items, seen_weight = self.item_head(states, patches.to(device), candidates)
+        users, items, weights = self.item_head(states, patches.to(device), candidates)
         if log_inclusion is not None:
             units = log_inclusion[0].to(device)
-            log_inclusion = torch.where(units == NOT_DRAWN, torch.inf, units / LOG_INCLUSION_UNITS)
+            log_inclusion = torch.where(units == NOT_DRAWN, torch.inf, units / FIXED_POINT)
+        rows, columns, kinds, values = features[0].to(device).unbind(dim=1)
         loss = item_loss(
             users,
             items,
             torch.searchsorted(candidates, targets[has_target]),
-            seen_weight,
-            seen_rows[0].to(device),
-            seen_columns[0].to(device),
+            Features(weights, rows, columns, kinds, values / FIXED_POINT),
             log_inclusion,
         )
         return loss / (max(len(users), 1) if num_targets is None else num_targets)

@@ -1,67 +1,69 @@
-"""The prior: co-visitation counts that are joined to the scores of the item head."""
+"""The prior: what co-visits, titles and histories say about the next item, joined to the scores of the item head."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .co_visitation import CoVisitationTable
-from .hub_files import find_file
-
-
-PRIOR_NAME = "prior.json"
-SMOOTHING = 1e-4
-"""Probability that an item has at least, so that its logarithm is finite."""
+from .catalog import Catalog, TitleTokens
+from .hub_files import CO_VISITATION_NAME, find_file
+from .neighbors import NeighborTable
+from .title_similarity import log_shares, title_similarity
 
 
 @dataclass(frozen=True)
 class PriorWeights:
     """
-    Weights of a product of experts: log p(item) = head_weight · score(item) + prior_weight · log(q(item) + smoothing),
-    up to a constant. q is the item's share of the history's co-visitation scores.
+    Weights of a log-linear model of the next item. [`~patchrec_hf.fit_prior`] chooses them by the likelihood of
+    validation targets.
 
     Args:
-        head_weight (`float`):
-            Weight of the item head's scores.
-        prior_weight (`float`):
-            Weight of the logarithm of the co-visitation shares.
-        smoothing (`float`, *optional*, defaults to `1e-4`):
-            Added to each share.
+        head (`float`):
+            Weight of the item head's product of vectors.
+        co_visits (`float`):
+            Weight of log(1 + q / 10⁻⁴), where q is an item's share of the history's co-visitation scores.
+        titles (`float`):
+            Weight of log(1 + q / 10⁻⁴), where q is an item's share of the history's title similarities.
+        seen (`float`):
+            Weight of an item that the history holds.
     """
 
-    head_weight: float
-    prior_weight: float
-    smoothing: float = SMOOTHING
+    head: float
+    co_visits: float
+    titles: float
+    seen: float
 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
     """
-    Co-visitation counts and the weights with which they join the item head's scores.
+    Co-visitation counts and title similarities, with the weights with which they join the item head's scores. It is a
+    log-linear fusion: the scores are the logarithms of item probabilities, up to a constant for each history.
 
     Args:
-        table ([`CoVisitationTable`]):
-            The counts.
+        co_visits ([`NeighborTable`]):
+            Co-visitation scores.
+        titles ([`NeighborTable`]):
+            Title similarities.
         weights ([`PriorWeights`]):
-            The weights, which [`~patchrec_hf.fit_prior`] chooses.
+            The weights.
     """
 
-    table: CoVisitationTable
+    co_visits: NeighborTable
+    titles: NeighborTable
     weights: PriorWeights
 
-    def join(self, scores: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+    def join(self, products: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
         """
-        Joins the prior to the item head's scores.
+        Joins the prior to the item head's products.
 
         Args:
-            scores (`numpy.ndarray` of shape `(B, num_items)`, float32):
-                Scores of the item head.
+            products (`numpy.ndarray` of shape `(B, num_items)`, float32):
+                Products of the vectors of users and items.
             histories (`Sequence[numpy.ndarray]`):
                 Catalog indices of B histories, oldest first.
 
@@ -69,46 +71,79 @@ class Prior:
             `numpy.ndarray` of shape `(B, num_items)`, float32.
         """
         weights = self.weights
-        logarithms = self.log_shares(histories, scores.shape[1])
-        return weights.head_weight * scores + weights.prior_weight * logarithms
+        co_visits, titles, seen = self.features(histories, products.shape[1])
+        scores = weights.head * products + weights.co_visits * co_visits + weights.titles * titles
+        return (scores + weights.seen * seen).astype(np.float32)
 
-    def log_shares(self, histories: Sequence[np.ndarray], num_items: int) -> np.ndarray:
+    def features(self, histories: Sequence[np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
-        Computes the logarithms of the smoothed co-visitation shares.
+        Computes what [`PriorWeights`] weigh: co-visits, titles, and whether the history holds the item.
 
         Args:
             histories (`Sequence[numpy.ndarray]`):
                 Catalog indices of B histories, oldest first.
             num_items (`int`):
-                Number of items of the catalog. Items that the table does not know have the share 0.
+                Number of items of the catalog.
 
         Returns:
-            `numpy.ndarray` of shape `(B, num_items)`, float32.
+            `tuple` of three arrays of shape `(B, num_items)`.
         """
-        counts = self.table.scores(histories, num_items)
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
-        return np.log(shares + self.weights.smoothing).astype(np.float32)
+        return (
+            log_shares(self.co_visits.scores(histories, num_items)),
+            log_shares(self.titles.scores(histories, num_items)),
+            seen_items(histories, num_items),
+        )
+
+    def with_catalog(self, catalog: Catalog, titles: TitleTokens) -> Prior:
+        """
+        Returns the prior for a catalog that holds the same items first. New items have title similarities, but no
+        co-visits.
+
+        Args:
+            catalog ([`Catalog`]):
+                The catalog.
+            titles ([`TitleTokens`]):
+                Its titles.
+
+        Raises:
+            ValueError: If the catalog lacks an item of the co-visitation scores, or has it at another place.
+        """
+        self.co_visits.check_catalog(catalog)
+        return replace(self, titles=title_similarity(titles, catalog.item_ids))
 
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes the table as `co_visitation.safetensors`, and the weights as `prior.json`."""
-        self.table.save(directory)
-        Path(directory, PRIOR_NAME).write_text(json.dumps(asdict(self.weights), indent=2) + "\n", encoding="utf-8")
+        """Writes co-visits and weights as `co_visitation.safetensors`. Titles are compared again on loading."""
+        self.co_visits.save(os.path.join(directory, CO_VISITATION_NAME), weights=asdict(self.weights))
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike, **kwargs: Any) -> Prior:
+    def load(cls, name_or_path: str | os.PathLike, catalog: Catalog, titles: TitleTokens, **kwargs: Any) -> Prior:
         """
         Reads what [`Prior.save`] wrote.
 
         Args:
             name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub.
+            catalog ([`Catalog`]):
+                The checkpoint's catalog.
+            titles ([`TitleTokens`]):
+                Its titles.
             **kwargs:
                 Arguments that choose files on the Hub.
 
         Raises:
-            OSError: If a file is missing.
-            ValueError: If a newer version of the library wrote it.
+            OSError: If the file is missing.
+            ValueError: If a newer version of the library wrote it, or it belongs to another catalog.
         """
-        with open(find_file(name_or_path, PRIOR_NAME, kwargs), encoding="utf-8") as file:
-            weights = PriorWeights(**json.load(file))
-        return cls(CoVisitationTable.load(name_or_path, **kwargs), weights)
+        path = find_file(name_or_path, CO_VISITATION_NAME, kwargs)
+        co_visits = NeighborTable.load(path)
+        co_visits.check_catalog(catalog)
+        weights = PriorWeights(**NeighborTable.settings_of(path)["weights"])
+        return cls(co_visits, title_similarity(titles, catalog.item_ids), weights)
+
+
+def seen_items(histories: Sequence[np.ndarray], num_items: int) -> np.ndarray:
+    """Returns 1 for each item that a history holds and else 0, float32, shape `(B, num_items)`."""
+    seen = np.zeros((len(histories), num_items), dtype=np.float32)
+    for row, history in enumerate(histories):
+        seen[row, history[history < num_items]] = 1
+    return seen

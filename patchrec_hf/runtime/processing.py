@@ -19,8 +19,10 @@ from .catalog import Catalog, TitleTokens, check_learned_items, ragged_arange, t
 from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
 from .hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, hub_kwargs, push_kwargs
 from .layouts import GRANULARITIES, ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
+from .neighbors import NeighborTable
 from .prior import Prior
 from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
+from .title_similarity import title_similarity
 from .trie import TitleTrie, build_trie
 
 
@@ -142,11 +144,9 @@ class PatchRecProcessor(ProcessorMixin):
             ValueError: If the prior was counted for another catalog.
         """
         if prior is not None:
-            prior.table.check_catalog(self.catalog)
-        other = copy.copy(self)
+            prior.co_visits.check_catalog(self.catalog)
+        other = self.with_layout(self.layout)
         other.prior = prior
-        if "trie" in self.__dict__:
-            other.__dict__["trie"] = self.trie  # the titles are the same
         return other
 
     def with_catalog(self, catalog: Catalog) -> PatchRecProcessor:
@@ -170,11 +170,14 @@ class PatchRecProcessor(ProcessorMixin):
         other = copy.copy(self)
         other.catalog = catalog = self._reordered(catalog)
         other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
+        other.__dict__.pop("title_neighbors", None)
+        if self.prior is not None:
+            other.prior = self.prior.with_catalog(catalog, other.title_tokens)
         return other
 
     def _reordered(self, catalog: Catalog) -> Catalog:
         """Returns `catalog` with the items first that have learned numbers, in the order of the present catalog."""
-        num_learned = max(self.num_residuals, 0 if self.prior is None else self.prior.table.num_items)
+        num_learned = max(self.num_residuals, 0 if self.prior is None else self.prior.co_visits.num_items)
         learned = self.catalog.item_ids[:num_learned]
         check_learned_items(catalog.item_ids, learned, in_order=False)
         is_new = ~np.isin(catalog.item_ids, learned)
@@ -185,6 +188,13 @@ class PatchRecProcessor(ProcessorMixin):
     def trie(self) -> TitleTrie:
         """The title trie of the catalog, which can spell every title. It is built on first use."""
         return build_trie(self.title_tokens, self.prompt.end_of_turn_id)
+
+    @cached_property
+    def title_neighbors(self) -> NeighborTable:
+        """Similar titles of the catalog (see [`title_similarity`]). They are computed on first use."""
+        if self.prior is not None:
+            return self.prior.titles
+        return title_similarity(self.title_tokens, self.catalog.item_ids)
 
     def encode(
         self,
@@ -428,7 +438,11 @@ class PatchRecProcessor(ProcessorMixin):
             item_residuals=values.get("item_residuals", 0),
         )
         if values.get("has_prior", False):
-            processor = processor.with_prior(Prior.load(pretrained_model_name_or_path, **hub_kwargs(kwargs)))
+            processor = processor.with_prior(
+                Prior.load(
+                    pretrained_model_name_or_path, processor.catalog, processor.title_tokens, **hub_kwargs(kwargs)
+                )
+            )
         return processor
 
 

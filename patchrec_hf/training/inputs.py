@@ -134,13 +134,18 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             args.item_residual_size if processor.num_residuals > 0 else 0,
             cast(Similarity, args.item_similarity),
             args.item_dropout,
+            args.residual_dropout,
+            args.title_similarity,
         )
     patchrec_model.check_processor(processor)
     return model, patchrec_model
 
 
 def set_objective(
-    collator: PatchDataCollator, args: PatchFinetuneConfig, train_dataset: Dataset | IterableDataset
+    collator: PatchDataCollator,
+    args: PatchFinetuneConfig,
+    train_dataset: Dataset | IterableDataset,
+    model: PatchRecForCausalLM,
 ) -> PatchDataCollator:
     """
     Sets a collator's objective, and how it draws the items that compete with item targets.
@@ -151,7 +156,10 @@ def set_objective(
         args ([`PatchFinetuneConfig`]):
             Training arguments.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Training rows. The items of a stream are drawn equally often.
+            Training rows. An item that is never a target competes with none, so that it keeps the scores that its
+            title gives it. The items of a stream compete all alike.
+        model ([`PatchRecForCausalLM`]):
+            The model, with an item head if the objective trains one.
 
     Raises:
         ValueError: If the collator has another objective, more items are to be drawn than there are, or the layout
@@ -167,10 +175,15 @@ def set_objective(
         num_negatives = args.num_negatives
         if num_negatives is None and len(catalog) > _MAX_FULL_SOFTMAX:
             num_negatives = _NUM_NEGATIVES
-        if num_negatives is not None:
-            weights = None if isinstance(train_dataset, IterableDataset) else _target_weights(train_dataset, catalog)
-            negatives = NegativeSampling(num_negatives, weights)
-    collator = replace(collator, objective=cast(Objective, args.objective), negatives=negatives)
+        weights = None if isinstance(train_dataset, IterableDataset) else _target_weights(train_dataset, catalog)
+        negatives = NegativeSampling(num_negatives, weights)
+    head = model.config.item_head_config
+    collator = replace(
+        collator,
+        objective=cast(Objective, args.objective),
+        negatives=negatives,
+        compares_titles=head is not None and head.title_similarity,
+    )
     if args.objective != "title":
         processor = collator.processor
         *_, newest = (collator.layout or processor.layout)(processor.max_history)
@@ -183,7 +196,7 @@ def set_objective(
 
 
 def _target_weights(rows: Dataset, catalog: Catalog) -> np.ndarray:
-    """Square root of each item's number of targets, at least 1."""
+    """Returns the square root of each item's number of targets."""
     targets = [
         part.select(pl.col("item_ids").list.gather(pl.col("target_positions")).explode()).to_series().drop_nulls()
         for part in read_columns(rows, "item_ids", "target_positions")
@@ -192,7 +205,7 @@ def _target_weights(rows: Dataset, catalog: Catalog) -> np.ndarray:
         (np.bincount(catalog.indices_of(part.to_numpy()), minlength=len(catalog)) for part in targets),
         np.zeros(len(catalog)),
     )
-    return np.sqrt(np.maximum(counts, 1))
+    return np.sqrt(counts)
 
 
 def check_collator(

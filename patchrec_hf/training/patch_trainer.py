@@ -100,7 +100,7 @@ class PatchTrainer(SFTTrainer):
         if data_collator is None:
             data_collator = self.collator_class(processing_class, seed=args.seed)
         check_collator(data_collator, self.collator_class, processing_class)
-        data_collator = set_objective(data_collator, args, train_dataset)
+        data_collator = set_objective(data_collator, args, train_dataset, patchrec_model)
         patchrec_model.disable_tree_packing()  # another trainer may have enabled it
         data_collator = complete_collator(
             data_collator, patchrec_model, args, first_rows, is_prompt_learning(model, peft_config)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from patchrec_hf import Catalog, evaluate_scorer
 from patchrec_hf.baselines import CoVisitation, CoVisitationWeighting, co_visitation
-from patchrec_hf.runtime.co_visitation import CoVisitationTable
+from patchrec_hf.runtime.neighbors import NeighborTable
 
 
 CATALOG = Catalog.from_titles({10: "a", 11: "b", 12: "c", 13: "d"})
@@ -119,7 +119,7 @@ def test_max_neighbors_bounds_the_table():
     bounded = CoVisitation(CATALOG, PLAIN).fit(rows, max_neighbors=1)
     np.testing.assert_allclose(bounded.score([[10], [13]]), [[0, 0, 1, 0], [0, 0, 1, 0]])  # the first of equals
     with pytest.raises(ValueError, match="`max_neighbors` must be at least 1, got 0"):
-        CoVisitation(CATALOG).fit(rows, max_neighbors=0)
+        CoVisitation(CATALOG).fit("no rows", max_neighbors=0)  # named before anything is read
 
 
 def test_the_choice_is_made_with_the_bounded_table():
@@ -192,7 +192,7 @@ def test_a_catalog_with_narrow_ids(tmp_path):
     """A table's ids are int64, whatever the catalog's are."""
     catalog = Catalog(CATALOG.item_ids.astype(np.int32), CATALOG.titles)
     CoVisitation(catalog).fit(rows_of(([10, 11], [1]))).save_pretrained(tmp_path)
-    assert CoVisitationTable.load(tmp_path).item_ids.dtype == np.int64
+    assert NeighborTable.load(tmp_path / "co_visitation.safetensors").item_ids.dtype == np.int64
 
 
 def test_mistakes_are_named():
@@ -213,3 +213,9 @@ def test_nothing_is_saved_before_fit(tmp_path):
     with pytest.raises(RuntimeError, match="call `fit` first"):
         CoVisitation(CATALOG).save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("name", ["window", "num_history_items"])
+def test_a_weighting_looks_at_one_item_at_least(name):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
+        CoVisitationWeighting(**{name: 0})

@@ -1,7 +1,12 @@
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
 import pytest
 import torch
 from conftest import ITEM_IDS
 from datasets import Dataset
+from item_parts import item_model, item_processor
 
 from patchrec_hf import (
     DropLayout,
@@ -9,10 +14,15 @@ from patchrec_hf import (
     PatchDataCollator,
     PatchPretrainDataCollator,
     PatchRecProcessor,
+    RandomPatchLayout,
     SessionPatchLayout,
     TextLayout,
 )
+from patchrec_hf.batches.candidates import NegativeSampling
+from patchrec_hf.batches.filled import FillerRow
 from patchrec_hf.batches.sampling import ScheduledRow
+from patchrec_hf.runtime.encoding import pad_histories
+from patchrec_hf.runtime.layouts import Segment
 
 
 def stamped(rows, step=3, progress=0.5):
@@ -164,3 +174,151 @@ def test_drop_layout_shortens_the_history(processor, rows):
         newest = processor.catalog.indices_of([row["item_ids"][-2]])[0]
         assert example.counts.titles == len(titles[newest])
         assert example.text_counts.titles > example.counts.titles
+
+
+ITEM_ROW = {"user_id": 0, "item_ids": [10, 11, 12, 16, 14, 15], "target_positions": [2, 3, 5]}
+
+
+@pytest.mark.parametrize(("separate", "width"), [(True, 2), (False, 1)])
+def test_one_history_predicts_every_item_of_a_row(processor, separate, width):
+    """Patches stand side by side, or with a separator after each. Nothing stands after the newest item."""
+    collator = PatchDataCollator(item_processor(processor, separate_patches=separate), objective="item")
+    (history,) = collator.encode_rows([ITEM_ROW])
+    first = len(processor.prompt.prefix_ids) + 1  # the start token is before it
+    assert history.items_before.tolist() == [2, 3, 5]
+    assert history.item_positions.tolist() == [first + width, first + 2 * width, first + 4 * width]
+    assert history.item_targets.tolist() == [2, 6, 5]
+    assert history.prompt_length == len(history.input_ids) == first + 4 * width + 1
+    assert history.input_ids[history.item_positions].tolist() == [processor.prompt.patch_id] * 3
+    batch = collator([ITEM_ROW, {**ITEM_ROW, "target_positions": [1]}])
+    assert batch["item_positions"].tolist() == [history.item_positions.tolist(), [first, 0, 0]]
+    assert batch["item_targets"].tolist() == [[2, 6, 5], [1, -100, -100]]
+    assert batch["shift_labels"].shape == batch["supervised_positions"].shape == (2, 0)
+    assert (batch["labels"] == -100).all()
+
+
+def test_an_item_as_text_predicts_where_its_title_ends(processor):
+    (history,) = PatchDataCollator(item_processor(processor, TextLayout()), objective="item").encode_rows([ITEM_ROW])
+    lengths, first = processor.title_tokens.lengths, len(processor.prompt.prefix_ids) + 1
+    ends = np.cumsum(lengths[[0, 1, 2, 6, 4]] + 1) - 2  # a separator follows each title
+    assert history.item_positions.tolist() == (first + ends[[1, 2, 4]]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("layout", "objective"),
+    [(ItemPatchLayout(2), "item"), (SessionPatchLayout(2), "item"), (ItemPatchLayout(0), "both")],
+)
+def test_a_history_for_each_target(processor, layout, objective):
+    """Of layouts that change as the history grows, and where a title follows."""
+    processor = item_processor(processor, layout)
+    histories = PatchDataCollator(processor, objective=objective).encode_rows([ITEM_ROW])
+    titles = PatchDataCollator(processor).encode_rows([ITEM_ROW])
+    assert [history.item_targets.tolist() for history in histories] == [[2], [6], [5]]
+    for history, title in zip(histories, titles, strict=True):
+        assert history.item_positions.tolist() == [title.history_end]
+        expected = title.input_ids if objective == "both" else title.input_ids[: title.history_end + 1]
+        assert history.input_ids.tolist() == expected.tolist()
+        assert history.prompt_length == (title.prompt_length if objective == "both" else len(expected))
+
+
+@pytest.mark.parametrize("layout", [ItemPatchLayout(0), TextLayout(), RandomPatchLayout(0.5)])
+def test_items_of_one_sequence_are_learned_as_alone(processor, layout):
+    """The mean over rows with one target each, whose draws are those of the whole row."""
+    model, processor = item_model(), item_processor(processor, layout, max_history=8)
+    collator = PatchDataCollator(processor, objective="item")
+    together = model(**collator([ITEM_ROW]))
+    alone = []
+    for position in ITEM_ROW["target_positions"]:
+        indices = processor.catalog.indices_of(ITEM_ROW["item_ids"])
+        # A random layout draws by the history of the row's first target.
+        seed = (0, 0, processor.title_tokens.checksum(indices[:2]))
+        history = processor.encode(indices[:position], seed=seed)
+        history = replace(
+            history, item_targets=indices[[position]], items_before=np.array([position]),
+            input_ids=history.input_ids[: history.history_end + 1], prompt_length=history.history_end + 1,
+        )  # fmt: skip
+        single = collator([{**ITEM_ROW, "target_positions": [position]}])
+        alone.append(model(**single | pad_histories([history], processor.prompt.pad_id)).item_loss.item())
+    assert together.title_loss is None
+    assert together.loss.item() == pytest.approx(np.mean(alone), rel=1e-5)
+    assert len(set(alone)) == 3
+
+
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("objective", ["item", "both"])
+def test_fillers_have_no_item_loss(processor, objective, packs):
+    model = item_model()
+    collator = PatchDataCollator(item_processor(processor), objective=objective, tree_packing=packs)
+    other = {"user_id": 3, "item_ids": [21, 20, 19, 18], "target_positions": [2, 3]}
+    if packs:
+        model.enable_tree_packing()
+    losses = [model(**collator(part)) for part in ([ITEM_ROW], [FillerRow(other), ITEM_ROW, FillerRow(other)])]
+    assert losses[1].item_loss.item() == pytest.approx(losses[0].item_loss.item(), rel=1e-5)
+    assert losses[1].loss.item() == pytest.approx(losses[0].loss.item(), rel=1e-5)
+    nothing = model(**collator([FillerRow(other)]))
+    assert nothing.item_loss.item() == 0
+
+
+@dataclass(frozen=True)
+class WithoutNewest:
+    """Leaves out the newest item."""
+
+    name: ClassVar[str] = "without_newest"
+
+    def __call__(self, num_items, seed=()):
+        return [Segment("item_patch", 0, max(num_items - 1, 1))]
+
+
+@pytest.mark.parametrize("objective", ["item", "both"])
+def test_layouts_that_leave_out_the_newest_item_predict_no_item(processor, objective):
+    collator = PatchDataCollator(item_processor(processor), WithoutNewest(), objective=objective)
+    with pytest.raises(ValueError, match=rf"`objective='{objective}'`.*WithoutNewest\(\) leaves that item out"):
+        collator([ITEM_ROW])
+    # Without an item before the newest, nothing is left out.
+    assert collator.encode_rows([{**ITEM_ROW, "target_positions": [1]}])[0].item_targets.tolist() == [1]
+
+
+def test_twins_predict_the_same_items(processor):
+    """In pre-training, every item is predicted from its history as text, and from the compressed one."""
+    collator = PatchPretrainDataCollator(item_processor(processor), objective="item")
+    text, compressed = collator.encode_rows(stamped([ITEM_ROW], progress=1.0))
+    assert text.item_targets.tolist() == compressed.item_targets.tolist() == [2, 6, 5]
+    assert len(text.patch_positions) == 0
+    assert len(np.unique(compressed.patch_positions)) == 5
+
+
+def test_negatives_are_drawn_in_training_only(processor, rows):
+    processor = item_processor(processor)
+
+    def candidates(rows, seed=0, **kwargs):
+        negatives = NegativeSampling(4)
+        batch = PatchDataCollator(processor, seed=seed, objective="item", negatives=negatives, **kwargs)(rows)
+        return batch["candidate_items"][0].tolist(), "candidate_log_inclusion" in batch
+
+    rows = list(rows)[:2]
+    assert candidates(rows) == (list(range(12)), False)
+    drawn = candidates(stamped(rows))
+    assert drawn == candidates(stamped(rows), tree_packing=True)
+    assert drawn[1]
+    assert {processor.catalog.indices_of([row["item_ids"][-1]])[0] for row in rows} <= set(drawn[0])
+    assert len(drawn[0]) < 7
+    assert len({str(candidates(stamped(rows, step), seed)) for step in range(3) for seed in range(3)}) > 4
+
+
+def test_arguments_of_item_objectives(processor):
+    with pytest.raises(ValueError, match=r"`objective` must be one of 'title', 'item', 'both', got 'items'"):
+        PatchDataCollator(processor, objective="items")
+    with pytest.raises(ValueError, match=r"`num_negatives` must lie between 1 and the catalog's 12 items, got 13"):
+        PatchDataCollator(processor, objective="item", negatives=NegativeSampling(13))
+
+
+def test_too_long_for_the_context_by_items(processor):
+    """What follows the history does not count where only items are predicted."""
+    row = {"user_id": 7, "item_ids": [10, 11, 12], "target_positions": [2]}
+    length = len(processor.prompt.prefix_ids) + 1 + 3
+    processor = item_processor(processor)
+    PatchDataCollator(processor, max_length=length, objective="item")([row])
+    with pytest.raises(ValueError, match=rf"user 7 takes {length} tokens"):
+        PatchDataCollator(processor, max_length=length - 1, objective="item")([row])
+    with pytest.raises(ValueError, match="user 7 takes"):
+        PatchDataCollator(processor, max_length=length, objective="both")([row])

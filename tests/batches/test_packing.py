@@ -1,10 +1,13 @@
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from gradients import assert_same_gradients, gradients, one_by_one
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from item_parts import item_model, item_processor
 from trees import ITEM_IDS, LAYOUTS, ROW, plain
 
 from patchrec_hf import (
@@ -15,8 +18,10 @@ from patchrec_hf import (
     PatchRecProcessor,
     SessionPatchLayout,
 )
+from patchrec_hf.batches.candidates import all_candidates, seen_candidates
 from patchrec_hf.batches.packing import pack_histories
 from patchrec_hf.batches.sampling import ScheduledRow
+from patchrec_hf.runtime.attention import register_chunk_attention
 from patchrec_hf.runtime.encoding import pad_histories
 
 
@@ -226,3 +231,60 @@ def test_options_that_keep_prompts_alike_share_more(processor):
     assert positions(item, separate_patches=False) < positions(item)
     assert positions(item, prompt=BOOK_PROMPT_INSTRUCTION_FIRST) < positions(item)
     assert positions(SessionPatchLayout(3, align="oldest")) < positions(session)
+
+
+ITEM_LAYOUTS = {"patches": ItemPatchLayout(0), **LAYOUTS}
+
+
+@pytest.fixture(scope="module")
+def item_head_model():
+    register_chunk_attention()
+    return item_model(residual_size=7)
+
+
+@pytest.mark.parametrize("objective", ["item", "both"])
+@settings(parent=SLOW_FIXTURES, max_examples=14)
+@given(
+    rows=example_rows(),
+    layout=st.sampled_from(list(ITEM_LAYOUTS)),
+    implementation=st.sampled_from(IMPLEMENTATIONS),
+    separate=st.booleans(),
+)
+def test_item_targets_equal_the_examples_one_by_one(
+    item_head_model, processor, objective, rows, layout, implementation, separate
+):
+    """Packed, padded, and each history alone: one loss, and the same gradients."""
+    processor = item_processor(processor, ITEM_LAYOUTS[layout], separate_patches=separate)
+    model, collator = item_head_model, PatchDataCollator(processor, objective=objective)
+    histories = collator.encode_rows(rows)
+    targets = np.concatenate([history.item_targets for history in histories]).tolist()
+    ids = [row["item_ids"][position] for row in rows for position in row["target_positions"]]
+    assert targets == processor.catalog.indices_of(ids).tolist()
+    model.set_attn_implementation(implementation)
+    packed = PatchDataCollator(processor, objective=objective, tree_packing=True)(rows)
+    assert packed["item_targets"].tolist() == [targets]
+    num_labels = sum(len(history.input_ids) - history.prompt_length for history in histories)
+    counts = {"num_items_in_batch": torch.tensor(num_labels), "num_item_targets": len(targets)}
+    model.zero_grad()
+    total = 0.0
+    for history in histories:
+        alone = all_candidates(processor) | seen_candidates([history], np.arange(len(processor.catalog)))
+        loss = model(**pad_histories([history], processor.prompt.pad_id), **alone, **counts).loss
+        loss.backward()
+        total += loss.item()
+    expected = total, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert any("item_residual" in name for name in expected[1])
+    assert_same_gradients(gradients(model, packed), expected)
+    assert_same_gradients(gradients(model, collator(rows)), expected)
+
+
+def test_item_positions_by_hand():
+    """Histories 5 6 7 and 5 6 8 share 5 6. Each predicts an item where 6 stands, and the first one also at its end."""
+    items = {"items": np.array([0, 1]), "item_ends": np.array([1, 2])}
+    one = replace(plain([5, 6, 7], 3), **items, item_targets=np.array([4, 2]), items_before=np.array([1, 2]))
+    other = replace(plain([5, 6, 8], 3), **items, item_targets=np.array([3]), items_before=np.array([1]))
+    packed = pack_histories([other, one])
+    assert packed["input_ids"].tolist() == [[5, 6, 8, 7]]
+    assert packed["item_positions"].tolist() == [[1, 1, 3]]
+    assert packed["item_targets"].tolist() == [[3, 4, 2]]
+    assert packed["shift_labels"].shape == (1, 0)

@@ -81,6 +81,12 @@ def test_zero3_must_save_whole_weights(zero3, tmp_path):
         ({"eval_ks": [0]}, "eval_ks"),
         ({"eval_max_rows": 0}, "eval_max_rows"),
         ({"eval_max_title_tokens": -1}, "eval_max_title_tokens"),
+        ({"objective": "items"}, r"`objective` must be one of 'title', 'item', 'both', got 'items'"),
+        ({"eval_method": "best"}, r"`eval_method` must be None or one of 'exact', 'beam', 'all', 'item', got 'best'"),
+        ({"item_residual_size": -1}, r"`residual_size` of the item head must be a whole number of at least 0"),
+        ({"item_similarity": "dot"}, r"`similarity` must be one of 'cosine', 'product', got 'dot'"),
+        ({"item_dropout": 1.0}, r"`dropout` of the item head must be at least 0 and below 1, got 1.0"),
+        ({"num_negatives": 0}, r"`num_negatives` must be at least 1 or None, got 0"),
     ],
 )
 def test_contradicting_settings(tmp_path, kwargs, message):
@@ -98,6 +104,7 @@ def test_paper_defaults(tmp_path):
     assert (args.lr_scheduler_type, args.warmup_steps, args.max_grad_norm) == ("cosine", 0.05, 0.3)
     assert (args.num_train_epochs, args.learning_rate, args.bf16) == (1, 5e-5, False)
     assert args.get_warmup_steps(100) == 5
+    assert (args.objective, args.eval_method, args.num_negatives) == ("title", None, None)
 
 
 def test_paper_presets():

@@ -1,18 +1,31 @@
 """A trainer checks, loads and completes its inputs before training."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import datasets
+import numpy as np
 import pytest
 import torch
+from conftest import ITEM_IDS
 from datasets import Dataset, IterableDataset
+from item_parts import item_model, item_processor, plain_model
+from peft import LoraConfig, get_peft_model
 from trainer_parts import as_stream, logged
 
 from patchrec_hf import (
+    Catalog,
+    DropLayout,
     PatchDataCollator,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
     TextLayout,
 )
+from patchrec_hf.batches.candidates import NegativeSampling
+from patchrec_hf.runtime.configuration import ItemHeadConfig
+from patchrec_hf.runtime.layouts import Segment
 from patchrec_hf.tiny import build_tiny_backbone
+from patchrec_hf.training import inputs
 
 
 def test_model_by_name(make_trainer, catalog, tmp_path):
@@ -183,3 +196,119 @@ def test_bad_rows_of_a_stream_are_seen_before_training(make_trainer, rows):
     bad = rows.map(lambda row: {"target_positions": [0]})
     with pytest.raises(ValueError, match="target position 0 must lie between"):
         make_trainer(train_dataset=as_stream(bad))
+
+
+def test_a_model_without_a_head_gets_one(make_trainer, processor):
+    """With residuals exactly if the processor writes them."""
+    head = {"item_residual_size": 6, "item_similarity": "product", "item_dropout": 0.25}
+    for residuals, size in ((True, 6), (False, 0)):
+        trainer = make_trainer(
+            "finetune", processing_class=item_processor(processor, item_residuals=residuals), objective="item", **head
+        )
+        assert trainer.model.config.item_head_config == ItemHeadConfig(12, size, "product", 0.25)
+        assert trainer.model.item_head.item_ids.tolist() == ITEM_IDS
+    trainer = make_trainer("finetune", processing_class=item_processor(processor), objective="both")
+    assert trainer.model.config.item_head_config == ItemHeadConfig(12, 32, "cosine", 0.0)
+    assert make_trainer("finetune").model.item_head is None
+
+
+def test_a_head_is_kept(make_trainer, processor):
+    model = item_model(residual_size=5)
+    expected = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer = make_trainer(
+        "finetune", model=model, processing_class=item_processor(processor), objective="item", item_residual_size=9
+    )
+    assert trainer.model is model
+    assert all(torch.equal(weight, expected[name]) for name, weight in model.named_parameters())
+
+
+def test_objectives_that_contradict_each_other(make_trainer, processor):
+    collator = PatchDataCollator(processor, objective="item")
+    for arguments in ({}, {"objective": "both"}):
+        with pytest.raises(ValueError, match="`data_collator` has the objective 'item', but the arguments have"):
+            make_trainer("finetune", collator=collator, **arguments)
+    # A collator that names none takes that of the arguments.
+    trainer = make_trainer("finetune", collator=PatchDataCollator(processor), objective="both")
+    assert trainer.data_collator.objective == "both"
+
+
+def test_more_negatives_than_items(make_trainer):
+    with pytest.raises(ValueError, match=r"`num_negatives` must lie between 1 and the catalog's 12 items, got 13"):
+        make_trainer("finetune", objective="item", num_negatives=13)
+
+
+def test_negatives_are_weighted_by_the_targets_of_the_rows(make_trainer, processor, rows, monkeypatch):
+    monkeypatch.setattr("patchrec_hf.data.rows.CHUNK_ROWS", 5)
+    several = Dataset.from_list([*rows, {"user_id": 1, "item_ids": [10, 11, 11, 11, 11], "target_positions": [2, 4]}])
+    counts = np.zeros(12)
+    for row in several:
+        for position in row["target_positions"]:
+            counts[ITEM_IDS.index(row["item_ids"][position])] += 1
+    assert counts.min() == 0
+    negatives = make_trainer(
+        "finetune", train_dataset=several, objective="item", num_negatives=5
+    ).data_collator.negatives
+    assert negatives.num_negatives == 5
+    np.testing.assert_allclose(negatives.weights, np.sqrt(np.maximum(counts, 1)))
+    # A collator's own are kept.
+    own = NegativeSampling(3)
+    collator = PatchDataCollator(processor, objective="item", negatives=own)
+    trainer = make_trainer("finetune", collator=collator, objective="item", num_negatives=5)
+    assert trainer.data_collator.negatives is own
+
+
+def test_large_catalogs_are_sampled_by_default(make_trainer, monkeypatch):
+    monkeypatch.setattr(inputs, "_NUM_NEGATIVES", 4)
+    assert make_trainer("finetune", objective="item").data_collator.negatives is None
+    monkeypatch.setattr(inputs, "_MAX_FULL_SOFTMAX", 11)
+    assert make_trainer("finetune", objective="item").data_collator.negatives.num_negatives == 4
+    assert make_trainer("finetune").data_collator.negatives is None
+
+
+def test_models_and_processors_that_learned_other_items(make_trainer, processor):
+    with pytest.raises(ValueError, match="residuals for 12 items, but the processor writes them for 0"):
+        make_trainer("finetune", model=item_model(), objective="item")
+    catalog, kwargs = processor.catalog, {"objective": "item"}
+
+    def trainer(order):
+        other = Catalog(catalog.item_ids[order], tuple(catalog.titles[index] for index in order))
+        return make_trainer(
+            "finetune", model=item_model(), processing_class=item_processor(processor, catalog=other), **kwargs
+        )
+
+    with pytest.raises(ValueError, match="in another order"):
+        trainer(np.roll(np.arange(12), 1))
+    with pytest.raises(ValueError, match=r"lacks 2 of the 12 items that the model has learned: 13, 21\."):
+        trainer(np.delete(np.arange(12), [3, 11]))
+
+
+def test_adapters_on_a_model_without_a_head(make_trainer):
+    model = get_peft_model(plain_model(), LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"`objective='item'` needs an item head, which the adapter's base model"):
+        make_trainer("finetune", model=model, objective="item")
+
+
+@dataclass(frozen=True)
+class LeavesOutNewest:
+    name: ClassVar[str] = "leaves_out_newest"
+
+    def __call__(self, num_items, seed=()):
+        return [Segment("text", 0, max(num_items - 1, 1))]
+
+
+def test_layouts_that_leave_out_the_newest_item(make_trainer, processor):
+    other = processor.with_layout(LeavesOutNewest())
+    with pytest.raises(ValueError, match="leaves out the newest item"):
+        make_trainer("finetune", processing_class=other, objective="item")
+    make_trainer("finetune", processing_class=other)
+    make_trainer("finetune", processing_class=processor.with_layout(DropLayout(1.0)), objective="item")
+
+
+def test_ddp_looks_for_unused_weights_of_one_objective(make_trainer):
+    found = [
+        make_trainer("finetune", objective=objective).args.ddp_find_unused_parameters
+        for objective in ("title", "item", "both")
+    ]
+    assert found == [False, True, False]
+    with_head = make_trainer("finetune", model=item_model(residual_size=0))
+    assert with_head.args.ddp_find_unused_parameters

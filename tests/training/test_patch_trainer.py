@@ -12,6 +12,7 @@ import torch
 import transformers
 from conftest import TITLES
 from datasets import Dataset
+from item_parts import item_model, item_processor
 from peft import LoraConfig, PromptTuningConfig
 from trainer_parts import STAGES, as_stream, logged
 from transformers import BloomConfig, BloomForCausalLM, TrainerCallback, TrainerState
@@ -664,3 +665,181 @@ def test_rows_to_predict_are_checked(make_trainer, rows, kind):
     }
     with pytest.raises((TypeError, ValueError), match=r"is empty|got `DatasetDict`|got the columns \['item_ids'"):
         trainer.predict(wrong[kind])
+
+
+OBJECTIVES = ["item", "both"]
+
+
+@pytest.fixture
+def uneven():
+    """Eight rows with one to four targets each."""
+    items = list(TITLES)
+    rows = [
+        {
+            "user_id": user,
+            "item_ids": [items[(user + 5 * place) % 12] for place in range(8)],
+            "target_positions": list(range(7 - user % 4, 8)),
+        }
+        for user in range(8)
+    ]
+    return Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_items_are_learned(make_trainer, processor, rows, stage, objective):
+    trainer = make_trainer(
+        stage, processing_class=item_processor(processor), objective=objective, max_steps=20, eval_dataset=rows
+    )
+    head = trainer.model.item_head
+    before = {name: weight.detach().clone() for name, weight in head.named_parameters()}
+    residual = trainer.model.model.item_residual.weight
+    eval_loss = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    losses = logged(trainer, "loss")
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+    assert trainer.evaluate()["eval_loss"] < eval_loss
+    assert all(not torch.equal(weight, before[name]) for name, weight in head.named_parameters())
+    assert residual.any(dim=1).all()
+    assert ("mean_token_accuracy" in trainer.state.log_history[0]) is (objective == "both")
+    assert min(logged(trainer, "num_tokens")) > 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("tree_packing", [False, True])
+def test_accumulated_item_targets_are_the_whole_batch(make_trainer, processor, uneven, objective, tree_packing):
+    """One step on eight rows, or on micro-batches of two or three rows with unequal numbers of targets."""
+    weights, losses = [], []
+    for size, accumulation in ((8, 1), (2, 4), (3, 3)):
+        trainer = make_trainer(
+            "finetune", model=item_model(), processing_class=item_processor(processor), train_dataset=uneven,
+            objective=objective, tree_packing=tree_packing, per_device_train_batch_size=size, optim="sgd",
+            gradient_accumulation_steps=accumulation, max_steps=1, max_grad_norm=0.0, learning_rate=1.0,
+            warmup_steps=0,
+        )  # fmt: skip
+        trainer.train()
+        losses.append(logged(trainer, "loss")[0])
+        weights.append({name: weight.detach() for name, weight in trainer.model.named_parameters()})
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+    start = dict(item_model().named_parameters())
+    for other in weights[1:]:
+        for name, weight in weights[0].items():
+            step = (weight - start[name]).norm()
+            assert (weight - other[name]).norm() <= 2e-4 * step, name
+    assert (weights[0]["item_head.item_vectors.bias"] - start["item_head.item_vectors.bias"]).norm() > 0
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_packed_item_training_is_padded_training(make_trainer, processor, uneven, objective):
+    trainers = [
+        make_trainer(
+            "finetune",
+            processing_class=item_processor(processor),
+            train_dataset=uneven,
+            eval_dataset=uneven,
+            objective=objective,
+            tree_packing=tree_packing,
+            max_steps=4,
+            optim="sgd",
+        )  # fmt: skip
+        for tree_packing in (False, True)
+    ]
+    for trainer in trainers:
+        trainer.train()
+    padded, packed = trainers
+    for name in ("loss", "prompt_tokens", "grad_norm"):
+        assert logged(packed, name) == pytest.approx(logged(padded, name), rel=1e-3)
+    assert packed.evaluate()["eval_loss"] == pytest.approx(padded.evaluate()["eval_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_evaluation_loss_is_a_mean_over_all_targets(make_trainer, processor, uneven, batch_size, objective):
+    """Fillers fill the last batch and count nothing. Negatives are drawn in training only."""
+    trainer = make_trainer(
+        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=uneven, eval_ks=[],
+        objective=objective, per_device_eval_batch_size=batch_size, num_negatives=2, tree_packing=False,
+    )  # fmt: skip
+    trainer.model.eval()
+    with torch.no_grad():
+        expected = trainer.model(**trainer.data_collator(list(uneven))).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_negatives", [None, 5])
+def test_resuming_an_item_run_gives_the_unbroken_run(make_trainer, processor, tmp_path, num_negatives):
+    kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    kwargs |= {"objective": "item", "num_negatives": num_negatives, "item_dropout": 0.2}
+    kwargs |= {"processing_class": item_processor(processor)}
+    unbroken = make_trainer(**kwargs)
+    unbroken.train()
+    make_trainer(output_dir=str(tmp_path / "broken"), save_strategy="steps", save_steps=5, **kwargs).train()
+    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **kwargs)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-5"))
+    assert logged(resumed, "loss")[-2:] == pytest.approx(logged(unbroken, "loss")[-2:], rel=1e-6)
+    for one, other in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match="objective: old 'item', new 'both'"):
+        make_trainer(**{**kwargs, "objective": "both"}).train(str(tmp_path / "broken" / "checkpoint-5"))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_evaluation_ranks_by_items(make_trainer, processor, rows, objective):
+    trainer = make_trainer(
+        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[3, 5],
+        objective=objective,
+    )  # fmt: skip
+    metrics = trainer.evaluate()
+    report = evaluate_model(
+        trainer.model, trainer.processing_class, rows, k=5, method="item", keep_rankings=True, show_progress=False
+    )
+    ranks = report.targets["item_rank"].to_numpy()
+    assert metrics["eval_hr@3"] == np.mean(ranks <= 3)
+    assert metrics["eval_hr@5"] == np.mean(ranks <= 5)
+    assert trainer.predict(rows).predictions.tolist() == report.targets["ranked_ids"].to_list()
+    by_title = make_trainer(
+        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[5],
+        objective=objective, eval_method="exact",
+    )  # fmt: skip
+    report = evaluate_model(by_title.model, by_title.processing_class, rows, k=5, method="exact", show_progress=False)
+    assert by_title.evaluate()["eval_hr@5"] == np.mean(report.targets["item_rank"].to_numpy() <= 5)
+
+
+def test_a_title_run_ranks_by_titles_also_with_a_head(make_trainer, processor, rows):
+    trainer = make_trainer(
+        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[5]
+    )
+    report = evaluate_model(trainer.model, trainer.processing_class, rows, k=5, method="exact", show_progress=False)
+    assert trainer.evaluate()["eval_hr@5"] == np.mean(report.targets["item_rank"].to_numpy() <= 5)
+
+
+def test_a_saved_item_checkpoint_recommends_by_items(make_trainer, processor, tmp_path):
+    trainer = make_trainer("finetune", processing_class=item_processor(processor), objective="item")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    expected = PatchRecommender(trainer.model, trainer.processing_class).recommend([10, 11, 12], k=5)
+    again = PatchRecommender.from_pretrained(tmp_path / "final")
+    assert again.model.item_head.item_ids.tolist() == list(TITLES)
+    assert again.recommend([10, 11, 12], k=5) == expected
+    assert again.recommend([10, 11, 12], k=5, method="item") == expected
+    assert again.recommend([10, 11, 12], k=5, method="exact")[0].score != expected[0].score
+
+
+def test_an_item_loss_that_is_no_number_is_an_error(make_trainer, processor):
+    model = item_model()
+    with torch.no_grad():
+        model.item_head.item_vectors.bias[3] = torch.nan
+    trainer = make_trainer("finetune", model=model, processing_class=item_processor(processor), objective="item")
+    with pytest.raises(FloatingPointError, match="step 0"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_items_are_learned_from_a_stream(make_trainer, processor, rows, stage):
+    trainer = make_trainer(
+        stage, processing_class=item_processor(processor), train_dataset=as_stream(rows), objective="item",
+        num_negatives=4,
+    )  # fmt: skip
+    assert trainer.data_collator.negatives.weights is None
+    trainer.train()
+    assert np.isfinite(logged(trainer, "loss")).all()

@@ -1,4 +1,4 @@
-"""Co-visitation scores: by hand, against loops over dense arrays, and as a file."""
+"""Tables of neighbors: by hand, against loops over dense arrays, and as a file."""
 
 import json
 from dataclasses import replace
@@ -12,23 +12,23 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from patchrec_hf import Catalog
-from patchrec_hf.runtime import co_visitation
-from patchrec_hf.runtime.co_visitation import CoVisitationTable, CoVisitationWeighting
+from patchrec_hf.runtime import neighbors
 from patchrec_hf.runtime.hub_files import FORMAT_VERSION
+from patchrec_hf.runtime.neighbors import NeighborTable
 
 
 CATALOG = Catalog.from_titles({30: "a", 10: "b", 20: "c"})
-HALVES = CoVisitationWeighting(decay=0.5, num_history_items=2)
-NAME = "co_visitation.safetensors"
+HALVES = (0.5, 2)
+NAME = "table.safetensors"
 
 
-def table_of(dense, weighting=HALVES, item_ids=None):
+def table_of(dense, counting=HALVES, item_ids=None):
     """A table of the positive numbers of a square array."""
     dense = np.asarray(dense, dtype=np.float32)
     sources, targets = np.nonzero(dense)
     offsets = np.searchsorted(sources, np.arange(len(dense) + 1))
     item_ids = np.arange(10, 10 + len(dense)) if item_ids is None else item_ids
-    return CoVisitationTable(offsets, targets.astype(np.int32), dense[sources, targets], item_ids, weighting)
+    return NeighborTable(offsets, targets.astype(np.int32), dense[sources, targets], item_ids, *counting)
 
 
 def dense_of(table):
@@ -84,21 +84,22 @@ def test_further_items_get_no_score(table):
     st.sampled_from([1, 20, 2**18]),
 )
 def test_scores_equal_a_loop(dense, histories, decay, num_history_items, entries_per_block):
-    weighting = CoVisitationWeighting(decay=decay, num_history_items=num_history_items)
     expected = np.zeros((len(histories), len(dense)))
     for row, history in enumerate(histories):
         known = [item for item in history if item < len(dense)]
         for age, item in enumerate(known[::-1][:num_history_items]):
             expected[row] += decay**age * dense[item]
-    with mock.patch.object(co_visitation, "_ENTRIES_PER_BLOCK", entries_per_block):
-        found = table_of(dense, weighting).scores([np.array(history, dtype=np.int32) for history in histories])
+    with mock.patch.object(neighbors, "_ENTRIES_PER_BLOCK", entries_per_block):
+        found = table_of(dense, (decay, num_history_items)).scores(
+            [np.array(history, dtype=np.int32) for history in histories]
+        )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_large_batches_are_added_up_in_blocks(table, monkeypatch):
     """The memory for single scores is bounded, and no row is left out or counted twice between the blocks."""
     sizes = []
-    weighted_sums = CoVisitationTable._weighted_sums
+    weighted_sums = NeighborTable._weighted_sums
 
     def counted(self, rows, sources, weights, num_rows):
         sizes.append(num_rows)
@@ -106,8 +107,8 @@ def test_large_batches_are_added_up_in_blocks(table, monkeypatch):
 
     histories = [np.array([row % 3]) for row in range(20)]
     expected = table.scores(histories)
-    monkeypatch.setattr(CoVisitationTable, "_weighted_sums", counted)
-    monkeypatch.setattr(co_visitation, "_ENTRIES_PER_BLOCK", 12)
+    monkeypatch.setattr(NeighborTable, "_weighted_sums", counted)
+    monkeypatch.setattr(neighbors, "_ENTRIES_PER_BLOCK", 12)
     np.testing.assert_array_equal(table.scores(histories), expected)
     assert sum(sizes) == 20
     assert max(sizes) <= 3  # a row takes 4 or 5: its scores, and 3 sums
@@ -134,7 +135,8 @@ def test_strongest_keeps_the_largest(dense, max_neighbors):
     kept = table.strongest(max_neighbors)
     np.testing.assert_array_equal(dense_of(kept), expected)
     assert len(kept.values) == np.count_nonzero(expected)
-    assert (kept.weighting, kept.item_ids.tolist()) == (table.weighting, table.item_ids.tolist())
+    assert (kept.decay, kept.num_history_items) == HALVES
+    assert kept.item_ids.tolist() == table.item_ids.tolist()
 
 
 def test_strongest_of_equals_and_of_negative_scores():
@@ -166,17 +168,17 @@ def test_a_catalog_without_an_item_is_refused(table):
 
 
 def test_a_catalog_in_another_order_is_refused(table):
-    with pytest.raises(ValueError, match=r"Item 10 \('b'\) has the index 1 in the co-visitation table, but 3 in the"):
+    with pytest.raises(ValueError, match=r"Item 10 \('b'\) has the index 1 in the table of neighbors, but 3 in the"):
         table.check_catalog(Catalog.from_titles({30: "a", 40: "d", 20: "c", 10: "b"}))
 
 
 @pytest.mark.parametrize("target_type", [np.int32, np.int64])
 def test_a_saved_table_is_the_same(table, tmp_path, target_type):
-    weighting = CoVisitationWeighting(7, 0.1, 0.7, 1 / 3, 0.9, 3)
-    table = replace(table, targets=table.targets.astype(target_type), weighting=weighting)
-    table.save(tmp_path / "new" / "directory")
-    loaded = CoVisitationTable.load(tmp_path / "new" / "directory")
-    assert loaded.weighting == weighting
+    table = replace(table, targets=table.targets.astype(target_type), decay=1 / 3, num_history_items=7)
+    table.save(tmp_path / "new" / NAME, window=3)
+    loaded = NeighborTable.load(tmp_path / "new" / NAME)
+    assert (loaded.decay, loaded.num_history_items) == (1 / 3, 7)
+    assert NeighborTable.settings_of(tmp_path / "new" / NAME) == {"window": 3}
     for name in ("offsets", "targets", "values", "item_ids"):
         found, expected = getattr(loaded, name), getattr(table, name)
         assert found.dtype == expected.dtype
@@ -186,30 +188,30 @@ def test_a_saved_table_is_the_same(table, tmp_path, target_type):
 
 
 def test_the_file_is_safetensors(table, tmp_path):
-    """One file; its metadata hold the version and the weighting, and nothing is pickled."""
-    table.save(tmp_path)
+    """One file; its metadata hold the version and the settings, and nothing is pickled."""
+    table.save(tmp_path / NAME)
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
     content = (tmp_path / NAME).read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = header.pop("__metadata__")
     assert header.keys() == {"offsets", "targets", "values", "item_ids"}
     assert metadata["format_version"] == str(FORMAT_VERSION)
-    assert json.loads(metadata["weighting"]) == vars(HALVES)
+    assert json.loads(metadata["counting"]) == {"decay": 0.5, "num_history_items": 2}
 
 
 def test_an_empty_table_can_be_saved(tmp_path):
-    table_of(np.zeros((2, 2))).save(tmp_path)
-    assert CoVisitationTable.load(tmp_path).scores([[0]]).tolist() == [[0, 0]]
+    table_of(np.zeros((2, 2))).save(tmp_path / NAME)
+    assert NeighborTable.load(tmp_path / NAME).scores([[0]]).tolist() == [[0, 0]]
 
 
 def test_arrays_with_gaps_and_numbers_of_numpy_can_be_saved(tmp_path):
     """safetensors copies memory as it lies, and JSON has no type for numbers of NumPy."""
-    weighting = CoVisitationWeighting(window=np.int64(3), decay=np.float32(0.5))
     ids = np.array([30, -1, 10, -1, 20, -1])[::2]
-    table_of([[0, 4, 1], [2, 0, 0], [0, 8, 16]], weighting, ids).save(tmp_path)
-    loaded = CoVisitationTable.load(tmp_path)
+    counting = (np.float32(0.5), np.int64(3))
+    table_of([[0, 4, 1], [2, 0, 0], [0, 8, 16]], counting, ids).save(tmp_path / NAME, window=np.int64(3))
+    loaded = NeighborTable.load(tmp_path / NAME)
     assert loaded.item_ids.tolist() == [30, 10, 20]
-    assert loaded.weighting == weighting
+    assert (loaded.decay, loaded.num_history_items) == (0.5, 3)
 
 
 def rewrite(directory, without=(), **changes):
@@ -225,29 +227,18 @@ def rewrite(directory, without=(), **changes):
 
 
 def test_a_newer_format_is_refused(table, tmp_path):
-    table.save(tmp_path)
+    table.save(tmp_path / NAME)
     rewrite(tmp_path, format_version=str(FORMAT_VERSION + 1), without=["values"])  # named before what is missing
     with pytest.raises(ValueError, match=f"{NAME} has format version {FORMAT_VERSION + 1}.*Upgrade"):
-        CoVisitationTable.load(tmp_path)
+        NeighborTable.load(tmp_path / NAME)
 
 
-@pytest.mark.parametrize("name", ["offsets", "targets", "values", "item_ids", "weighting"])
+@pytest.mark.parametrize("name", ["offsets", "targets", "values", "item_ids", "counting"])
 def test_another_file_is_refused(table, tmp_path, name):
-    table.save(tmp_path)
+    table.save(tmp_path / NAME)
     rewrite(tmp_path, without=[name])
-    with pytest.raises(ValueError, match=f"holds no co-visitation table: it lacks `{name}`"):
-        CoVisitationTable.load(tmp_path)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(OSError, match=NAME):
-        CoVisitationTable.load(tmp_path)
-
-
-def test_a_folder_of_a_repository(table, tmp_path):
-    table.save(tmp_path / "counts")
-    loaded = CoVisitationTable.load(tmp_path, subfolder="counts", dtype="bfloat16")  # as a `from_pretrained` gets them
-    assert loaded.item_ids.tolist() == table.item_ids.tolist()
+    with pytest.raises(ValueError, match=f"holds no table of neighbors: it lacks `{name}`"):
+        NeighborTable.load(tmp_path / NAME)
 
 
 @pytest.mark.parametrize(
@@ -273,9 +264,3 @@ def test_damaged_tables_are_refused(table, name, array, message):
 def test_other_dtypes_are_refused(table, name):
     with pytest.raises(TypeError, match=f"`{name}` must be an array of .*, got float64"):
         replace(table, **{name: getattr(table, name).astype(np.float64)})
-
-
-@pytest.mark.parametrize("name", ["window", "num_history_items"])
-def test_a_weighting_looks_at_one_item_at_least(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
-        CoVisitationWeighting(**{name: 0})

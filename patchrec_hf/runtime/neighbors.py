@@ -1,11 +1,11 @@
-"""Co-visitation scores: how strongly each item recommends others, as a sparse table that a checkpoint can carry."""
+"""Neighbors: how strongly each item recommends others, as a sparse table that a checkpoint can carry."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from .catalog import Catalog, ragged_arange
-from .hub_files import CO_VISITATION_NAME, FORMAT_VERSION, check_format_version, find_file
+from .hub_files import FORMAT_VERSION, check_format_version
 
 
 _ENTRIES_PER_BLOCK = 2**18
@@ -29,50 +29,11 @@ _ARRAYS = {
 }
 
 
-@dataclass(frozen=True)
-class CoVisitationWeighting:
-    """
-    Settings that turn pairs of items into scores.
-
-    Args:
-        window (`int`, *optional*, defaults to `20`):
-            Two items of a user are a pair if their positions differ by at most this number. The weight of a pair is 1
-            divided by this distance.
-        backward_weight (`float`, *optional*, defaults to `0.5`):
-            Factor on a pair's weight when its earlier item is recommended to users who chose the later one. The factor
-            for the other direction is 1.
-        source_exponent (`float`, *optional*, defaults to `0.5`):
-            Scores are divided by the popularity of the history's item to this power.
-        target_exponent (`float`, *optional*, defaults to `0.3`):
-            Scores are divided by the popularity of the recommended item to this power.
-        decay (`float`, *optional*, defaults to `0.8`):
-            Weight of an item of the history, relative to the item after it.
-        num_history_items (`int`, *optional*, defaults to `10`):
-            Number of latest items of a history that count.
-
-    Raises:
-        ValueError: If `window` or `num_history_items` is below 1.
-    """
-
-    window: int = 20
-    backward_weight: float = 0.5
-    source_exponent: float = 0.5
-    target_exponent: float = 0.3
-    decay: float = 0.8
-    num_history_items: int = 10
-
-    def __post_init__(self) -> None:
-        for name, value in (("window", self.window), ("num_history_items", self.num_history_items)):
-            if value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
-
-
 @dataclass(frozen=True, eq=False)
-class CoVisitationTable:
+class NeighborTable:
     """
-    Scores from item to item, after Linden, Smith and York, "Amazon.com Recommendations: Item-to-Item Collaborative
-    Filtering", IEEE Internet Computing 2003. [`~patchrec_hf.baselines.CoVisitation`] counts them. Only pairs with a
-    score are stored, in the compressed sparse row format (CSR): item `i` gives the items
+    Scores from item to item, such as the co-visitation counts of [`~patchrec_hf.baselines.CoVisitation`]. Only pairs
+    with a score are stored, in the compressed sparse row format (CSR): item `i` gives the items
     `targets[offsets[i] : offsets[i + 1]]` the scores in the same slice of `values`. All items are catalog indices.
 
     Args:
@@ -83,9 +44,11 @@ class CoVisitationTable:
         values (`numpy.ndarray` of shape `(num_scores,)`, float32):
             The scores.
         item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
-            The ids of the catalog's items, in catalog order. [`CoVisitationTable.check_catalog`] compares them.
-        weighting ([`CoVisitationWeighting`]):
-            The settings that made the scores. Its `decay` and `num_history_items` decide how a history's items count.
+            The ids of the catalog's items, in catalog order. [`NeighborTable.check_catalog`] compares them.
+        decay (`float`):
+            Weight of an item of a history, relative to the item after it.
+        num_history_items (`int`):
+            Number of latest items of a history that count.
 
     Raises:
         TypeError: If an array has another dtype.
@@ -104,7 +67,8 @@ class CoVisitationTable:
     targets: np.ndarray
     values: np.ndarray
     item_ids: np.ndarray
-    weighting: CoVisitationWeighting
+    decay: float
+    num_history_items: int
 
     def __post_init__(self) -> None:
         for name, dtypes in _ARRAYS.items():
@@ -145,8 +109,8 @@ class CoVisitationTable:
 
     def scores(self, histories: Sequence[np.ndarray], num_items: int | None = None) -> np.ndarray:
         """
-        Scores every item for every history. A score is the sum of what the latest `weighting.num_history_items` items
-        of the history give to the item. Each of them counts `weighting.decay` times as much as the item after it.
+        Scores every item for every history. A score is the sum of what the latest `num_history_items` items
+        of the history give to the item. Each of them counts `decay` times as much as the item after it.
 
         Args:
             histories (`Sequence[numpy.ndarray]`):
@@ -169,7 +133,7 @@ class CoVisitationTable:
                 f"`num_items` must be at least {self.num_items}, the number of items of the table, got {num_items}."
             )
         rows, sources, ages = self._latest(histories)
-        weights = self.weighting.decay**ages
+        weights = self.decay**ages
         lengths = np.diff(self.offsets)[sources]
         # Blocks of rows. A row that is larger than a block has a block of its own.
         sizes = np.bincount(rows, lengths, minlength=len(histories)) + self.num_items
@@ -196,7 +160,7 @@ class CoVisitationTable:
         rows, items = rows[is_known], items[is_known]
         lengths = np.bincount(rows, minlength=len(arrays))
         ages = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(items))
-        is_late = ages < self.weighting.num_history_items
+        is_late = ages < self.num_history_items
         return rows[is_late], items[is_late], ages[is_late]
 
     def _weighted_sums(self, rows: np.ndarray, sources: np.ndarray, weights: np.ndarray, num_rows: int) -> np.ndarray:
@@ -209,7 +173,7 @@ class CoVisitationTable:
         )
         return sums.reshape(num_rows, self.num_items)
 
-    def strongest(self, max_neighbors: int) -> CoVisitationTable:
+    def strongest(self, max_neighbors: int) -> NeighborTable:
         """
         Returns a table that keeps only the largest scores of each item. It bounds the size for large catalogs.
 
@@ -219,7 +183,7 @@ class CoVisitationTable:
                 stay.
 
         Returns:
-            [`CoVisitationTable`] of at most `max_neighbors * num_items` scores, 8 bytes each with int32 targets.
+            [`NeighborTable`] of at most `max_neighbors * num_items` scores, 8 bytes each with int32 targets.
 
         Raises:
             ValueError: If `max_neighbors` is below 1.
@@ -261,66 +225,67 @@ class CoVisitationTable:
         lost = self.item_ids[~np.isin(self.item_ids, catalog.item_ids)]
         if len(lost) > 0:
             raise ValueError(
-                f"The catalog lacks item {lost[0]} of the co-visitation table; it lacks {len(lost)} of the table's "
+                f"The catalog lacks item {lost[0]} of the table of neighbors; it lacks {len(lost)} of the table's "
                 f"{self.num_items} items. {mend}"
             )
         index = int(np.flatnonzero(catalog.item_ids[: self.num_items] != self.item_ids)[0])
         item_id = int(self.item_ids[index])
         place = int(catalog.indices_of([item_id])[0])
         raise ValueError(
-            f"Item {item_id} ({catalog.titles[place]!r}) has the index {index} in the co-visitation table, but "
+            f"Item {item_id} ({catalog.titles[place]!r}) has the index {index} in the table of neighbors, but "
             f"{place} in the catalog. {mend}"
         )
 
-    def save(self, directory: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike, **settings: Any) -> None:
         """
-        Writes the table into one file, `co_visitation.safetensors`. The weighting and the format version stand in the
-        file's metadata.
+        Writes the table as one safetensors file, with the format version in its metadata.
 
         Args:
-            directory (`str` or `os.PathLike`):
-                The directory. It is made if there is none.
+            path (`str` or `os.PathLike`):
+                The file. Its directory is made if there is none.
+            **settings:
+                JSON-ready values to keep in the metadata (see [`NeighborTable.settings_of`]).
         """
-        Path(directory).mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         # safetensors writes an array as it lies in memory, and json knows no numbers of NumPy.
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        counting = {"decay": self.decay, "num_history_items": self.num_history_items}
         metadata = {
             "format_version": str(FORMAT_VERSION),
-            "weighting": json.dumps(asdict(self.weighting), default=lambda number: number.item()),
+            "counting": json.dumps(counting, default=lambda number: number.item()),
+            "settings": json.dumps(settings, default=lambda number: number.item()),
         }
-        save_file(arrays, Path(directory, CO_VISITATION_NAME), metadata)
+        save_file(arrays, path, metadata)
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike, **kwargs: Any) -> CoVisitationTable:
+    def load(cls, path: str | os.PathLike) -> NeighborTable:
         """
-        Reads the file that [`CoVisitationTable.save`] wrote.
+        Reads a file that [`NeighborTable.save`] wrote.
 
         Args:
-            name_or_path (`str` or `os.PathLike`):
-                A directory or a repository of the Hub.
-            **kwargs:
-                Keyword arguments of a `from_pretrained`. Only the arguments that choose files on the Hub are used,
-                such as `revision` and `token`.
+            path (`str` or `os.PathLike`):
+                The file.
 
         Returns:
-            [`CoVisitationTable`]
+            [`NeighborTable`]
 
         Raises:
-            OSError: If there is no file `co_visitation.safetensors`.
             ValueError: If a newer version of the library wrote the file, or it holds no such table.
         """
-        path = find_file(name_or_path, CO_VISITATION_NAME, kwargs)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            check_format_version(int(metadata.get("format_version", 0)), CO_VISITATION_NAME)
-            missing = sorted({*_ARRAYS, "weighting"} - {*file.keys(), *metadata})
+            check_format_version(int(metadata.get("format_version", 0)), Path(path).name)
+            missing = sorted({*_ARRAYS, "counting"} - {*file.keys(), *metadata})
             if missing:
-                raise ValueError(
-                    f"{path} holds no co-visitation table: it lacks `{missing[0]}`. Write it by "
-                    "`CoVisitationTable.save`."
-                )
+                raise ValueError(f"{path} holds no table of neighbors: it lacks `{missing[0]}`.")
             arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-        return cls(**arrays, weighting=CoVisitationWeighting(**json.loads(metadata["weighting"])))
+        return cls(**arrays, **json.loads(metadata["counting"]))
+
+    @staticmethod
+    def settings_of(path: str | os.PathLike) -> dict[str, Any]:
+        """Returns the settings that [`NeighborTable.save`] kept in a file's metadata."""
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {}).get("settings", "{}"))
 
 
 def check_max_neighbors(max_neighbors: int) -> None:

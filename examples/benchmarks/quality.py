@@ -1,0 +1,93 @@
+"""
+Trains the all-patch recipe within a budget, and compares it with baselines on all test rows, in one run.
+
+On the embedded sample, in a few minutes:
+
+    python examples/benchmarks/quality.py --data sample --minutes 1
+
+On a data set (a prepared directory, raw files, or a name), with the results as JSON:
+
+    python examples/benchmarks/quality.py --data data/goodreads --minutes 15 --json quality.json
+
+The budget is computing time of this process for each trained LLM: minutes times the number of torch's threads. All
+settings, also the number of epochs and the prior's weights, are chosen on validation rows. Nothing is excluded from the
+rankings.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import polars as pl
+import torch
+from quality_methods import METHODS, Study
+from transformers import set_seed
+
+
+def main(args: argparse.Namespace) -> None:
+    set_seed(args.seed)
+    with tempfile.TemporaryDirectory() as directory:
+        study = Study(args.data, args.minutes, args.seed, args.hidden_size, args.ties, Path(directory))
+        print(
+            f"{len(study.splits['test'])} test rows of {len(set(study.splits['test']['user_id']))} users, "
+            f"{len(study.catalog)} items to rank, {torch.get_num_threads()} threads, seed {args.seed}"
+        )
+        reports, train_seconds, users_per_second = {}, {}, {}
+        for method in args.method or METHODS:
+            start = time.perf_counter()
+            rank = METHODS[method](study)
+            train_seconds[method] = time.perf_counter() - start
+            start = time.perf_counter()
+            reports[method] = rank(study.splits["test"])
+            users_per_second[method] = len(study.splits["test"]) / (time.perf_counter() - start)
+            print(f"{method}: trained in {train_seconds[method]:.0f} s", flush=True)
+        results = {
+            "data": args.data,
+            "minutes": args.minutes,
+            "seed": args.seed,
+            "metrics": {name: report.metrics() for name, report in reports.items()},
+            "cold": {name: study.cold_hr(report) for name, report in reports.items()},
+            "train_seconds": train_seconds,
+            "users_per_second": users_per_second,
+            "minus_co_visitation": {},
+            "notes": study.notes,
+        }
+        if "co-visitation" in reports:
+            for name, report in reports.items():
+                row = report.compare(reports["co-visitation"]).row(
+                    by_predicate=pl.col("metric") == "hr@20", named=True
+                )
+                results["minus_co_visitation"][name] = [row["difference"], row["low"], row["high"]]
+    print_table(results)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def print_table(results: dict) -> None:
+    columns = "HR@10 | HR@20 | NDCG@10 | HR@20 on cold targets | HR@20 minus co-visitation, 95% interval"
+    print(f"\n| method | {columns} | training, s | users per second |\n|---|---|---|---|---|---|---|---|")
+    for name, metrics in results["metrics"].items():
+        difference = results["minus_co_visitation"].get(name)
+        paired = "–" if difference is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*difference)
+        cold = results["cold"][name]
+        print(
+            f"| {name} | {metrics['hr@10']:.3f} | {metrics['hr@20']:.3f} | {metrics['ndcg@10']:.3f} | "
+            f"{'–' if cold is None else format(cold, '.3f')} | {paired} | {results['train_seconds'][name]:.0f} | "
+            f"{results['users_per_second'][name]:.0f} |"
+        )
+    for note in results["notes"]:
+        print(note)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="sample", help="a data set, as `load_recommendation_data` takes it")
+    parser.add_argument("--minutes", type=float, default=1.0, help="budget of each LLM, in minutes of all threads")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--method", nargs="+", choices=[*METHODS], help="methods to run; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--hidden_size", type=int, default=64, help="width of the backbone, which has two layers")
+    parser.add_argument("--ties", choices=["stable", "release"], help="order of simultaneous interactions in raw data")
+    main(parser.parse_args())

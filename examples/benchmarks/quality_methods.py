@@ -1,0 +1,206 @@
+"""The methods that `quality.py` compares: each trains, and returns a function that ranks rows."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import polars as pl
+import torch
+from datasets import Dataset
+
+from patchrec_hf import (
+    ALL_PATCH_PRESET,
+    BOOK_PROMPT,
+    BOOK_PROMPT_INSTRUCTION_FIRST,
+    EvaluationReport,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchPretrainConfig,
+    PatchPretrainTrainer,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+    build_tiny_backbone,
+    evaluate_model,
+    evaluate_scorer,
+    fit_prior,
+    load_recommendation_data,
+)
+from patchrec_hf.baselines import CoVisitation, SASRec
+
+
+Ranker = Callable[[Dataset], EvaluationReport]
+_TRIAL_STEPS = 12
+_TARGETS_PER_ROW = 16
+_MAX_TITLE_TOKENS = 500
+_RANKED_ROWS = 600
+
+
+class Study:
+    """
+    What the methods share: the data, the budget, and what one method takes over from another.
+
+    Args:
+        data (`str`):
+            A data set, as [`load_recommendation_data`] takes it.
+        minutes (`float`):
+            Budget of each LLM, in minutes of all threads.
+        seed (`int`):
+            Seed of everything.
+        hidden_size (`int`):
+            Width of the backbone.
+        ties (`str`, *optional*):
+            Order of simultaneous interactions in raw data.
+        directory (`pathlib.Path`):
+            Directory for checkpoints.
+    """
+
+    def __init__(
+        self, data: str, minutes: float, seed: int, hidden_size: int, ties: str | None, directory: Path
+    ) -> None:
+        self.seconds = 60 * minutes * torch.get_num_threads()
+        self.seed = seed
+        self.hidden_size = hidden_size
+        self.directory = directory
+        self.notes: list[str] = []
+        self._data = data
+        self._options = {} if ties is None else {"ties": ties}
+        self.max_history = 20 if data == "sample" else 100
+        self.splits, self.catalog = self.load(1)
+
+    def load(self, targets_per_row: int) -> tuple:
+        return load_recommendation_data(self._data, self.max_history, targets_per_row=targets_per_row, **self._options)
+
+    @cached_property
+    def co_visitation(self) -> CoVisitation:
+        return CoVisitation(self.catalog).fit(self.splits["train"], self.splits["validation"])
+
+    @cached_property
+    def item_model(self) -> tuple[PatchRecForCausalLM, PatchRecProcessor]:
+        """The all-patch recipe, trained within the budget, with the epoch that ranks validation targets best."""
+        preset = ALL_PATCH_PRESET
+        splits, catalog = self.load(min(preset.rows["targets_per_row"], self.max_history))
+        train = splits["train"]
+        backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed)
+        processor = PatchRecProcessor(
+            tokenizer, catalog, BOOK_PROMPT_INSTRUCTION_FIRST, max_history=self.max_history, **preset.processor
+        )
+        args = PatchFinetuneConfig(
+            **{
+                **preset.training,
+                "output_dir": str(self.directory / "item"),
+                "seed": self.seed,
+                "eval_strategy": "epoch",
+                "save_strategy": "epoch",
+                "save_total_limit": 1,
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "ndcg@10",
+                "greater_is_better": True,
+                "per_device_eval_batch_size": 64,
+                "eval_max_rows": None,
+                "logging_strategy": "epoch",
+                "report_to": "none",
+            }
+        )
+        steps = -(-len(train) // args.per_device_train_batch_size)
+
+        def run(args: PatchFinetuneConfig) -> PatchFinetuneTrainer:
+            copied, _ = build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed)
+            model = PatchRecForCausalLM.from_backbone(copied, tokenizer)
+            trainer = PatchFinetuneTrainer(model, args, train, processor, splits["validation"])
+            trainer.train()
+            return trainer
+
+        trial = replace_args(args, max_steps=_TRIAL_STEPS, eval_strategy="no", save_strategy="no")
+        per_epoch = self.seconds_of(lambda: run(trial)) / _TRIAL_STEPS * steps
+        epochs = max(1, min(args.num_train_epochs, math.floor(0.9 * self.seconds / per_epoch)))
+        trainer = run(replace_args(args, num_train_epochs=epochs))
+        best = trainer.state.best_global_step or trainer.state.global_step
+        self.notes.append(f"Item head: {epochs} epochs, of which the best on validation rows is {best / steps:.0f}.")
+        return trainer.model.eval(), processor
+
+    def seconds_of(self, work: Callable[[], object]) -> float:
+        """Computing time of this process for some work, in seconds; all threads count."""
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    def cold_hr(self, report: EvaluationReport) -> float | None:
+        """HR@20 on the targets that no training row holds; `None` if there are none."""
+        known = self.splits["train"]["item_ids"]
+        items = pl.Series(known).explode().unique()
+        cold = report.targets.filter(~pl.col("target_id").is_in(items.implode()))
+        return None if len(cold) == 0 else float((cold["item_rank"] <= 20).mean())
+
+
+def replace_args(args: PatchFinetuneConfig, **changes: object) -> PatchFinetuneConfig:
+    """Copies training arguments with some changes."""
+    if changes.get("save_strategy") == "no":
+        changes["load_best_model_at_end"] = False
+    return replace(args, **changes)
+
+
+def co_visitation(study: Study) -> Ranker:
+    scorer = study.co_visitation
+    return lambda rows: evaluate_scorer(scorer, study.catalog, rows, show_progress=False)
+
+
+def sasrec(study: Study) -> Ranker:
+    splits, catalog = study.load(min(100, study.max_history))
+    model = SASRec.from_catalog(catalog, max_length=study.max_history).fit(splits["train"], splits["validation"])
+    return lambda rows: evaluate_scorer(model, catalog, rows, show_progress=False)
+
+
+def item_head(study: Study) -> Ranker:
+    model, processor = study.item_model
+    return lambda rows: evaluate_model(model, processor, rows, batch_size=64, show_progress=False)
+
+
+def item_head_and_prior(study: Study) -> Ranker:
+    model, processor = study.item_model
+    processor = fit_prior(model, processor, study.splits["train"], study.splits["validation"], study.co_visitation)
+    study.notes.append(f"Prior: {processor.prior.weights}.")
+    return lambda rows: evaluate_model(model, processor, rows, batch_size=64, show_progress=False)
+
+
+def titles(study: Study) -> Ranker:
+    """The paper's PatchRec-I: both stages within the budget, ranked by titles."""
+    splits, catalog = study.load(min(_TARGETS_PER_ROW, study.max_history))
+    backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=study.hidden_size, seed=study.seed)
+    processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, max_history=study.max_history)
+    model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
+    for stage, trainer_class, config_class in (
+        ("pretrain", PatchPretrainTrainer, PatchPretrainConfig),
+        ("finetune", PatchFinetuneTrainer, PatchFinetuneConfig),
+    ):
+        args = config_class(
+            str(study.directory / stage),
+            learning_rate=1e-2,
+            per_device_train_batch_size=4,
+            max_steps=_TRIAL_STEPS,
+            save_strategy="no",
+            report_to="none",
+            seed=study.seed,
+        )
+        per_step = (
+            study.seconds_of(lambda: trainer_class(model, args, splits["train"], processor).train()) / _TRIAL_STEPS
+        )
+        args = replace(args, max_steps=max(_TRIAL_STEPS, int(0.4 * study.seconds / per_step)))
+        trainer = trainer_class(model, args, splits["train"], processor)
+        trainer.train()
+        model = trainer.model
+    return lambda rows: evaluate_model(
+        model.eval(), processor, rows, max_title_tokens=_MAX_TITLE_TOKENS, batch_size=16, show_progress=False
+    )
+
+
+METHODS = {
+    "co-visitation": co_visitation,
+    "SASRec": sasrec,
+    "item head": item_head,
+    "item head + prior": item_head_and_prior,
+    "PatchRec-I, titles": titles,
+}
+"""Each method, by its name in the table."""

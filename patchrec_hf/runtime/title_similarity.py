@@ -1,0 +1,108 @@
+"""Title similarity: how strongly an item recommends items whose titles share rare tokens with its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .catalog import TitleTokens, ragged_arange
+from .neighbors import NeighborTable
+
+
+DECAY = 0.8
+NUM_HISTORY_ITEMS = 10
+MAX_NEIGHBORS = 200
+SMOOTHING = 1e-4
+"""Share that an item has at least, so that its logarithm is finite."""
+_EXPONENT = 3
+_MAX_SHARE = 0.1
+_MAX_ITEMS_OF_TOKEN = 2000
+_CELLS_PER_BLOCK = 2**22
+
+
+def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: int = MAX_NEIGHBORS) -> NeighborTable:
+    """
+    Computes how similar the titles of items are: the cube of the cosine of their TF-IDF vectors, whose entries are a
+    title's distinct tokens. It needs no interactions, so it also knows items that nobody has chosen.
+
+    Tokens that more than 10 % of the titles or more than 2,000 titles hold count for the length of the vectors only.
+    So the time grows with the number of pairs of titles that share a rarer token.
+
+    Args:
+        titles ([`TitleTokens`]):
+            The titles of a catalog.
+        item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
+            The catalog's ids.
+        max_neighbors (`int`, *optional*, defaults to `200`):
+            Number of most similar items that are kept for each item.
+
+    Returns:
+        [`NeighborTable`]
+    """
+    num_items = len(titles)
+    keys = np.unique(np.repeat(np.arange(num_items), titles.lengths) * (titles.ids.max() + 1) + titles.ids)
+    items, tokens = np.divmod(keys, titles.ids.max() + 1)
+    num_titles = np.bincount(tokens)
+    weights = np.log(num_items / num_titles[tokens])
+    norms = np.sqrt(np.bincount(items, weights**2, minlength=num_items))
+    weights = weights / np.maximum(norms, 1e-9)[items]
+
+    is_rare = num_titles[tokens] <= max(min(_MAX_SHARE * num_items, _MAX_ITEMS_OF_TOKEN), 2)
+    items, tokens, weights = items[is_rare], tokens[is_rare], weights[is_rare]
+    # The titles of each token.
+    by_token = np.argsort(tokens, kind="stable")
+    lengths = np.bincount(tokens, minlength=len(num_titles))
+    starts = np.cumsum(lengths) - lengths
+    item_starts = np.searchsorted(items, np.arange(num_items + 1))
+
+    block = max(_CELLS_PER_BLOCK // num_items, 1)
+    columns, values, counts = [], [], []
+    for start in range(0, num_items, block):
+        stop = min(start + block, num_items)
+        part = slice(item_starts[start], item_starts[stop])
+        sizes = lengths[tokens[part]]
+        entries = by_token[np.repeat(starts[tokens[part]], sizes) + ragged_arange(sizes)]
+        cells = np.repeat((items[part] - start) * num_items, sizes) + items[entries]
+        products = np.repeat(weights[part], sizes) * weights[entries]
+        cosines = np.bincount(cells, products, minlength=(stop - start) * num_items).reshape(-1, num_items)
+        cosines[np.arange(stop - start), np.arange(start, stop)] = 0  # an item does not recommend itself
+        kept = min(max_neighbors, num_items - 1)
+        limits = np.partition(cosines, num_items - kept - 1, axis=1)[:, num_items - kept - 1] if kept > 0 else np.inf
+        rows, found = np.nonzero(cosines > np.maximum(limits, 0)[:, None])
+        columns.append(found)
+        values.append(cosines[rows, found] ** _EXPONENT)
+        counts.append(np.bincount(rows, minlength=stop - start))
+    return NeighborTable(
+        offsets=np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64),
+        targets=np.concatenate(columns).astype(np.int32),
+        values=np.concatenate(values).astype(np.float32),
+        item_ids=item_ids,
+        decay=DECAY,
+        num_history_items=NUM_HISTORY_ITEMS,
+    )
+
+
+def title_features(table: NeighborTable, histories: Sequence[np.ndarray], num_items: int | None = None) -> np.ndarray:
+    """
+    Computes how similar each item's title is to the latest titles of histories: log(1 + q / 10⁻⁴), where q is the
+    item's share of the history's title similarities.
+
+    Args:
+        table ([`NeighborTable`]):
+            Similar titles, as [`title_similarity`] computes them.
+        histories (`Sequence[numpy.ndarray]`):
+            Catalog indices of B histories, oldest first.
+        num_items (`int`, *optional*):
+            Number of items of the catalog. By default the table's.
+
+    Returns:
+        `numpy.ndarray` of shape `(B, num_items)`, float64; 0 where titles share no rare token.
+    """
+    return log_shares(table.scores(histories, num_items))
+
+
+def log_shares(scores: np.ndarray) -> np.ndarray:
+    """Returns log(1 + q / 10⁻⁴), where q is each score's share of its row's sum; 0 in a row of zeros."""
+    sums = np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
+    return np.log1p(scores / (sums * SMOOTHING))
