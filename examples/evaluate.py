@@ -61,7 +61,9 @@ class Arguments:
         default=None, metadata={"help": "Items per history. Default: the model's, or 100."}
     )
     ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs."})
-    method: str = field(default="exact", metadata={"help": "Ranking method.", "choices": ["exact", "beam", "all"]})
+    method: str | None = field(
+        default=None, metadata={"help": "Ranking method. Default: item if the model has an item head, else exact."}
+    )
     num_beams: int | None = field(default=None, metadata={"help": "Beams of the method beam."})
     max_title_tokens: int | None = field(
         default=None, metadata={"help": "Title tokens that the method exact reads for a row at most."}
@@ -77,7 +79,7 @@ class Arguments:
 def main(args: Arguments) -> None:
     if (args.model is None) == (args.baseline is None):
         raise SystemExit("Give exactly one of --model and --baseline.")
-    if args.baseline is not None and (args.protocol, args.method) != ("strict", "exact"):
+    if args.baseline is not None and (args.protocol, args.method) != ("strict", None):
         raise SystemExit("A baseline scores every item: leave out --protocol and --method.")
     state = PartialState(cpu=not torch.accelerator.is_available())
     max_history = args.max_history or 100

@@ -1,5 +1,6 @@
 """
-Trains PatchRec in both stages, and compares it with two baselines and with the same backbone on plain text.
+Trains the all-patch recipe, and compares it with two baselines, with the paper's PatchRec in both stages, and with the
+same backbone on plain text.
 
 Without arguments, on the embedded sample (synthetic readers of real books) with a tiny backbone, in some minutes on a
 CPU:
@@ -18,15 +19,19 @@ import copy
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
 from accelerate import PartialState
+from datasets import Dataset
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import TrlParser
 
 from patchrec_hf import (
+    ALL_PATCH_PRESET,
     BOOK_PROMPT,
+    BOOK_PROMPT_INSTRUCTION_FIRST,
     EvaluationReport,
     ItemPatchLayout,
     PatchFinetuneTrainer,
@@ -39,6 +44,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     evaluate_model,
     evaluate_scorer,
+    fit_prior,
     last_checkpoint,
     load_recommendation_data,
 )
@@ -83,6 +89,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     train = train.take(min(script.max_train_rows or (8000 if is_sample else len(train)), len(train)))
     test = select_spaced(splits["test"], script.max_test_rows)
 
+    # One row holds many targets of a user, which the all-patch recipe predicts from one sequence.
+    preset, size = ALL_PATCH_PRESET, min(max_history, ALL_PATCH_PRESET.rows["targets_per_row"])
+    item_splits, _ = load_recommendation_data(data, max_history, targets_per_row=size)
+
     backbone = script.model_name_or_path or str(output_dir / "backbone")
     if script.model_name_or_path is None and state.is_main_process:
         for part in build_tiny_backbone(catalog, seed=args.seed):
@@ -90,14 +100,25 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     state.wait_for_everyone()
     processor = PatchRecProcessor.from_backbone(backbone, catalog, BOOK_PROMPT, LAYOUTS[script.layout], max_history)
 
-    def train_stage(name: str, trainer_class: type, model: str, processor: PatchRecProcessor = processor) -> str:
+    item_processor = PatchRecProcessor.from_backbone(
+        backbone, catalog, BOOK_PROMPT_INSTRUCTION_FIRST, max_history=max_history, **preset.processor
+    )
+    item_settings = dict(preset.training)
+    if script.model_name_or_path is not None:  # the preset's rate suits a new backbone
+        item_settings["learning_rate"] = args.learning_rate
+
+    def train_stage(
+        name: str, trainer_class: type, model: str, processor: PatchRecProcessor, rows: Dataset, **settings: Any
+    ) -> str:
         """Trains `model`, unless a finished result exists, and returns the result's directory."""
         final = output_dir / name / "final"
         if not final.is_dir():
             state.print(f"\n== {name} ==")
             stage_args = copy.copy(args)
             stage_args.output_dir = str(output_dir / name)
-            trainer = trainer_class(model, stage_args, train, processor)
+            for setting, value in settings.items():
+                setattr(stage_args, setting, value)
+            trainer = trainer_class(model, stage_args, rows, processor)
             trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
             state.print(f"Trained by {state.num_processes} processes in {type(trainer.model_wrapped).__name__}.")
             trainer.save_model(f"{final}.part")
@@ -106,20 +127,30 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         state.wait_for_everyone()
         return str(final)
 
-    vanilla = train_stage("vanilla", PatchFinetuneTrainer, backbone, processor.with_layout(TextLayout()))
-    pretrained = train_stage("pretrain", PatchPretrainTrainer, backbone)
-    finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained)
+    vanilla = train_stage("vanilla", PatchFinetuneTrainer, backbone, processor.with_layout(TextLayout()), train)
+    pretrained = train_stage("pretrain", PatchPretrainTrainer, backbone, processor, train)
+    finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained, processor, train)
+    items = train_stage("items", PatchFinetuneTrainer, backbone, item_processor, item_splits["train"], **item_settings)
 
     unset_hf_deepspeed_config()  # so that under ZeRO-3, each process loads whole models from here on
-    results = []
-    for name, baseline in (("popularity", Popularity(catalog)), ("co-visitation", CoVisitation(catalog))):
-        report = evaluate_scorer(baseline.fit(splits["train"]), catalog, test, show_progress=False)
-        results.append(summarize(name, report))
-    for name, checkpoint in (("vanilla", vanilla), ("PatchRec", finetuned)):
+    co_visitation = CoVisitation(catalog).fit(splits["train"], splits["validation"], show_progress=False)
+    reports = {
+        "popularity": evaluate_scorer(Popularity(catalog).fit(splits["train"]), catalog, test, show_progress=False),
+        "co-visitation": evaluate_scorer(co_visitation, catalog, test, show_progress=False),
+    }
+    batch_size = args.per_device_eval_batch_size
+    for name, checkpoint in (("vanilla", vanilla), ("PatchRec-I", finetuned), ("all-patch", items)):
         recommender = PatchRecommender.from_pretrained(checkpoint)
-        model, batch_size = recommender.model.to(state.device), args.per_device_eval_batch_size
-        report = evaluate_model(model, recommender.processor, test, batch_size=batch_size)
-        results.append(summarize(name, report))
+        model = recommender.model.to(state.device)
+        reports[name] = evaluate_model(model, recommender.processor, test, batch_size=batch_size)
+    # The prior joins co-visits to the item head. The checkpoint holds it from here on.
+    with_prior = fit_prior(model, recommender.processor, splits["train"], splits["validation"], co_visitation)
+    reports["all-patch + prior"] = evaluate_model(model, with_prior, test, batch_size=batch_size)
+    if state.is_main_process:
+        with_prior.save_pretrained(items)
+    state.wait_for_everyone()
+    recommender = PatchRecommender.from_pretrained(items)
+    results = [summarize(name, report) for name, report in reports.items()]
     with pl.Config(
         tbl_formatting="ASCII_MARKDOWN",
         tbl_hide_column_data_types=True,
@@ -129,14 +160,20 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         tbl_width_chars=200,
     ):
         state.print(f"\n{len(test)} test rows, {len(catalog)} items to rank:\n{pl.DataFrame(results)}")
-    state.print("PatchRec learned from each row three times (as text, compressed, and in its layout), vanilla once.")
+    paired = reports["all-patch + prior"].compare(reports["co-visitation"])
+    hr = paired.row(by_predicate=pl.col("metric") == "hr@20", named=True)
+    state.print(
+        f"All-patch + prior minus co-visitation, hr@20: {hr['difference']:+.3f}, 95% interval {hr['low']:+.3f} to "
+        f"{hr['high']:+.3f}."
+    )
+    state.print("PatchRec-I learned from each row three times (as text, compressed, and in its layout), vanilla once.")
 
     *history, target = test[len(test) // 2]["item_ids"]
     titles = [catalog.titles[index] for index in catalog.indices_of([*history[-5:], target])]
     state.print("\nA reader's latest books:", *titles[:-1], "\nThe next book:", titles[-1], sep="\n  ")
     state.print("\nRecommended:")
     for item in recommender.recommend(history, k=3):
-        state.print(f"  {item.title} (log-probability {item.score:.2f})")
+        state.print(f"  {item.title}")
     finish_run(output_dir, results)
 
 

@@ -10,8 +10,8 @@ On a data set (a prepared directory, raw files, or a name), with the results as 
     python examples/benchmarks/quality.py --data data/goodreads --minutes 15 --json quality.json
 
 The budget is computing time of this process for each trained LLM: minutes times the number of torch's threads. All
-settings, also the number of epochs and the prior's weights, are chosen on validation rows. Nothing is excluded from the
-rankings.
+settings, also the number of epochs and the prior's weights, are chosen on validation rows. Nothing is excluded from
+the rankings.
 """
 
 import argparse
@@ -22,14 +22,16 @@ from pathlib import Path
 
 import polars as pl
 import torch
-from quality_methods import METHODS, Study
+from quality_methods import METHODS, VARIANTS, Study
 from transformers import set_seed
 
 
 def main(args: argparse.Namespace) -> None:
     set_seed(args.seed)
     with tempfile.TemporaryDirectory() as directory:
-        study = Study(args.data, args.minutes, args.seed, args.hidden_size, args.ties, Path(directory))
+        study = Study(
+            args.data, args.minutes, args.seed, args.hidden_size, args.ties, Path(directory), VARIANTS[args.variant]
+        )
         print(
             f"{len(study.splits['test'])} test rows of {len(set(study.splits['test']['user_id']))} users, "
             f"{len(study.catalog)} items to rank, {torch.get_num_threads()} threads, seed {args.seed}"
@@ -47,6 +49,7 @@ def main(args: argparse.Namespace) -> None:
             "data": args.data,
             "minutes": args.minutes,
             "seed": args.seed,
+            "variant": args.variant,
             "metrics": {name: report.metrics() for name, report in reports.items()},
             "cold": {name: study.cold_hr(report) for name, report in reports.items()},
             "train_seconds": train_seconds,
@@ -90,4 +93,5 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden_size", type=int, default=64, help="width of the backbone, which has two layers")
     parser.add_argument("--ties", choices=["stable", "release"], help="order of simultaneous interactions in raw data")
+    parser.add_argument("--variant", default="recipe", choices=[*VARIANTS], help="a change of the recipe")
     main(parser.parse_args())

@@ -2,10 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -15,6 +16,7 @@ from patchrec_hf import (
     ALL_PATCH_PRESET,
     BOOK_PROMPT,
     BOOK_PROMPT_INSTRUCTION_FIRST,
+    Catalog,
     EvaluationReport,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
@@ -31,11 +33,43 @@ from patchrec_hf import (
 from patchrec_hf.baselines import CoVisitation, SASRec
 
 
+@dataclass(frozen=True)
+class Variant:
+    """
+    A change of the all-patch recipe, for an ablation.
+
+    Args:
+        processor, training (`Mapping[str, Any]`):
+            Settings that replace the preset's.
+        max_history (`int`, *optional*):
+            Items per history.
+        has_titles (`bool`):
+            Whether items have their titles. Without, all have the same one, so only residuals tell them apart.
+    """
+
+    processor: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    max_history: int | None = None
+    has_titles: bool = True
+
+
+VARIANTS = {
+    "recipe": Variant(),
+    "titles only": Variant(processor={"item_residuals": False}),
+    "residuals only": Variant(training={"title_similarity": False, "residual_dropout": 0.0}, has_titles=False),
+    "no title similarity": Variant(training={"title_similarity": False}),
+    "no residual dropout": Variant(training={"residual_dropout": 0.0}),
+    "no dropout": Variant(training={"item_dropout": 0.0}),
+    "product": Variant(training={"item_similarity": "product"}),
+    "separators": Variant(processor={"separate_patches": True}),
+    "history of 50": Variant(max_history=50),
+    "history of 200": Variant(max_history=200),
+}
+"""Variants of the recipe, by name."""
 Ranker = Callable[[Dataset], EvaluationReport]
 _TRIAL_STEPS = 12
 _TARGETS_PER_ROW = 16
 _MAX_TITLE_TOKENS = 500
-_RANKED_ROWS = 600
 
 
 class Study:
@@ -55,10 +89,19 @@ class Study:
             Order of simultaneous interactions in raw data.
         directory (`pathlib.Path`):
             Directory for checkpoints.
+        variant ([`Variant`]):
+            Changes of the all-patch recipe.
     """
 
     def __init__(
-        self, data: str, minutes: float, seed: int, hidden_size: int, ties: str | None, directory: Path
+        self,
+        data: str,
+        minutes: float,
+        seed: int,
+        hidden_size: int,
+        ties: str | None,
+        directory: Path,
+        variant: Variant,
     ) -> None:
         self.seconds = 60 * minutes * torch.get_num_threads()
         self.seed = seed
@@ -67,7 +110,8 @@ class Study:
         self.notes: list[str] = []
         self._data = data
         self._options = {} if ties is None else {"ties": ties}
-        self.max_history = 20 if data == "sample" else 100
+        self.variant = variant
+        self.max_history = variant.max_history or (20 if data == "sample" else 100)
         self.splits, self.catalog = self.load(1)
 
     def load(self, targets_per_row: int) -> tuple:
@@ -75,21 +119,28 @@ class Study:
 
     @cached_property
     def co_visitation(self) -> CoVisitation:
-        return CoVisitation(self.catalog).fit(self.splits["train"], self.splits["validation"])
+        return CoVisitation(self.catalog).fit(self.splits["train"], self.splits["validation"], show_progress=False)
 
     @cached_property
     def item_model(self) -> tuple[PatchRecForCausalLM, PatchRecProcessor]:
         """The all-patch recipe, trained within the budget, with the epoch that ranks validation targets best."""
-        preset = ALL_PATCH_PRESET
+        preset, variant = ALL_PATCH_PRESET, self.variant
         splits, catalog = self.load(min(preset.rows["targets_per_row"], self.max_history))
+        if not variant.has_titles:
+            catalog = Catalog(catalog.item_ids, ("item",) * len(catalog))
         train = splits["train"]
-        backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed)
+        _, tokenizer = build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed)
         processor = PatchRecProcessor(
-            tokenizer, catalog, BOOK_PROMPT_INSTRUCTION_FIRST, max_history=self.max_history, **preset.processor
+            tokenizer,
+            catalog,
+            BOOK_PROMPT_INSTRUCTION_FIRST,
+            max_history=self.max_history,
+            **{**preset.processor, **variant.processor},
         )
         args = PatchFinetuneConfig(
             **{
                 **preset.training,
+                **variant.training,
                 "output_dir": str(self.directory / "item"),
                 "seed": self.seed,
                 "eval_strategy": "epoch",
@@ -101,6 +152,7 @@ class Study:
                 "per_device_eval_batch_size": 64,
                 "eval_max_rows": None,
                 "logging_strategy": "epoch",
+                "disable_tqdm": True,
                 "report_to": "none",
             }
         )
@@ -160,7 +212,8 @@ def item_head(study: Study) -> Ranker:
 
 def item_head_and_prior(study: Study) -> Ranker:
     model, processor = study.item_model
-    processor = fit_prior(model, processor, study.splits["train"], study.splits["validation"], study.co_visitation)
+    prior_data = (study.splits["train"], study.splits["validation"], study.co_visitation)
+    processor = fit_prior(model, processor, *prior_data, show_progress=False)
     study.notes.append(f"Prior: {processor.prior.weights}.")
     return lambda rows: evaluate_model(model, processor, rows, batch_size=64, show_progress=False)
 
@@ -171,26 +224,26 @@ def titles(study: Study) -> Ranker:
     backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=study.hidden_size, seed=study.seed)
     processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, max_history=study.max_history)
     model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
-    for stage, trainer_class, config_class in (
-        ("pretrain", PatchPretrainTrainer, PatchPretrainConfig),
-        ("finetune", PatchFinetuneTrainer, PatchFinetuneConfig),
-    ):
-        args = config_class(
-            str(study.directory / stage),
-            learning_rate=1e-2,
-            per_device_train_batch_size=4,
-            max_steps=_TRIAL_STEPS,
-            save_strategy="no",
-            report_to="none",
-            seed=study.seed,
-        )
-        per_step = (
-            study.seconds_of(lambda: trainer_class(model, args, splits["train"], processor).train()) / _TRIAL_STEPS
-        )
-        args = replace(args, max_steps=max(_TRIAL_STEPS, int(0.4 * study.seconds / per_step)))
-        trainer = trainer_class(model, args, splits["train"], processor)
-        trainer.train()
-        model = trainer.model
+
+    def train(stage: str, trainer_class: type, config_class: type, seconds: float) -> None:
+        def run(max_steps: int) -> None:
+            args = config_class(
+                str(study.directory / stage),
+                learning_rate=1e-2,
+                per_device_train_batch_size=4,
+                max_steps=max_steps,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                seed=study.seed,
+            )
+            trainer_class(model, args, splits["train"], processor).train()
+
+        per_step = study.seconds_of(lambda: run(_TRIAL_STEPS)) / _TRIAL_STEPS
+        run(max(_TRIAL_STEPS, int(seconds / per_step)))
+
+    train("pretrain", PatchPretrainTrainer, PatchPretrainConfig, 0.45 * study.seconds)
+    train("finetune", PatchFinetuneTrainer, PatchFinetuneConfig, 0.45 * study.seconds)
     return lambda rows: evaluate_model(
         model.eval(), processor, rows, max_title_tokens=_MAX_TITLE_TOKENS, batch_size=16, show_progress=False
     )

@@ -1,6 +1,6 @@
 """
 Times rankings of the whole catalog against transformers' `generate`, batch by batch in one run, with the same model
-and the same users.
+and the same users. The item head ranks too, if the model has one.
 
 In a few minutes, with a tiny backbone that the script first fine-tunes on the embedded sample:
 
@@ -10,7 +10,8 @@ With a checkpoint, for users with long histories:
 
     python examples/benchmarks/ranking.py --model outputs/goodreads/finetune/final --data_dir data/goodreads
 
-Without `--model`, the script fine-tunes a tiny backbone as PatchRec-I for `--train_steps`, in `--output_dir`.
+Without `--model`, the script fine-tunes a tiny backbone as PatchRec-I for `--train_steps`, in `--output_dir`, on
+titles and on items (`objective="both"`).
 """
 
 import argparse
@@ -34,6 +35,7 @@ from patchrec_hf import (
     load_recommendation_data,
 )
 from patchrec_hf.data.rows import spaced_rows
+from patchrec_hf.runtime.item_scorer import ItemScorer
 
 
 ONCE = ("all", "generate without cache")  # slow methods, which rank the first batch only
@@ -51,6 +53,8 @@ def main(args: argparse.Namespace) -> None:
         f"{len(histories)} users with {longest} items each, {len(catalog)} items to rank, batches of {args.batch_size}"
     )
 
+    scorer = None if model.item_head is None else ItemScorer(model, processor)  # keeps the items' vectors
+
     def ranker(**settings):
         def run(batch):
             prompts = [processor.encode(catalog.indices_of(history)) for history in batch]
@@ -58,11 +62,17 @@ def main(args: argparse.Namespace) -> None:
 
         return run
 
+    def by_item_head(batch):
+        prompts = [processor.encode(catalog.indices_of(history)) for history in batch]
+        config = RankingConfig(k=K, batch_size=len(batch), method="item")
+        return CatalogRanker(model, processor, config, scorer).rank(prompts)
+
     generate = Generate(model, processor, processor.trie.max_depth)
     methods = {
         "exact": ranker(method="exact"),
         "beam": ranker(method="beam", num_beams=K),
         "all": ranker(method="all"),
+        **({} if model.item_head is None else {"item": by_item_head}),
         "generate": lambda batch: generate(batch, use_cache=True),
         "generate without cache": lambda batch: generate(batch, use_cache=False),
     }
@@ -98,6 +108,7 @@ def main(args: argparse.Namespace) -> None:
             "exact_vs_generate_uncached": ratio("generate without cache"),
             "exact_vs_all": ratio("all"),
             "exact_vs_beam": ratio("beam"),
+            **({} if scorer is None else {"item_vs_exact": 1 / ratio("item")}),
         },
         "exact_equals_brute_force": bool(np.abs(differences).max() < 1e-3),
         "exact_equals_all": bool(np.allclose(outputs["all"][0].scores, scores[: len(batches[0])], atol=1e-3)),
@@ -127,6 +138,7 @@ def train(args, dataset, catalog):
     config = PatchFinetuneConfig(
         args.output_dir,
         max_steps=args.train_steps,
+        objective="both",
         learning_rate=3e-3,
         max_grad_norm=1.0,
         per_device_train_batch_size=8,

@@ -1,6 +1,7 @@
 """
 Times training steps, tree-packed and padded, against TRL's SFTTrainer on the uncompressed text. All are timed in one
-run, with the same targets, batch size, dtype and weights (the learning rate is 0), without gradient checkpointing.
+run, with the same targets, batch size, dtype and weights (the learning rate is 0), without gradient checkpointing. The
+rows `item` and `both` are the all-patch recipe, whose loss is another one.
 
 In a minute, with a tiny backbone on the embedded sample:
 
@@ -26,6 +27,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 from patchrec_hf import (
+    ALL_PATCH_PRESET,
     BOOK_PROMPT,
     BOOK_PROMPT_INSTRUCTION_FIRST,
     ItemPatchLayout,
@@ -44,6 +46,7 @@ from patchrec_hf import (
 
 
 LAYOUTS = {"text": TextLayout(), "PFT-I": ItemPatchLayout(), "PFT-S": SessionPatchLayout(), "pre-training": None}
+OBJECTIVES = ("item", "both")  # of the all-patch recipe; the layouts above learn titles
 
 
 def main(args: argparse.Namespace) -> None:
@@ -90,6 +93,8 @@ def main(args: argparse.Namespace) -> None:
     model = PatchRecForCausalLM.from_backbone(load(), AutoTokenizer.from_pretrained(backbone))
     trainers = {"TRL": (make_trl(load(), processor, blocks, common), 1)}
     for layout_name in args.layouts:
+        if layout_name in OBJECTIVES:
+            continue
         layout = LAYOUTS[layout_name]
         for packing in (False, True):
             is_pretraining = layout is None
@@ -104,8 +109,22 @@ def main(args: argparse.Namespace) -> None:
             for size in args.targets_per_row:
                 trainers[layout_name, packing, size] = (trainer, size)
 
+    all_patches = PatchRecProcessor.from_backbone(
+        backbone, catalog, BOOK_PROMPT_INSTRUCTION_FIRST, max_history=args.max_history, **ALL_PATCH_PRESET.processor
+    )
+    item_model = None
+    for objective in (name for name in OBJECTIVES if name in args.layouts):
+        if item_model is None:
+            item_model = PatchRecForCausalLM.from_backbone(load(), AutoTokenizer.from_pretrained(backbone))
+        for packing in (False, True):
+            config = PatchFinetuneConfig(**common, tree_packing=packing, objective=objective)
+            trainer = PatchFinetuneTrainer(item_model, config, blocks, all_patches)
+            for size in args.targets_per_row:
+                trainers[objective, packing, size] = (trainer, size)
+
     measured = {name: [] for name in trainers}
-    optimizers = {id(m): torch.optim.AdamW(m.parameters(), lr=0.0) for m in (model, trainers["TRL"][0].model)}
+    models = {id(trainer.model): trainer.model for trainer, _ in trainers.values()}
+    optimizers = {key: torch.optim.AdamW(model.parameters(), lr=0.0) for key, model in models.items()}
     peaks = {}
     for number, block in enumerate(blocks, start=1):
         for name, (trainer, size) in trainers.items():
@@ -140,7 +159,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch_size", type=int, default=32, help="targets per step, all of one user")
     parser.add_argument("--rounds", type=int, default=3, help="number of timed steps of each kind")
     parser.add_argument("--targets_per_row", type=int, nargs="+", default=[1, 4, 8, 16, 32])
-    parser.add_argument("--layouts", nargs="+", default=list(LAYOUTS), choices=list(LAYOUTS))
+    parser.add_argument("--layouts", nargs="+", default=[*LAYOUTS, *OBJECTIVES], choices=[*LAYOUTS, *OBJECTIVES])
     parser.add_argument("--instruction_first", action="store_true", help="put the instruction before the history")
     parser.add_argument("--no_separators", action="store_true", help="put no separators after patches")
     parser.add_argument("--output_dir", default="outputs/benchmark")

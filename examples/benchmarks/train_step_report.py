@@ -48,6 +48,10 @@ def report(measured, peaks, args, peak, count_flops):
     packed, padded = fastest(layout, True), fastest(layout, False)
     same = (layout, False, packed[2])  # the same rows, padded; with fewer targets per row, histories are shorter
     pairs = [(name, (name[0], False, name[2])) for name in measured if name[1] is True]
+    objectives = [name for name in ("item", "both") if name in args.layouts]
+    # The fastest batches of an objective, padded or packed.
+    fastest_of = {name: max(fastest(name, True), fastest(name, False), key=lambda kind: speedup(kind, "TRL"))
+                  for name in objectives}  # fmt: skip
     if ("text", False, 1) in measured:
         pairs.append((("text", False, 1), "TRL"))
     results = {
@@ -56,6 +60,7 @@ def report(measured, peaks, args, peak, count_flops):
             "packed_vs_unpacked": speedup(packed, same),
             "packed_vs_fastest_unpacked": speedup(packed, padded),
             "unpacked_vs_trl": speedup(padded, "TRL"),
+            **{f"{name}_vs_packed_titles": speedup(kind, packed) for name, kind in fastest_of.items()},
         },
         "packed_targets_per_row": packed[2],
         "max_relative_loss_difference": max(difference(*pair) for pair in pairs),
