@@ -68,7 +68,7 @@ def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: i
         cosines = np.bincount(cells, products, minlength=(stop - start) * num_items).reshape(-1, num_items)
         cosines[np.arange(stop - start), np.arange(start, stop)] = 0  # an item does not recommend itself
         kept = min(max_neighbors, num_items - 1)
-        limits = np.partition(cosines, num_items - kept - 1, axis=1)[:, num_items - kept - 1] if kept > 0 else np.inf
+        limits = np.partition(cosines, num_items - kept - 1, axis=1)[:, num_items - kept - 1]
         rows, found = np.nonzero(cosines > np.maximum(limits, 0)[:, None])
         columns.append(found)
         values.append(cosines[rows, found] ** _EXPONENT)

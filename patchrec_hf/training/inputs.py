@@ -138,7 +138,24 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             args.title_similarity,
         )
     patchrec_model.check_processor(processor)
+    _freeze_idle_head(patchrec_model, args.objective, unfreezes=patchrec_model is model)
     return model, patchrec_model
+
+
+def _freeze_idle_head(model: PatchRecForCausalLM, objective: str, unfreezes: bool) -> None:
+    """
+    Freezes the head that the objective does not train. Otherwise ZeRO, which takes a missing gradient for 0, would let
+    the head decay, and FSDP2, which needs the optimizer's state of each weight that is not frozen, could not resume.
+    With `unfreezes`, a head that this function froze for another trainer is trained again.
+    """
+    shared = set(map(id, model.model.parameters()))  # a tied head is the embedding table
+    for head, is_idle in ((model.lm_head, objective == "item"), (model.item_head, objective == "title")):
+        for parameter in () if head is None else head.parameters():
+            if is_idle and parameter.requires_grad and id(parameter) not in shared:
+                parameter.requires_grad_(False)
+                parameter.is_idle = True
+            elif not is_idle and unfreezes and getattr(parameter, "is_idle", False):
+                parameter.requires_grad_(True)
 
 
 def set_objective(

@@ -34,7 +34,8 @@ def test_pairs_count_by_distance_and_order():
         [[0, 0, 0.5, 0], [0, 0, 1, 0.5], [0, 0, 0, 1], [0, 0, 0, 0]],
     )
     assert model.table.values.tolist() == [0.5, 1, 0.5, 1]  # pairs without a score are not stored
-    assert model.table.weighting == model.weighting == PLAIN
+    assert model.weighting == PLAIN
+    assert (model.table.decay, model.table.num_history_items) == (1.0, 10)
 
 
 def test_weighting_by_hand():
@@ -93,7 +94,7 @@ def test_the_first_of_equals_wins_whatever_its_window():
     wide, narrow = PLAIN, CoVisitationWeighting(1, 0.0, 0.0, 0.0, 1.0, 10)
     for grid in ([wide, narrow], [narrow, wide]):
         model = CoVisitation(CATALOG).fit(rows, rows_of(([11, 12], [1])), grid, "hr@1", show_progress=False)
-        assert model.weighting == model.table.weighting == grid[0]
+        assert model.weighting == grid[0]
         assert (model.score([[10]]) > 0).any() == (grid[0] is wide)  # the scores are those of the choice
 
 
