@@ -11,7 +11,7 @@ On a data set (a prepared directory, raw files, or a name), with the results as 
 
 The budget is computing time of this process for each trained LLM: minutes times the number of torch's threads. All
 settings, also the number of epochs and the prior's weights, are chosen on validation rows. Nothing is excluded from
-the rankings.
+the rankings, except in the row that says so.
 """
 
 import argparse
@@ -29,8 +29,17 @@ from transformers import set_seed
 def main(args: argparse.Namespace) -> None:
     set_seed(args.seed)
     with tempfile.TemporaryDirectory() as directory:
+        if args.output_dir:
+            args.output_dir.mkdir(parents=True, exist_ok=True)
         study = Study(
-            args.data, args.minutes, args.seed, args.hidden_size, args.ties, Path(directory), VARIANTS[args.variant]
+            args.data,
+            args.minutes,
+            args.seed,
+            args.hidden_size,
+            args.ties,
+            args.output_dir or Path(directory),
+            VARIANTS[args.variant],
+            args.model,
         )
         print(
             f"{len(study.splits['test'])} test rows of {len(set(study.splits['test']['user_id']))} users, "
@@ -93,5 +102,9 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--hidden_size", type=int, default=64, help="width of the backbone, which has two layers")
     parser.add_argument("--ties", choices=["stable", "release"], help="order of simultaneous interactions in raw data")
+    parser.add_argument("--model", help="a backbone for the recipe; by default a tiny, new one")
+    parser.add_argument(
+        "--output_dir", type=Path, help="directory from which an interrupted run goes on; default: none"
+    )
     parser.add_argument("--variant", default="recipe", choices=[*VARIANTS], help="a change of the recipe")
     main(parser.parse_args())

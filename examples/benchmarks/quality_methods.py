@@ -1,5 +1,6 @@
 """The methods that `quality.py` compares: each trains, and returns a function that ranks rows."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from patchrec_hf import (
     evaluate_model,
     evaluate_scorer,
     fit_prior,
+    last_checkpoint,
     load_recommendation_data,
 )
 from patchrec_hf.baselines import CoVisitation, SASRec
@@ -91,6 +93,8 @@ class Study:
             Directory for checkpoints.
         variant ([`Variant`]):
             Changes of the all-patch recipe.
+        model (`str`, *optional*):
+            A backbone for the recipe. By default a tiny, new one.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Study:
         ties: str | None,
         directory: Path,
         variant: Variant,
+        model: str | None = None,
     ) -> None:
         self.seconds = 60 * minutes * torch.get_num_threads()
         self.seed = seed
@@ -111,6 +116,7 @@ class Study:
         self._data = data
         self._options = {} if ties is None else {"ties": ties}
         self.variant = variant
+        self.model = model
         self.max_history = variant.max_history or (20 if data == "sample" else 100)
         self.splits, self.catalog = self.load(1)
 
@@ -129,9 +135,12 @@ class Study:
         if not variant.has_titles:
             catalog = Catalog(catalog.item_ids, ("item",) * len(catalog))
         train = splits["train"]
-        _, tokenizer = build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed)
-        processor = PatchRecProcessor(
-            tokenizer,
+        backbone = self.model or str(self.directory / "backbone")
+        if self.model is None:
+            for part in build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed):
+                part.save_pretrained(backbone)
+        processor = PatchRecProcessor.from_backbone(
+            backbone,
             catalog,
             BOOK_PROMPT_INSTRUCTION_FIRST,
             max_history=self.max_history,
@@ -159,15 +168,23 @@ class Study:
         steps = -(-len(train) // args.per_device_train_batch_size)
 
         def run(args: PatchFinetuneConfig) -> PatchFinetuneTrainer:
-            copied, _ = build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed)
-            model = PatchRecForCausalLM.from_backbone(copied, tokenizer)
-            trainer = PatchFinetuneTrainer(model, args, train, processor, splits["validation"])
-            trainer.train()
+            trainer = PatchFinetuneTrainer(backbone, args, train, processor, splits["validation"])
+            trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
             return trainer
 
-        trial = replace_args(args, max_steps=_TRIAL_STEPS, eval_strategy="no", save_strategy="no")
-        per_epoch = self.seconds_of(lambda: run(trial)) / _TRIAL_STEPS * steps
-        epochs = max(1, min(args.num_train_epochs, math.floor(0.9 * self.seconds / per_epoch)))
+        trial = replace_args(
+            args,
+            output_dir=str(self.directory / "trial"),
+            max_steps=_TRIAL_STEPS,
+            eval_strategy="no",
+            save_strategy="no",
+        )
+        measured = self.directory / "epochs.json"  # an interrupted run must go on with as many epochs
+        if not measured.exists():
+            per_epoch = self.seconds_of(lambda: run(trial)) / _TRIAL_STEPS * steps
+            epochs = max(1, min(args.num_train_epochs, math.floor(0.9 * self.seconds / per_epoch)))
+            measured.write_text(json.dumps(epochs), encoding="utf-8")
+        epochs = json.loads(measured.read_text(encoding="utf-8"))
         trainer = run(replace_args(args, num_train_epochs=epochs))
         best = trainer.state.best_global_step or trainer.state.global_step
         self.notes.append(f"Item head: {epochs} epochs, of which the best on validation rows is {best / steps:.0f}.")
@@ -197,6 +214,12 @@ def replace_args(args: PatchFinetuneConfig, **changes: object) -> PatchFinetuneC
 def co_visitation(study: Study) -> Ranker:
     scorer = study.co_visitation
     return lambda rows: evaluate_scorer(scorer, study.catalog, rows, show_progress=False)
+
+
+def co_visitation_without_seen(study: Study) -> Ranker:
+    """The same scores, for whoever knows that nobody chooses an item twice."""
+    scorer = study.co_visitation
+    return lambda rows: evaluate_scorer(scorer, study.catalog, rows, exclude_seen=True, show_progress=False)
 
 
 def sasrec(study: Study) -> Ranker:
@@ -251,6 +274,7 @@ def titles(study: Study) -> Ranker:
 
 METHODS = {
     "co-visitation": co_visitation,
+    "co-visitation, seen items left out": co_visitation_without_seen,
     "SASRec": sasrec,
     "item head": item_head,
     "item head + prior": item_head_and_prior,

@@ -85,7 +85,7 @@ ALL_PATCH_PRESET = AllPatchPreset(
             "objective": "item",
             "title_similarity": True,
             "item_dropout": 0.2,
-            "residual_dropout": 0.5,
+            "residual_dropout": 0.2,
             "learning_rate": 4e-3,
             "adam_beta2": 0.98,
             "weight_decay": 0.01,
