@@ -141,10 +141,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     batch_size = args.per_device_eval_batch_size
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec-I", finetuned), ("all-patch", items)):
         recommender = PatchRecommender.from_pretrained(checkpoint)
-        model = recommender.model.to(state.device)
-        reports[name] = evaluate_model(model, recommender.processor, test, batch_size=batch_size)
+        model, loaded = recommender.model.to(state.device), recommender.processor.with_prior(None)
+        reports[name] = evaluate_model(model, loaded, test, batch_size=batch_size)
     # The prior joins co-visits to the item head. The checkpoint holds it from here on.
-    with_prior = fit_prior(model, recommender.processor, splits["train"], splits["validation"], co_visitation)
+    with_prior = fit_prior(model, loaded, splits["train"], splits["validation"], co_visitation)
     reports["all-patch + prior"] = evaluate_model(model, with_prior, test, batch_size=batch_size)
     if state.is_main_process:
         with_prior.save_pretrained(items)

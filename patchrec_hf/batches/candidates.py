@@ -13,7 +13,7 @@ from ..runtime.item_head import FEATURES
 from ..runtime.item_loss import FIXED_POINT, NOT_DRAWN
 from ..runtime.neighbors import NeighborTable
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.title_similarity import NUM_HISTORY_ITEMS, title_features
+from ..runtime.title_similarity import NUM_HISTORY_ITEMS, sparse_log_shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +153,10 @@ def candidate_features(
     rows, items = np.concatenate(seen_rows), np.concatenate(seen_items)
     kinds, values = np.full(len(rows), FEATURES.index("seen")), np.full(len(rows), FIXED_POINT)
     if title_neighbors is not None and latest:
-        similarities = title_features(title_neighbors, latest)
-        title_rows, title_items = np.nonzero(similarities)
-        similarities = np.round(similarities[title_rows, title_items] * FIXED_POINT)
+        title_rows, title_items, similarities = sparse_log_shares(title_neighbors.scores(latest))
         rows, items = np.concatenate([rows, title_rows]), np.concatenate([items, title_items])
         kinds = np.concatenate([kinds, np.full(len(title_rows), FEATURES.index("titles"))])
-        values = np.concatenate([values, similarities.astype(np.int64)])
+        values = np.concatenate([values, np.round(similarities * FIXED_POINT).astype(np.int64)])
     columns = np.searchsorted(candidates, items).clip(max=len(candidates) - 1)
     features = np.stack([rows, columns, kinds, values], axis=1)[candidates[columns] == items]
     features = features[np.argsort(features[:, 0], kind="stable")]

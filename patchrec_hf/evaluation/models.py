@@ -66,7 +66,8 @@ def evaluate_model(
             Number of titles to rank; several items can share a title. `None` ranks the whole catalog, for which the
             model reads every title (method `"all"`). The method `"item"` always ranks the whole catalog.
         method (`str`, *optional*):
-            See [`RankingConfig`]. If not given, `"item"` if the model has an item head, and otherwise `"exact"`.
+            See [`RankingConfig`]. If not given, `"item"` if the model has an item head and the protocol is strict, and
+            otherwise `"exact"`.
         num_beams, length_penalty, max_title_tokens:
             See [`RankingConfig`].
         protocol ([`EvaluationProtocol`], `"strict"` or `"release"`, *optional*, defaults to `"strict"`):
@@ -103,7 +104,8 @@ def evaluate_model(
         raise TypeError(f"`processor` must be a `PatchRecProcessor`, got `{type(processor).__name__}`.")
     protocol = find_protocol(protocol)
     model.check_processor(processor)
-    method = default_method(model) if method is None else method
+    if method is None:  # other protocols compare titles
+        method = default_method(model) if protocol == STRICT_PROTOCOL else "exact"
     if method == "item" and protocol != STRICT_PROTOCOL:
         raise ValueError(
             "The method 'item' ranks items, so it needs `protocol='strict'`; the other one compares titles."

@@ -142,9 +142,15 @@ def complete_lora_config(
     if config.trainable_token_indices is None and not is_trained:
         token_ids = special_token_ids(tokenizer)
         config.trainable_token_indices = {name: [token_ids[token] for token in token_ids if token != PATCH_TOKEN]}
-    if model.item_head is not None:
-        heads = ["item_head", *(["item_residual"] if model.model.item_residual is not None else [])]
-        config.modules_to_save = [*(config.modules_to_save or ()), *heads]
+    parts = {"item_head": model.item_head, "item_residual": model.model.item_residual}
+    # A part that the objective does not train is frozen. It stays as it is in the model, and PEFT would train its copy.
+    trained = [
+        name
+        for name, part in parts.items()
+        if part is not None and any(parameter.requires_grad for parameter in part.parameters())
+    ]
+    if trained:
+        config.modules_to_save = [*(config.modules_to_save or ()), *trained]
     # With an empty dict or list, PEFT would wrap the embedding although no token is trained.
     config.trainable_token_indices = config.trainable_token_indices or None
     return config

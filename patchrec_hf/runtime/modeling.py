@@ -611,7 +611,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         if log_inclusion is not None:
             units = log_inclusion[0].to(device)
             log_inclusion = torch.where(units == NOT_DRAWN, torch.inf, units / FIXED_POINT)
-        rows, columns, kinds, values = features[0].to(device).unbind(dim=1)
+        rows, columns, kinds, values = features[0].to(device).T.contiguous()
         loss = item_loss(
             users,
             items,

@@ -12,7 +12,7 @@ from .neighbors import NeighborTable
 
 DECAY = 0.8
 NUM_HISTORY_ITEMS = 10
-MAX_NEIGHBORS = 200
+MAX_NEIGHBORS = 40
 SMOOTHING = 1e-4
 """Share that an item has at least, so that its logarithm is finite."""
 _EXPONENT = 3
@@ -34,7 +34,7 @@ def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: i
             The titles of a catalog.
         item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
             The catalog's ids.
-        max_neighbors (`int`, *optional*, defaults to `200`):
+        max_neighbors (`int`, *optional*, defaults to `40`):
             Number of most similar items that are kept for each item.
 
     Returns:
@@ -104,5 +104,15 @@ def title_features(table: NeighborTable, histories: Sequence[np.ndarray], num_it
 
 def log_shares(scores: np.ndarray) -> np.ndarray:
     """Returns log(1 + q / 10⁻⁴), where q is each score's share of its row's sum; 0 in a row of zeros."""
-    sums = np.maximum(scores.sum(axis=1, keepdims=True), 1e-12)
-    return np.log1p(scores / (sums * SMOOTHING))
+    shares = np.zeros_like(scores)
+    rows, items, values = sparse_log_shares(scores)
+    shares[rows, items] = values
+    return shares
+
+
+def sparse_log_shares(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the rows, the columns and the values of [`log_shares`] that are not 0. Few scores are."""
+    rows, items = np.nonzero(scores)
+    values = scores[rows, items]
+    sums = np.bincount(rows, values, minlength=len(scores))
+    return rows, items, np.log1p(values / (sums[rows] * SMOOTHING))

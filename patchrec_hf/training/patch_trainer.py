@@ -121,6 +121,11 @@ class PatchTrainer(SFTTrainer):
                 "FSDP must save whole weights, which load everywhere. Set `state_dict_type` to FULL_STATE_DICT in "
                 "`fsdp_config` (`fsdp_state_dict_type` in accelerate's configuration)."
             )
+        if getattr(patchrec_model, "hf_quantizer", None) is not None:
+            # SFTTrainer rounds all that QLoRA trains to bfloat16, which loses small steps of weights near 1.
+            for part in (patchrec_model.item_head, patchrec_model.model.item_residual):
+                if part is not None:
+                    part.float()
         if data_collator.tree_packing:  # after `super().__init__`, which moves the model to its device
             patchrec_model.enable_tree_packing()
         self._stream = make_stream(train_dataset, self.args, self._rows_per_forward)

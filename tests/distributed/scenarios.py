@@ -11,6 +11,7 @@ import torch
 from conftest import ITEM_IDS, TITLES
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import AutoTokenizer
 
 from patchrec_hf import (
     BOOK_PROMPT,
@@ -20,6 +21,7 @@ from patchrec_hf import (
     PatchFinetuneTrainer,
     PatchPretrainConfig,
     PatchPretrainTrainer,
+    PatchRecForCausalLM,
     PatchRecProcessor,
     build_tiny_backbone,
     evaluate_model,
@@ -30,6 +32,7 @@ from patchrec_hf.runtime.prompts import SPECIAL_TOKENS
 GLOBAL_BATCH = 4
 NUM_STEPS = 6
 SAVED_STEP = 3
+RESIDUAL_SIZE = 8
 CATALOG = Catalog.from_titles(TITLES)
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 STAGES = {
@@ -68,6 +71,10 @@ class Scenario:
             Forwards per optimizer step; the rows of a step are as many.
         checkpointing (`bool`):
             Whether activations are recomputed in the backward pass.
+        objective (`str`):
+            `"title"`, `"item"` or `"both"`. With an item head, every item of a history is a patch with a residual.
+        headed (`bool`):
+            Whether the run starts from a checkpoint that has an item head already.
     """
 
     engine: str
@@ -78,11 +85,19 @@ class Scenario:
     bf16: bool = False
     accumulation: int = 1
     checkpointing: bool = False
+    objective: str = "title"
+    headed: bool = False
+
+    @property
+    def has_item_head(self) -> bool:
+        return self.headed or self.objective != "title"
 
     @property
     def name(self) -> str:
-        options = [name for name in ("packed", "lora", "tied", "bf16", "checkpointing") if getattr(self, name)]
+        flags = ("packed", "lora", "tied", "bf16", "checkpointing", "headed")
+        options = [name for name in flags if getattr(self, name)]
         options += ["accumulation"] if self.accumulation > 1 else []
+        options += [self.objective] if self.objective != "title" else []
         return "-".join([self.engine, self.stage, *options])
 
     def table_row(self) -> str:
@@ -98,6 +113,8 @@ class Scenario:
             ", ".join(
                 name
                 for name, is_on in (
+                    (f'`objective="{self.objective}"`', self.objective != "title"),
+                    ("from a checkpoint with an item head", self.headed),
                     (f"accumulation over {self.accumulation} forwards", self.accumulation > 1),
                     ("activation checkpointing", self.checkpointing),
                 )
@@ -118,8 +135,14 @@ SCENARIOS = [
     Scenario("ddp", "finetune"),
     Scenario("ddp", "finetune", packed=True, accumulation=2),
     Scenario("ddp", "finetune", lora=True),
+    Scenario("ddp", "finetune", accumulation=2, objective="item"),
+    Scenario("ddp", "finetune", packed=True, objective="both"),
+    Scenario("ddp", "finetune", lora=True, objective="item"),
+    Scenario("ddp", "finetune", headed=True),
     *_each("zero1"),
+    Scenario("zero1", "finetune", objective="item"),
     *_each("zero2"),
+    Scenario("zero2", "finetune", packed=True, objective="item"),
     Scenario("zero2", "finetune", lora=True),
     Scenario("zero2", "pretrain", bf16=True),
     Scenario("zero3", "pretrain"),
@@ -127,23 +150,37 @@ SCENARIOS = [
     Scenario("zero3", "finetune", accumulation=2),
     Scenario("zero3", "finetune", packed=True, checkpointing=True),
     Scenario("zero3", "finetune", packed=True, lora=True),
+    Scenario("zero3", "finetune", objective="item"),
+    Scenario("zero3", "finetune", packed=True, objective="both", headed=True),
     Scenario("zero3_offload", "finetune"),
     *_each("fsdp2"),
+    Scenario("fsdp2", "finetune", objective="item", headed=True),
     Scenario("fsdp2", "finetune", tied=True),
 ]
 
 
-def make_rows(packed: bool) -> Dataset:
-    """Rows of unequal length, so that the two halves of a batch hold unequal numbers of response tokens."""
+def make_rows(packed: bool, has_item_head: bool = False) -> Dataset:
+    """
+    Rows of unequal length, so that the two halves of a batch hold unequal numbers of response tokens. For an item
+    head, rows also have unequal numbers of targets.
+    """
     rows = []
     for user in range(20):
         items = [ITEM_IDS[(3 * user + 5 * place) % 12] for place in range(5 + 3 * user % 7)]
-        targets = list(range(len(items) - 3, len(items))) if packed else [len(items) - 1]
+        num_targets = 1 + user % 3 if has_item_head else 3 if packed else 1
+        targets = list(range(len(items) - num_targets, len(items)))
         rows.append({"user_id": user, "item_ids": items, "target_positions": targets})
     return Dataset.from_list(rows)
 
 
-def save_backbone(directory: Path, tied: bool) -> None:
+def save_backbones(directory: Path) -> None:
+    """Saves the models that runs start from."""
+    for name in ("tied", "untied"):
+        _save_backbone(directory / name, name == "tied")
+    _save_headed(directory / "headed", directory / "untied")
+
+
+def _save_backbone(directory: Path, tied: bool) -> None:
     """Saves a tiny backbone, which lacks the special tokens, as one that was never trained for this does."""
     backbone, tokenizer = build_tiny_backbone(CATALOG, vocab_size=400, hidden_size=32)
     backbone.resize_token_embeddings(min(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))))
@@ -151,6 +188,20 @@ def save_backbone(directory: Path, tied: bool) -> None:
         backbone.config.tie_word_embeddings = False
         backbone.lm_head.weight = torch.nn.Parameter(backbone.lm_head.weight.detach().flip(0))
     backbone.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def _save_headed(directory: Path, backbone: Path) -> None:
+    """Saves a checkpoint with an item head, every weight of which has moved."""
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
+    model.add_item_head(CATALOG, RESIDUAL_SIZE, title_similarity=True)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for part in (model.item_head, model.model.item_residual):
+            for parameter in part.parameters():
+                parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 
@@ -170,8 +221,13 @@ def make_trainer(scenario: Scenario, backbones: Path, output_dir: Path, world_si
         per_device_eval_batch_size=GLOBAL_BATCH,
         gradient_accumulation_steps=scenario.accumulation,
         activation_checkpointing=scenario.checkpointing,
+        tree_packing=scenario.packed if scenario.has_item_head else None,
+        objective=scenario.objective,
+        item_residual_size=RESIDUAL_SIZE,
+        title_similarity=True,
         max_steps=NUM_STEPS,
         learning_rate=3e-3,
+        weight_decay=1.0 if scenario.has_item_head else 0.0,  # a head that the objective does not train must not decay
         logging_steps=1,
         save_strategy="steps",
         save_steps=SAVED_STEP,
@@ -179,16 +235,26 @@ def make_trainer(scenario: Scenario, backbones: Path, output_dir: Path, world_si
         report_to="none",
         disable_tqdm=True,
     )
-    backbone = backbones / ("tied" if scenario.tied else "untied")
-    processor = PatchRecProcessor.from_backbone(backbone, CATALOG, BOOK_PROMPT, ItemPatchLayout(2), max_history=8)
+    backbone = backbones / ("headed" if scenario.headed else "tied" if scenario.tied else "untied")
+    head = scenario.has_item_head
+    processor = PatchRecProcessor.from_backbone(
+        backbone,
+        CATALOG,
+        BOOK_PROMPT,
+        ItemPatchLayout(0 if head else 2),
+        max_history=8,
+        separate_patches=not head,
+        item_residuals=head,
+    )
     torch.manual_seed(0)
-    rows = make_rows(scenario.packed)
+    rows = make_rows(scenario.packed, head)
     return trainer_class(
         str(backbone),
         args,
         rows,
         processor,
-        eval_dataset=make_rows(packed=False).select(range(9)),  # the second process' last batch has no row of its own
+        # The second process' last batch has no row of its own.
+        eval_dataset=make_rows(packed=False, has_item_head=head).select(range(9)),
         peft_config=_lora_config(scenario) if scenario.lora else None,
     )
 
@@ -217,6 +283,9 @@ def run(scenario: Scenario, backbones: Path, output_dir: Path, world_size: int) 
         trainer.processing_class,
         trainer.eval_dataset,
         k=5,
+        method=trainer._eval_method,
+        # Some prompts are the beginning of another one, in one process more of them than in the other.
+        batch_size=2 if scenario.has_item_head else 8,
         show_progress=False,
     )
     results = {"ranking": report.metrics([5]), "metrics": trainer.evaluate(), **_facts(trainer)}

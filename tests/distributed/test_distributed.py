@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import scenarios
 import torch
-from conftest import TITLES
+from conftest import ITEM_IDS, TITLES
 from safetensors.torch import load_file
 from scenarios import NUM_STEPS, SAVED_STEP, SCENARIOS
+from transformers import AutoTokenizer
 
 from patchrec_hf import PatchRecommender, PatchRecProcessor
 from patchrec_hf.runtime.adapters import load_model
 
 
 pytest.importorskip("deepspeed", reason='needs pip install "patchrec-hf[deepspeed]"')
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # all scenarios run in one launch
 HERE = Path(__file__).parent
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
 ACCELERATE = "accelerate.commands.launch"
@@ -49,7 +50,7 @@ def launch(launcher, *command, directory):
     }
     done = subprocess.run(
         [sys.executable, "-m", *launcher, port, *map(str, command)],
-        env=environment, cwd=HERE.parent.parent, capture_output=True, text=True, check=False, timeout=280,
+        env=environment, cwd=HERE.parent.parent, capture_output=True, text=True, check=False, timeout=580,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-8000:]
     # Ops that are compiled at run time would need a compiler, and hang every later run if they are interrupted.
@@ -61,8 +62,7 @@ def launch(launcher, *command, directory):
 def directory(tmp_path_factory):
     """Where two processes have run all scenarios."""
     directory = tmp_path_factory.mktemp("distributed")
-    for tied in (False, True):
-        scenarios.save_backbone(directory / "backbones" / ("tied" if tied else "untied"), tied)
+    scenarios.save_backbones(directory / "backbones")
     launch(TORCHRUN, HERE / "worker.py", directory, directory=directory)
     return directory
 
@@ -92,6 +92,9 @@ def load(directory, scenario, name="final"):
 
 
 each = pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+with_item_head = pytest.mark.parametrize(
+    "scenario", [scenario for scenario in SCENARIOS if scenario.has_item_head], ids=lambda scenario: scenario.name
+)
 
 
 @each
@@ -157,6 +160,35 @@ def test_what_is_saved_is_whole(directory, alone, scenario):
     assert [item.item_id for item in recommended] == [item.item_id for item in wanted]
     scores = [[item.score for item in items] for items in (recommended, wanted)]
     np.testing.assert_allclose(*scores, rtol=2e-2 if scenario.bf16 else 1e-3)
+
+
+@with_item_head
+def test_an_item_head_is_trained_and_saved_whole(directory, alone, scenario):
+    """The objective has moved the weights that it trains, and no others. The saved head recommends as from one run."""
+    alone(scenario)
+    before = load_model(directory / "backbones" / "headed") if scenario.headed else untrained(directory)
+    model = load(directory, scenario)
+    assert model.item_head.item_ids.tolist() == ITEM_IDS
+    for name, parameter in model.item_head.named_parameters():
+        assert torch.equal(parameter, before.item_head.get_parameter(name)) is (scenario.objective == "title"), name
+    for name, parameter in model.model.item_residual.named_parameters():
+        assert not torch.equal(parameter, before.model.item_residual.get_parameter(name)), name
+    recommenders = [
+        PatchRecommender.from_pretrained(directory / replace(scenario, engine=engine).name / "final")
+        for engine in (scenario.engine, "alone")
+    ]
+    recommended, wanted = (part.recommend(HISTORY, k=5, method="item") for part in recommenders)
+    assert [item.item_id for item in recommended] == [item.item_id for item in wanted]
+    scores = [[item.score for item in items] for items in (recommended, wanted)]
+    np.testing.assert_allclose(*scores, rtol=1e-3)
+
+
+def untrained(directory):
+    """The untied backbone with a new item head."""
+    tokenizer = AutoTokenizer.from_pretrained(directory / "backbones" / "untied")
+    model = load_model(directory / "backbones" / "untied", tokenizer)
+    model.add_item_head(scenarios.CATALOG, scenarios.RESIDUAL_SIZE)
+    return model
 
 
 def test_halves_of_a_batch_hold_unequal_numbers_of_response_tokens():

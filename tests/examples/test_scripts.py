@@ -15,6 +15,7 @@ from patchrec_hf.baselines import SASRec
 
 ROOT = Path(__file__).parents[2]
 TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / "evaluate.py"
+QUALITY = ROOT / "examples" / "benchmarks" / "quality.py"
 BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
 TRAIN_STEP, SHARING, PREPARE_BENCHMARK = (
     ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py", "prepare.py")
@@ -36,9 +37,12 @@ def test_train_goodreads(tmp_path):
     first = run(TRAIN, *settings)
     assert first.returncode == 0, first.stderr
     assert "synthetic" in first.stdout
-    assert "| PatchRec " in first.stdout
+    assert "| all-patch + prior " in first.stdout
+    assert "All-patch + prior minus co-visitation, hr@20: " in first.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [row["method"] for row in results] == ["popularity", "co-visitation", "vanilla", "PatchRec"]
+    assert [row["method"] for row in results] == [
+        "popularity", "co-visitation", "vanilla", "PatchRec-I", "all-patch", "all-patch + prior"
+    ]  # fmt: skip
 
     # As if it had been stopped during the last stage: the finished stages are not trained again.
     (tmp_path / "run" / "results.json").unlink()
@@ -48,6 +52,29 @@ def test_train_goodreads(tmp_path):
     assert "== finetune ==" in resumed.stdout
     assert "== vanilla ==" not in resumed.stdout
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
+    recommender = PatchRecommender.from_pretrained(tmp_path / "run" / "items" / "final")
+    assert recommender.processor.prior is not None
+
+
+@pytest.mark.slow
+def test_benchmark_of_quality(tmp_path):
+    """Checks what is written, not how good it is."""
+    done = run(
+        QUALITY, "--data", "sample", "--minutes", "0.02", "--json", tmp_path / "quality.json", "--output_dir", tmp_path,
+        "--plot", tmp_path / "quality.png", "--hidden_size", "16", "--method", "co-visitation", "item head",
+        "item head + prior",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "quality.json").read_text())
+    names = {"co-visitation", "item head", "item head + prior"}
+    for key in ("metrics", "train_seconds", "users_per_second", "minus_co_visitation", "hr@20_intervals"):
+        assert results[key].keys() == names, key
+    assert results["minus_co_visitation"]["co-visitation"] == [0, 0, 0]
+    difference, low, high = results["minus_co_visitation"]["item head + prior"]
+    assert low <= difference <= high
+    by_hand = results["metrics"]["item head + prior"]["hr@20"] - results["metrics"]["co-visitation"]["hr@20"]
+    assert difference == pytest.approx(by_hand)
+    assert (tmp_path / "quality.png").stat().st_size > 0
 
 
 def test_readme_is_filled_in():
@@ -144,7 +171,7 @@ def test_benchmark_of_rankings(tmp_path):
     assert results["exact_equals_all"] is True
     assert results["exact_share"] == 1.0
     assert results["kv_ratio"] > 0
-    assert set(results["ratios"]) >= {"exact_vs_generate", "exact_vs_generate_uncached"}
+    assert set(results["ratios"]) >= {"exact_vs_generate", "exact_vs_generate_uncached", "item_vs_exact"}
     assert 0 <= results["beam_missed_share"] <= 1
 
     done = run(
