@@ -134,7 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("--ties", choices=["stable", "release"], help="order of simultaneous interactions in raw data")
     parser.add_argument("--model", help="a backbone for the recipe; by default a tiny, new one")
     parser.add_argument(
-        "--output_dir", type=Path, help="directory from which an interrupted run goes on; default: none"
+        "--output_dir", type=Path, help="directory in which an interrupted run continues"
     )
     parser.add_argument("--variant", default="recipe", choices=[*VARIANTS], help="a change of the recipe")
     arguments = parser.parse_args()

@@ -76,7 +76,7 @@ _MAX_TITLE_TOKENS = 500
 
 class Study:
     """
-    What the methods share: the data, the budget, and what one method takes over from another.
+    The data, the budget, and the models that several methods share.
 
     Args:
         data (`str`):

@@ -19,8 +19,8 @@ from ..runtime.title_similarity import NUM_HISTORY_ITEMS, sparse_log_shares
 @dataclass(frozen=True, eq=False)
 class NegativeSampling:
     """
-    Chooses the items among which targets are predicted. Of a large catalog, it draws some without replacement, so that
-    a step need not score all items.
+    Chooses the items among which targets are predicted. If the catalog is large, it draws some items without
+    replacement, so that a step need not score all of them.
 
     Each item gets an exponential waiting time with a rate of its weight, and the items with the shortest times are
     drawn. Given the waiting time of the first item that is not drawn, items were drawn independently, each with a

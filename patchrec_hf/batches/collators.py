@@ -99,7 +99,7 @@ class PatchDataCollator:
         return batch
 
     def _candidates(self, rows: Sequence[AnyRow], histories: Sequence[EncodedHistory]) -> dict[str, torch.Tensor]:
-        # Outside training, the loss is that of the full softmax.
+        # Outside training, the loss is a full softmax.
         if self.negatives is None or not isinstance(rows[0], ScheduledRow):
             candidates = all_candidates(self.processor)
         else:

@@ -143,7 +143,7 @@ def complete_lora_config(
         token_ids = special_token_ids(tokenizer)
         config.trainable_token_indices = {name: [token_ids[token] for token in token_ids if token != PATCH_TOKEN]}
     parts = {"item_head": model.item_head, "item_residual": model.model.item_residual}
-    # A part that the objective does not train is frozen. It stays as it is in the model, and PEFT would train its copy.
+    # A part that the objective does not train is frozen. PEFT would train a copy of it.
     trained = [
         name
         for name, part in parts.items()

@@ -33,7 +33,7 @@ class TokenCounts(NamedTuple):
 
 class FoldedItems(NamedTuple):
     """
-    What is folded into patches, as flat int64 arrays of one length.
+    The tokens and residuals that are folded into patches, as flat int64 arrays of one length.
 
     Args:
         token_ids (`numpy.ndarray`):

@@ -12,7 +12,7 @@ from .configuration import ItemHeadConfig
 INITIAL_LOG_SCALE = 2.5
 """Logarithm of the factor on cosines before training: e^2.5 = 12.2."""
 FEATURES = ("seen", "titles")
-"""What is known of an item and a history besides their vectors: the history holds the item; similar titles."""
+"""Facts about an item and a history besides their vectors: the history holds the item; their titles are similar."""
 _FEATURE_GAIN = 10.0
 """Factor on the weights of features, which have further to go than other weights."""
 

@@ -54,7 +54,7 @@ def item_loss(
     If the candidates are a sample of the catalog, each score is corrected by the probability that the item was drawn
     (Bengio and Senécal, "Adaptive Importance Sampling to Accelerate Training of a Neural Probabilistic Language
     Model", 2008). So the sum over the sample is an unbiased estimate of the sum over the catalog. If all items are
-    drawn, the loss is that of the full softmax.
+    drawn, the loss is the full softmax.
 
     The scores are computed block by block, each with its gradients, and are never held together. So the memory is a
     few arrays of the vectors' shapes, and a few blocks of about 8 MiB (one row of C scores, if that is more).

@@ -233,12 +233,14 @@ def nested_prompts(prompts: Sequence[EncodedHistory]) -> list[list[int]]:
 
 
 def _key(prompt: EncodedHistory) -> bytes:
-    """What the model reads, position by position: two prompts begin alike exactly if their keys do."""
+    """Lists the prompt's tokens, position by position: two prompts begin alike exactly if their keys do."""
     positions = np.concatenate([np.arange(len(prompt.input_ids)), prompt.patch_positions])
-    # Each entry has 16 bytes: a token of the prompt with divisor 0, or a token that is folded into the position.
+    # Each entry has 16 bytes: a token of the prompt and the number of tokens that are folded into it, or a folded token
+    # and its divisor. The number keeps a patch from being the beginning of a longer one.
     entries = np.zeros((len(positions), 2), dtype=">i8")
     entries[:, 0] = np.concatenate([prompt.input_ids, prompt.patch_token_ids])
-    entries[len(prompt.input_ids) :, 1] = prompt.patch_divisors
+    counts = np.bincount(prompt.patch_positions, minlength=len(prompt.input_ids))
+    entries[:, 1] = np.concatenate([counts, prompt.patch_divisors])
     return entries[np.argsort(positions, kind="stable")].tobytes()
 
 

@@ -179,8 +179,7 @@ class NeighborTable:
 
         Args:
             max_neighbors (`int`):
-                Number of scores that each item keeps at most. Among equal scores, those of the lower catalog indices
-                stay.
+                Number of scores that each item keeps at most. Among equal scores, the lower catalog indices stay.
 
         Returns:
             [`NeighborTable`] of at most `max_neighbors * num_items` scores, 8 bytes each with int32 targets.

@@ -50,7 +50,7 @@ class PatchRecProcessor(ProcessorMixin):
             Whether a separator follows each patch, as in the paper.
         item_residuals (`bool` or `int`, *optional*, defaults to `False`):
             Whether patches also hold the items' learned residuals (see [`ItemResidual`]). A number restricts them to
-            so many first items of the catalog. The paper has none.
+            that number of first items of the catalog. The paper has none.
 
     Raises:
         ValueError: If the tokenizer lacks the special tokens or knows no token of any title, if a title holds an added
@@ -154,8 +154,8 @@ class PatchRecProcessor(ProcessorMixin):
         Returns a copy of the processor with other items to recommend. The model reads an item as its title, so new
         items need no training.
 
-        If the processor has residuals or a prior, what was learned belongs to an item by its number in the catalog.
-        So the copy's catalog begins with these items, in their order, and the new items follow.
+        A model with an item head knows items by their numbers in the catalog. So the copy's catalog begins with the
+        present items, in their order, and the new items follow.
 
         Raises:
             ValueError: If a title holds an added token or tokenizes to nothing, or if the catalog lacks an item that
@@ -176,12 +176,14 @@ class PatchRecProcessor(ProcessorMixin):
         return other
 
     def _reordered(self, catalog: Catalog) -> Catalog:
-        """Returns `catalog` with the items first that have learned numbers, in the order of the present catalog."""
+        """Returns `catalog` with the present catalog's items first, in their order, because models number them so."""
+        present = self.catalog.item_ids
         num_learned = max(self.num_residuals, 0 if self.prior is None else self.prior.co_visits.num_items)
-        learned = self.catalog.item_ids[:num_learned]
-        check_learned_items(catalog.item_ids, learned, in_order=False)
-        is_new = ~np.isin(catalog.item_ids, learned)
-        order = np.concatenate([catalog.indices_of(learned), np.flatnonzero(is_new)])
+        check_learned_items(catalog.item_ids, present[:num_learned], in_order=False)
+        kept = catalog.indices_of(present[np.isin(present, catalog.item_ids)])
+        order = np.concatenate([kept, np.setdiff1d(np.arange(len(catalog)), kept)])
+        if np.array_equal(order, np.arange(len(catalog))):
+            return catalog
         return Catalog(catalog.item_ids[order], tuple(catalog.titles[index] for index in order))
 
     @cached_property

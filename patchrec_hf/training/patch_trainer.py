@@ -329,6 +329,8 @@ class PatchTrainer(SFTTrainer):
             "train_sampling_strategy": args.train_sampling_strategy,
             "objective": args.objective,
         }
+        if args.objective != "title":
+            facts["num_negatives"] = args.num_negatives
         if isinstance(dataset, Dataset):
             facts["checksum of some training rows"] = rows_checksum(dataset)
         if self.is_deepspeed_enabled:  # each process saves its part of the optimizer's state

@@ -1,7 +1,9 @@
 """Statistics of batches, and of a model's predictions of their labels."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -84,3 +86,47 @@ def test_a_batch_without_labels_adds_no_loss(accelerator):
     statistics.add(pad_histories([plain([5, 6, 9], 2)], 0), torch.tensor(2.0), 0)
     sums = statistics.reduce(accelerator)
     assert (sums.loss, sums.labels) == (2.0, 1)
+
+
+def with_items(history, targets, ends):
+    """A history whose items end at `ends`, each of which predicts one of `targets`."""
+    numbers = np.arange(len(ends))
+    return replace(
+        history, items=numbers, item_ends=np.array(ends), item_targets=np.array(targets), items_before=numbers + 1
+    )
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_item_targets_are_counted(pack):
+    """Where only items are predicted, each target is a history of the length that it reads. -100 is no target."""
+    histories = [
+        with_items(plain([5, 6, 9, 8], 4), [7, 3], [1, 3]),
+        with_items(plain([5, 2], 2), [4], [1]),
+        with_items(plain([5, 3], 2), [-100], [1]),
+    ]
+    batch = pack_histories(histories) if pack else pad_histories(histories, 0)
+    counts = batch_token_counts(batch).tolist()
+    # 5 stands once in a packed batch: 5 6 9 8, 2 and 3. A padded one has 3 · 4 positions.
+    assert counts == [3, 2 + 4 + 2, 2 + 2, *((6, 0) if pack else (12, 4)), 0, 3]
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_labels_and_item_targets_are_counted(pack):
+    """With titles, a history is what stands before its title."""
+    histories = [with_items(plain([5, 6, 9, 1, 2], 3), [7], [1]), with_items(plain([5, 9, 7], 2), [4], [0])]
+    batch = pack_histories(histories) if pack else pad_histories(histories, 0)
+    assert batch_token_counts(batch).tolist() == [2, 3 + 2, 3, *((7, 0) if pack else (10, 2)), 3, 2]
+
+
+def test_the_two_losses_are_summed_apart(accelerator):
+    """Of 3 labels and 2 item targets with mean losses 1 and 0.5, and of 2 item targets alone with mean loss 2."""
+    statistics = StepStatistics()
+    both = [with_items(plain([5, 6, 9, 1, 2], 3), [7], [1]), with_items(plain([5, 9, 7], 2), [4], [0])]
+    statistics.add(pad_histories(both, 0), torch.tensor(1.5), 0, torch.zeros(3, 10), torch.tensor(0.5))
+    items = [with_items(plain([5, 6, 9], 3), [7, 3], [1, 2]), with_items(plain([5, 6], 2), [-100], [1])]
+    statistics.add(pad_histories(items, 0), torch.tensor(2.0), 1, item_loss=torch.tensor(2.0))
+    assert statistics.take_tokens(accelerator) == 8 + 5
+    sums = statistics.reduce(accelerator)
+    assert (sums.labels, sums.item_targets) == (3, 4)
+    assert (sums.loss, sums.item_loss) == pytest.approx((3.0, 5.0))
+    assert sums.mean_loss == pytest.approx(1.0 + 1.25)

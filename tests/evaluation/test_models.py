@@ -7,6 +7,7 @@ import torch
 from brute_force import brute_force
 from conftest import ITEM_IDS, TITLES
 from datasets import Dataset
+from item_parts import item_model, item_processor, scores_by_hand
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -22,6 +23,7 @@ from patchrec_hf import (
     RandomPatchLayout,
     build_tiny_backbone,
     evaluate_model,
+    evaluate_scorer,
 )
 
 
@@ -302,3 +304,76 @@ def test_a_random_layout_draws_as_in_its_collator(model, processor, rows):
     assert not counts[0].equals(counts[2])
     encoded = PatchDataCollator(processor, layout, seed=3).encode_rows(list(rows))
     assert counts[0].to_list() == [history.counts.history for history in encoded]
+
+
+class HeadScorer:
+    """The item head's scores by brute force, as a baseline."""
+
+    def __init__(self, model, processor):
+        self.model, self.processor = model, processor
+
+    def score(self, histories):
+        prompts = [self.processor.encode(self.processor.catalog.indices_of(history)) for history in histories]
+        scores = [scores_by_hand(self.model, self.processor, prompt) for prompt in prompts]
+        return np.stack(scores).round(3)  # so that equal scores are equal
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("k", [None, 3, 100])
+def test_item_ranks_are_those_of_a_scorer(processor, rows, exclude_seen, trained, k):
+    """Whatever k is, the whole catalog is ranked. Without training, items of one title tie."""
+    model, processor = item_model(trained=trained), item_processor(processor)
+    several = Dataset.from_list(
+        [
+            *rows,
+            {"user_id": 98, "item_ids": [10, 14, 11, 15, 10], "target_positions": [1, 2, 3, 4]},
+            {"user_id": 99, "item_ids": [15, 10, 11, 14], "target_positions": [3]},
+        ]
+    )
+    kwargs = {"exclude_seen": exclude_seen, "show_progress": False, "train_dataset": rows}
+    report = evaluate_model(model, processor, several, k=k, method="item", batch_size=4, **kwargs)
+    expected = evaluate_scorer(HeadScorer(model, processor), processor.catalog, several, **kwargs)
+    columns = ["user_id", "target_id", "history_length", "is_cold", "item_rank", "title_rank", "num_ties"]
+    assert report.targets.select(columns).equals(expected.targets.select(columns))
+    assert report.metrics([1, 5, 12])["hr@12"] == 1
+    assert report.targets["is_exact"].all()
+    assert report.targets["tokens_read"].to_list() == [0] * len(report.targets)
+    assert (report.settings["method"], report.settings["k"]) == ("item", 3 if k == 3 else 12)
+    assert (report.targets["num_ties"].max() > 1) is (not trained)
+
+
+def test_item_rankings_are_kept_on_request(processor):
+    model, processor = item_model(), item_processor(processor)
+    rows = Dataset.from_list([{"user_id": 5, "item_ids": [10, 11, 16, 14, 18], "target_positions": [2, 4]}])
+    kwargs = {"method": "item", "keep_rankings": True, "show_progress": False}
+    prompts = [processor.encode(np.array(history)) for history in ([0, 1], [0, 1, 6, 4])]
+    orders = [np.argsort(-scores_by_hand(model, processor, prompt)) + 10 for prompt in prompts]
+    report = evaluate_model(model, processor, rows, k=None, **kwargs)
+    assert report.targets["ranked_ids"].to_list() == [order.tolist() for order in orders]
+    best = evaluate_model(model, processor, rows, k=4, **kwargs)
+    assert best.targets["ranked_ids"].to_list() == [order[:4].tolist() for order in orders]
+    unseen = evaluate_model(model, processor, rows, k=None, exclude_seen=True, **kwargs)
+    for ids, order, seen in zip(unseen.targets["ranked_ids"], orders, ([10, 11], [10, 11, 16, 14]), strict=True):
+        left = [item for item in order.tolist() if item not in seen]
+        assert ids.to_list() == left + [-1] * len(seen)
+
+
+def test_how_a_model_is_evaluated_by_default(model, processor, rows):
+    assert evaluate_model(model, processor, rows, max_rows=2, show_progress=False).settings["method"] == "exact"
+    head, writes = item_model(), item_processor(processor)
+    assert evaluate_model(head, writes, rows, max_rows=2, show_progress=False).settings["method"] == "item"
+    assert evaluate_model(head, writes, rows, k=None, max_rows=2, show_progress=False).settings["method"] == "item"
+
+
+def test_items_are_ranked_by_the_strict_protocol_only(model, processor, rows):
+    head, writes = item_model(), item_processor(processor)
+    for arguments in ({}, {"method": "item"}):
+        with pytest.raises(ValueError, match="'item' ranks items, so it needs `protocol='strict'`"):
+            evaluate_model(head, writes, rows, protocol="release", **arguments)
+    report = evaluate_model(
+        head, writes, rows, protocol="release", method="exact", k=3, max_rows=2, show_progress=False
+    )
+    assert report.settings["method"] == "exact"
+    with pytest.raises(ValueError, match="needs a model with an item head"):
+        evaluate_model(model, processor, rows, method="item")

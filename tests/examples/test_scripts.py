@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from patchrec_hf import EvaluationReport, load_recommendation_data
+from patchrec_hf import EvaluationReport, PatchRecommender, load_recommendation_data
 from patchrec_hf.baselines import SASRec
 
 
@@ -60,8 +60,9 @@ def test_train_goodreads(tmp_path):
 def test_benchmark_of_quality(tmp_path):
     """Checks what is written, not how good it is."""
     done = run(
-        QUALITY, "--data", "sample", "--minutes", "0.02", "--json", tmp_path / "quality.json", "--output_dir", tmp_path,
-        "--plot", tmp_path / "quality.png", "--hidden_size", "16", "--method", "co-visitation", "item head",
+        QUALITY, "--data", "sample", "--minutes", "0.02", "--json", tmp_path / "quality.json",
+        "--output_dir", tmp_path, "--plot", tmp_path / "quality.png", "--hidden_size", "16",
+        "--method", "co-visitation", "item head",
         "item head + prior",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

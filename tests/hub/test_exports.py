@@ -1,12 +1,16 @@
 """Exports: other engines get what this library computes."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from conftest import ITEM_IDS, TITLES
+from item_parts import item_model, item_processor, scores_by_hand
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -16,6 +20,7 @@ from patchrec_hf import (
     ItemPatchLayout,
     PatchDataCollator,
     PatchRecForCausalLM,
+    PatchRecommender,
     PatchRecProcessor,
     SessionPatchLayout,
     TextLayout,
@@ -134,3 +139,63 @@ def _without_patch_token(values):
         kept = [value for value in values if value != PATCH_TOKEN]
         return [_without_patch_token(v) for v in kept if not (isinstance(v, dict) and v.get("content") == PATCH_TOKEN)]
     return values
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "product"])
+def test_an_index_of_item_vectors_gives_the_scores_of_the_head(processor, tmp_path, similarity):
+    """An engine multiplies a state by the matrix, normalizes it if the similarity is a cosine, and searches."""
+    model, writes = item_model(similarity=similarity, residual_size=6), item_processor(processor)
+    export_backbone(model, writes, tmp_path)
+    vectors = load_file(tmp_path / "item_vectors.safetensors")
+    assert vectors["item_vectors"].shape == (12, 32)
+    assert vectors["head_item_vectors"].shape == (12, 33)
+    assert vectors["head_item_vectors"].dtype == torch.float32
+    assert torch.equal(vectors["head_item_vectors"][:, -1], model.item_head.item_vectors.bias)
+    backbone = AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompt = writes.encode(np.arange(8))
+    with torch.no_grad():
+        embeds = embed_prompt(backbone, vectors["item_vectors"], prompt, [[item] for item in range(8)])
+        state = backbone.model(inputs_embeds=embeds).last_hidden_state[0, prompt.history_end]
+    user = vectors["head_user_matrix"] @ state
+    user = user / user.norm() if similarity == "cosine" else user / 32**0.5
+    user = torch.cat([user * vectors["head_log_scale"].exp(), torch.ones(1)])
+    scores = (vectors["head_item_vectors"] @ user).double().numpy()
+    scores[:8] += model.item_head.feature_weights()[0].item()
+    np.testing.assert_allclose(scores, scores_by_hand(model, writes, prompt), rtol=1e-4, atol=2e-4)
+
+
+def test_a_model_without_a_head_exports_no_vectors_of_one(model, processor, tmp_path):
+    export_backbone(model, processor, tmp_path)
+    assert load_file(tmp_path / "item_vectors.safetensors").keys() == {"item_vectors"}
+
+
+@pytest.mark.slow
+def test_an_export_with_code_recommends_by_items(processor, tmp_path):
+    """In a new process that does not import the library."""
+    model, writes = item_model(), item_processor(processor)
+    export_checkpoint(model, writes, tmp_path / "export", include_code=True)
+    code = (
+        "import sys\n"
+        "sys.modules['patchrec_hf'] = None  # importing it raises\n"
+        "import torch\n"
+        "torch.set_num_threads(1)\n"
+        "from transformers import AutoModelForCausalLM, AutoProcessor\n"
+        "from transformers.dynamic_module_utils import get_class_from_dynamic_module\n"
+        "folder = sys.argv[1]\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)\n"
+        "processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)\n"
+        "recommender = get_class_from_dynamic_module('recommender.PatchRecommender', folder)(model, processor)\n"
+        "for items in (recommender.recommend([10, 11, 'Four Poems'], k=4), recommender.similar_items(14, k=3)):\n"
+        "    print([(item.item_id, round(item.score, 3)) for item in items])\n"
+    )
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "export")], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    recommender = PatchRecommender(model, writes)
+    expected = [recommender.recommend([10, 11, "Four Poems"], k=4), recommender.similar_items(14, k=3)]
+    assert done.stdout.split("\n")[:2] == [
+        str([(item.item_id, round(item.score, 3)) for item in items]) for items in expected
+    ]

@@ -6,13 +6,16 @@ import warnings
 import pytest
 import torch
 from conftest import ITEM_IDS
+from item_parts import item_model, item_processor
 from peft import IA3Config, LoraConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
-from transformers import BitsAndBytesConfig
+from transformers import AutoConfig, BitsAndBytesConfig
 
 from patchrec_hf import (
     BOOK_PROMPT,
+    ItemPatchLayout,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
     PatchPretrainConfig,
@@ -53,8 +56,8 @@ def backbone(request, catalog, tmp_path):
 def train(model, processor, rows, output_dir, stage="finetune", peft_config=None, **kwargs):
     trainer_class, config_class = STAGES[stage]
     args = config_class(
-        str(output_dir), use_cpu=True, max_steps=3, learning_rate=1e-2, warmup_steps=0, report_to="none",
-        disable_tqdm=True, eval_ks=[], **{"save_strategy": "no"} | kwargs,
+        str(output_dir), use_cpu=True, max_steps=3, warmup_steps=0, report_to="none", disable_tqdm=True, eval_ks=[],
+        **{"save_strategy": "no", "learning_rate": 1e-2} | kwargs,
     )  # fmt: skip
     trainer = trainer_class(model, args, rows, processor, peft_config=peft_config or LoraConfig(r=4))
     trainer.train()
@@ -219,3 +222,103 @@ def test_quantized_backbones_train_an_adapter(catalog, rows, tmp_path, monkeypat
     again = load_model(backbone, processor.tokenizer, quantization_config=quantization, dtype="float32")
     loaded = PeftModel.from_pretrained(again, tmp_path / "adapter")
     assert scores(loaded.get_base_model(), processor) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("objective", ["item", "both"])
+@pytest.mark.parametrize("residual_size", [None, 5])
+def test_adapters_train_and_hold_the_item_head(backbone, processor, rows, tmp_path, objective, residual_size):
+    """Loaded from a plain backbone, whose head the adapter brings with it."""
+    writes = item_processor(processor)
+    trainer = train(
+        backbone, writes, rows, tmp_path / "run", objective=objective, item_residual_size=residual_size,
+        item_similarity="product",
+    )  # fmt: skip
+    inner = trainer.model.get_base_model()
+    expected = scores(inner, writes)
+    trainer.save_model(str(tmp_path / "adapter"))
+    names = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any("item_residual" in name for name in names)
+    assert any("item_head" in name for name in names)
+    untouched = load_model(backbone, processor.tokenizer)
+    assert untouched.item_head is None
+    loaded = PatchRecommender.from_pretrained(tmp_path / "adapter")
+    assert loaded.processor.num_residuals == 12
+    assert loaded.model.config.item_head == inner.config.item_head
+    assert loaded.model.item_head.item_ids.tolist() == ITEM_IDS
+    assert loaded.model.model.item_residual.weight.any(dim=1).all()
+    assert not torch.equal(loaded.model.item_head.user_vectors.weight, torch.eye(32))
+    # Items that are never targets compete with none, so they keep their bias.
+    biased = loaded.model.item_head.item_vectors.bias.nonzero().flatten() + 10
+    assert set(biased.tolist()) == {row["item_ids"][row["target_positions"][0]] for row in rows}
+    found = {item.item_id: item.score for item in loaded.recommend(HISTORY, k=6)}
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx({item.item_id: item.score for item in loaded.recommend(HISTORY, 6, method="item")})
+    merged = trainer.model.merge_and_unload()
+    assert scores(merged, writes) == pytest.approx(expected, rel=1e-4)
+    merged.save_pretrained(tmp_path / "merged")
+    assert scores(PatchRecForCausalLM.from_pretrained(tmp_path / "merged"), writes) == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_an_adapter_on_a_model_with_a_head(processor, rows, tmp_path):
+    """The head of the model is trained further, and the saved adapter replaces it."""
+    item_model().save_pretrained(tmp_path / "base")
+    writes = item_processor(processor)
+    writes.save_pretrained(tmp_path / "base")
+    trainer = train(str(tmp_path / "base"), writes, rows, tmp_path / "run", objective="item")
+    expected = scores(trainer.model.get_base_model(), writes)
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert scores(load_adapted(tmp_path / "adapter"), writes) == pytest.approx(expected, rel=1e-4)
+    assert scores(load_model(tmp_path / "base"), writes) != pytest.approx(expected, rel=1e-4)
+
+
+def test_heads_are_saved_whole(tokenizer):
+    config = complete_lora_config(LoraConfig(), item_model(), tokenizer)
+    assert config.modules_to_save == ["item_head", "item_residual"]
+    config = complete_lora_config(LoraConfig(modules_to_save=["norm"]), item_model(residual_size=0), tokenizer)
+    assert config.modules_to_save == ["norm", "item_head"]
+
+
+def head_weights(model):
+    """The weights of the head and of the residuals, in an adapter or not."""
+    found = {}
+    for name, part in {"item_head": model.item_head, "item_residual": model.model.item_residual}.items():
+        inner = part.modules_to_save["default"] if isinstance(part, ModulesToSaveWrapper) else part
+        found |= {f"{name}.{weight}": tensor.detach() for weight, tensor in inner.named_parameters()}
+    return found
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
+def test_quantized_backbones_train_an_item_head(catalog, rows, tmp_path, monkeypatch):
+    """QLoRA: head and residuals are neither quantized nor rounded, and are loaded with the adapter."""
+    from bitsandbytes.nn import modules
+
+    monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)
+    backbone = save_backbone(catalog, tmp_path / "backbone", tied=True, hidden_size=64)
+    processor = PatchRecProcessor.from_backbone(
+        backbone, catalog, BOOK_PROMPT, ItemPatchLayout(0), max_history=8, separate_patches=False, item_residuals=True
+    )
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = load_model(backbone, processor.tokenizer, quantization_config=quantization, dtype="float32")
+    model.add_item_head(catalog, residual_size=8)
+    before = {name: tensor.clone() for name, tensor in head_weights(model).items()}
+    # The titles are not compared, so the second feature's weight gets no gradient.
+    trainer = train(model, processor, rows, tmp_path / "run", objective="item", learning_rate=1e-4)
+    trained = trainer.model.get_base_model()
+    after = head_weights(trained)
+    for name, tensor in after.items():
+        assert tensor.dtype == torch.float32, name
+        assert not torch.equal(tensor, before[name]), name
+    expected = scores(trained, processor)
+    trainer.save_model(str(tmp_path / "adapter"))
+
+    again = load_model(backbone, processor.tokenizer, quantization_config=quantization, dtype="float32")
+    again.make_item_head(AutoConfig.from_pretrained(tmp_path / "adapter").item_head_config)
+    loaded = PeftModel.from_pretrained(again, tmp_path / "adapter").get_base_model()
+    assert loaded.item_head.item_ids.tolist() == ITEM_IDS
+    assert scores(loaded, processor) == pytest.approx(expected, rel=1e-4)
+    merged = head_weights(PatchRecommender.from_pretrained(tmp_path / "adapter").model)
+    assert merged.keys() == after.keys()
+    for name, tensor in merged.items():
+        assert torch.equal(tensor, after[name]), name

@@ -33,7 +33,7 @@ def test_before_training(similarity, residual_size):
     assert torch.equal(head.user_vectors.weight, torch.eye(32))
     assert torch.equal(head.item_vectors.weight, torch.eye(32))
     assert head.item_vectors.bias.tolist() == [0.0] * 12
-    assert head.seen_weight().item() == 0
+    assert head.feature_weights().tolist() == [0, 0]
     assert head.user_vectors.log_scale.item() == (2.5 if similarity == "cosine" else 0)
     assert head.item_ids.tolist() == list(TITLES)
     if residual_size == 0:
@@ -92,14 +92,14 @@ def test_cosine_by_hand():
     with torch.no_grad():
         head.user_vectors.log_scale.zero_()
         head.item_vectors.bias.copy_(torch.tensor([0.5, 0.25, 9.0]))
-        head.seen_weight.weight.fill_(-0.2)
-    users, items, seen_weight = head(
+        head.feature_weights.weight.copy_(torch.tensor([-0.2, 0.1]))
+    users, items, weights = head(
         torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([1, 3])
     )
     torch.testing.assert_close(users, torch.tensor([[0.6, 0.8, 1.0]]))
     torch.testing.assert_close(items, torch.tensor([[1.0, 0.0, 0.25], [0.0, 1.0, 0.0]]))  # item 3 is new
     torch.testing.assert_close(users @ items.T, torch.tensor([[0.85, 0.8]]))
-    torch.testing.assert_close(seen_weight, torch.tensor([-2.0]))
+    torch.testing.assert_close(weights, torch.tensor([-2.0, 1.0]))
 
 
 def test_product_by_hand():
@@ -127,7 +127,7 @@ def test_scores_are_the_formula(processor, similarity, residual_size):
         states = model.model(**processor([[10, 99, 14, 11]], padding_side="right")).last_hidden_state
         user = model.item_head.user_vectors(states[0, [prompt.history_end]])
         scores = (user @ item_vectors_of(model, processor, np.arange(14)).T)[0].double().numpy()
-    scores[[0, 13, 4, 1]] += model.item_head.seen_weight().item()
+    scores[[0, 13, 4, 1]] += model.item_head.feature_weights()[0].item()
     np.testing.assert_allclose(scores, scores_by_hand(model, processor, prompt), rtol=1e-4, atol=1e-4)
     vectors = item_vectors_of(model, processor, np.array([3, 12]))
     assert vectors[:, -1].tolist() == [model.item_head.item_vectors.bias[3].item(), 0.0]
@@ -154,8 +154,8 @@ def test_low_precision_weights_give_float32_vectors(processor, dtype):
     model.to(dtype)
     assert model.item_head.item_ids.dtype == torch.int64
     vectors = item_vectors_of(model, processor, np.arange(12))
-    users, items, seen_weight = model.item_head(torch.ones(2, 32, dtype=dtype), torch.ones(3, 32), torch.arange(3))
-    assert {tensor.dtype for tensor in (vectors, users, items, seen_weight)} == {torch.float32}
+    users, items, weights = model.item_head(torch.ones(2, 32, dtype=dtype), torch.ones(3, 32), torch.arange(3))
+    assert {tensor.dtype for tensor in (vectors, users, items, weights)} == {torch.float32}
     torch.testing.assert_close(vectors, expected, atol=0.02, rtol=0.02)
 
 
@@ -166,7 +166,12 @@ def test_a_head_is_made_in_the_dtype_of_the_backbone():
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"residual_size": 5, "similarity": "product", "dropout": 0.25}, {"residual_size": 0}]
+    "settings",
+    [
+        {},
+        {"residual_size": 5, "similarity": "product", "dropout": 0.25, "title_similarity": True},
+        {"residual_size": 0},
+    ],
 )
 def test_saving_and_loading_keeps_the_head(tmp_path, settings):
     model = item_model(**settings)
@@ -201,6 +206,7 @@ def test_a_checkpoint_without_a_head_loads_as_before(model, tmp_path):
         ({"residual_size": True}, "`residual_size` of the item head must be a whole number"),
         ({"similarity": "dot"}, "`similarity` must be one of 'cosine', 'product', got 'dot'"),
         ({"dropout": 1.0}, "`dropout` of the item head must be at least 0 and below 1, got 1.0"),
+        ({"residual_dropout": 1.5}, "`residual_dropout` of the item head must be at least 0 and below 1, got 1.5"),
         ({"dropout": -0.1}, "`dropout` of the item head must be at least 0 and below 1, got -0.1"),
     ],
 )
@@ -236,9 +242,10 @@ def test_the_losses_add_up(processor, rows):
     assert both.loss.item() == pytest.approx(title.loss.item() + item.loss.item(), rel=1e-5)
 
 
-def test_the_loss_is_the_cross_entropy_of_the_scores(processor, rows):
-    model, processor = item_model(), item_processor(processor, ItemPatchLayout(2))
-    collator = PatchDataCollator(processor, objective="item")
+@pytest.mark.parametrize("compares_titles", [False, True])
+def test_the_loss_is_the_cross_entropy_of_the_scores(processor, rows, compares_titles):
+    model, processor = item_model(title_similarity=compares_titles), item_processor(processor, ItemPatchLayout(2))
+    collator = PatchDataCollator(processor, objective="item", compares_titles=compares_titles)
     losses = []
     for history in collator.encode_rows(list(rows)):
         scores = torch.from_numpy(scores_by_hand(model, processor, history))
@@ -275,8 +282,9 @@ def test_gradients_reach_residuals_through_prompts_and_candidates(processor):
         assert (weight.grad * direction).sum().item() == pytest.approx(slope, rel=0.02, abs=1e-4)
 
 
-def test_dropout_is_drawn_in_training_only(processor, rows):
-    model = item_model(dropout=0.5)
+@pytest.mark.parametrize("kind", ["dropout", "residual_dropout"])
+def test_dropout_is_drawn_in_training_only(processor, rows, kind):
+    model = item_model(**{kind: 0.5})
     collator = PatchDataCollator(item_processor(processor), objective="item")
     batch = collator(list(rows))
     expected = item_model()(**batch).loss
@@ -285,8 +293,21 @@ def test_dropout_is_drawn_in_training_only(processor, rows):
     torch.manual_seed(0)
     losses = [model(**batch).loss.item() for _ in range(2)]
     assert len({expected.item(), *losses}) == 3
-    title = PatchDataCollator(item_processor(processor))(list(rows))
-    assert torch.equal(model(**title).loss, item_model()(**title).loss)
+
+
+def test_residual_dropout_leaves_out_whole_residuals(processor):
+    """The patch of an item is its title's with or without its residual, alike wherever a batch holds the item."""
+    model, processor = item_model(residual_dropout=0.5).train(), item_processor(processor)
+    items = np.tile(np.arange(12), 2)
+    table = model.get_input_embeddings().weight
+    means = torch.stack([table[processor.title_tokens[item]].mean(dim=0) for item in items])
+    torch.manual_seed(0)
+    patches = item_patches(model, processor, items)
+    residuals = model.model.item_residual.weight[items]
+    kept = ((patches - means) / residuals).median(dim=1).values.round()
+    assert set(kept.tolist()) == {0.0, 1.0}
+    assert torch.equal(kept[:12], kept[12:])
+    torch.testing.assert_close(patches, means + kept[:, None] * residuals, rtol=1e-4, atol=1e-5)
 
 
 def test_model_and_processor_must_have_the_same_residuals(processor):

@@ -13,6 +13,7 @@ from item_parts import item_model, item_processor, scores_by_hand
 
 from patchrec_hf import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
 from patchrec_hf.runtime import item_scorer
+from patchrec_hf.runtime.catalog import tokenize_titles
 from patchrec_hf.runtime.item_scorer import ItemScorer, nested_prompts
 
 
@@ -112,7 +113,6 @@ def test_one_forward_reads_every_beginning_of_a_history(head_model, processor):
     np.testing.assert_allclose(nested, alone, rtol=1e-4, atol=1e-4)
 
 
-# FAILS: `nested_prompts` takes the patch of a new item for the beginning of the patch of an old item with its title.
 def test_a_patch_that_begins_like_another_one_is_not_it(head_model, processor):
     """A new item with the title of an old one has no residual: the old one's patch is more than the new one's."""
     processor = item_processor(processor)
@@ -124,16 +124,31 @@ def test_a_patch_that_begins_like_another_one_is_not_it(head_model, processor):
 
 
 def test_seen_items_get_the_seen_weight_once(processor):
-    model, processor = item_model(trained=False), item_processor(processor)
+    model, processor = item_model(trained=False, title_similarity=False), item_processor(processor)
     prompts = [processor.encode(np.array([4, 2, 4])), processor.encode(np.array([7] * 3 + [1] * 8))]
     before = score(ItemScorer(model, processor), prompts)
     with torch.no_grad():
-        model.item_head.seen_weight.weight.fill_(0.3)
+        model.item_head.feature_weights.weight.fill_(0.3)
     added = score(ItemScorer(model, processor), prompts) - before
     expected = np.zeros((2, 12))
     expected[0, [4, 2]] = 3
     expected[1, 1] = 3  # item 7 is further back than `max_history`
     np.testing.assert_allclose(added, expected, atol=1e-5)
+
+
+def test_similar_titles_add_to_scores(processor):
+    """Scaled by the second weight, and also for a history that holds a title outside the catalog."""
+    model, processor = item_model(title_similarity=True), item_processor(processor)
+    titles = processor.title_tokens.extended(tokenize_titles(["Four Poems"], processor.tokenizer))
+    prompts = [processor.encode(np.array(history), titles=titles) for history in ([6, 2], [6, 2, 12], [12, 8], [0])]
+    expected = np.stack([scores_by_hand(model, processor, prompt) for prompt in prompts])
+    scores = score(ItemScorer(model, processor), prompts)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=5e-4)
+    with torch.no_grad():
+        model.item_head.feature_weights.weight[1] = 0
+    changed = np.abs(score(ItemScorer(model, processor), prompts) - scores) > 1e-3
+    assert changed.any()
+    assert not changed.all()
 
 
 def test_item_vectors_are_computed_once(head_model, processor, monkeypatch):

@@ -12,6 +12,7 @@ from patchrec_hf.runtime.layouts import (
     RandomPatchLayout,
     SessionPatchLayout,
     TextLayout,
+    is_append_only,
     layout_from_dict,
     layout_to_dict,
 )
@@ -233,3 +234,38 @@ def test_dict_holds_the_name_and_every_setting():
 def test_unknown_name_is_refused(values):
     with pytest.raises(ValueError, match=f"Unknown layout {values.get('name')!r}; known layouts are 'text', 'item'"):
         layout_from_dict(values)
+
+
+def per_item(layout, num_items, seed):
+    """For each item, its granularity and, in a session, the items that share its patch; `None` if it is left out."""
+    items = [None] * num_items
+    for granularity, start, stop in layout(num_items, seed):
+        for item in range(start, stop):
+            items[item] = (granularity, start, stop) if granularity == "session_patch" else granularity
+    return items
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        *LAYOUTS,
+        *(ItemPatchLayout(number) for number in (0, 1, 5)),
+        *(SessionPatchLayout(size, align) for size in (1, 2) for align in ("latest", "oldest")),
+        *(RandomPatchLayout(probability) for probability in (0.0, 0.5, 1.0)),
+        DropLayout(1.0),
+    ],
+    ids=repr,
+)
+def test_append_only_is_what_holds_for_every_length(layout):
+    seeds = [(), (1,), (2, 3), (0, 5, 7)]
+    holds = all(
+        per_item(layout, longer, seed)[:shorter] == per_item(layout, shorter, seed)
+        for seed in seeds
+        for longer in range(1, 24)
+        for shorter in range(1, longer)
+    )
+    assert is_append_only(layout) is holds
+
+
+def test_a_layout_that_does_not_say_is_not_append_only():
+    assert is_append_only(lambda num_items, seed=(): []) is False

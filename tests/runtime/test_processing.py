@@ -242,3 +242,117 @@ def test_the_trie_is_built_once_and_stays_at_home(processor):
     assert more.trie.num_items == trie.num_items + 1
     assert "trie" not in pickle.loads(pickle.dumps(processor)).__dict__
     assert "trie" in processor.__dict__
+
+
+@pytest.mark.parametrize("num_residuals", [True, 12, 3, 0, False])
+def test_folded_items_by_hand(processor, num_residuals):
+    """A residual follows its title's tokens. Its divisor is the number of items of the patch."""
+    processor = PatchRecProcessor(
+        processor.tokenizer, processor.catalog, processor.prompt, item_residuals=num_residuals
+    )
+    count = 12 if num_residuals is True else num_residuals
+    assert processor.num_residuals == count
+    titles = processor.title_tokens
+    folded = processor.fold_items(np.array([2, 7, 2]), np.array([2, 2, 1]), np.array([5, 5, 9]))
+    expected = []
+    for item, size, position in ((2, 2, 5), (7, 2, 5), (2, 1, 9)):
+        expected += [(token, position, size * len(titles[item])) for token in titles[item].tolist()]
+        expected += [(-1 - item, position, size)] if item < count else []
+    assert list(zip(*(array.tolist() for array in folded), strict=True)) == expected
+    alone = processor.fold_items(np.array([7, 2]))
+    assert sorted(set(alone.positions.tolist())) == [0, 1]
+    assert alone.divisors[alone.token_ids >= 0].tolist() == [len(titles[7])] * len(titles[7]) + [len(titles[2])] * len(
+        titles[2]
+    )
+    nothing = processor.fold_items(np.empty(0, dtype=np.int64))
+    assert [len(array) for array in nothing] == [0, 0, 0]
+
+
+@settings(max_examples=30)
+@given(
+    history=st.lists(st.integers(0, len(ITEM_IDS) - 1), min_size=1, max_size=8),
+    layout=st.sampled_from([ItemPatchLayout(0), ItemPatchLayout(2), SessionPatchLayout(2), RandomPatchLayout(0.5)]),
+    num_residuals=st.integers(1, 12),
+)
+def test_residuals_are_all_that_they_add_to_a_prompt(processor, history, layout, num_residuals):
+    plain, with_residuals = (
+        PatchRecProcessor(
+            processor.tokenizer, processor.catalog, processor.prompt, layout, 8, item_residuals=number
+        ).encode(np.array(history))
+        for number in (0, num_residuals)
+    )
+    assert with_residuals.input_ids.tolist() == plain.input_ids.tolist()
+    assert with_residuals.counts == plain.counts
+    is_title = with_residuals.patch_token_ids >= 0
+    for name in ("patch_token_ids", "patch_positions", "patch_divisors"):
+        assert getattr(with_residuals, name)[is_title].tolist() == getattr(plain, name).tolist()
+    assert (np.diff(with_residuals.patch_positions) >= 0).all()
+    # Each compressed item that has a residual holds it where its patch ends.
+    folded = dict.fromkeys(plain.patch_positions.tolist())
+    pairs = [(-1 - item, end) for item, end in zip(history, plain.item_ends.tolist(), strict=True) if end in folded]
+    expected = [pair for pair in pairs if -1 - pair[0] < num_residuals]
+    found = zip(with_residuals.patch_token_ids[~is_title], with_residuals.patch_positions[~is_title], strict=True)
+    assert [(int(token), int(position)) for token, position in found] == expected
+
+
+def test_item_ends_by_hand(processor):
+    """The last token of a title, or the patch; items of a session share it, and dropped items have none."""
+    history, lengths = np.array([0, 2, 6, 3, 7]), processor.title_tokens.lengths
+    first = len(processor.prompt.prefix_ids) + 1
+    session = processor.encode(history, layout=SessionPatchLayout(2))
+    assert session.items.tolist() == history.tolist()
+    ends = [first, first + 2, first + 4, first + 6 + lengths[3] - 1, first + 6 + lengths[3] + lengths[7]]
+    assert session.item_ends.tolist() == ends
+    assert session.history_end == ends[-1]
+    pair = processor.encode(np.array([0, 2, 6, 3, 7, 1]), layout=SessionPatchLayout(2))
+    assert pair.item_ends[:3].tolist() == [first, first, first + 2]
+    dropped = processor.encode(history, layout=DropLayout(1.0))
+    assert dropped.item_ends.tolist() == [-1, -1, -1, -1, first + lengths[7] - 1]
+    unread = processor.encode(history, layout=lambda num_items, seed: [Segment("text", 0, 2)])
+    assert unread.history_end == -1
+    assert processor.encode(np.array([4, *history]), max_history=5).items.tolist() == history.tolist()
+
+
+def test_learned_items_keep_their_numbers_in_another_catalog(processor):
+    learned = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, item_residuals=True)
+    titles = dict(zip(processor.catalog.item_ids.tolist(), processor.catalog.titles, strict=True))
+    mixed = {99: "Four Poems", **{item: titles[item] for item in reversed(titles)}, 5: "Emma and I", 10: "Emma, anew"}
+    other = learned.with_catalog(Catalog.from_titles(mixed))
+    assert other.catalog.item_ids.tolist() == [*ITEM_IDS, 99, 5]
+    assert other.catalog.titles[0] == "Emma, anew"
+    assert other.catalog.titles[12:] == ("Four Poems", "Emma and I")
+    assert other.num_residuals == 12
+    assert other.title_tokens[12].tolist() == tokenize_titles(["Four Poems"], processor.tokenizer)[0].tolist()
+    assert (other.fold_items(np.array([12, 13])).token_ids >= 0).all()
+    assert learned.catalog is processor.catalog
+    # Once more, with the new ones in another order.
+    again = other.with_catalog(Catalog.from_titles({5: "Emma and I", **mixed, 7: "Silas Marner"}))
+    assert again.catalog.item_ids.tolist() == [*ITEM_IDS, 5, 99, 7]
+    # Nothing was learned without residuals, so a catalog stays as it is.
+    free = processor.with_catalog(Catalog.from_titles({99: "Four Poems", 10: "Emma"}))
+    assert free.catalog.item_ids.tolist() == [99, 10]
+
+
+def test_a_catalog_that_lacks_learned_items(processor):
+    learned = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, item_residuals=True)
+    left = Catalog.from_titles({10: "Emma", 21: "Ozma", 99: "Four Poems"})
+    with pytest.raises(
+        ValueError, match=r"catalog of 3 items lacks 10 of the 12 items .* learned: 11, 12, 13, 14, 15, …\."
+    ):
+        learned.with_catalog(left)
+    restricted = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, item_residuals=1)
+    assert restricted.with_catalog(left).catalog.item_ids.tolist() == [10, 21, 99]
+
+
+@pytest.mark.parametrize("number", [-1, 13])
+def test_residuals_of_more_items_than_there_are(processor, number):
+    with pytest.raises(ValueError, match=rf"lie between 0 and the catalog's 12 items, got {number}"):
+        PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, item_residuals=number)
+
+
+@pytest.mark.parametrize("number", [0, 3, True])
+def test_residuals_are_saved(processor, tmp_path, number):
+    saved = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, item_residuals=number)
+    saved.save_pretrained(tmp_path)
+    assert PatchRecProcessor.from_pretrained(tmp_path).num_residuals == saved.num_residuals
+    assert saved.with_layout(TextLayout()).num_residuals == saved.num_residuals

@@ -5,10 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 from brute_force import brute_force
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from item_parts import item_model, item_processor, scores_by_hand
 from rankers import rank, score
 from tiny_parts import title_tokens
 
 from patchrec_hf import Catalog, CatalogRanker, RankingConfig
+from patchrec_hf.runtime.ranking import best_items, default_method
 from patchrec_hf.runtime.trie import build_trie
 
 
@@ -181,3 +185,102 @@ def test_a_configuration_can_be_changed():
 def test_a_configuration_of_another_kind(model, processor):
     with pytest.raises(TypeError, match="must be a `RankingConfig`"):
         CatalogRanker(model, processor, {"k": 3})
+
+
+HISTORIES = [[0, 1], [0, 1, 5, 2], [7], [3, 3, 10, 4, 4], [0, 1, 5, 9]]
+
+
+@pytest.fixture
+def head():
+    return item_model(residual_size=6)
+
+
+@pytest.fixture
+def items_ranked(head, processor):
+    """Ranks by the item head. Returns the ranking, and the scores by brute force."""
+
+    def run(candidates=None, excluded=None, **settings):
+        writes = item_processor(processor)
+        prompts = [writes.encode(np.array(history)) for history in HISTORIES]
+        ranker = CatalogRanker(head, writes, RankingConfig(method="item", **settings))
+        expected = np.stack([scores_by_hand(head, writes, prompt) for prompt in prompts])
+        return ranker.rank(prompts, candidates, excluded), ranker.score(prompts), expected, prompts
+
+    return run
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("synchronize", [False, True])
+def test_items_are_ranked_by_their_scores(items_ranked, batch_size, synchronize):
+    ranking, scores, expected, prompts = items_ranked(k=12, batch_size=batch_size, synchronize=synchronize)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=2e-4)
+    assert ranking.items.tolist() == np.argsort(-expected, axis=1, kind="stable").tolist()
+    np.testing.assert_allclose(ranking.scores, np.take_along_axis(scores, ranking.items, axis=1), rtol=1e-5)
+    assert ranking.is_exact.all()
+    assert not ranking.tokens_read.any()
+    assert ranking.kv_length.tolist() == [prompt.history_end + 1 for prompt in prompts]
+
+
+def test_ranked_items_are_candidates_that_are_not_excluded(items_ranked):
+    candidates = [np.array(items) for items in ([2, 3, 11, 8], [5], range(12), [9, 0, 1], range(4, 10))]
+    excluded = [np.array(items, dtype=np.int64) for items in ([3], [], range(11), [9], [4, 11])]
+    ranking, _, expected, _ = items_ranked(candidates, excluded, k=4, batch_size=2)
+    for row, scores in enumerate(expected):
+        allowed = sorted(set(candidates[row].tolist()) - set(excluded[row].tolist()), key=lambda item: -scores[item])
+        assert ranking.items[row].tolist() == [*allowed, -1, -1, -1, -1][:4]
+        assert np.isneginf(ranking.scores[row]).tolist() == [item < 0 for item in ranking.items[row]]
+
+
+def test_equal_scores_are_in_catalog_order(processor):
+    """Without training, both items called "Poems" have one vector."""
+    model, writes = item_model(trained=False), item_processor(processor)
+    ranker = CatalogRanker(model, writes, RankingConfig(k=12, method="item"))
+    prompts = [writes.encode(np.array(history)) for history in HISTORIES]
+    ranking, scores = ranker.rank(prompts), ranker.score(prompts)
+    np.testing.assert_array_equal(scores[:, 4], scores[:, 5])
+    for items in ranking.items.tolist():
+        assert items.index(5) == items.index(4) + 1
+
+
+@settings(max_examples=60)
+@given(
+    scores=st.lists(st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]), min_size=7, max_size=7), min_size=1),
+    k=st.integers(1, 7),
+)
+def test_best_items_equal_a_stable_sort(scores, k):
+    scores = np.array(scores)
+    items, found = best_items(scores, k)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    expected = np.take_along_axis(scores, order, axis=1)
+    assert found.tolist() == expected.tolist()
+    assert items.tolist() == np.where(expected > -np.inf, order, -1).tolist()
+
+
+def test_rankings_by_items_need_a_head_and_a_processor(model, head, processor, trie):
+    config = RankingConfig(k=3, method="item")
+    with pytest.raises(ValueError, match="needs a model with an item head"):
+        CatalogRanker(model, processor, config)
+    with pytest.raises(ValueError, match=r"'item' needs the items of a processor: use `CatalogRanker\("):
+        CatalogRanker.from_trie(head, trie, processor.prompt.pad_id, config)
+    ranker = CatalogRanker(head, item_processor(processor), config)
+    for run in (ranker.rank, ranker.score):
+        with pytest.raises(ValueError, match="nothing to rank"):
+            run([])
+    with pytest.raises(ValueError, match="`num_beams` and `length_penalty` belong to `method='beam'`"):
+        RankingConfig(method="item", num_beams=40)
+    with pytest.raises(ValueError, match="`max_title_tokens` belongs to `method='exact'`"):
+        RankingConfig(method="item", max_title_tokens=5)
+
+
+def test_the_head_decides_how_a_model_ranks(model, head):
+    assert (default_method(model), default_method(head)) == ("exact", "item")
+
+
+def test_a_model_with_a_head_still_ranks_by_titles(head, processor):
+    """The head adds nothing to the scores of titles, but residuals are a part of the prompt."""
+    writes = item_processor(processor)
+    prompts = [writes.encode(np.array(history)) for history in HISTORIES]
+    ranking = CatalogRanker(head, writes, RankingConfig(k=12)).rank(prompts)
+    for prompt, items, scores in zip(prompts, ranking.items, ranking.scores, strict=True):
+        expected = brute_force(head, writes.title_tokens, writes.prompt.end_of_turn_id, prompt)
+        np.testing.assert_allclose(scores, expected[items], atol=1e-4)

@@ -1,10 +1,16 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from brute_force import brute_force
+from conftest import TITLES
+from item_parts import item_model, item_processor, scores_by_hand
 
-from patchrec_hf import PatchRecommender
+from patchrec_hf import PatchRecommender, TextLayout
+from patchrec_hf.runtime.catalog import tokenize_titles
+from patchrec_hf.runtime.item_scorer import item_patches
 
 
 @pytest.fixture
@@ -174,3 +180,102 @@ def test_methods_agree(recommender):
     for arguments in ({"method": "all"}, {"method": "beam", "num_beams": 12}):
         found = recommender.recommend([10, 16], k=5, **arguments)
         assert [item.item_id for item in found] == [item.item_id for item in exact]
+
+
+@pytest.fixture
+def by_items(processor):
+    return PatchRecommender(item_model(residual_size=6), item_processor(processor))
+
+
+def expected_items(recommender, history, layout=None, titles=None, allowed=range(12)):
+    """Ids and scores of the allowed items, best first, for a history of catalog indices."""
+    processor = recommender.processor
+    prompt = processor.encode(np.array(history), layout=layout, titles=titles)
+    scores = scores_by_hand(recommender.model, processor, prompt)
+    ids = processor.catalog.item_ids
+    return [
+        (int(ids[item]), pytest.approx(scores[item], abs=2e-4)) for item in sorted(allowed, key=lambda i: -scores[i])
+    ]
+
+
+def found_items(items):
+    return [(item.item_id, item.score) for item in items]
+
+
+@pytest.mark.parametrize("method", [None, "item"])
+def test_items_are_recommended_by_their_scores(by_items, method):
+    """By default, if the model has a head. Seen items are left out, and "Poems" is recommended once."""
+    found = by_items.recommend([[10, 16, 10], [18, 11]], k=20, method=method)
+    rests = [set(range(12)) - {0, 6, 5}, set(range(12)) - {8, 1, 5}]
+    for items, history, rest in zip(found, ([0, 6, 0], [8, 1]), rests, strict=True):
+        assert found_items(items) == expected_items(by_items, history, allowed=rest)
+        assert all(item.is_exact for item in items)
+        assert all(item.title == TITLES[item.item_id] for item in items)
+    everything = by_items.recommend([10, 16, 10], k=20, method=method, exclude_seen=False, unique_titles=False)
+    assert found_items(everything) == expected_items(by_items, [0, 6, 0])
+
+
+def test_items_by_another_layout_and_among_candidates(by_items):
+    found = by_items.recommend([10, 16], k=3, layout=TextLayout(), candidates=[11, 16, 21, 13])
+    assert found_items(found) == expected_items(by_items, [0, 6], TextLayout(), allowed=[1, 11, 3])
+
+
+def test_new_titles_in_a_history_of_items(by_items):
+    """A new title has no residual, and no item of the catalog is seen."""
+    processor = by_items.processor
+    titles = processor.title_tokens.extended(tokenize_titles(["Four Poems", "Emma and I"], processor.tokenizer))
+    found = by_items.recommend(["Four Poems", 10, "Emma and I"], k=12, unique_titles=False)
+    rest = set(range(12)) - {0}
+    assert found_items(found) == expected_items(by_items, [12, 0, 13], titles=titles, allowed=rest)
+
+
+def test_new_items_are_scored_without_training(by_items):
+    catalog = by_items.processor.catalog.with_items({99: "Emma and Persuasion"})
+    newer = PatchRecommender(by_items.model, by_items.processor.with_catalog(catalog))
+    found = newer.recommend([10, 16], k=13, exclude_seen=False, unique_titles=False)
+    assert found_items(found) == expected_items(newer, [0, 6], allowed=range(13))
+    old = dict(found_items(by_items.recommend([10, 16], k=13, exclude_seen=False, unique_titles=False)))
+    assert {item: score for item, score in found_items(found) if item != 99} == pytest.approx(old, abs=1e-4)
+
+
+def test_similar_items(by_items):
+    """The cosine of item vectors, without their biases; the item itself is left out, not its namesake."""
+    model, processor = by_items.model, by_items.processor
+    with torch.no_grad():
+        vectors = item_patches(model, processor, np.arange(12)) @ model.item_head.item_vectors.weight.T
+    vectors = vectors.double().numpy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors[4]
+    order = [item for item in np.argsort(-cosines) if item != 4]
+    ids = processor.catalog.item_ids
+    found = by_items.similar_items(14, k=50)
+    assert found_items(found) == [(int(ids[item]), pytest.approx(cosines[item], abs=1e-5)) for item in order]
+    assert found_items(by_items.similar_items(14, k=3)) == found_items(found[:3])
+    by_title = [pair for pair in found_items(found) if pair[0] != 15]
+    assert found_items(by_items.similar_items("Poems", k=50)) == by_title
+
+
+def test_items_similar_to_a_new_title(processor):
+    """Before training, an item's vector is the mean of its title's tokens."""
+    recommender = PatchRecommender(item_model(trained=False), item_processor(processor))
+    table = recommender.model.get_input_embeddings().weight.detach()
+    mean = table[processor.tokenizer("Emma and Persuasion", add_special_tokens=False).input_ids].mean(dim=0)
+    titles = processor.title_tokens
+    means = torch.stack([table[titles[item]].mean(dim=0) for item in range(12)])
+    cosines = torch.nn.functional.cosine_similarity(means, mean[None])
+    found = recommender.similar_items("Emma and Persuasion", k=12)
+    assert len(found) == 12
+    assert {item.item_id - 10: item.score for item in found} == pytest.approx(
+        dict(enumerate(cosines.tolist())), abs=1e-5
+    )
+
+
+def test_similar_items_that_cannot_be_found(recommender, by_items):
+    with pytest.raises(ValueError, match="item head"):
+        recommender.similar_items(10)
+    with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):
+        by_items.similar_items(10, k=0)
+    with pytest.raises(KeyError, match="404"):
+        by_items.similar_items(404)
+    with pytest.raises(ValueError, match="needs a model with an item head"):
+        recommender.recommend([10], method="item")

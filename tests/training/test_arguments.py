@@ -86,6 +86,7 @@ def test_zero3_must_save_whole_weights(zero3, tmp_path):
         ({"item_residual_size": -1}, r"`residual_size` of the item head must be a whole number of at least 0"),
         ({"item_similarity": "dot"}, r"`similarity` must be one of 'cosine', 'product', got 'dot'"),
         ({"item_dropout": 1.0}, r"`dropout` of the item head must be at least 0 and below 1, got 1.0"),
+        ({"residual_dropout": -1.0}, r"`residual_dropout` of the item head must be at least 0 and below 1"),
         ({"num_negatives": 0}, r"`num_negatives` must be at least 1 or None, got 0"),
     ],
 )

@@ -19,6 +19,7 @@ from patchrec_hf import (
     PatchDataCollator,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
+    PatchRecForCausalLM,
     TextLayout,
 )
 from patchrec_hf.batches.candidates import NegativeSampling
@@ -200,13 +201,18 @@ def test_bad_rows_of_a_stream_are_seen_before_training(make_trainer, rows):
 
 def test_a_model_without_a_head_gets_one(make_trainer, processor):
     """With residuals exactly if the processor writes them."""
-    head = {"item_residual_size": 6, "item_similarity": "product", "item_dropout": 0.25}
+    head = {"item_residual_size": 6, "item_similarity": "product", "item_dropout": 0.25, "residual_dropout": 0.1}
     for residuals, size in ((True, 6), (False, 0)):
         trainer = make_trainer(
-            "finetune", processing_class=item_processor(processor, item_residuals=residuals), objective="item", **head
+            "finetune",
+            processing_class=item_processor(processor, item_residuals=residuals),
+            objective="item",
+            title_similarity=residuals,
+            **head,
         )
-        assert trainer.model.config.item_head_config == ItemHeadConfig(12, size, "product", 0.25)
+        assert trainer.model.config.item_head_config == ItemHeadConfig(12, size, "product", 0.25, 0.1, residuals)
         assert trainer.model.item_head.item_ids.tolist() == ITEM_IDS
+        assert trainer.data_collator.compares_titles is residuals
     trainer = make_trainer("finetune", processing_class=item_processor(processor), objective="both")
     assert trainer.model.config.item_head_config == ItemHeadConfig(12, 32, "cosine", 0.0)
     assert make_trainer("finetune").model.item_head is None
@@ -249,7 +255,7 @@ def test_negatives_are_weighted_by_the_targets_of_the_rows(make_trainer, process
         "finetune", train_dataset=several, objective="item", num_negatives=5
     ).data_collator.negatives
     assert negatives.num_negatives == 5
-    np.testing.assert_allclose(negatives.weights, np.sqrt(np.maximum(counts, 1)))
+    np.testing.assert_allclose(negatives.weights, np.sqrt(counts))
     # A collator's own are kept.
     own = NegativeSampling(3)
     collator = PatchDataCollator(processor, objective="item", negatives=own)
@@ -259,7 +265,7 @@ def test_negatives_are_weighted_by_the_targets_of_the_rows(make_trainer, process
 
 def test_large_catalogs_are_sampled_by_default(make_trainer, monkeypatch):
     monkeypatch.setattr(inputs, "_NUM_NEGATIVES", 4)
-    assert make_trainer("finetune", objective="item").data_collator.negatives is None
+    assert make_trainer("finetune", objective="item").data_collator.negatives.num_negatives is None
     monkeypatch.setattr(inputs, "_MAX_FULL_SOFTMAX", 11)
     assert make_trainer("finetune", objective="item").data_collator.negatives.num_negatives == 4
     assert make_trainer("finetune").data_collator.negatives is None
@@ -312,3 +318,18 @@ def test_ddp_looks_for_unused_weights_of_one_objective(make_trainer):
     assert found == [False, True, False]
     with_head = make_trainer("finetune", model=item_model(residual_size=0))
     assert with_head.args.ddp_find_unused_parameters
+
+
+def test_an_idle_head_is_frozen_until_it_is_trained_again(catalog, tokenizer, make_trainer, processor):
+    """The head of titles is untied here, and the item objective does not train it."""
+    backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
+    backbone.config.tie_word_embeddings = False
+    backbone.lm_head.weight = torch.nn.Parameter(backbone.lm_head.weight.detach().clone())
+    model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
+    make_trainer("finetune", model, objective="item")
+    assert not model.lm_head.weight.requires_grad
+    make_trainer("finetune", model, objective="both")
+    assert model.lm_head.weight.requires_grad
+    make_trainer("finetune", model, objective="title")
+    assert not any(parameter.requires_grad for parameter in model.item_head.parameters())
+    assert model.lm_head.weight.requires_grad
