@@ -235,8 +235,8 @@ def nested_prompts(prompts: Sequence[EncodedHistory]) -> list[list[int]]:
 def _key(prompt: EncodedHistory) -> bytes:
     """Lists the prompt's tokens, position by position: two prompts begin alike exactly if their keys do."""
     positions = np.concatenate([np.arange(len(prompt.input_ids)), prompt.patch_positions])
-    # Each entry has 16 bytes: a token of the prompt and the number of tokens that are folded into it, or a folded token
-    # and its divisor. The number keeps a patch from being the beginning of a longer one.
+    # Each entry has 16 bytes: a token of the prompt and the number of tokens that are folded into it, or a folded
+    # token and its divisor. The number keeps a patch from being the beginning of a longer one.
     entries = np.zeros((len(positions), 2), dtype=">i8")
     entries[:, 0] = np.concatenate([prompt.input_ids, prompt.patch_token_ids])
     counts = np.bincount(prompt.patch_positions, minlength=len(prompt.input_ids))

@@ -103,8 +103,8 @@ class CatalogRanking:
 
     Args:
         items (`numpy.ndarray` of shape `(B, k)`, int64):
-            Catalog indices, best first; each item at most once. Equal scores are in catalog order. By titles, items with
-            the same title have the same score. -1 if fewer than k items may be recommended.
+            Catalog indices, best first; each item at most once. Equal scores are in catalog order. By titles, items
+            with the same title have the same score. -1 if fewer than k items may be recommended.
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
             Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided by the length if there is
             a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of [`ItemScorer`].
