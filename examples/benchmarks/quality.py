@@ -43,6 +43,8 @@ def main(args: argparse.Namespace) -> None:
             args.output_dir or Path(directory),
             VARIANTS[args.variant],
             args.model,
+            args.num_layers,
+            args.learning_rate,
         )
         print(
             f"{len(study.splits['test'])} test rows of {len(set(study.splits['test']['user_id']))} users, "
@@ -133,9 +135,9 @@ if __name__ == "__main__":
     parser.add_argument("--hidden_size", type=int, default=64, help="width of the backbone, which has two layers")
     parser.add_argument("--ties", choices=["stable", "release"], help="order of simultaneous interactions in raw data")
     parser.add_argument("--model", help="a backbone for the recipe; by default a tiny, new one")
-    parser.add_argument(
-        "--output_dir", type=Path, help="directory in which an interrupted run continues"
-    )
+    parser.add_argument("--output_dir", type=Path, help="directory in which an interrupted run continues")
+    parser.add_argument("--num_layers", type=int, help="number of the backbone's first layers to use; by default all")
+    parser.add_argument("--learning_rate", type=float, help="of the recipe; the default suits a new backbone")
     parser.add_argument("--variant", default="recipe", choices=[*VARIANTS], help="a change of the recipe")
     arguments = parser.parse_args()
     if arguments.plot and find_spec("matplotlib") is None:  # said now, and not after the measurements

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import torch
 from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from patchrec_hf import (
     ALL_PATCH_PRESET,
@@ -95,6 +96,10 @@ class Study:
             Changes of the all-patch recipe.
         model (`str`, *optional*):
             A backbone for the recipe. By default a tiny, new one.
+        num_layers (`int`, *optional*):
+            Number of the backbone's first layers to use. By default all.
+        learning_rate (`float`, *optional*):
+            Learning rate of the recipe. By default the preset's, which suits a new backbone.
     """
 
     def __init__(
@@ -107,6 +112,8 @@ class Study:
         directory: Path,
         variant: Variant,
         model: str | None = None,
+        num_layers: int | None = None,
+        learning_rate: float | None = None,
     ) -> None:
         self.seconds = 60 * minutes * torch.get_num_threads()
         self.seed = seed
@@ -117,6 +124,8 @@ class Study:
         self._options = {} if ties is None else {"ties": ties}
         self.variant = variant
         self.model = model
+        self.num_layers = num_layers
+        self.learning_rate = learning_rate
         self.max_history = variant.max_history or (20 if data == "sample" else 100)
         self.splits, self.catalog = self.load(1)
 
@@ -135,10 +144,9 @@ class Study:
         if not variant.has_titles:
             catalog = Catalog(catalog.item_ids, ("item",) * len(catalog))
         train = splits["train"]
-        backbone = self.model or str(self.directory / "backbone")
-        if self.model is None:
-            for part in build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed):
-                part.save_pretrained(backbone)
+        backbone = str(self.directory / "backbone")
+        for part in self.make_backbone(catalog):
+            part.save_pretrained(backbone)
         processor = PatchRecProcessor.from_backbone(
             backbone,
             catalog,
@@ -150,6 +158,7 @@ class Study:
             **{
                 **preset.training,
                 **variant.training,
+                **({} if self.learning_rate is None else {"learning_rate": self.learning_rate}),
                 "output_dir": str(self.directory / "item"),
                 "seed": self.seed,
                 "eval_strategy": "epoch",
@@ -189,6 +198,13 @@ class Study:
         best = trainer.state.best_global_step or trainer.state.global_step
         self.notes.append(f"Item head: {epochs} epochs, of which the best on validation rows is {best / steps:.0f}.")
         return trainer.model.eval(), processor
+
+    def make_backbone(self, catalog: Catalog) -> tuple:
+        if self.model is None:
+            return build_tiny_backbone(catalog, hidden_size=self.hidden_size, seed=self.seed)
+        settings = {} if self.num_layers is None else {"num_hidden_layers": self.num_layers}
+        model = AutoModelForCausalLM.from_pretrained(self.model, dtype="float32", **settings)
+        return model, AutoTokenizer.from_pretrained(self.model)
 
     def seconds_of(self, work: Callable[[], object]) -> float:
         """Computing time of this process for some work, in seconds; all threads count."""
