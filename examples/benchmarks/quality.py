@@ -11,7 +11,7 @@ On a data set (a prepared directory, raw files, or a name), with the results as 
 
 The budget is computing time of this process for each trained LLM: minutes times the number of torch's threads. All
 settings, also the number of epochs and the prior's weights, are chosen on validation rows. Nothing is excluded from
-the rankings, except in the row that says so.
+the rankings, except in the row `co-visitation-unseen`, which leaves out the items of the history.
 """
 
 import argparse
@@ -101,7 +101,7 @@ def plot(results: dict, path: Path) -> None:
         [high - value for value, (_, high) in zip(values, intervals, strict=True)],
     ]
     figure, axes = plt.subplots(figsize=(7, 0.5 + 0.45 * len(names)), layout="constrained")
-    colors = ["C0" if name.startswith("item head") else "0.7" for name in names]
+    colors = ["C0" if name.startswith("item-head") else "0.7" for name in names]
     axes.barh(names, values, xerr=errors, color=colors, error_kw={"elinewidth": 1})
     axes.set(xlabel="HR@20 on all test rows, with the 95% interval by users", xlim=(0, None))
     axes.grid(axis="x", alpha=0.3)

@@ -58,15 +58,15 @@ class Variant:
 
 VARIANTS = {
     "recipe": Variant(),
-    "titles only": Variant(processor={"item_residuals": False}),
-    "residuals only": Variant(training={"title_similarity": False, "residual_dropout": 0.0}, has_titles=False),
-    "no title similarity": Variant(training={"title_similarity": False}),
-    "no residual dropout": Variant(training={"residual_dropout": 0.0}),
-    "no dropout": Variant(training={"item_dropout": 0.0}),
+    "titles-only": Variant(processor={"item_residuals": False}),
+    "residuals-only": Variant(training={"title_similarity": False, "residual_dropout": 0.0}, has_titles=False),
+    "no-title-similarity": Variant(training={"title_similarity": False}),
+    "no-residual-dropout": Variant(training={"residual_dropout": 0.0}),
+    "no-dropout": Variant(training={"item_dropout": 0.0}),
     "product": Variant(training={"item_similarity": "product"}),
     "separators": Variant(processor={"separate_patches": True}),
-    "history of 50": Variant(max_history=50),
-    "history of 200": Variant(max_history=200),
+    "history-50": Variant(max_history=50),
+    "history-200": Variant(max_history=200),
 }
 """Variants of the recipe, by name."""
 Ranker = Callable[[Dataset], EvaluationReport]
@@ -290,10 +290,10 @@ def titles(study: Study) -> Ranker:
 
 METHODS = {
     "co-visitation": co_visitation,
-    "co-visitation, seen items left out": co_visitation_without_seen,
-    "SASRec": sasrec,
-    "item head": item_head,
-    "item head + prior": item_head_and_prior,
-    "PatchRec-I, titles": titles,
+    "co-visitation-unseen": co_visitation_without_seen,
+    "sasrec": sasrec,
+    "item-head": item_head,
+    "item-head-prior": item_head_and_prior,
+    "titles": titles,
 }
 """Each method, by its name in the table."""

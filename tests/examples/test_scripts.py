@@ -62,18 +62,18 @@ def test_benchmark_of_quality(tmp_path):
     done = run(
         QUALITY, "--data", "sample", "--minutes", "0.02", "--json", tmp_path / "quality.json",
         "--output_dir", tmp_path, "--plot", tmp_path / "quality.png", "--hidden_size", "16",
-        "--method", "co-visitation", "item head",
-        "item head + prior",
+        "--method", "co-visitation", "item-head",
+        "item-head-prior",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "quality.json").read_text())
-    names = {"co-visitation", "item head", "item head + prior"}
+    names = {"co-visitation", "item-head", "item-head-prior"}
     for key in ("metrics", "train_seconds", "users_per_second", "minus_co_visitation", "hr@20_intervals"):
         assert results[key].keys() == names, key
     assert results["minus_co_visitation"]["co-visitation"] == [0, 0, 0]
-    difference, low, high = results["minus_co_visitation"]["item head + prior"]
+    difference, low, high = results["minus_co_visitation"]["item-head-prior"]
     assert low <= difference <= high
-    by_hand = results["metrics"]["item head + prior"]["hr@20"] - results["metrics"]["co-visitation"]["hr@20"]
+    by_hand = results["metrics"]["item-head-prior"]["hr@20"] - results["metrics"]["co-visitation"]["hr@20"]
     assert difference == pytest.approx(by_hand)
     assert (tmp_path / "quality.png").stat().st_size > 0
 
@@ -135,6 +135,8 @@ def test_benchmark_of_training_steps(tmp_path):
         "packed_vs_unpacked",
         "packed_vs_fastest_unpacked",
         "unpacked_vs_trl",
+        "item_vs_packed_titles",
+        "both_vs_packed_titles",
     }
     assert all(ratio > 0 for ratio in results["ratios"].values())
     assert results["max_relative_loss_difference"] < 1e-5
