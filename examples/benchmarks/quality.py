@@ -27,13 +27,16 @@ from quality_methods import METHODS, VARIANTS, Study
 from transformers import set_seed
 
 from patchrec_hf import EvaluationReport
+from patchrec_hf.runs import claim_run
 
 
 def main(args: argparse.Namespace) -> None:
     set_seed(args.seed)
     with tempfile.TemporaryDirectory() as directory:
-        if args.output_dir:
-            args.output_dir.mkdir(parents=True, exist_ok=True)
+        if args.output_dir:  # a run continues only with its own settings
+            names = ["data", "minutes", "seed", "hidden_size", "ties", "variant", "model", "num_layers"]
+            names.append("learning_rate")
+            claim_run(args.output_dir, {name: getattr(args, name) for name in names})
         study = Study(
             args.data,
             args.minutes,

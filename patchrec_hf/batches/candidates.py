@@ -153,7 +153,8 @@ def candidate_features(
     rows, items = np.concatenate(seen_rows), np.concatenate(seen_items)
     kinds, values = np.full(len(rows), FEATURES.index("seen")), np.full(len(rows), FIXED_POINT)
     if title_neighbors is not None and latest:
-        title_rows, title_items, similarities = sparse_log_shares(title_neighbors.scores(latest))
+        title_rows, title_items, scores = title_neighbors.sparse_scores(latest)
+        similarities = sparse_log_shares(title_rows, scores, len(latest))
         rows, items = np.concatenate([rows, title_rows]), np.concatenate([items, title_items])
         kinds = np.concatenate([kinds, np.full(len(title_rows), FEATURES.index("titles"))])
         values = np.concatenate([values, np.round(similarities * FIXED_POINT).astype(np.int64)])

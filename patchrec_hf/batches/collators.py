@@ -82,7 +82,8 @@ class PatchDataCollator:
                 Each entry is a [`Row`], a [`ScheduledRow`] or a [`FillerRow`]. Filler rows get no labels.
 
         Returns:
-            `dict[str, torch.Tensor]`: see [`pad_histories`] and, for `tree_packing`, [`pack_histories`].
+            `dict[str, torch.Tensor]`: see [`pad_histories`] and, for `tree_packing`, [`pack_histories`]; if items are
+            predicted, also [`all_candidates`], [`draw_candidates`] and [`candidate_features`].
 
         Raises:
             ValueError: If a row's targets do not ascend, lie `max_history` or more apart, have no earlier item or lie

@@ -154,8 +154,9 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
             length). The vectors are in the order of the catalog: `item_vectors` of shape `(num_items, H)`, in the
             model's dtype, are the item patches of prompts. If the model has an item head, `head_item_vectors` of shape
             `(num_items, H + 1)`, float32, are the vectors for an index of inner products, the last entry being the
-            item's bias; and `head_user_matrix` and `head_log_scale` turn a hidden state into the vector to search with
-            (see [`UserVectors`]).
+            item's bias; `head_user_matrix` and `head_log_scale` turn a hidden state into the vector to search with
+            (see [`UserVectors`]); `head_feature_weights` are the weights of seen items and of similar titles. The
+            settings of the head are in `patchrec_prompt.json`.
 
     Raises:
         TypeError, ValueError: As [`export_checkpoint`] does.
@@ -176,9 +177,14 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
     if model.item_head is not None:
         vectors["head_item_vectors"] = item_vectors_of(model, processor, items)
         user = model.item_head.user_vectors
-        vectors |= {"head_user_matrix": user.weight.detach(), "head_log_scale": user.log_scale.detach()}
+        vectors |= {
+            "head_user_matrix": user.weight.detach(),
+            "head_log_scale": user.log_scale.detach(),
+            "head_feature_weights": model.item_head.feature_weights(),
+        }
     save_file({name: tensor.cpu().contiguous() for name, tensor in vectors.items()}, directory / ITEM_VECTORS_NAME)
-    (directory / _PROMPT_NAME).write_text(json.dumps(processor.to_dict(), indent=2), encoding="utf-8")
+    settings = {**processor.to_dict(), "item_head": model.config.item_head}
+    (directory / _PROMPT_NAME).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
 def _check_whole(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:

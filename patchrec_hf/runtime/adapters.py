@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGET_MODULES
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import find_adapter_config_file
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
 from .configuration import PatchRecConfig
 from .hub_files import hub_kwargs
@@ -88,8 +88,12 @@ def load_adapted(
     trust_remote_code = kwargs.get("trust_remote_code", False)
     tokenizer = AutoTokenizer.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
     model = load_model(base_model, tokenizer, **base_kwargs)
-    config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
-    head = config.item_head_config if isinstance(config, PatchRecConfig) else None
+    # An adapter that was not saved by a trainer has no `config.json`.
+    has_config = cached_file(adapter, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **adapter_kwargs)
+    head = None
+    if has_config is not None:
+        config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
+        head = config.item_head_config if isinstance(config, PatchRecConfig) else None
     if head is not None and model.item_head is None:
         model.make_item_head(head)  # the adapter holds its weights
     try:

@@ -99,8 +99,10 @@ class _ItemLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         num_users, num_items = len(users), len(items)
         needs_gradients = any(ctx.needs_input_grad)
-        user_gradients, item_gradients = torch.zeros_like(users), torch.zeros_like(items)
-        weight_gradients, total = torch.zeros_like(weights), users.new_zeros(())
+        total = users.new_zeros(())
+        if needs_gradients:
+            user_gradients, item_gradients = torch.zeros_like(users), torch.zeros_like(items)
+            weight_gradients = torch.zeros_like(weights)
         size = max(_CELLS_PER_BLOCK // num_items, 1)
         edges = torch.arange(0, num_users + size, size, device=users.device).clamp(max=num_users)
         feature_edges = torch.searchsorted(feature_rows, edges).tolist()
@@ -127,7 +129,8 @@ class _ItemLoss(torch.autograd.Function):
                 item_gradients.addmm_(gradients.T, users[start:stop])
                 of_features = gradients.view(-1)[cells] * feature_values[first:last]
                 weight_gradients.index_add_(0, feature_kinds[first:last], of_features)
-        ctx.save_for_backward(user_gradients, item_gradients, weight_gradients)
+        if needs_gradients:
+            ctx.save_for_backward(user_gradients, item_gradients, weight_gradients)
         return total
 
     @staticmethod

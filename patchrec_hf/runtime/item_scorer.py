@@ -12,12 +12,9 @@ import torch
 from .catalog import TitleTokens
 from .encoding import EncodedHistory, pad_histories
 from .modeling import PatchRecForCausalLM
-from .prior import seen_items
-from .processing import PatchRecProcessor
+from .prior import seen_mask
+from .processing import PROMPT_KEYS, PatchRecProcessor
 from .title_similarity import title_features
-
-
-_PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
 
 
 class ItemScorer:
@@ -83,10 +80,10 @@ class ItemScorer:
         for rows, products in self.products(prompts, batch_size, nest):
             histories, num_items = [prompts[row].items for row in rows], products.shape[1]
             if prior is not None:
-                yield ScoredRows(rows, prior.join(products, histories))
+                yield ScoredRows(rows, prior.join(products, histories, self.processor.title_neighbors))
                 continue
             seen_weight, title_weight = head.feature_weights().tolist()
-            products += seen_weight * seen_items(histories, num_items)
+            products += seen_weight * seen_mask(histories, num_items)
             if self.model.config.item_head_config.title_similarity:
                 products += title_weight * title_features(self.processor.title_neighbors, histories, num_items)
             yield ScoredRows(rows, products)
@@ -129,13 +126,14 @@ class ItemScorer:
         is_own = np.arange(width) < np.array(list(map(len, groups)))[:, None]
         ends = np.array([prompts[row].history_end for row in numbers.flat]).reshape(numbers.shape)
         states = model.model(
-            **{key: batch[key].to(device) for key in _PROMPT_KEYS},
+            **{key: batch[key].to(device) for key in PROMPT_KEYS},
             supervised_positions=torch.from_numpy(ends).to(device),
             use_cache=False,
         ).last_hidden_state
         users = model.item_head.user_vectors(states[torch.from_numpy(is_own).to(states.device)])
         vectors = self.item_vectors
-        scores = (users.to(vectors.device) @ vectors.T).cpu().numpy()
+        with torch.autocast(vectors.device.type, enabled=False):
+            scores = (users.to(vectors.device) @ vectors.T).cpu().numpy()
         if not np.isfinite(scores).all():
             raise FloatingPointError(
                 f"The item head's scores hold {scores[~np.isfinite(scores)][0]}. Weights that are not finite, such "
@@ -179,7 +177,14 @@ def item_vectors_of(
         `torch.Tensor` of shape `(n, H + 1)`, float32, on the model's device. The last entry is the item's bias.
     """
     patches = item_patches(model, processor, items, titles)
-    return model.item_head.item_vectors(patches, torch.from_numpy(items).to(patches.device))
+    vectors = model.item_head.item_vectors(patches, torch.from_numpy(items).to(patches.device))
+    is_bad = ~vectors.isfinite().all(dim=1).cpu().numpy()
+    if is_bad.any():
+        raise FloatingPointError(
+            f"The vector of the item with catalog index {items[is_bad][0]} is not finite: its residual, its bias or "
+            "an embedding of its title is NaN or infinite. Load an earlier checkpoint."
+        )
+    return vectors
 
 
 def item_patches(

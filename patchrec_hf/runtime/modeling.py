@@ -173,7 +173,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         if candidate_token_ids is not None:
             parts.append(candidate_token_ids.flatten())
         ids, inverse = torch.cat(parts).unique(return_inverse=True)
-        rows = self._read_rows(ids)
+        rows = self._read_rows(ids, drops=candidate_token_ids is not None)
         text_rows, patch_rows, *candidate_rows = inverse.split([len(part) for part in parts])
 
         embeds = rows[text_rows]
@@ -195,16 +195,19 @@ class PatchRecModel(PatchRecPreTrainedModel):
             candidates = _fold(table, candidate_rows[0], candidate_starts.flatten(), candidate_divisors.flatten())
         return embeds.view(batch_size, length, -1), candidates
 
-    def _read_rows(self, ids: torch.Tensor) -> torch.Tensor:
-        """Reads the embeddings of ascending ids. A negative id -1 - i is the residual of item i."""
+    def _read_rows(self, ids: torch.Tensor, drops: bool) -> torch.Tensor:
+        """
+        Reads the embeddings of ascending ids. A negative id -1 - i is the residual of item i. With `drops`, training
+        leaves out some residuals.
+        """
         embeddings = self.get_input_embeddings()
         if self.item_residual is None:
             return embeddings(ids)
         num_residuals = int((ids < 0).sum())
         rows = embeddings(ids[num_residuals:])
-        residuals = self.item_residual(-1 - ids[:num_residuals]).to(rows.dtype)
+        residuals = self.item_residual(-1 - ids[:num_residuals]).to(rows)
         dropout = self.config.item_head_config.residual_dropout
-        if self.training and dropout > 0:
+        if drops and self.training and dropout > 0:
             residuals = residuals * (torch.rand_like(residuals[:, :1]) >= dropout)
         return torch.cat([residuals, rows])
 
@@ -533,10 +536,15 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         read_positions = supervised_positions
         predicts_items = item_targets is not None
         num_labels = 0
-        if item_positions is not None and supervised_positions is not None:
-            num_labels = supervised_positions.shape[1]
+        if predicts_items:
             if self.item_head is None:
                 raise ValueError("The batch has item targets, but the model has no item head (see `add_item_head`).")
+            if item_positions is None or supervised_positions is None or candidate_items is None or features is None:
+                raise ValueError(
+                    "Item targets need `item_positions`, `supervised_positions`, the candidates and `features`, as "
+                    "the collators make them."
+                )
+            num_labels = supervised_positions.shape[1]
             read_positions = torch.cat([supervised_positions, item_positions], dim=1)
         outputs = self.model(
             input_ids=input_ids,

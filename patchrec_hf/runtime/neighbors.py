@@ -146,6 +146,31 @@ class NeighborTable:
             )
         return scores
 
+    def sparse_scores(self, histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Scores items as [`NeighborTable.scores`] does, and lists only the pairs with a score.
+
+        Args:
+            histories (`Sequence[numpy.ndarray]`):
+                Catalog indices, oldest first.
+
+        Returns:
+            `tuple` of three arrays of one length: the number of the history (ascending), the item, and the score
+            (float64).
+
+        Raises:
+            TypeError, ValueError: As [`NeighborTable.scores`] does.
+        """
+        rows, sources, ages = self._latest(histories)
+        lengths = np.diff(self.offsets)[sources]
+        entries = np.repeat(self.offsets[sources], lengths) + ragged_arange(lengths)
+        cells = np.repeat(rows * self.num_items, lengths) + self.targets[entries]
+        values = self.values[entries] * np.repeat(self.decay**ages, lengths)
+        order = np.argsort(cells, kind="stable")
+        firsts = np.flatnonzero(np.diff(cells[order], prepend=-1))
+        sums = np.add.reduceat(values[order], firsts) if len(order) else values.astype(np.float64)
+        return *np.divmod(cells[order][firsts], self.num_items), sums
+
     def _latest(self, histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the items that count, of all histories: the history's number, the item's index, and its age."""
         arrays = [np.asarray(history) for history in histories]

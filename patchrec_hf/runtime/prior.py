@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from .catalog import Catalog, TitleTokens
 from .hub_files import CO_VISITATION_NAME, find_file
 from .neighbors import NeighborTable
-from .title_similarity import log_shares, title_similarity
+from .title_similarity import log_shares
 
 
 @dataclass(frozen=True)
@@ -41,23 +40,20 @@ class PriorWeights:
 @dataclass(frozen=True, eq=False)
 class Prior:
     """
-    Co-visitation counts and title similarities, with the weights with which they join the item head's scores. It is a
-    log-linear fusion: the scores are the logarithms of item probabilities, up to a constant for each history.
+    Co-visitation counts, and the weights with which they, similar titles and seen items join the item head's products.
+    It is a log-linear fusion: the scores are the logarithms of item probabilities, up to a constant for each history.
 
     Args:
         co_visits ([`NeighborTable`]):
             Co-visitation scores.
-        titles ([`NeighborTable`]):
-            Title similarities.
         weights ([`PriorWeights`]):
             The weights.
     """
 
     co_visits: NeighborTable
-    titles: NeighborTable
     weights: PriorWeights
 
-    def join(self, products: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+    def join(self, products: np.ndarray, histories: Sequence[np.ndarray], titles: NeighborTable) -> np.ndarray:
         """
         Joins the prior to the item head's products.
 
@@ -66,16 +62,20 @@ class Prior:
                 Products of the vectors of users and items.
             histories (`Sequence[numpy.ndarray]`):
                 Catalog indices of B histories, oldest first.
+            titles ([`NeighborTable`]):
+                Similar titles of the catalog.
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float32.
         """
         weights = self.weights
-        co_visits, titles, seen = self.features(histories, products.shape[1])
-        scores = weights.head * products + weights.co_visits * co_visits + weights.titles * titles
+        co_visits, similar, seen = self.features(histories, products.shape[1], titles)
+        scores = weights.head * products + weights.co_visits * co_visits + weights.titles * similar
         return (scores + weights.seen * seen).astype(np.float32)
 
-    def features(self, histories: Sequence[np.ndarray], num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def features(
+        self, histories: Sequence[np.ndarray], num_items: int, titles: NeighborTable
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
         Computes what [`PriorWeights`] weigh: co-visits, titles, and whether the history holds the item.
 
@@ -84,64 +84,42 @@ class Prior:
                 Catalog indices of B histories, oldest first.
             num_items (`int`):
                 Number of items of the catalog.
+            titles ([`NeighborTable`]):
+                Similar titles of the catalog.
 
         Returns:
             `tuple` of three arrays of shape `(B, num_items)`.
         """
         return (
             log_shares(self.co_visits.scores(histories, num_items)),
-            log_shares(self.titles.scores(histories, num_items)),
-            seen_items(histories, num_items),
+            log_shares(titles.scores(histories, num_items)),
+            seen_mask(histories, num_items),
         )
 
-    def with_catalog(self, catalog: Catalog, titles: TitleTokens) -> Prior:
-        """
-        Returns the prior for a catalog that holds the same items first. New items have title similarities, but no
-        co-visits.
-
-        Args:
-            catalog ([`Catalog`]):
-                The catalog.
-            titles ([`TitleTokens`]):
-                Its titles.
-
-        Raises:
-            ValueError: If the catalog lacks an item of the co-visitation scores, or has it at another place.
-        """
-        self.co_visits.check_catalog(catalog)
-        return replace(self, titles=title_similarity(titles, catalog.item_ids))
-
     def save(self, directory: str | os.PathLike) -> None:
-        """Writes co-visits and weights as `co_visitation.safetensors`. Titles are compared again on loading."""
+        """Writes co-visits and weights as `co_visitation.safetensors`."""
         self.co_visits.save(os.path.join(directory, CO_VISITATION_NAME), weights=asdict(self.weights))
 
     @classmethod
-    def load(cls, name_or_path: str | os.PathLike, catalog: Catalog, titles: TitleTokens, **kwargs: Any) -> Prior:
+    def load(cls, name_or_path: str | os.PathLike, **kwargs: Any) -> Prior:
         """
         Reads what [`Prior.save`] wrote.
 
         Args:
             name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub.
-            catalog ([`Catalog`]):
-                The checkpoint's catalog.
-            titles ([`TitleTokens`]):
-                Its titles.
             **kwargs:
                 Arguments that choose files on the Hub.
 
         Raises:
             OSError: If the file is missing.
-            ValueError: If a newer version of the library wrote it, or it belongs to another catalog.
+            ValueError: If a newer version of the library wrote it.
         """
         path = find_file(name_or_path, CO_VISITATION_NAME, kwargs)
-        co_visits = NeighborTable.load(path)
-        co_visits.check_catalog(catalog)
-        weights = PriorWeights(**NeighborTable.settings_of(path)["weights"])
-        return cls(co_visits, title_similarity(titles, catalog.item_ids), weights)
+        return cls(NeighborTable.load(path), PriorWeights(**NeighborTable.settings_of(path)["weights"]))
 
 
-def seen_items(histories: Sequence[np.ndarray], num_items: int) -> np.ndarray:
+def seen_mask(histories: Sequence[np.ndarray], num_items: int) -> np.ndarray:
     """Returns 1 for each item that a history holds and else 0, float32, shape `(B, num_items)`."""
     seen = np.zeros((len(histories), num_items), dtype=np.float32)
     for row, history in enumerate(histories):

@@ -26,7 +26,8 @@ from .title_similarity import title_similarity
 from .trie import TitleTrie, build_trie
 
 
-_PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
+PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
+"""Tensors of a batch that the model reads a prompt from."""
 
 
 class PatchRecProcessor(ProcessorMixin):
@@ -171,8 +172,6 @@ class PatchRecProcessor(ProcessorMixin):
         other.catalog = catalog = self._reordered(catalog)
         other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
         other.__dict__.pop("title_neighbors", None)
-        if self.prior is not None:
-            other.prior = self.prior.with_catalog(catalog, other.title_tokens)
         return other
 
     def _reordered(self, catalog: Catalog) -> Catalog:
@@ -194,8 +193,6 @@ class PatchRecProcessor(ProcessorMixin):
     @cached_property
     def title_neighbors(self) -> NeighborTable:
         """Similar titles of the catalog (see [`title_similarity`]). They are computed on first use."""
-        if self.prior is not None:
-            return self.prior.titles
         return title_similarity(self.title_tokens, self.catalog.item_ids)
 
     def encode(
@@ -371,7 +368,7 @@ class PatchRecProcessor(ProcessorMixin):
             raise TypeError(f"`histories` must be a list of lists of item ids, such as [[3, 14]], got {histories!r}.")
         encoded = [self.encode(self.catalog.indices_of(history), layout=layout) for history in histories]
         batch = pad_histories(encoded, self.prompt.pad_id, padding_side)
-        return BatchFeature({key: batch[key] for key in _PROMPT_KEYS})
+        return BatchFeature({key: batch[key] for key in PROMPT_KEYS})
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON-ready values. The catalog and the tokenizer are saved in other files."""
@@ -440,11 +437,7 @@ class PatchRecProcessor(ProcessorMixin):
             item_residuals=values.get("item_residuals", 0),
         )
         if values.get("has_prior", False):
-            processor = processor.with_prior(
-                Prior.load(
-                    pretrained_model_name_or_path, processor.catalog, processor.title_tokens, **hub_kwargs(kwargs)
-                )
-            )
+            processor = processor.with_prior(Prior.load(pretrained_model_name_or_path, **hub_kwargs(kwargs)))
         return processor
 
 

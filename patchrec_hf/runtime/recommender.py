@@ -121,8 +121,8 @@ class PatchRecommender:
             exclude_seen (`bool`, *optional*, defaults to `True`):
                 Whether to leave out the items of the history, and all other items with the same titles.
             unique_titles (`bool`, *optional*, defaults to `True`):
-                Whether to recommend each title once, as the first item with this title. The model cannot tell items
-                with the same title apart.
+                Whether to recommend each title once: as its best item by the item head, and otherwise as the first
+                item with this title, because titles alone cannot tell such items apart.
             candidates (`Collection[int]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
                 catalog if not given.
@@ -169,27 +169,34 @@ class PatchRecommender:
             for items in matches
         ]
         method = default_method(self.model) if method is None else method
+        by_item = method == "item"
+        # The items of one title have scores of their own. So more are ranked, and the best of each title stays.
+        num_alike = int(np.bincount(trie.leaf_of_item[trie.items]).max()) if by_item and unique_titles else 1
         config = RankingConfig(
-            k=min(k, len(trie.items)),
+            k=min(k * num_alike, len(trie.items)) if k > 0 else k,
             method=method,
             num_beams=num_beams,
             max_title_tokens=max_title_tokens,
             batch_size=batch_size,
         )
-        ranking = CatalogRanker(self.model, processor, config, self._item_scorer if method == "item" else None).rank(
+        ranking = CatalogRanker(self.model, processor, config, self._item_scorer if by_item else None).rank(
             prompts,
-            candidates=self._candidates(candidates, len(batch), unique_titles),
+            candidates=self._candidates(candidates, len(batch), unique_titles and not by_item),
             excluded=seen if exclude_seen else None,
             show_progress=show_progress,
         )
-        results = [
-            [
-                Recommendation(int(catalog.item_ids[item]), catalog.titles[item], float(score), bool(is_exact))
-                for item, score in zip(items, scores, strict=True)
-                if item >= 0
-            ]
-            for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True)
-        ]
+        results = []
+        for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True):
+            kept = np.flatnonzero(items >= 0)
+            if by_item and unique_titles:
+                _, first = np.unique(trie.leaf_of_item[items[kept]], return_index=True)
+                kept = kept[np.sort(first)][:k]
+            results.append(
+                [
+                    Recommendation(int(catalog.item_ids[item]), catalog.titles[item], float(score), bool(is_exact))
+                    for item, score in zip(items[kept], scores[kept], strict=True)
+                ]
+            )
         return results[0] if is_single else results
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -18,7 +19,8 @@ SMOOTHING = 1e-4
 _EXPONENT = 3
 _MAX_SHARE = 0.1
 _MAX_ITEMS_OF_TOKEN = 2000
-_CELLS_PER_BLOCK = 2**22
+_PAIRS_PER_BLOCK = 2**21
+"""Pairs of titles that share a token and are compared at once, which bounds the memory."""
 
 
 def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: int = MAX_NEIGHBORS) -> NeighborTable:
@@ -56,23 +58,27 @@ def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: i
     starts = np.cumsum(lengths) - lengths
     item_starts = np.searchsorted(items, np.arange(num_items + 1))
 
-    block = max(_CELLS_PER_BLOCK // num_items, 1)
+    # Blocks of items, so that memory holds a bounded number of pairs. A large item has a block of its own.
+    num_pairs = np.bincount(items, lengths[tokens], minlength=num_items)
+    bounds = np.flatnonzero(np.diff(np.cumsum(num_pairs) // _PAIRS_PER_BLOCK, prepend=-1, append=np.inf))
     columns, values, counts = [], [], []
-    for start in range(0, num_items, block):
-        stop = min(start + block, num_items)
+    for start, stop in pairwise(bounds):
         part = slice(item_starts[start], item_starts[stop])
         sizes = lengths[tokens[part]]
         entries = by_token[np.repeat(starts[tokens[part]], sizes) + ragged_arange(sizes)]
         cells = np.repeat((items[part] - start) * num_items, sizes) + items[entries]
         products = np.repeat(weights[part], sizes) * weights[entries]
-        cosines = np.bincount(cells, products, minlength=(stop - start) * num_items).reshape(-1, num_items)
-        cosines[np.arange(stop - start), np.arange(start, stop)] = 0  # an item does not recommend itself
-        kept = min(max_neighbors, num_items - 1)
-        limits = np.partition(cosines, num_items - kept - 1, axis=1)[:, num_items - kept - 1]
-        rows, found = np.nonzero(cosines > np.maximum(limits, 0)[:, None])
-        columns.append(found)
-        values.append(cosines[rows, found] ** _EXPONENT)
-        counts.append(np.bincount(rows, minlength=stop - start))
+        order = np.argsort(cells, kind="stable")
+        firsts = np.flatnonzero(np.diff(cells[order], prepend=-1))
+        cosines = np.add.reduceat(products[order], firsts) if len(order) else products
+        rows, found = np.divmod(cells[order][firsts], num_items)
+        others = found != rows + start  # an item does not recommend itself
+        rows, found, cosines = rows[others], found[others], cosines[others]
+        best = np.lexsort((found, -cosines, rows))  # of equals, lower indices stay
+        best = np.sort(best[ragged_arange(np.bincount(rows, minlength=stop - start)) < max_neighbors])
+        columns.append(found[best])
+        values.append(cosines[best] ** _EXPONENT)
+        counts.append(np.bincount(rows[best], minlength=stop - start))
     return NeighborTable(
         offsets=np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64),
         targets=np.concatenate(columns).astype(np.int32),
@@ -105,14 +111,12 @@ def title_features(table: NeighborTable, histories: Sequence[np.ndarray], num_it
 def log_shares(scores: np.ndarray) -> np.ndarray:
     """Returns log(1 + q / 10⁻⁴), where q is each score's share of its row's sum; 0 in a row of zeros."""
     shares = np.zeros_like(scores)
-    rows, items, values = sparse_log_shares(scores)
-    shares[rows, items] = values
+    rows, items = np.nonzero(scores)
+    shares[rows, items] = sparse_log_shares(rows, scores[rows, items], len(scores))
     return shares
 
 
-def sparse_log_shares(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the rows, the columns and the values of [`log_shares`] that are not 0. Few scores are."""
-    rows, items = np.nonzero(scores)
-    values = scores[rows, items]
-    sums = np.bincount(rows, values, minlength=len(scores))
-    return rows, items, np.log1p(values / (sums[rows] * SMOOTHING))
+def sparse_log_shares(rows: np.ndarray, values: np.ndarray, num_rows: int) -> np.ndarray:
+    """As [`log_shares`], for scores that are listed with their rows."""
+    sums = np.bincount(rows, values, minlength=num_rows)
+    return np.log1p(values / (sums[rows] * SMOOTHING))

@@ -155,9 +155,10 @@ class PatchFinetuneConfig(SFTConfig):
             Whether a new item head also scores how similar titles are (see [`ItemHeadConfig`]).
         num_negatives (`int`, *optional*):
             Number of items that are drawn for each batch as competitors of the item targets, in proportion to the
-            square root of how often the training rows have them as targets. By default, all items compete if the
-            catalog has at most 50,000, and 8,192 are drawn otherwise. A batch with n item targets scores n · (drawn
-            items + targets) pairs, in float32.
+            square root of how often the training rows have them as targets. By default, all items that are targets of
+            training rows compete if the catalog has at most 50,000 items, and 8,192 are drawn otherwise. A batch with
+            n item targets scores n · (drawn items + targets) pairs, in float32. Evaluation losses are of the whole
+            catalog.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.SFTConfig`]:

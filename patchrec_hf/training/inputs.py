@@ -138,6 +138,11 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             args.title_similarity,
         )
     patchrec_model.check_processor(processor)
+    if args.eval_method == "item" and patchrec_model.item_head is None:
+        raise ValueError(
+            "`eval_method='item'` needs a model with an item head, and this one has none. Set `objective='item'` or "
+            "'both', or evaluate by titles."
+        )
     _freeze_idle_head(patchrec_model, args.objective, unfreezes=patchrec_model is model)
     return model, patchrec_model
 
@@ -203,6 +208,8 @@ def set_objective(
     )
     if args.objective != "title":
         processor = collator.processor
+        if collator.compares_titles:
+            _ = processor.title_neighbors  # computed before workers are made, which would each compute it
         *_, newest = (collator.layout or processor.layout)(processor.max_history)
         if newest.stop < processor.max_history:
             raise ValueError(

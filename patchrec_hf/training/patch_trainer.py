@@ -90,6 +90,11 @@ class PatchTrainer(SFTTrainer):
         ):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
+        if args.n_gpu > 1 and args.objective != "title":
+            raise ValueError(
+                f"`objective={args.objective!r}` does not run in one process on {args.n_gpu} GPUs (DataParallel). "
+                "Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU."
+            )
         first_rows = first_train_rows(train_dataset, args)
         for rows in (first_rows, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
             if rows is not None:
@@ -116,6 +121,12 @@ class PatchTrainer(SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        head = patchrec_model.item_head
+        if args.objective != "title" and not any(parameter.requires_grad for parameter in head.parameters()):
+            raise ValueError(
+                f"`objective={args.objective!r}` trains the item head, but the adapter freezes it. Add 'item_head' "
+                "(and 'item_residual', if the model has residuals) to the adapter's `modules_to_save`."
+            )
         if self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(self.accelerator.state.fsdp_plugin.state_dict_type):
             raise ValueError(
                 "FSDP must save whole weights, which load everywhere. Set `state_dict_type` to FULL_STATE_DICT in "

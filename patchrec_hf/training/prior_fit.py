@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from datasets import Dataset
+from peft import PeftModel
 from tqdm.auto import tqdm
 
 from ..baselines.co_visitation import CoVisitation
@@ -20,12 +22,13 @@ from ..runtime.sharding import gathered_root
 _MAX_CELLS = 2**25
 """Scores of one kind that are held at once: 128 MiB in float32."""
 _MIN_ROWS = 200
+_CELLS_PER_BLOCK = 2**21
 _MAX_STEPS = 50
 _RIDGE = 1e-6
 
 
 def fit_prior(
-    model: PatchRecForCausalLM,
+    model: PatchRecForCausalLM | PeftModel,
     processor: PatchRecProcessor,
     train_dataset: Dataset,
     validation: Dataset,
@@ -43,7 +46,7 @@ def fit_prior(
     targets as they will be for later ones, while counts of the training rows hold the targets' own time.
 
     Args:
-        model ([`PatchRecForCausalLM`]):
+        model ([`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
             A model whose item head has been trained.
         processor ([`PatchRecProcessor`]):
             The model's processor.
@@ -51,7 +54,7 @@ def fit_prior(
             The rows that the model learned from.
         validation ([`~datasets.Dataset`]):
             Validation rows. For a large catalog, evenly spaced rows are read, so that an array of scores holds at most
-            2²⁵ numbers.
+            2²⁵ numbers, or 200 rows if that is more.
         co_visitation ([`~patchrec_hf.baselines.CoVisitation`], *optional*):
             Fitted counts. If not given, they are counted here, and their weighting is chosen on `validation`.
         max_neighbors (`int`, *optional*):
@@ -75,6 +78,7 @@ def fit_prior(
     >>> processor.save_pretrained("outputs/final")
     ```
     """
+    model = cast(PatchRecForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
     scorer = ItemScorer(model, processor.with_prior(None))
     if co_visitation is None:
         co_visitation = CoVisitation(processor.catalog)
@@ -82,7 +86,7 @@ def fit_prior(
     num_items = len(processor.catalog)
     targets = find_targets(validation, processor.catalog, max_rows=max(_MAX_CELLS // num_items, _MIN_ROWS))
     histories = [history[-processor.max_history :] for history in targets.history_items(np.arange(len(targets)))]
-    prior = Prior(co_visitation.table, processor.title_neighbors, PriorWeights(1.0, 0.0, 0.0, 0.0))
+    prior = Prior(co_visitation.table, PriorWeights(1.0, 0.0, 0.0, 0.0))
     products = np.empty((len(histories), num_items), dtype=np.float32)
     was_training = model.training
     model.eval()
@@ -94,9 +98,12 @@ def fit_prior(
             products[rows] = part
             progress.update(len(rows))
     model.train(was_training)
-    features = [products, *(array.astype(np.float32) for array in prior.features(histories, num_items))]
+    features = [
+        products,
+        *(array.astype(np.float32) for array in prior.features(histories, num_items, processor.title_neighbors)),
+    ]
     weights = fit_weights(features, targets.items, start=[1.0, 0.0, 0.0, 0.0])
-    return processor.with_prior(Prior(prior.co_visits, prior.titles, PriorWeights(*map(float, weights))))
+    return processor.with_prior(Prior(prior.co_visits, PriorWeights(*map(float, weights))))
 
 
 def fit_weights(features: Sequence[np.ndarray], targets: np.ndarray, start: Sequence[float]) -> np.ndarray:
@@ -135,7 +142,8 @@ def _derivatives(
     features: Sequence[np.ndarray], targets: np.ndarray, weights: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Returns the mean negative log-likelihood, with a small ridge, its gradient and its Hessian."""
-    num_rows, size = len(targets), 256
+    num_rows = len(targets)
+    size = max(_CELLS_PER_BLOCK // features[0].shape[1], 1)
     loss, gradient, hessian = 0.0, np.zeros(len(weights)), np.zeros((len(weights), len(weights)))
     for start in range(0, num_rows, size):
         part = np.stack([feature[start : start + size] for feature in features], axis=-1).astype(np.float64)

@@ -90,9 +90,13 @@ class PatchPretrainTrainer(PatchTrainer):
 
     def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
         # The last optimizer step that was taken is `global_step - 1`.
+        # Without titles to predict, a row's twins are not counted one after the other.
+        compression = {}
+        if self.args.objective != "item":
+            compression["compression_prompt"] = (sums.prompt_tokens - sums.text_tokens) / sums.text_tokens
         probability = max(self.state.global_step - 1, 0) / max(self.state.max_steps, 1)
         return {
             **super()._batch_metrics(sums),
             "compression_probability": probability,
-            "compression_prompt": (sums.prompt_tokens - sums.text_tokens) / sums.text_tokens,
+            **compression,
         }

@@ -16,6 +16,7 @@ from patchrec_hf import (
     SessionPatchLayout,
     TextLayout,
 )
+from patchrec_hf.batches.candidates import all_candidates
 from patchrec_hf.runtime.configuration import ItemHeadConfig, PatchRecConfig
 from patchrec_hf.runtime.item_head import ItemHead, ItemResidual
 from patchrec_hf.runtime.item_scorer import item_patches, item_vectors_of
@@ -296,18 +297,24 @@ def test_dropout_is_drawn_in_training_only(processor, rows, kind):
 
 
 def test_residual_dropout_leaves_out_whole_residuals(processor):
-    """The patch of an item is its title's with or without its residual, alike wherever a batch holds the item."""
+    """The patch of an item is its title's with or without its residual, in the prompt as among the candidates."""
     model, processor = item_model(residual_dropout=0.5).train(), item_processor(processor)
-    items = np.tile(np.arange(12), 2)
+    items = np.arange(12)
     table = model.get_input_embeddings().weight
     means = torch.stack([table[processor.title_tokens[item]].mean(dim=0) for item in items])
+    folded = [torch.from_numpy(array)[None] for array in processor.fold_items(items)]
+    placeholders = torch.full((1, 12), processor.prompt.patch_id)
+    candidates = all_candidates(processor)
+    names = ("candidate_token_ids", "candidate_starts", "candidate_divisors")
     torch.manual_seed(0)
-    patches = item_patches(model, processor, items)
-    residuals = model.model.item_residual.weight[items]
+    in_prompt, patches = model.model.fold_inputs(placeholders, *folded, *(candidates[name] for name in names))
+    residuals = model.model.item_residual.weight
     kept = ((patches - means) / residuals).median(dim=1).values.round()
     assert set(kept.tolist()) == {0.0, 1.0}
-    assert torch.equal(kept[:12], kept[12:])
     torch.testing.assert_close(patches, means + kept[:, None] * residuals, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(in_prompt[0], patches, rtol=1e-4, atol=1e-5)
+    whole = model.prepare_inputs_embeds(placeholders, *folded)[0]  # without item targets, nothing is left out
+    torch.testing.assert_close(whole, means + residuals, rtol=1e-4, atol=1e-5)
 
 
 def test_model_and_processor_must_have_the_same_residuals(processor):

@@ -166,13 +166,16 @@ def test_item_vectors_are_computed_once(head_model, processor, monkeypatch):
     assert not scorer.item_vectors.requires_grad
 
 
-@pytest.mark.parametrize("where", ["residual", "user"])
-def test_scores_that_are_not_numbers(processor, where):
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [("residual", "item with catalog index 7 is not finite"), ("user", "The item head's scores hold nan")],
+)
+def test_scores_that_are_not_numbers(processor, where, message):
     model, processor = item_model(), item_processor(processor)
     with torch.no_grad():
         parts = {"residual": model.model.item_residual.weight, "user": model.item_head.user_vectors.weight}
         parts[where][7, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="The item head's scores hold nan"):
+    with pytest.raises(FloatingPointError, match=message):
         score(ItemScorer(model, processor), [processor.encode(np.array([1, 2]))])
 
 

@@ -32,7 +32,7 @@ def test_by_hand():
     st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=12),
     st.sampled_from([1, 30, 2**22]),
 )
-def test_equals_dense_arrays(titles, cells_per_block):
+def test_equals_dense_arrays(titles, pairs_per_block):
     vectors = np.zeros((len(titles), 10))
     for row, title in enumerate(titles):
         vectors[row, title] = 1
@@ -43,7 +43,7 @@ def test_equals_dense_arrays(titles, cells_per_block):
     expected = np.maximum(vectors @ vectors.T, 0) ** 3
     np.fill_diagonal(expected, 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_CELLS_PER_BLOCK", cells_per_block)
+        patch.setattr(module, "_PAIRS_PER_BLOCK", pairs_per_block)
         found = dense_of(title_similarity(title_tokens(titles), np.arange(len(titles))))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -55,6 +55,13 @@ def test_only_the_most_similar_titles_are_kept():
     titles = [[1, 2, 3], [1, 40, 8], [2, 3, 10], *([token] for token in range(11, 61))]
     table = title_similarity(title_tokens(titles), np.arange(len(titles)), max_neighbors=1)
     assert np.flatnonzero(dense_of(table)[0]).tolist() == [2]
+
+
+def test_of_many_equal_titles_the_first_are_kept():
+    titles = [*([[1, 2]] * 5), *([token] for token in range(11, 61))]
+    table = title_similarity(title_tokens(titles), np.arange(len(titles)), max_neighbors=2)
+    kept = dense_of(table)
+    assert [np.flatnonzero(row).tolist() for row in kept[:5]] == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
 
 
 def test_shares_by_hand():
