@@ -15,9 +15,8 @@ The prompt is the paper's prompt for books. For other items, change `BOOK_PROMPT
 docs/distributed.md. An interrupted run resumes where it stopped. A finished run is never overwritten.
 """
 
-import copy
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +113,8 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         final = output_dir / name / "final"
         if not final.is_dir():
             state.print(f"\n== {name} ==")
-            stage_args = copy.copy(args)
-            stage_args.output_dir = str(output_dir / name)
-            for setting, value in settings.items():
-                setattr(stage_args, setting, value)
+            # Made anew, so that DeepSpeed's "auto" values are those of the stage.
+            stage_args = replace(args, output_dir=str(output_dir / name), **settings)
             trainer = trainer_class(model, stage_args, rows, processor)
             trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
             state.print(f"Trained by {state.num_processes} processes in {type(trainer.model_wrapped).__name__}.")

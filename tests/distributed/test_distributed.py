@@ -199,14 +199,14 @@ def test_halves_of_a_batch_hold_unequal_numbers_of_response_tokens():
 
 
 def run_example(launcher, engine, output_dir, *arguments):
-    """Trains both stages from the example's command line, and gives its results."""
+    """Trains all four models from the example's command line, and gives its results."""
     printed = launch(
         launcher, HERE / "launch.py", "examples/train_goodreads.py", *arguments, "--use_cpu",
         "--output_dir", output_dir / "run", "--max_steps", 4, "--per_device_train_batch_size", 4, "--max_history", 8,
         "--max_train_rows", 64, "--max_test_rows", 12, "--save_steps", 2, "--targets_per_row", 2,
         directory=output_dir,
     )  # fmt: skip
-    assert printed.count(f"Trained by 2 processes in {engine}.") == 3
+    assert printed.count(f"Trained by 2 processes in {engine}.") == 4
     return json.loads((output_dir / "run" / "results.json").read_text())
 
 
@@ -218,7 +218,9 @@ def ddp_results(tmp_path_factory):
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
 def test_the_example_trains_in_two_processes(tmp_path, ddp_results, name):
     """From data to recommendations by `torchrun`, with the same results whatever the engine."""
-    assert [row["method"] for row in ddp_results] == ["popularity", "co-visitation", "vanilla", "PatchRec"]
+    assert [row["method"] for row in ddp_results] == [
+        "popularity", "co-visitation", "vanilla", "PatchRec-I", "all-patch", "all-patch + prior"
+    ]  # fmt: skip
     configuration = ["--deepspeed", f"examples/deepspeed/{name}.json"]
     assert run_example(TORCHRUN, "DeepSpeedEngine", tmp_path, *configuration) == ddp_results
 
