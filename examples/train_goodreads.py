@@ -113,7 +113,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         final = output_dir / name / "final"
         if not final.is_dir():
             state.print(f"\n== {name} ==")
-            # Made anew, so that DeepSpeed's "auto" values are those of the stage.
+            # Made anew, so that DeepSpeed takes its "auto" values from this stage.
             stage_args = replace(args, output_dir=str(output_dir / name), **settings)
             trainer = trainer_class(model, stage_args, rows, processor)
             trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
