@@ -62,6 +62,8 @@ def main(args: argparse.Namespace) -> None:
             reports[method] = rank(study.splits["test"])
             users_per_second[method] = len(study.splits["test"]) / (time.perf_counter() - start)
             print(f"{method}: trained in {train_seconds[method]:.0f} s", flush=True)
+        is_cold = next(iter(reports.values())).targets["is_cold"]
+        print(f"{is_cold.mean():.1%} of the test targets are in no training row")
         results = {
             "data": args.data,
             "minutes": args.minutes,

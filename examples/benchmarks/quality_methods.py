@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -128,6 +127,7 @@ class Study:
         self.learning_rate = learning_rate
         self.max_history = variant.max_history or (20 if data == "sample" else 100)
         self.splits, self.catalog = self.load(1)
+        self.evaluation: dict[str, Any] = {"train_dataset": self.splits["train"], "show_progress": False}
 
     def load(self, targets_per_row: int) -> tuple:
         return load_recommendation_data(self._data, self.max_history, targets_per_row=targets_per_row, **self._options)
@@ -214,9 +214,7 @@ class Study:
 
     def cold_hr(self, report: EvaluationReport) -> float | None:
         """HR@20 on the targets that no training row holds; `None` if there are none."""
-        known = self.splits["train"]["item_ids"]
-        items = pl.Series(known).explode().unique()
-        cold = report.targets.filter(~pl.col("target_id").is_in(items.implode()))
+        cold = report.targets.filter("is_cold")
         return None if len(cold) == 0 else float((cold["item_rank"] <= 20).mean())
 
 
@@ -229,24 +227,24 @@ def replace_args(args: PatchFinetuneConfig, **changes: object) -> PatchFinetuneC
 
 def co_visitation(study: Study) -> Ranker:
     scorer = study.co_visitation
-    return lambda rows: evaluate_scorer(scorer, study.catalog, rows, show_progress=False)
+    return lambda rows: evaluate_scorer(scorer, study.catalog, rows, **study.evaluation)
 
 
 def co_visitation_without_seen(study: Study) -> Ranker:
     """The same scores, for whoever knows that nobody chooses an item twice."""
     scorer = study.co_visitation
-    return lambda rows: evaluate_scorer(scorer, study.catalog, rows, exclude_seen=True, show_progress=False)
+    return lambda rows: evaluate_scorer(scorer, study.catalog, rows, exclude_seen=True, **study.evaluation)
 
 
 def sasrec(study: Study) -> Ranker:
     splits, catalog = study.load(min(100, study.max_history))
     model = SASRec.from_catalog(catalog, max_length=study.max_history).fit(splits["train"], splits["validation"])
-    return lambda rows: evaluate_scorer(model, catalog, rows, show_progress=False)
+    return lambda rows: evaluate_scorer(model, catalog, rows, **study.evaluation)
 
 
 def item_head(study: Study) -> Ranker:
     model, processor = study.item_model
-    return lambda rows: evaluate_model(model, processor, rows, batch_size=64, show_progress=False)
+    return lambda rows: evaluate_model(model, processor, rows, batch_size=64, **study.evaluation)
 
 
 def item_head_and_prior(study: Study) -> Ranker:
@@ -254,7 +252,7 @@ def item_head_and_prior(study: Study) -> Ranker:
     prior_data = (study.splits["train"], study.splits["validation"], study.co_visitation)
     processor = fit_prior(model, processor, *prior_data, show_progress=False)
     study.notes.append(f"Prior: {processor.prior.weights}.")
-    return lambda rows: evaluate_model(model, processor, rows, batch_size=64, show_progress=False)
+    return lambda rows: evaluate_model(model, processor, rows, batch_size=64, **study.evaluation)
 
 
 def titles(study: Study) -> Ranker:
@@ -284,7 +282,7 @@ def titles(study: Study) -> Ranker:
     train("pretrain", PatchPretrainTrainer, PatchPretrainConfig, 0.45 * study.seconds)
     train("finetune", PatchFinetuneTrainer, PatchFinetuneConfig, 0.45 * study.seconds)
     return lambda rows: evaluate_model(
-        model.eval(), processor, rows, max_title_tokens=_MAX_TITLE_TOKENS, batch_size=16, show_progress=False
+        model.eval(), processor, rows, max_title_tokens=_MAX_TITLE_TOKENS, batch_size=16, **study.evaluation
     )
 
 

@@ -51,7 +51,7 @@ class PatchDataCollator:
             Whether to pack the batch into one sequence, which holds each prefix that prompts share once (see
             [`pack_histories`]). Otherwise the batch has one padded row for each history.
         objective (`"title"`, `"item"` or `"both"`, *optional*, defaults to `"title"`):
-            What is predicted: the tokens of the target's title, the target among the catalog's items (by the item
+            The model predicts the tokens of the target's title, the target among the catalog's items (by the item
             head), or both. With `"item"`, a row needs one encoded history for all of its targets if the layout is
             append-only: each target is predicted where the item before it ends, and nothing stands after the history.
         negatives ([`NegativeSampling`], *optional*):

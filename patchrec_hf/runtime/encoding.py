@@ -64,7 +64,7 @@ class EncodedHistory:
         prompt_length (`int`):
             Number of prompt tokens in `input_ids`.
         patch_token_ids (`numpy.ndarray` of shape `(N,)`):
-            What is folded into patches, in the order of `patch_positions`: title tokens, and -1 - i for the learned
+            The title tokens that are folded into patches, in the order of `patch_positions`. -1 - i is the learned
             residual of the item with catalog index i.
         patch_positions (`numpy.ndarray` of shape `(N,)`):
             For each folded token, the position of its patch in `input_ids`; ascending.

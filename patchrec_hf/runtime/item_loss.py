@@ -67,7 +67,7 @@ def item_loss(
         targets (`torch.LongTensor` of shape `(n,)`):
             The candidate that each user chose.
         features ([`Features`]):
-            What else is known of users and candidates.
+            Features of users and candidates.
         log_inclusion (`torch.FloatTensor` of shape `(C,)`, *optional*):
             Logarithm of the probability with which each candidate was drawn. Infinity for an item that was not drawn,
             and is there only because another user chose it. Without it, the candidates are the catalog.
@@ -75,8 +75,6 @@ def item_loss(
     Returns:
         `torch.Tensor` of shape `()`, float32.
     """
-    if log_inclusion is None:
-        log_inclusion = items.new_zeros(len(items))
     with torch.autocast(users.device.type, enabled=False):
         return _ItemLoss.apply(users, items, features.weights, targets, *features[1:], log_inclusion)
 
@@ -95,7 +93,7 @@ class _ItemLoss(torch.autograd.Function):
         feature_columns: torch.Tensor,
         feature_kinds: torch.Tensor,
         feature_values: torch.Tensor,
-        log_inclusion: torch.Tensor,
+        log_inclusion: torch.Tensor | None,
     ) -> torch.Tensor:
         num_users, num_items = len(users), len(items)
         needs_gradients = any(ctx.needs_input_grad)
@@ -114,9 +112,10 @@ class _ItemLoss(torch.autograd.Function):
             scores = users[start:stop] @ transposed
             cells = (feature_rows[first:last] - start) * num_items + feature_columns[first:last]
             scores.view(-1).index_add_(0, cells, additions[first:last])
-            of_targets = scores[rows, columns]
-            scores -= log_inclusion
-            scores[rows, columns] = of_targets
+            if log_inclusion is not None:
+                of_targets = scores[rows, columns]
+                scores -= log_inclusion
+                scores[rows, columns] = of_targets
             largest = scores.amax(dim=1, keepdim=True)
             scores.sub_(largest)
             of_targets = scores[rows, columns]

@@ -194,14 +194,8 @@ def item_patches(
     Computes the patches of items: the mean of a title's token embeddings, and the item's residual if it has one.
 
     Args:
-        model ([`PatchRecForCausalLM`]):
-            The model.
-        processor ([`PatchRecProcessor`]):
-            The model's processor.
-        items (`numpy.ndarray` of shape `(n,)`, int64):
-            Catalog indices.
-        titles ([`TitleTokens`], *optional*):
-            The titles that `items` index. If not given, the titles of the catalog.
+        model, processor, items, titles:
+            See [`item_vectors_of`].
 
     Returns:
         `torch.Tensor` of shape `(n, H)`, in the model's dtype, on the model's device.

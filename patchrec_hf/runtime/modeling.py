@@ -161,7 +161,8 @@ class PatchRecModel(PatchRecPreTrainedModel):
             input_ids, patch_token_ids, patch_positions, patch_divisors (`torch.LongTensor`):
                 See [`PatchRecModel.prepare_inputs_embeds`].
             candidate_token_ids, candidate_divisors (`torch.LongTensor` of shape `(1, K)`, *optional*):
-                What is folded into the patches of C candidates, one candidate after the other, and the divisors.
+                The tokens that are folded into the patches of C candidates, one candidate after the other, and their
+                divisors.
             candidate_starts (`torch.LongTensor` of shape `(1, C)`, *optional*):
                 For each candidate, the index of its first token among the K.
 

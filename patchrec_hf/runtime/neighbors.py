@@ -166,10 +166,8 @@ class NeighborTable:
         entries = np.repeat(self.offsets[sources], lengths) + ragged_arange(lengths)
         cells = np.repeat(rows * self.num_items, lengths) + self.targets[entries]
         values = self.values[entries] * np.repeat(self.decay**ages, lengths)
-        order = np.argsort(cells, kind="stable")
-        firsts = np.flatnonzero(np.diff(cells[order], prepend=-1))
-        sums = np.add.reduceat(values[order], firsts) if len(order) else values.astype(np.float64)
-        return *np.divmod(cells[order][firsts], self.num_items), sums
+        distinct, sums = sum_by_cell(cells, values)
+        return *np.divmod(distinct, self.num_items), sums
 
     def _latest(self, histories: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the items that count, of all histories: the history's number, the item's index, and its age."""
@@ -219,9 +217,8 @@ class NeighborTable:
             return self
         lengths = all_lengths[long_items]
         entries = np.repeat(self.offsets[long_items], lengths) + ragged_arange(lengths)
-        order = np.lexsort((-self.values[entries], np.repeat(long_items, lengths)))  # stable: lower targets come first
         is_kept = np.ones(len(self.values), dtype=bool)
-        is_kept[entries[order[ragged_arange(lengths) >= max_neighbors]]] = False
+        is_kept[entries] = is_among_largest(np.repeat(long_items, lengths), self.values[entries], max_neighbors)
         return replace(
             self,
             offsets=np.concatenate([[0], np.cumsum(np.minimum(all_lengths, max_neighbors))]),
@@ -310,6 +307,26 @@ class NeighborTable:
         """Returns the settings that [`NeighborTable.save`] kept in a file's metadata."""
         with safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {}).get("settings", "{}"))
+
+
+def sum_by_cell(cells: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the distinct `cells` (at least 0), ascending, and the sum of each cell's values (float64)."""
+    order = np.argsort(cells, kind="stable")
+    firsts = np.flatnonzero(np.diff(cells[order], prepend=-1))
+    sums = np.add.reduceat(values[order].astype(np.float64), firsts) if len(order) > 0 else np.empty(0)
+    return cells[order][firsts], sums
+
+
+def is_among_largest(rows: np.ndarray, values: np.ndarray, number: int) -> np.ndarray:
+    """
+    Returns whether each value is among the `number` largest of its row. `rows` ascends. Among equal values, the first
+    ones count as larger.
+    """
+    order = np.lexsort((-values, rows))  # stable
+    lengths = np.diff(np.flatnonzero(np.diff(rows, prepend=-1, append=-1)))
+    is_large = np.empty(len(rows), dtype=bool)
+    is_large[order] = ragged_arange(lengths) < number
+    return is_large
 
 
 def check_max_neighbors(max_neighbors: int) -> None:

@@ -143,8 +143,8 @@ class CatalogRanker:
 
     Raises:
         ValueError: If model and processor were not made for each other, if the method is `"item"` and the model has no
-            item head, if k is above the number of items whose titles
-            can be spelled, or if the titles were tokenized for another model.
+            item head, if k is above the number of items whose titles can be spelled, or if the titles were tokenized
+            for another model.
 
     Example:
     ```python
@@ -430,13 +430,20 @@ def best_items(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     num_rows, num_items = scores.shape
     kth_best = np.partition(scores, num_items - k, axis=1)[:, num_items - k]
     rows, items = np.nonzero((scores >= kth_best[:, None]) & (scores > -np.inf))
-    order = np.lexsort((items, -scores[rows, items], rows))
-    rows, items = rows[order], items[order]
-    ranks = ranks_in_groups(rows)
-    rows, items, ranks = rows[ranks < k], items[ranks < k], ranks[ranks < k]
-    best_items, best_scores = np.full((num_rows, k), -1), np.full((num_rows, k), -np.inf)
-    best_items[rows, ranks], best_scores[rows, ranks] = items, scores[rows, items]
-    return best_items, best_scores
+    return _best_of_rows(rows, items, scores[rows, items], num_rows, k)
+
+
+def _best_of_rows(
+    rows: np.ndarray, items: np.ndarray, scores: np.ndarray, num_rows: int, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """As [`best_items`], for items that are listed with their rows."""
+    order = np.lexsort((items, -scores, rows))
+    ranks = ranks_in_groups(rows[order])
+    order, ranks = order[ranks < k], ranks[ranks < k]
+    found, found_scores = np.full((num_rows, k), -1), np.full((num_rows, k), -np.inf)
+    found[rows[order], ranks] = items[order]
+    found_scores[rows[order], ranks] = scores[order]
+    return found, found_scores
 
 
 def _top_k(
@@ -448,13 +455,4 @@ def _top_k(
     if length_penalty != 0:
         scores = scores / trie.depths[titles.nodes[leaves]] ** float(length_penalty)
     is_allowed = allowed.mask[users, items]
-    users, items, scores = users[is_allowed], items[is_allowed], scores[is_allowed]
-    order = np.lexsort((items, -scores, users))
-    ranks = ranks_in_groups(users[order])
-    order, ranks = order[ranks < k], ranks[ranks < k]
-    num_users = len(allowed.mask)
-    best_items = np.full((num_users, k), -1)
-    best_scores = np.full((num_users, k), -np.inf)
-    best_items[users[order], ranks] = items[order]
-    best_scores[users[order], ranks] = scores[order]
-    return best_items, best_scores
+    return _best_of_rows(users[is_allowed], items[is_allowed], scores[is_allowed], len(allowed.mask), k)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from .catalog import TitleTokens, ragged_arange
-from .neighbors import NeighborTable
+from .neighbors import NeighborTable, is_among_largest, sum_by_cell
 
 
 DECAY = 0.8
@@ -68,17 +68,14 @@ def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: i
         entries = by_token[np.repeat(starts[tokens[part]], sizes) + ragged_arange(sizes)]
         cells = np.repeat((items[part] - start) * num_items, sizes) + items[entries]
         products = np.repeat(weights[part], sizes) * weights[entries]
-        order = np.argsort(cells, kind="stable")
-        firsts = np.flatnonzero(np.diff(cells[order], prepend=-1))
-        cosines = np.add.reduceat(products[order], firsts) if len(order) else products
-        rows, found = np.divmod(cells[order][firsts], num_items)
-        others = found != rows + start  # an item does not recommend itself
-        rows, found, cosines = rows[others], found[others], cosines[others]
-        best = np.lexsort((found, -cosines, rows))  # of equals, lower indices stay
-        best = np.sort(best[ragged_arange(np.bincount(rows, minlength=stop - start)) < max_neighbors])
-        columns.append(found[best])
-        values.append(cosines[best] ** _EXPONENT)
-        counts.append(np.bincount(rows[best], minlength=stop - start))
+        distinct, cosines = sum_by_cell(cells, products)
+        rows, found = np.divmod(distinct, num_items)
+        is_other = found != rows + start  # an item does not recommend itself
+        rows, found, cosines = rows[is_other], found[is_other], cosines[is_other]
+        is_kept = is_among_largest(rows, cosines, max_neighbors)
+        columns.append(found[is_kept])
+        values.append(cosines[is_kept] ** _EXPONENT)
+        counts.append(np.bincount(rows[is_kept], minlength=stop - start))
     return NeighborTable(
         offsets=np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64),
         targets=np.concatenate(columns).astype(np.int32),

@@ -140,8 +140,8 @@ class PatchFinetuneConfig(SFTConfig):
             How evaluations rank (see [`RankingConfig`]). If not given, by the item head if the objective trains it,
             and otherwise by titles.
         objective (`"title"`, `"item"` or `"both"`, *optional*, defaults to `"title"`):
-            What the model learns to predict: the next item's title (as in the paper), the next item among the catalog,
-            by its item head (see [`ItemHead`]), or both. A model without a head gets one. [`ALL_PATCH_PRESET`] holds
+            The model learns to predict the next item's title (as in the paper), the next item among the catalog, by
+            its item head (see [`ItemHead`]), or both. A model without a head gets one. [`ALL_PATCH_PRESET`] holds
             settings that suit `"item"`.
         item_residual_size (`int`, *optional*):
             Size of the residuals of a new item head, if the processor writes residuals. The hidden size if not given.

@@ -95,7 +95,7 @@ def test_the_first_of_equals_wins_whatever_its_window():
     for grid in ([wide, narrow], [narrow, wide]):
         model = CoVisitation(CATALOG).fit(rows, rows_of(([11, 12], [1])), grid, "hr@1", show_progress=False)
         assert model.weighting == grid[0]
-        assert (model.score([[10]]) > 0).any() == (grid[0] is wide)  # the scores are those of the choice
+        assert (model.score([[10]]) > 0).any() == (grid[0] is wide)  # the chosen weighting made the scores
 
 
 def test_pairs_of_each_window_are_counted_once(monkeypatch):

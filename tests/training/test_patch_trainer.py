@@ -75,10 +75,8 @@ def test_accumulated_loss_is_the_whole_batches_loss(make_trainer):
     np.testing.assert_allclose(*losses, rtol=1e-3)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resuming_gives_the_unbroken_run(make_trainer, tmp_path, workers):
-    kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
-    kwargs |= {"dataloader_num_workers": workers}
+def check_resumed_run(make_trainer, tmp_path, kwargs):
+    """A run that is resumed from step 5 of 7 ends with the weights of an unbroken one."""
     unbroken = make_trainer(**kwargs)
     unbroken.train()
     make_trainer(output_dir=str(tmp_path / "broken"), save_strategy="steps", save_steps=5, **kwargs).train()
@@ -87,6 +85,13 @@ def test_resuming_gives_the_unbroken_run(make_trainer, tmp_path, workers):
     assert logged(resumed, "loss")[-2:] == pytest.approx(logged(unbroken, "loss")[-2:], rel=1e-6)
     for one, other in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_gives_the_unbroken_run(make_trainer, tmp_path, workers):
+    kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    kwargs |= {"dataloader_num_workers": workers}
+    check_resumed_run(make_trainer, tmp_path, kwargs)
 
 
 def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
@@ -771,14 +776,7 @@ def test_resuming_an_item_run_gives_the_unbroken_run(make_trainer, processor, tm
     kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
     kwargs |= {"objective": "item", "num_negatives": num_negatives, "item_dropout": 0.2}
     kwargs |= {"processing_class": item_processor(processor)}
-    unbroken = make_trainer(**kwargs)
-    unbroken.train()
-    make_trainer(output_dir=str(tmp_path / "broken"), save_strategy="steps", save_steps=5, **kwargs).train()
-    resumed = make_trainer(output_dir=str(tmp_path / "resumed"), **kwargs)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "broken" / "checkpoint-5"))
-    assert logged(resumed, "loss")[-2:] == pytest.approx(logged(unbroken, "loss")[-2:], rel=1e-6)
-    for one, other in zip(unbroken.model.parameters(), resumed.model.parameters(), strict=True):
-        assert torch.equal(one, other)
+    check_resumed_run(make_trainer, tmp_path, kwargs)
     with pytest.raises(ValueError, match="objective: old 'item', new 'both'"):
         make_trainer(**{**kwargs, "objective": "both"}).train(str(tmp_path / "broken" / "checkpoint-5"))
 
