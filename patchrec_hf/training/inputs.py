@@ -34,32 +34,25 @@ _MAX_FULL_SOFTMAX = 50_000
 _NUM_NEGATIVES = 8192
 
 
-def own_arguments(
-    args: PatchFinetuneConfig, train_dataset: Dataset | IterableDataset, model: PatchRecForCausalLM
-) -> PatchFinetuneConfig:
+def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDataset) -> PatchFinetuneConfig:
     """
     Copies the training arguments for a trainer, which therefore never changes the user's own.
 
-    Some settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
+    Two settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
     If rows are streamed, Trainer does not skip batches when a run resumes, because [`ScheduledStream`] starts at the
-    right row and need not collate the rows before it. If the objective leaves one of two heads without a gradient, DDP
-    must look for weights that a forward did not use.
+    right row and need not collate the rows before it.
 
     Args:
         args ([`PatchFinetuneConfig`]):
             The user's arguments.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             Rows.
-        model ([`PatchRecForCausalLM`]):
-            The model to train.
     """
     args = copy.copy(args)
     args.save_total_limit = None
     args.hub_strategy = HubStrategy.END
     if isinstance(train_dataset, IterableDataset):
         args.ignore_data_skip = True
-    if model.item_head is not None and args.objective != "both":
-        args.ddp_find_unused_parameters = True
     return args
 
 

@@ -112,7 +112,7 @@ class PatchTrainer(SFTTrainer):
         )
         super().__init__(
             model=model,
-            args=own_arguments(args, train_dataset, patchrec_model),
+            args=own_arguments(args, train_dataset),
             data_collator=data_collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,

@@ -310,14 +310,18 @@ def test_layouts_that_leave_out_the_newest_item(make_trainer, processor):
     make_trainer("finetune", processing_class=processor.with_layout(DropLayout(1.0)), objective="item")
 
 
-def test_ddp_looks_for_unused_weights_of_one_objective(make_trainer):
-    found = [
-        make_trainer("finetune", objective=objective).args.ddp_find_unused_parameters
-        for objective in ("title", "item", "both")
-    ]
-    assert found == [False, True, False]
-    with_head = make_trainer("finetune", model=item_model(residual_size=0))
-    assert with_head.args.ddp_find_unused_parameters
+@pytest.mark.parametrize("objective", ["title", "item", "both"])
+@pytest.mark.parametrize("has_head", [False, True])
+def test_a_step_uses_every_weight_that_is_trained(make_trainer, processor, rows, objective, has_head):
+    """DDP relies on it: by default, it does not look for weights that a forward did not use."""
+    model = item_model(residual_size=0) if has_head else None
+    trainer = make_trainer("finetune", model=model, objective=objective)
+    assert trainer.args.ddp_find_unused_parameters is False
+    trainer.model.train()
+    trainer.model(**trainer.data_collator([rows[0], rows[1]])).loss.backward()
+    trained = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    assert [name for name, weight in trained.items() if weight.grad is None] == []
+    assert ("item_head.item_vectors.weight" in trained) is (objective != "title")
 
 
 def test_an_idle_head_is_frozen_until_it_is_trained_again(catalog, tokenizer, make_trainer, processor):
