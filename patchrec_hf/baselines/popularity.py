@@ -8,6 +8,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.examples import rows_to_interactions
+from ..data.row_facts import check_same_catalog
 from ..data.rows import check_rows
 from ..runtime.catalog import Catalog
 from .histories import check_histories
@@ -35,10 +36,11 @@ class Popularity:
                 Rows whose interactions are counted.
 
         Raises:
-            TypeError, ValueError: If the data set fails [`check_rows`].
+            TypeError, ValueError: If the data set fails [`check_rows`] or [`check_same_catalog`].
             KeyError: If the catalog lacks an item.
         """
         check_rows(dataset)
+        check_same_catalog(dataset, self.catalog)
         items = self.catalog.indices_of(rows_to_interactions(dataset)["item_id"].to_numpy())
         self._counts = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
         return self
