@@ -135,6 +135,8 @@ def test_products_in_another_order_change_nothing(checkpoint, shop, data):
     after = evaluate_model(model, processor.with_catalog(catalog), splits["test"], k=5).metrics((5,))
     assert before["hr@5"] == after["hr@5"]
     assert before["ndcg@5"] == after["ndcg@5"]
+    with pytest.raises(ValueError, match=r"lacks 1 of the 12 items that the model has learned: ES-00000\."):
+        processor.with_catalog(Catalog(SKUS[1:], catalog.titles[1:]))
 
 
 def test_rows_of_a_shop_that_reuses_ids_are_refused(checkpoint, shop, data, tmp_path):
