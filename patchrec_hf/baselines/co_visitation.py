@@ -20,8 +20,8 @@ from ..evaluation.metrics import ranking_metrics
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import CATALOG_NAME, CO_VISITATION_NAME, find_file, push_kwargs
 from ..runtime.neighbors import NeighborTable, check_max_neighbors
-from .selection import cut_off, ranks_of_targets, single_targets
 from .histories import check_histories
+from .selection import cut_off, ranks_of_targets, single_targets
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from ..evaluation.scorers import Scorer
 from ..runtime.catalog import Catalog
 from ..runtime.ranking import CatalogRanker, RankingConfig
 from ..runtime.recommender import PatchRecommender
-from .selection import cut_off, single_targets
 from .histories import HISTORIES_PER_BATCH, check_histories
+from .selection import cut_off, single_targets
 
 
 WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
