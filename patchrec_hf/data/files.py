@@ -192,7 +192,7 @@ def _raise_at_line(
     path: Path | Frame, scan: Scan, faults: Mapping[str, pl.Expr], has_header: bool, error: Exception | None
 ) -> NoReturn:
     """Reads the file again in chunks, and raises at the first line that cannot be read or has a fault."""
-    if isinstance(path, Frame) or path.suffix == ".parquet":
+    if isinstance(path, Frame) or path.suffix.lower() == ".parquet":
         _raise_at_row(path, scan, faults, error)
     number = 0
     lines = _lines(path)
@@ -254,7 +254,7 @@ class _TruncatedError(Exception):
 
 def _lines(path: Path) -> Iterator[bytes]:
     number = 0
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         try:
             for line in file:
                 number += 1

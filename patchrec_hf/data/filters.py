@@ -50,7 +50,7 @@ class Filters:
     Raises:
         TypeError: If `where` is neither an expression nor a mapping with texts as keys.
         ValueError: If a minimum is below 1, `max_user_interactions` is below `min_user_interactions`, or `where` is an
-            empty mapping.
+            empty mapping or an expression that calls a Python function.
     """
 
     min_rating: float | None = None
@@ -81,6 +81,14 @@ class Filters:
                 "`where` must be an expression of polars, such as `polars.col('event') == 'buy'`, or a mapping, such "
                 f"as `{{'event': 'buy'}}`, got `{type(self.where).__name__}`."
             )
+        elif self.where is not None:
+            try:
+                self.where.meta.serialize()
+            except (RuntimeError, pl.exceptions.PolarsError) as error:
+                raise ValueError(
+                    "The expression of `where` cannot be stored in the cache's key, as it calls a Python function. "
+                    f"Compute a column by that function, and let `where` read the column. ({error})"
+                ) from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Filters):

@@ -78,7 +78,7 @@ def read_frame(data: Any, label: str) -> Frame:
             return Frame(label, pl.DataFrame(data).lazy())
     except (pa.ArrowException, pl.exceptions.PolarsError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{label} cannot be read: {error}. A column must hold values of one type; for texts and numbers, make all "
+            f"{label} cannot be read: {str(error).rstrip('.')}. If a column holds values of several types, make all "
             "of them texts, in pandas by `frame['sku'] = frame['sku'].astype(str)`."
         ) from error
     raise TypeError(

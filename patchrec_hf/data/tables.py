@@ -14,7 +14,7 @@ from .filters import Filters
 from .frames import Frame
 from .keywords import check_keys
 from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions
-from .text_files import INFERRED_LINES, find_separator, refuse_other_kinds
+from .text_files import INFERRED_ROWS, find_separator, refuse_other_kinds
 from .times import find_times
 
 
@@ -102,12 +102,8 @@ def read_tables(
     names = {name: name for name in _COLUMNS} | dict(options.columns or {})
     try:
         rows, num_read, ticks_per_second = _read_log(log, names, options, filters)
-        if items is None:
-            titles = _read_items(
-                log, names, options.separator, "If the titles are in another table, pass it as `items`."
-            )
-        else:
-            titles = _read_items(items, names, options.separator)
+        advice = "If the titles are in another table, pass it as `items`." if items is None else ""
+        titles = _read_items(log if items is None else items, names, options.separator, advice)
     except NotUtf8Error as error:
         raise ValueError(f"{error} Pass the file's `encoding`, such as `encoding='latin-1'`.") from error
     return RawData(*_with_numbers(rows, titles), num_read, ticks_per_second)
@@ -177,7 +173,7 @@ def _with_numbers(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame
         elif len(texts) < len(tables):
             text = ids.filter((numbers != ids).fill_null(True))[0]
             raise ValueError(
-                f"`{column}` is a number in one file and a text, such as {text!r}, in the other. Write the ids in "
+                f"`{column}` is a number in one table and a text, such as {text!r}, in the other. Write the ids in "
                 "the same way."
             )
     return rows, items
@@ -216,9 +212,9 @@ class _Table:
             refuse_other_kinds(source, _kind(source) in _JSON)
             if _kind(source) in _SEPARATED:
                 char = find_separator(source, columns, separator)
-                rows = pl.scan_csv(source, separator=char)
+                rows = pl.scan_csv(source, separator=char, infer_schema_length=INFERRED_ROWS)
             else:
-                rows = pl.scan_ndjson(source, infer_schema_length=INFERRED_LINES)
+                rows = pl.scan_ndjson(source, infer_schema_length=INFERRED_ROWS)
         schema = columns_of(source, rows)
         kind = "frame" if isinstance(source, Frame) else "file"
         naming = f"Name the {kind}'s own columns with `columns`, such as `columns={{'user_id': 'customer'}}`."
@@ -237,10 +233,8 @@ class _Table:
             # An empty table shows which types do not go together before any row is read.
             kind = schema.to_frame().select(is_kept=where).schema["is_kept"]
         except pl.exceptions.PolarsError as error:
-            read = {name: str(schema[name]) for name in names}
-            raise ValueError(
-                f"`where` cannot be evaluated on {self.source}, whose types are {read}: {error}"
-            ) from error
+            types = {name: str(schema[name]) for name in names}
+            raise ValueError(f"{self.source}: `where` cannot be evaluated on columns of {types}: {error}") from error
         if kind != pl.Boolean:
             raise ValueError(f"`where` must be true or false for each row, but its expression makes {kind}.")
         return replace(self, where=where, typed={name: schema[name] for name in names})
@@ -292,4 +286,4 @@ class _Table:
 
 
 def _kind(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix
+    return Path(path.name.lower().removesuffix(".gz")).suffix

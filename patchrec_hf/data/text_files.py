@@ -29,8 +29,8 @@ _OTHER_KINDS = {
     b"\x1f\x8b": "is compressed. Give it a name that ends in .gz, such as log.csv.gz.",
     b"PK\x03\x04": "is a zip archive. Unpack it.",
 }
-INFERRED_LINES = 1000
-"""Lines of JSON from which polars infers the columns."""
+INFERRED_ROWS = 1000
+"""Rows from which polars infers the types of columns."""
 
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -66,11 +66,16 @@ def refuse_other_kinds(path: Path, is_json: bool) -> None:
     """
     with path.open("rb") as file:
         beginning = file.read(8)
+    if is_json and beginning.lstrip().startswith(b"["):
+        raise ValueError(
+            f"{path} holds one JSON array. Write one object per line, or read it with `polars.read_json` and pass the "
+            "frame."
+        )
     for signature, problem in _OTHER_KINDS.items():
-        if beginning.startswith(signature) and not (path.suffix == ".gz" and signature == b"\x1f\x8b"):
+        if beginning.startswith(signature) and not (path.suffix.lower() == ".gz" and signature == b"\x1f\x8b"):
             raise ValueError(f"{path} {problem}")
     marks = _BYTE_ORDER_MARKS | ({codecs.BOM_UTF8: "utf-8-sig"} if is_json else {})
-    for number, line in enumerate(_first_lines(path, INFERRED_LINES if is_json else 1), start=1):
+    for number, line in enumerate(_first_lines(path, INFERRED_ROWS if is_json else 1), start=1):
         for mark, encoding in marks.items():
             if number == 1 and line.startswith(mark):
                 raise ValueError(f"{path} begins with a byte order mark. Pass `encoding={encoding!r}`.")
@@ -146,7 +151,7 @@ def recode(path: Path, encoding: str, target: Path) -> Path:
             with (
                 _open(path) as file,
                 codecs.getreader(encoding)(file) as text,
-                (directory / path.name.removesuffix(".gz")).open("w", encoding="utf-8", newline="") as new,
+                (directory / _new_name(path)).open("w", encoding="utf-8", newline="") as new,
             ):
                 shutil.copyfileobj(text, new)
         except UnicodeError as error:
@@ -156,7 +161,11 @@ def recode(path: Path, encoding: str, target: Path) -> Path:
         except BROKEN_COMPRESSION as error:
             raise ValueError(f"{path} is damaged ({error}). Download or copy the file again.") from error
 
-    return make_once(target, write) / path.name.removesuffix(".gz")
+    return make_once(target, write) / _new_name(path)
+
+
+def _new_name(path: Path) -> str:
+    return path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
 
 
 def _first_lines(path: Path, number: int) -> list[bytes]:
@@ -170,4 +179,4 @@ def _first_lines(path: Path, number: int) -> list[bytes]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]

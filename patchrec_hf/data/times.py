@@ -88,10 +88,9 @@ def find_times(
     if date_format is not None:
         return _formatted(column, text, date_format)
     sample = _sample(rows, text)
-    is_number = rows.collect_schema()[column].is_numeric()
     if kind.is_numeric() or (sample and _NUMBER.fullmatch(sample[0])):
         _refuse_compact_dates(label, column, sample)
-        return _numbers(column, pl.col(column) if is_number else text, time_unit)
+        return _numbers(column, pl.col(column) if kind.is_numeric() else text, time_unit)
     if sample and (first := _YEAR_LAST.fullmatch(sample[0])):
         return _formatted(column, text, _find_format(label, rows, column, text, first))
     # Polars guesses a format for each batch of rows, so a batch must not begin with a date whose year stands last.

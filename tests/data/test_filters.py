@@ -1,4 +1,5 @@
 from collections import Counter
+from importlib.util import find_spec
 
 import polars as pl
 import pytest
@@ -101,6 +102,12 @@ def test_users_with_too_many_interactions():
 def test_filters_that_are_refused(kwargs, error, problem):
     with pytest.raises(error, match=problem):
         Filters(**kwargs)
+
+
+@pytest.mark.skipif(find_spec("cloudpickle") is not None, reason="polars stores Python functions by cloudpickle")
+def test_a_condition_without_a_key():
+    with pytest.raises(ValueError, match=r"calls a Python function. Compute a column by that function"):
+        Filters(where=pl.col("event").map_batches(lambda event: event == "buy", return_dtype=pl.Boolean))
 
 
 def test_filters_are_compared_and_hashed():

@@ -28,7 +28,7 @@ def expected(tmp_path):
     return prepare(write_table(FRENCH, tmp_path / "expected" / "log.parquet"), columns=NAMES, time_unit="ms")
 
 
-@pytest.mark.parametrize("name", ["log.csv", "log.tsv", "log.csv.gz"])
+@pytest.mark.parametrize("name", ["log.csv", "LOG.TSV", "log.csv.gz"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("encoding", [None, "utf-8-sig", "latin-1", "utf-16"])
 def test_separators_and_encodings(tmp_path, expected, name, separator, encoding):
@@ -168,7 +168,8 @@ def spreadsheet():
         ("log.xls", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is a spreadsheet"),
         ("log.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(100), "is a spreadsheet"),
         ("log.ods", b"", "is a spreadsheet"),
-        ("log.csv", LOG.to_arrow().schema.serialize().to_pybytes()[:0] + b"PAR1" + bytes(100), "is a Parquet file"),
+        ("log.csv", b"PAR1" + bytes(100), "is a Parquet file"),
+        ("log.json", b'[{"user_id": 1}]', "holds one JSON array. Write one object per line"),
         ("log.csv", gzip.compress(b"user_id,item_id\n"), r"is compressed. Give it a name that ends in \.gz"),
     ],
 )
