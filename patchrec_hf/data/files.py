@@ -160,6 +160,12 @@ def make_once(directory: Path, make: Callable[[Path], None]) -> Path:
     return directory
 
 
+def place_for(path: Path, parent: Path) -> Path:
+    """Returns the directory within `parent` for what is made of a file. It has another name when the file changes."""
+    stat = path.stat()
+    return parent / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}"
+
+
 def unpack(archive: Path, target: Path) -> Path:
     """
     Unpacks a zip archive, unless the target directory exists (see [`make_once`]).

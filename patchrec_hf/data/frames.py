@@ -18,6 +18,10 @@ class ArrowFrame(Protocol):
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object: ...
 
 
+FrameLike = pl.LazyFrame | Dataset | ArrowFrame
+"""Data frames that are taken as raw data."""
+
+
 @dataclass(frozen=True, eq=False)
 class Frame:
     """
@@ -38,11 +42,14 @@ class Frame:
 
     def digest(self) -> str:
         """Returns a hash of the columns, their types and all values in their order. It does not keep the values."""
-        schema = self.rows.collect_schema()
+        # Python objects have no hash, and no column that is read may hold them.
+        schema = {name: kind for name, kind in self.rows.collect_schema().items() if kind != pl.Object}
         # Categories are hashed by their texts: their numbers differ from frame to frame.
         as_text = pl.col([name for name, kind in schema.items() if isinstance(kind, pl.Categorical | pl.Enum)])
-        values = self.rows.with_columns(as_text.cast(pl.String)).select(pl.struct(pl.all()).hash())
         content = hashlib.blake2b(repr([(name, str(kind)) for name, kind in schema.items()]).encode())
+        if not schema:
+            return content.hexdigest()
+        values = self.rows.with_columns(as_text.cast(pl.String)).select(pl.struct(list(schema)).hash())
         content.update(values.collect(engine="streaming").to_series().to_numpy().tobytes())
         return content.hexdigest()
 

@@ -23,7 +23,7 @@ from .downloads import cache_directory, log_terms
 from .examples import make_rows
 from .files import make_once
 from .filters import Filters, choose_filters, report_steps
-from .frames import Frame, read_frame
+from .frames import Frame, FrameLike, read_frame
 from .interactions import INTERACTIONS_NAME, ITEMS_NAME, PREPARED_NAMES, order_interactions
 from .keywords import name_nearest_keyword
 from .preparation import PreparedData, prepare
@@ -43,7 +43,7 @@ _CACHE_VERSION = 2  # raise this number when the same settings give other rows
 
 @name_nearest_keyword
 def load_recommendation_data(
-    name_or_path: str | Path | Any,
+    name_or_path: str | Path | FrameLike,
     max_history: int = 100,
     min_history: int = 3,
     targets_per_row: int = 1,
@@ -53,7 +53,7 @@ def load_recommendation_data(
     ties: Literal["stable", "release"] = "stable",
     title_rule: TitleRule | None = None,
     columns: Mapping[str, str] | None = None,
-    items: str | Path | Any | None = None,
+    items: str | Path | FrameLike | None = None,
     time_unit: str = "s",
     date_format: str | None = None,
     separator: str | None = None,
@@ -133,14 +133,14 @@ def load_recommendation_data(
 
 @name_nearest_keyword
 def prepare_data(
-    name_or_path: str | Path | Any,
+    name_or_path: str | Path | FrameLike,
     *,
     filters: Filters | Mapping[str, Any] | None = None,
     split: Split | None = None,
     ties: Literal["stable", "release"] = "stable",
     title_rule: TitleRule | None = None,
     columns: Mapping[str, str] | None = None,
-    items: str | Path | Any | None = None,
+    items: str | Path | FrameLike | None = None,
     time_unit: str = "s",
     date_format: str | None = None,
     separator: str | None = None,
@@ -212,7 +212,7 @@ class _Preparation:
     ties: Literal["stable", "release"] = "stable"
     title_rule: TitleRule | None = None
     options: TableOptions = field(default_factory=TableOptions)
-    items: Any | None = None
+    items: str | Path | FrameLike | None = None
 
     def check_only_split(self, name: str) -> None:
         """
@@ -242,7 +242,7 @@ def _prepare_sample(preparation: _Preparation) -> PreparedData:
     return PreparedData("sample", (preparation.split or temporal_split)(interactions), items)
 
 
-def _name_path_or_frame(data: Any) -> str | Path | Frame:
+def _name_path_or_frame(data: str | Path | FrameLike) -> str | Path | Frame:
     if isinstance(data, str):
         return data
     return Path(data) if isinstance(data, os.PathLike) else read_frame(data, "The data frame")

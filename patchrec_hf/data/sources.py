@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from .amazon import AMAZON_FILTERS, read_amazon
 from .downloads import AMAZON_TERMS, GOODREADS_TERMS, MOVIELENS_TERMS, download
-from .files import unpack
+from .files import place_for, unpack
 from .filters import Filters
-from .frames import Frame, read_frame
+from .frames import Frame, FrameLike, read_frame
 from .goodreads import GOODREADS_FILTERS, read_goodreads
 from .movielens import MOVIELENS_100K_FILTERS, MOVIELENS_FILTERS, clean_movie_title, read_movielens
 from .raw import RawData
@@ -56,7 +55,7 @@ def find_source(
     data: str | Path | Frame,
     cache: Path,
     options: TableOptions | None = None,
-    items: Any | None = None,
+    items: str | Path | FrameLike | None = None,
 ) -> Source:
     """
     Finds a raw data set. A public data set that is given by its name is downloaded.
@@ -97,7 +96,7 @@ def find_source(
     if path.is_file():
         refuse_spreadsheet(path)
     if path.suffix == ".zip":
-        path = unpack(path, _place(path, cache / "unpacked"))
+        path = unpack(path, place_for(path, cache / "unpacked"))
     if path.is_file():
         return _find_table(path, items, cache, options)
     if items is not None or replace(options, columns=None) != TableOptions():
@@ -123,7 +122,7 @@ def _without_condition(read: Callable[[Filters], RawData], path: Path) -> Callab
     return checked
 
 
-def _find_table(log: Path | Frame, items: Any | None, cache: Path, options: TableOptions) -> Source:
+def _find_table(log: Path | Frame, items: str | Path | FrameLike | None, cache: Path, options: TableOptions) -> Source:
     if isinstance(log, Path) and not is_table(log):
         raise ValueError(f"{log} is of no known kind; it must be a table (CSV, JSON lines, Parquet) or a zip archive.")
     titles: Path | Frame | None = None
@@ -143,8 +142,10 @@ def _find_table(log: Path | Frame, items: Any | None, cache: Path, options: Tabl
                 f"is no such file among {[str(file) for file in files]}. Leave it out."
             )
     if options.encoding is not None:
-        place = cache / "recoded" / options.encoding
-        files = [recode(file, options.encoding, _place(file, place)) if file in texts else file for file in files]
+        files = [
+            recode(file, options.encoding, cache / "recoded") if isinstance(file, Path) and file in texts else file
+            for file in files
+        ]
     return Source(
         tuple(files),
         lambda filters: read_tables(files[0], files[1] if len(files) > 1 else None, options, filters),
@@ -153,12 +154,6 @@ def _find_table(log: Path | Frame, items: Any | None, cache: Path, options: Tabl
         keeps_all_items=True,
         license_terms=None,
     )
-
-
-def _place(path: Path, parent: Path) -> Path:
-    """The directory for what is made of a file. It has another name when the file changes."""
-    stat = path.stat()
-    return parent / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}"
 
 
 def _is_hidden(path: Path) -> bool:

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from .files import BROKEN_COMPRESSION, NotUtf8Error, is_utf8, make_once
+from .files import BROKEN_COMPRESSION, NotUtf8Error, is_utf8, make_once, place_for
 
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -29,6 +29,8 @@ _OTHER_KINDS = {
     b"\x1f\x8b": "is compressed. Give it a name that ends in .gz, such as log.csv.gz.",
     b"PK\x03\x04": "is a zip archive. Unpack it.",
 }
+_PART = 1 << 20
+
 INFERRED_ROWS = 1000
 """Rows from which polars infers the types of columns."""
 
@@ -121,20 +123,21 @@ def find_separator(path: Path, columns: Sequence[str], separator: str | None) ->
     return present[0] if present else ","
 
 
-def recode(path: Path, encoding: str, target: Path) -> Path:
+def recode(path: Path, encoding: str, parent: Path) -> Path:
     """
-    Writes a text file anew in UTF-8, unless the target directory exists (see [`make_once`]).
+    Writes a text file anew in UTF-8, unless that was done before (see [`make_once`]). A file that is in UTF-8 already
+    stays as it is, since the log and the items may differ.
 
     Args:
         path (`pathlib.Path`):
             The file; it may be compressed (`.gz`).
         encoding (`str`):
             Its encoding, such as `"latin-1"` or `"utf-16"`.
-        target (`pathlib.Path`):
-            The directory for the new file.
+        parent (`pathlib.Path`):
+            The directory that gets a directory for the new file.
 
     Returns:
-        `pathlib.Path`: the new file, which has the same name without `.gz`.
+        `pathlib.Path`: the new file, which has the same name without `.gz`; or `path`.
 
     Raises:
         ValueError: If Python knows no such encoding, or the file is not in it.
@@ -145,6 +148,8 @@ def recode(path: Path, encoding: str, target: Path) -> Path:
         raise ValueError(
             f"`encoding` must be a text encoding of Python, such as 'latin-1', 'cp1252' or 'utf-16', got {encoding!r}."
         ) from error
+    if _is_surely_utf8(path):
+        return path
 
     def write(directory: Path) -> None:
         try:
@@ -161,7 +166,22 @@ def recode(path: Path, encoding: str, target: Path) -> Path:
         except BROKEN_COMPRESSION as error:
             raise ValueError(f"{path} is damaged ({error}). Download or copy the file again.") from error
 
-    return make_once(target, write) / _new_name(path)
+    return make_once(place_for(path, parent / codecs.lookup(encoding).name), write) / _new_name(path)
+
+
+def _is_surely_utf8(path: Path) -> bool:
+    """Whether a file is valid UTF-8 and not only ASCII. Text of another encoding hardly ever is."""
+    decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
+    try:
+        with _open(path) as file:
+            while part := file.read(_PART):
+                decoder.decode(part)
+                is_ascii &= part.isascii()
+            decoder.decode(b"", final=True)
+    except (UnicodeDecodeError, *BROKEN_COMPRESSION):
+        return False  # a file that is broken is reported when it is written anew
+    # A byte order mark must be taken away, which writing the file anew does.
+    return not is_ascii and not b"".join(_first_lines(path, 1)).startswith(codecs.BOM_UTF8)
 
 
 def _new_name(path: Path) -> str:

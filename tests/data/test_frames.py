@@ -161,6 +161,8 @@ def test_errors_name_the_row(convert):
         (LOG.with_columns(sku=[["a"]] * 4), ValueError, "ids must be whole numbers or texts"),
         (LOG.with_columns(at=pl.duration(days=1)), ValueError, "times must be numbers, dates or texts"),
         (LOG.clear(), ValueError, "The data frame holds no interaction"),
+        (pl.DataFrame(), ValueError, r"The data frame has no column 'customer'; its columns are \[\]"),
+        (LOG.with_columns(sku=pl.Series([object()] * 4)), ValueError, "column 'sku' holds Object; ids must be"),
     ],
 )
 def test_frames_that_are_refused(log, error, problem):

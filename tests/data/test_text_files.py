@@ -137,7 +137,7 @@ def test_utf16_is_refused_with_the_way_out(tmp_path):
     ],
 )
 def test_encodings_that_are_refused(tmp_path, encoding, problem):
-    path = write_text(FRENCH, tmp_path / "log.csv")
+    path = write_text(FRENCH, tmp_path / "log.csv", encoding="latin-1")
     with pytest.raises(ValueError, match=problem):
         prepare(path, columns=NAMES, time_unit="ms", encoding=encoding)
 
@@ -145,10 +145,21 @@ def test_encodings_that_are_refused(tmp_path, encoding, problem):
 def test_a_file_is_recoded_once(tmp_path):
     path = write_text(FRENCH, tmp_path / "log.csv", encoding="latin-1")
     new = recode(path, "latin-1", tmp_path / "new")
-    assert new == tmp_path / "new" / "log.csv"
+    assert new.name == "log.csv"
+    assert new.parent.parent == tmp_path / "new" / "iso8859-1"
     assert new.read_bytes() == FRENCH.write_csv().encode()
-    path.unlink()
-    assert recode(path, "latin-1", tmp_path / "new") == new
+    new.write_text("kept")
+    assert recode(path, "latin1", tmp_path / "new") == new
+    assert new.read_text() == "kept"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_that_is_in_utf8_stays(tmp_path, expected, encoding):
+    log = write_text(FRENCH.drop("name"), tmp_path / "log.csv", encoding=encoding)
+    items = write_text(FRENCH.select("sku", "name").unique(maintain_order=True), tmp_path / "items.csv")
+    assert recode(items, encoding, tmp_path / "new") == items
+    data = prepare(log, items=items, columns=NAMES, time_unit="ms", encoding=encoding)
+    assert data.items.equals(expected.items)
 
 
 def spreadsheet():
