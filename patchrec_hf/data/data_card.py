@@ -158,7 +158,7 @@ def _find_few_users(splits: pl.DataFrame) -> list[str]:
 def _find_title_faults(titles: pl.Series) -> list[str]:
     # A title is shown as Python writes it, so that white space is seen, and in a code span, so that markup is.
     return [
-        f"{len(faulty):,} {fault}, such as `{_shorten(faulty[0])!r}`. {advice}"
+        f"{fault.capitalize()}: {len(faulty):,}, such as `{_shorten(faulty[0])!r}`. {advice}"
         for fault, advice, faulty in find_faults(titles)
     ]
 

@@ -44,9 +44,6 @@ class TableOptions:
         encoding (`str`, *optional*):
             Encoding of CSV files and JSON lines that are not in UTF-8, such as `"latin-1"` or `"utf-16"`. It applies
             to the log and to the items; a file that is in UTF-8 already stays as it is.
-
-    Raises:
-        ValueError: If `columns` has an unknown key.
     """
 
     columns: Mapping[str, str] | None = None

@@ -68,7 +68,7 @@ def find_faults(titles: pl.Series) -> list[tuple[str, str, pl.Series]]:
     clean, shorten = "`title_rule=tidy_title` cleans them.", "A `title_rule` can shorten them."
     faults = [
         ("titles with untidy white space", clean, titles.filter(titles.str.contains(_UNTIDY_SPACE))),
-        ("titles that hold HTML", clean, titles.filter(titles.str.contains(_MARKUP))),
+        ("titles with markup", clean, titles.filter(titles.str.contains(_MARKUP))),
         (
             f"titles of more than {LONG_TITLE} characters",
             shorten,

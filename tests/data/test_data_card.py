@@ -78,9 +78,9 @@ def test_the_card_warns(log, monkeypatch):
     card = describe_data(prepare_data(frame, split=CUTS, columns=COLUMNS))
     assert logged == list(card.warnings)
     _, spaces, markup, long, heavy = card.warnings
-    assert spaces == "1 titles with untidy white space, such as `' Book '`. `title_rule=tidy_title` cleans them."
-    assert markup == "2 titles that hold HTML, such as `'<b>Book</b>'`. `title_rule=tidy_title` cleans them."
-    assert long.startswith("1 titles of more than 200 characters, such as `'xxx")
+    assert spaces == "Titles with untidy white space: 1, such as `' Book '`. `title_rule=tidy_title` cleans them."
+    assert markup == "Titles with markup: 2, such as `'<b>Book</b>'`. `title_rule=tidy_title` cleans them."
+    assert long.startswith("Titles of more than 200 characters: 1, such as `'xxx")
     assert "..." in long
     assert heavy.startswith("The user with the most training interactions, of 61 users")
     assert all(f"- {warning}" in card.to_markdown() for warning in card.warnings)

@@ -189,10 +189,11 @@ def test_a_condition_and_ratings(tmp_path, name):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_ids_stay_texts_where_a_condition_reads_them(tmp_path, name):
-    log = EVENTS.with_columns(pl.Series("sku", ["007", "008", "008", "009"]))
+    # As numbers, 007 and 7 would be one item, and an item has one title.
+    log = EVENTS.with_columns(pl.Series("sku", ["007", "7", "7", "9"]))
     number = pl.col("sku").cast(pl.Int64)
     data = prepare(write_or_pass(log, tmp_path, name), Filters(where=number < 9), columns=NAMES, time_unit="ms")
-    assert data.items["original_id"].to_list() == ["007", "008", "009"]
+    assert data.items["title"].to_list() == ["Pen", "Ink", "Nib"]
     assert len(data.interactions) == 3
 
 
