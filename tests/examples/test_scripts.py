@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from processes import run_process
 
 from patchrec_hf import EvaluationReport, PatchRecommender, load_recommendation_data
 from patchrec_hf.baselines import SASRec
@@ -24,8 +24,7 @@ PREPARE_DATA = ROOT / "examples" / "prepare_data.py"
 
 
 def run(script, *arguments):
-    command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_process([sys.executable, script, *arguments])
 
 
 @pytest.mark.slow
