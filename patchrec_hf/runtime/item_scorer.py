@@ -67,8 +67,8 @@ class ItemScorer:
 
         Args:
             prompts (`Sequence[EncodedHistory]`):
-                B histories; what stands after the history is not read. Of a [`LazySequence`], each prompt is made
-                once, and a few thousand are kept at a time.
+                B histories; what stands after the history is not read. A [`LazySequence`] makes each prompt once,
+                and a few thousand are kept at a time.
             batch_size (`int`):
                 Sequences per forward; bounds the memory.
             nest (`bool`, *optional*, defaults to `True`):

@@ -227,8 +227,8 @@ class CatalogRanker:
 
         Args:
             prompts (`Sequence[EncodedHistory]`):
-                B histories; responses, if any, are ignored. Of a [`LazySequence`], each prompt is made once, when the
-                model has room for it, and none is kept.
+                B histories; responses, if any, are ignored. A [`LazySequence`] makes each prompt once, when the model
+                has room for it.
             candidates (`Sequence[numpy.ndarray]`, *optional*):
                 For each prompt, the catalog indices that may be recommended; all if not given.
             excluded (`Sequence[numpy.ndarray]`, *optional*):
