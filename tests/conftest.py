@@ -5,11 +5,14 @@ import os
 import shutil
 import tempfile
 
+from processes import TEST_TIMEOUT
+
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"  # where the tests' own servers are
+os.environ["PYTEST_TIMEOUT"] = str(TEST_TIMEOUT)
 os.environ["PATCHREC_HF_CACHE"] = tempfile.mkdtemp(prefix="patchrec_hf_tests_")
 
 import datasets

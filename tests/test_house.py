@@ -1,7 +1,6 @@
 """The house: which room a module may import from, and what stands at the top."""
 
 import ast
-import subprocess
 import sys
 import warnings
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from accelerate.state import AcceleratorState
 from peft import PeftModel
+from processes import run_process
 from transformers import GenerationMixin, PreTrainedModel, Trainer, TrainerCallback
 from trl import SFTTrainer
 
@@ -134,7 +134,7 @@ def test_the_table_of_public_names_is_what_type_checkers_see():
 
 def test_importing_the_package_is_light():
     code = "import sys, patchrec_hf; print([name for name in ('trl', 'peft', 'datasets') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = run_process([sys.executable, "-c", code], check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -223,7 +223,5 @@ def test_private_attributes_exist():
 
 
 def test_the_tree_in_the_docs_is_the_package():
-    done = subprocess.run(
-        [sys.executable, PACKAGE.parent / "docs" / "house.py", "--check"], capture_output=True, text=True, check=False
-    )
+    done = run_process([sys.executable, PACKAGE.parent / "docs" / "house.py", "--check"])
     assert done.returncode == 0, done.stderr

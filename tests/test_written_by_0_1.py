@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ITEM_IDS
 from datasets import Dataset
+from processes import run_process
 
 from patchrec_hf import (
     EvaluationReport,
@@ -72,13 +72,7 @@ def test_an_export_with_code_ranks_with_the_package(exported, expected):
 
 def test_an_export_with_code_ranks_without_the_package(exported, expected, tmp_path):
     """The code comes with the export. This test fails only if transformers can no longer run it."""
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD_WITHOUT_PACKAGE, str(exported), json.dumps(HISTORY)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    done = run_process([sys.executable, "-c", LOAD_WITHOUT_PACKAGE, exported, json.dumps(HISTORY)], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-5000:]
     items = json.loads(done.stdout.splitlines()[-1])
     assert [item[0] for item in items] == [item["item_id"] for item in expected["exported"]]

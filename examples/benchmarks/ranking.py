@@ -38,6 +38,7 @@ from patchrec_hf.data.rows import spaced_rows
 from patchrec_hf.runtime.item_scorer import ItemScorer
 
 
+UNEQUAL = (None, 10)  # numbers of candidates, in turn: the second user is much easier than the first
 ONCE = ("all", "generate without cache")  # slow methods, which rank the first batch only
 
 
@@ -119,6 +120,7 @@ def main(args: argparse.Namespace) -> None:
             name: float(np.concatenate([ranking.tokens_read for ranking in outputs[name]]).mean())
             for name in ("exact", "beam", "all")
         },
+        "unequal_users": unequal_users(model, processor, batches[0]),
         "measured_on": {"users": len(histories), "history": longest, "items": len(catalog)},
     }
     print("| method | users per second | speed of exact relative to it |\n|---|---|---|")
@@ -128,6 +130,28 @@ def main(args: argparse.Namespace) -> None:
     print(json.dumps(results, indent=2))
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
+
+
+def unequal_users(model, processor, histories):
+    """Ranks users, half of whom have few candidates, in one batch and one by one, in turn."""
+    prompts = [processor.encode(processor.catalog.indices_of(history)) for history in histories]
+    candidates = [np.arange(len(processor.catalog))[: UNEQUAL[row % 2]] for row in range(len(prompts))]
+    seconds, positions = {1: 0.0, len(prompts): 0.0}, {1: 0, len(prompts): 0}
+    for _ in range(3):
+        for batch_size in seconds:
+            sizes = []
+            hook = model.model.register_forward_pre_hook(
+                lambda module, inputs, kwargs, sizes=sizes: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+            )
+            start = time.perf_counter()
+            CatalogRanker(model, processor, RankingConfig(k=10, batch_size=batch_size)).rank(prompts, candidates)
+            seconds[batch_size] += time.perf_counter() - start
+            hook.remove()
+            positions[batch_size] = sum(sizes)
+    return {
+        "batch_vs_one_by_one_seconds": seconds[len(prompts)] / seconds[1],
+        "batch_vs_one_by_one_positions": positions[len(prompts)] / positions[1],
+    }
 
 
 def train(args, dataset, catalog):

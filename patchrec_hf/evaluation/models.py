@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from datasets import Dataset
 from ..runtime.catalog import Catalog
 from ..runtime.encoding import EncodedHistory
 from ..runtime.layouts import Layout
+from ..runtime.lazy_sequence import LazySequence
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
@@ -130,13 +132,16 @@ def evaluate_model(
 
     def rank(numbers: np.ndarray) -> np.ndarray:
         histories, items = targets.history_items(numbers), targets.items[numbers]
-        prompts = [_encode(processor, history, layout, seed) for history in histories]
         results = np.empty(len(items), dtype)
+
+        def counted_prompt(row: int) -> EncodedHistory:
+            prompt = _encode(processor, histories[row], layout, seed)
+            for name, count, text_count in zip(COUNT_COLUMNS, prompt.counts, prompt.text_counts, strict=True):
+                results[name][row], results[f"text_{name}"][row] = count, text_count
+            return prompt
+
+        prompts = LazySequence(len(items), counted_prompt)
         ranks.fill(results, prompts, items, seen_items(histories, items) if exclude_seen else None)
-        for name, column in zip(COUNT_COLUMNS, np.array([prompt.counts for prompt in prompts]).T, strict=True):
-            results[name] = column
-        for name, column in zip(COUNT_COLUMNS, np.array([prompt.text_counts for prompt in prompts]).T, strict=True):
-            results[f"text_{name}"] = column
         return results
 
     settings = {
@@ -171,7 +176,7 @@ class _RanksByTitle:
         self._titles = titles
 
     def fill(
-        self, results: np.ndarray, prompts: list[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
+        self, results: np.ndarray, prompts: Sequence[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
     ) -> None:
         """Writes the ranks of the targets `items`, and how they were found. `seen` items are left out."""
         titles = self._titles
@@ -191,7 +196,7 @@ class _RanksByItemHead:
         self._titles = TitleGroups.from_catalog(catalog)
 
     def fill(
-        self, results: np.ndarray, prompts: list[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
+        self, results: np.ndarray, prompts: Sequence[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
     ) -> None:
         """As [`_RanksByTitle.fill`] does."""
         scores = self._ranker.score(prompts)

@@ -11,10 +11,15 @@ import torch
 
 from .catalog import TitleTokens
 from .encoding import EncodedHistory, pad_histories
+from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .prior import seen_mask
 from .processing import PROMPT_KEYS, PatchRecProcessor
 from .title_similarity import title_features
+
+
+_PROMPTS_AT_ONCE = 4096
+"""Number of prompts that are in memory at once. Among these, nested prompts are found, and similar lengths sorted."""
 
 
 class ItemScorer:
@@ -62,7 +67,8 @@ class ItemScorer:
 
         Args:
             prompts (`Sequence[EncodedHistory]`):
-                B histories; what stands after the history is not read.
+                B histories; what stands after the history is not read. A [`LazySequence`] makes each prompt once,
+                and a few thousand are kept at a time.
             batch_size (`int`):
                 Sequences per forward; bounds the memory.
             nest (`bool`, *optional*, defaults to `True`):
@@ -77,8 +83,8 @@ class ItemScorer:
             FloatingPointError: If a score is not a number.
         """
         head, prior = self.model.item_head, self.processor.prior
-        for rows, products in self.products(prompts, batch_size, nest):
-            histories, num_items = [prompts[row].items for row in rows], products.shape[1]
+        for rows, read, products in self._read(prompts, batch_size, nest):
+            histories, num_items = [prompt.items for prompt in read], products.shape[1]
             if prior is not None:
                 yield ScoredRows(rows, prior.join(products, histories, self.processor.title_neighbors))
                 continue
@@ -103,19 +109,39 @@ class ItemScorer:
         Raises:
             ValueError, FloatingPointError: As [`ItemScorer.score`] does.
         """
-        cut = [_until_history_ends(prompt) for prompt in prompts]
-        longest = max(len(prompt.input_ids) for prompt in cut)
-        if self.model.max_length is not None and longest > self.model.max_length:
+        for rows, _, products in self._read(prompts, batch_size, nest):
+            yield ScoredRows(rows, products)
+
+    def _read(
+        self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool
+    ) -> Iterator[tuple[np.ndarray, list[EncodedHistory], np.ndarray]]:
+        """Reads every prompt once. Yields numbers of prompts, the prompts up to their newest items, and products."""
+        if not isinstance(prompts, LazySequence):  # a bad row raises before the model has ranked for hours
+            for row, prompt in enumerate(prompts):
+                self._until_history_ends(row, prompt)
+        for first in range(0, len(prompts), _PROMPTS_AT_ONCE):
+            numbers = range(first, min(first + _PROMPTS_AT_ONCE, len(prompts)))
+            cut = [self._until_history_ends(row, prompts[row]) for row in numbers]
+            groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
+            # Prompts of similar lengths need little padding.
+            groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
+            for start in range(0, len(groups), batch_size):
+                rows, products = self._read_groups(cut, groups[start : start + batch_size])
+                yield first + rows, [cut[row] for row in rows], products
+
+    def _until_history_ends(self, row: int, prompt: EncodedHistory) -> EncodedHistory:
+        if prompt.history_end < 0:
             raise ValueError(
-                f"The longest prompt takes {longest} tokens, but the model reads at most {self.model.max_length}. "
+                f"The layout left out the newest item of the history in row {row}, so no position predicts the next "
+                "one. Choose another layout for `method='item'`."
+            )
+        length, limit = prompt.history_end + 1, self.model.max_length
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"The prompt of row {row} takes {length} tokens, but the model reads at most {limit}. "
                 "Lower the processor's `max_history`, or choose a layout that compresses more."
             )
-        groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
-        # Prompts of similar lengths need little padding.
-        groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
-        for start in range(0, len(groups), batch_size):
-            part = groups[start : start + batch_size]
-            yield self._read_groups(cut, part)
+        return replace(prompt, input_ids=prompt.input_ids[:length], prompt_length=length)
 
     def _read_groups(self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]) -> ScoredRows:
         model, device = self.model, self.model.device
@@ -241,13 +267,3 @@ def _key(prompt: EncodedHistory) -> bytes:
     counts = np.bincount(prompt.patch_positions, minlength=len(prompt.input_ids))
     entries[:, 1] = np.concatenate([counts, prompt.patch_divisors])
     return entries[np.argsort(positions, kind="stable")].tobytes()
-
-
-def _until_history_ends(prompt: EncodedHistory) -> EncodedHistory:
-    if prompt.history_end < 0:
-        raise ValueError(
-            "The layout left out the newest item of a history, so no position predicts the next one. Choose another "
-            "layout for `method='item'`."
-        )
-    input_ids = prompt.input_ids[: prompt.history_end + 1]
-    return replace(prompt, input_ids=input_ids, prompt_length=len(input_ids))

@@ -13,9 +13,11 @@ from tqdm.auto import tqdm
 from .attention import maskable_attention
 from .encoding import EncodedHistory
 from .item_scorer import ItemScorer, ScoredRows
+from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
+from .prefixes import ranks_in_groups
 from .processing import PatchRecProcessor
-from .search import AllowedItems, Prefixes, ranks_in_groups, score_all_titles, search_titles
+from .search import FoundTitles, SearchRequest, score_all_titles, search_titles
 from .sharding import gathered_root
 from .tree_reader import TreeReader
 from .trie import TitleTrie
@@ -225,7 +227,8 @@ class CatalogRanker:
 
         Args:
             prompts (`Sequence[EncodedHistory]`):
-                B histories; responses, if any, are ignored.
+                B histories; responses, if any, are ignored. A [`LazySequence`] makes each prompt once, when the model
+                has room for it.
             candidates (`Sequence[numpy.ndarray]`, *optional*):
                 For each prompt, the catalog indices that may be recommended; all if not given.
             excluded (`Sequence[numpy.ndarray]`, *optional*):
@@ -257,36 +260,38 @@ class CatalogRanker:
                 allowed(row)
         if self._item_scorer is not None:
             return self._rank_items(prompts, allowed, show_progress)
+        shape = (len(prompts), config.k)
+        ranking = CatalogRanking(
+            np.full(shape, -1),
+            np.full(shape, -np.inf),
+            *(np.zeros(len(prompts), dtype=dtype) for dtype in (bool, np.int64, np.int64)),
+        )
 
-        def rank_batch(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-            allowed_items = AllowedItems(trie, np.stack([allowed(row) for row in rows]))
-            if config.method == "all":
-                result = score_all_titles(reader, allowed_items, _TOKENS_PER_FORWARD["all"])
-            else:
-                result = search_titles(
-                    reader,
-                    allowed_items,
-                    config.k,
-                    num_beams=config.beam_width,
-                    max_title_tokens=config.max_title_tokens,
-                    tokens_per_wave=_TOKENS_PER_FORWARD["exact"],
-                    prune=config.length_penalty == 0,
-                )
-            items, scores = _top_k(trie, result.titles, allowed_items, config.k, config.length_penalty)
-            is_exact = (result.dropped <= scores[:, -1]) & (config.length_penalty == 0)
-            return items, scores, is_exact, result.tokens_read, np.full(len(rows), reader.kv_length)
+        def collect(found: FoundTitles) -> None:
+            row, is_allowed = found.request.row, found.request.allowed
+            best = _top_k(trie, found.leaves, found.scores, is_allowed, config.k, config.length_penalty)
+            ranking.items[row], ranking.scores[row] = best
+            ranking.is_exact[row] = found.dropped <= best[1][-1] and config.length_penalty == 0
+            ranking.tokens_read[row], ranking.kv_length[row] = found.tokens_read, found.kv_length
 
-        return CatalogRanking(*self._run_in_batches(prompts, rank_batch, show_progress))
+        self._search(prompts, allowed, config.method, show_progress, collect)
+        return ranking
 
     def _rank_items(
         self, prompts: Sequence[EncodedHistory], allowed: Callable[[int], np.ndarray], show_progress: bool
     ) -> CatalogRanking:
         items = np.full((len(prompts), self.config.k), -1)
         scores = np.full(items.shape, -np.inf)
-        for rows, all_scores in self._score_items(prompts, show_progress):
+        lengths = np.zeros(len(prompts), dtype=np.int64)
+
+        def measured(row: int) -> EncodedHistory:
+            prompt = prompts[row]
+            lengths[row] = prompt.history_end + 1
+            return prompt
+
+        for rows, all_scores in self._score_items(LazySequence(len(prompts), measured), show_progress):
             is_allowed = np.stack([allowed(row) for row in rows])
             items[rows], scores[rows] = best_items(np.where(is_allowed, all_scores, -np.inf), self.config.k)
-        lengths = np.array([prompt.history_end + 1 for prompt in prompts])
         return CatalogRanking(items, scores, np.ones(len(items), dtype=bool), np.zeros(len(items), np.int64), lengths)
 
     def _score_items(self, prompts: Sequence[EncodedHistory], show_progress: bool) -> Iterator[ScoredRows]:
@@ -325,40 +330,39 @@ class CatalogRanker:
                 scores[rows] = part
             return scores
 
-        def score_batch(reader: TreeReader, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-            all_items = AllowedItems(trie, np.ones((len(rows), trie.num_items), dtype=bool))
-            titles = score_all_titles(reader, all_items, _TOKENS_PER_FORWARD["all"]).titles
-            leaves, items = trie.items_at(titles.nodes)
-            scores = np.full((len(rows), trie.num_items), -np.inf, dtype=np.float32)
-            scores[titles.users[leaves], items] = titles.scores[leaves]
-            return (scores,)
+        scores = np.full((len(prompts), trie.num_items), -np.inf, dtype=np.float32)
+        can_be_spelled = trie.leaf_of_item >= 0
 
-        (scores,) = self._run_in_batches(prompts, score_batch, show_progress)
+        def collect(found: FoundTitles) -> None:
+            leaves, items = trie.items_at(found.leaves)
+            scores[found.request.row, items] = found.scores[leaves]
+
+        self._search(prompts, lambda row: can_be_spelled, "all", show_progress, collect)
         return scores
 
     @torch.no_grad()
-    def _run_in_batches(
+    def _search(
         self,
         prompts: Sequence[EncodedHistory],
-        run_batch: Callable[[TreeReader, np.ndarray], tuple[np.ndarray, ...]],
+        allowed: Callable[[int], np.ndarray],
+        method: Method,
         show_progress: bool,
-    ) -> list[np.ndarray]:
-        """
-        Calls `run_batch` for each batch, with a reader of its prompts and their rows in `prompts`. Returns the arrays
-        of all batches, in the order of `prompts`.
-        """
+        collect: Callable[[FoundTitles], None],
+    ) -> None:
+        """Searches titles for each prompt, and calls `collect` with the result, in any order of the prompts."""
         if not prompts:
             raise ValueError("There is nothing to rank: no prompt was given.")
-        model = self.model
-        lengths = np.array([prompt.prompt_length for prompt in prompts])
-        longest = int(lengths.max()) + self.trie.max_depth
-        if model.max_length is not None and longest > model.max_length:
-            raise ValueError(
-                f"The longest prompt takes {longest} tokens with a title, but the model reads at most "
-                f"{model.max_length}. Lower the processor's `max_history`, or choose a layout that compresses more."
-            )
-        order = np.argsort(-lengths, kind="stable")  # prompts of similar lengths need little padding
-        parts = []
+        config, model = self.config, self.model
+        if not isinstance(prompts, LazySequence):  # a bad row raises before the model has ranked for hours
+            for row, prompt in enumerate(prompts):
+                self._check_length(row, prompt)
+
+        def requests() -> Iterator[SearchRequest]:
+            for row in range(len(prompts)):
+                prompt = prompts[row]
+                self._check_length(row, prompt)
+                yield SearchRequest(row, prompt, allowed(row))
+
         with (
             gathered_root(model),
             maskable_attention(model, model.model.language_model),
@@ -369,14 +373,31 @@ class CatalogRanker:
                     f"{type(model.model.language_model).__name__} cannot attend to a tree of titles: its state or "
                     "its positions do not follow the attention mask. Use a backbone with attention and position ids."
                 )
-            reader = TreeReader(model, self.trie, self._pad_id, self.config.synchronize)
-            for start in range(0, len(prompts), self.config.batch_size):
-                rows = order[start : start + self.config.batch_size]
-                reader.start([prompts[row] for row in rows])
-                parts.append(run_batch(reader, rows))
-                progress.update(len(rows))
-        inverse = np.argsort(order)
-        return [np.concatenate(arrays)[inverse] for arrays in zip(*parts, strict=True)]
+            reader = TreeReader(model, self.trie, self._pad_id, config.synchronize)
+            if method == "all":
+                results = score_all_titles(reader, requests(), config.batch_size, _TOKENS_PER_FORWARD["all"])
+            else:
+                results = search_titles(
+                    reader,
+                    requests(),
+                    config.batch_size,
+                    config.k,
+                    num_beams=config.beam_width,
+                    max_title_tokens=config.max_title_tokens,
+                    tokens_per_wave=_TOKENS_PER_FORWARD["exact"],
+                    prune=config.length_penalty == 0,
+                )
+            for found in results:
+                collect(found)
+                progress.update()
+
+    def _check_length(self, row: int, prompt: EncodedHistory) -> None:
+        length, limit = prompt.prompt_length + self.trie.max_depth, self.model.max_length
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"The prompt of row {row} takes {length} tokens with a title, but the model reads at most {limit}. "
+                "Lower the processor's `max_history`, or choose a layout that compresses more."
+            )
 
 
 def _allowed(trie: TitleTrie, row: int, candidates: np.ndarray | None, excluded: np.ndarray | None) -> np.ndarray:
@@ -447,12 +468,13 @@ def _best_of_rows(
 
 
 def _top_k(
-    trie: TitleTrie, titles: Prefixes, allowed: AllowedItems, k: int, length_penalty: float
+    trie: TitleTrie, leaves: np.ndarray, scores: np.ndarray, allowed: np.ndarray, k: int, length_penalty: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the k best allowed items of each user, and their scores, each of shape `(B, k)`."""
-    leaves, items = trie.items_at(titles.nodes)
-    users, scores = titles.users[leaves], titles.scores[leaves]
+    """Returns the k best allowed items of one user, and their scores, each of shape `(k,)`."""
+    numbers, items = trie.items_at(leaves)
+    scores = scores[numbers]
     if length_penalty != 0:
-        scores = scores / trie.depths[titles.nodes[leaves]] ** float(length_penalty)
-    is_allowed = allowed.mask[users, items]
-    return _best_of_rows(users[is_allowed], items[is_allowed], scores[is_allowed], len(allowed.mask), k)
+        scores = scores / trie.depths[leaves[numbers]] ** float(length_penalty)
+    items, scores = items[allowed[items]], scores[allowed[items]]
+    (best,), (best_scores,) = _best_of_rows(np.zeros(len(items), dtype=np.int64), items, scores, 1, k)
+    return best, best_scores

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from .adapters import is_adapter, load_adapted
 from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
+from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
 from .ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
@@ -149,7 +150,9 @@ class PatchRecommender:
         is_single, batch = as_batch(histories)
         processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
         found = find_items(batch, catalog, processor.title_tokens, processor.tokenizer)
-        prompts = [processor.encode(items, layout=layout, titles=found.titles) for items in found.items]
+        prompts = LazySequence(
+            len(batch), lambda row: processor.encode(found.items[row], layout=layout, titles=found.titles)
+        )
         seen = [trie.items_spelled_like(indices) for indices in found.matches] if exclude_seen else None
         method = default_method(self.model) if method is None else method
         by_item = method == "item"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,23 +12,30 @@ from accelerate import PartialState
 from transformers import DynamicCache
 
 from .attention import tree_attention_mask
+from .catalog import ragged_arange
 from .encoding import EncodedHistory, pad_histories
 from .modeling import PatchRecForCausalLM
+from .read_groups import ReadCost, read_groups
+from .tree_cache import TreeCache, join_caches
 from .trie import TitleTrie
 
 
 _MAX_LOGITS = 2**25  # 128 MiB in float32
 _PRUNE_ABOVE = 128
 """Number of cached nodes from which on the reader looks for nodes that it can drop."""
+_NOBODY = -1
+"""Number of a user who left, in a cache whose other users were not read since."""
 
 
 class TreeReader:
     """
-    Scores the nodes of a title trie after the prompts of B users.
+    Scores the nodes of a title trie after the prompts of users, who come in and leave at any time.
 
     The keys and values of a prompt are kept once for each user. Every node that is read adds its keys and values, and
     sees the prompt and its ancestors. Nodes are numbered in preorder, so node `m` is on the path to node `n` exactly
     if `m <= n < subtree_ends[m]`, and the mask follows from the numbers alone.
+
+    Users who have similarly much to read share a forward (see [`read_groups`]) and a [`TreeCache`].
 
     Args:
         model ([`PatchRecForCausalLM`]):
@@ -44,116 +51,114 @@ class TreeReader:
     def __init__(self, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, synchronize: bool) -> None:
         self.model = model
         self.trie = trie
-        self.padding = trie.num_nodes
-        """Node number of padding: it pads rows, and sees only padding."""
+        self._padding = trie.num_nodes
+        """Node number of padding: it pads rows of queries, and sees only padding."""
         self._unseen = trie.num_nodes + 1
         self._pad_id = pad_id
         self._synchronize = synchronize
+        self._cost = ReadCost.of_model(model)
         self._ends = np.append(trie.subtree_ends, [self._unseen, self._unseen])
         self._ends_on_device = torch.from_numpy(self._ends).to(model.device)
         self._tokens = torch.from_numpy(np.append(trie.tokens, pad_id)).to(model.device)
         self._depths = torch.from_numpy(np.append(trie.depths, 1)).to(model.device)
-        self._cache = DynamicCache()
+        self._caches: list[TreeCache] = []
+        self._kv_lengths: dict[int, int] = {}
+        self._hidden = torch.empty(0, 0)
+        self._row_of_place = np.empty(0, dtype=np.int64)
 
-    def start(self, prompts: Sequence[EncodedHistory]) -> None:
+    def admit(self, users: np.ndarray, prompts: Sequence[EncodedHistory]) -> None:
         """
-        Reads the prompts of B users, and forgets all earlier prompts.
+        Reads the prompts of users who come in. The places for [`TreeReader.log_probs`] are their indices in `users`.
 
         Args:
+            users (`numpy.ndarray` of shape `(n,)`, int64):
+                Numbers of the users, none of whom is present.
             prompts (`Sequence[EncodedHistory]`):
-                B histories; responses, if any, are ignored.
+                Their histories; responses, if any, are ignored.
         """
-        device, self.num_users = self.model.device, len(prompts)
-        # Without a configuration the cache keeps every position, also in sliding-window layers. The mask hides
-        # positions outside the window.
-        self._cache = DynamicCache()
-        batch = {key: value.to(device) for key, value in pad_histories(prompts, self._pad_id).items()}
-        longest = max(prompt.prompt_length for prompt in prompts)
-        self._lengths = torch.tensor([[prompt.prompt_length] for prompt in prompts], device=device)
-        positions = torch.arange(longest, device=device).expand(self.num_users, -1)
-        is_prompt = positions < self._lengths
-        # Short prompts are padded at their end. Each padding position is visible to itself only.
-        visible = (positions[:, :, None] >= positions[:, None, :]) & (
-            is_prompt[:, None, :] | torch.eye(longest, dtype=torch.bool, device=device)
-        )
-        # The root is the whole prompt, because it is on the path to every node.
-        self._key_nodes = torch.where(is_prompt, 0, self._unseen)
-        self._key_positions = positions
-        self._held_nodes = np.empty((self.num_users, 0), dtype=np.int64)
-        self._prompt_columns = self.kv_length = longest
-        self._hidden = self._forward(
-            visible,
-            positions,
-            input_ids=batch["input_ids"][:, :longest],
-            patch_token_ids=batch["patch_token_ids"],
-            patch_positions=batch["patch_positions"],
-            patch_divisors=batch["patch_divisors"],
-            supervised_positions=self._lengths - 1,
-        )
+        lengths = np.array([prompt.prompt_length for prompt in prompts], dtype=np.int64)
 
-    def read(self, nodes: np.ndarray) -> None:
+        def read_group(group: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+            return self._read_prompts(users[group], [prompts[index] for index in group]), group
+
+        self._read_groups(read_groups(lengths, lengths, self._cost), read_group)
+
+    def leave(self, users: np.ndarray) -> None:
+        """Forgets users. The memory of a user is free as soon as the others of the same cache are read again."""
+        marked = [
+            replace(cache, users=np.where(np.isin(cache.users, users), _NOBODY, cache.users)) for cache in self._caches
+        ]
+        self._caches = [cache for cache in marked if (cache.users != _NOBODY).any()]
+        for user in users.tolist():
+            self._kv_lengths.pop(user, None)
+
+    def kv_length(self, user: int) -> int:
+        """Largest number of keys and values that a layer's head held for a user at once, without padding."""
+        return self._kv_lengths[user]
+
+    def read(self, users: np.ndarray, nodes: np.ndarray) -> None:
         """
-        Reads nodes. The ancestors of each node were read before, or are further left in its row.
+        Reads nodes. The ancestors of each node were read before, or are among the earlier nodes of the same user. The
+        places for [`TreeReader.log_probs`] are the indices in `nodes`.
 
         Args:
-            nodes (`numpy.ndarray` of shape `(B, Q)`, int64):
-                The nodes, padded with `padding`.
+            users, nodes (`numpy.ndarray` of shape `(n,)`, int64):
+                Each node and its user. Users ascend.
         """
-        queries = torch.from_numpy(nodes).to(self.model.device)
-        positions = self._lengths + self._depths[queries] - 1
-        self._held_nodes = np.concatenate([self._held_nodes, nodes], axis=1)
-        self._key_nodes = torch.cat([self._key_nodes, queries], dim=1)
-        self._key_positions = torch.cat([self._key_positions, positions], dim=1)
-        keys, query = self._key_nodes[:, None, :], queries[:, :, None]
-        visible = (keys <= query) & (query < self._ends_on_device[keys])
-        self._hidden = self._forward(visible, positions, input_ids=self._tokens[queries])
-        self.kv_length = max(self.kv_length, self._key_nodes.shape[1])
+        present, counts = np.unique(users, return_counts=True)
+        held = {user: held for cache in self._caches for user, held in self._num_held(cache)}
+        num_keys = counts + np.array([held[user] for user in present.tolist()], dtype=np.int64)
+
+        def read_group(group: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+            cache = self._cache_of(present[group])
+            places = np.flatnonzero(np.isin(users, present[group]))
+            sorter = np.argsort(cache.users)
+            rows = sorter[np.searchsorted(cache.users, users[places], sorter=sorter)]
+            columns = ragged_arange(counts[group])
+            table = np.full((len(group), int(counts[group].max())), self._padding)
+            table[rows, columns] = nodes[places]
+            hidden = self._read_table(cache, table)
+            return hidden[
+                torch.from_numpy(rows).to(hidden.device), torch.from_numpy(columns).to(hidden.device)
+            ], places
+
+        self._read_groups(read_groups(counts, num_keys, self._cost), read_group)
 
     def forget(self) -> None:
-        """Drops every node from the cache, and keeps the prompts only."""
-        if self._held_nodes.shape[1] > 0:
-            self._cache.crop(-self._held_nodes.shape[1])  # a negative length drops the last columns
-        self._held_nodes = self._held_nodes[:, :0]
-        self._key_nodes = self._key_nodes[:, : self._prompt_columns]
-        self._key_positions = self._key_positions[:, : self._prompt_columns]
+        """Drops every node from the caches, and keeps the prompts only."""
+        for number, cache in enumerate(self._caches):
+            rows = np.flatnonzero(cache.users != _NOBODY)
+            self._caches[number] = join_caches([(cache, rows, cache.nodes[rows] == 0)], self._unseen)
 
     def prune(self, users: np.ndarray, nodes: np.ndarray) -> None:
         """
-        Drops from the cache the nodes that lead to no open prefix, if they are at least half of the cached nodes.
+        Drops from a cache the nodes that lead to no open prefix, if they are at least half of its nodes.
 
         Args:
             users, nodes (`numpy.ndarray` of shape `(n,)`, int64):
                 The open prefixes.
         """
-        held = self._held_nodes
-        if held.shape[1] < _PRUNE_ABOVE:
-            return
         # The nodes of all users on one number line, user after user.
-        starts = np.arange(self.num_users)[:, None] * (self._unseen + 1)
-        line = np.sort(starts[users, 0] + nodes)
-        is_kept = np.searchsorted(line, starts + held) < np.searchsorted(line, starts + self._ends[held])
-        num_kept = int(is_kept.sum(axis=1).max())
-        if num_kept > held.shape[1] // 2:
-            return
-        # Kept nodes come first, in order. Rows with fewer of them end with dropped nodes, which the mask hides.
-        columns = np.argsort(~is_kept, axis=1, kind="stable")[:, :num_kept]
-        is_dropped = np.arange(num_kept) >= is_kept.sum(axis=1, keepdims=True)
-        self._held_nodes = np.where(is_dropped, self._unseen, np.take_along_axis(held, columns, axis=1))
-        prompt = np.tile(np.arange(self._prompt_columns), (self.num_users, 1))
-        kept_columns = torch.from_numpy(np.concatenate([prompt, self._prompt_columns + columns], axis=1))
-        kept_columns = kept_columns.to(self.model.device)
-        nodes_held = torch.from_numpy(self._held_nodes).to(self.model.device)
-        self._key_nodes = torch.cat([self._key_nodes[:, : self._prompt_columns], nodes_held], dim=1)
-        self._key_positions = self._key_positions.gather(1, kept_columns)
-        keep_columns(self._cache, kept_columns)
+        line = np.sort(users * (self._unseen + 1) + nodes)
+        for number, cache in enumerate(self._caches):
+            num_columns, longest_prompt = cache.nodes.shape[1], int((cache.nodes == 0).sum(axis=1).max())
+            if num_columns - longest_prompt < _PRUNE_ABOVE:
+                continue
+            rows = np.flatnonzero(cache.users != _NOBODY)
+            held, starts = cache.nodes[rows], cache.users[rows, None] * (self._unseen + 1)
+            leads_on = np.searchsorted(line, starts + held) < np.searchsorted(line, starts + self._ends[held])
+            is_kept = (held == 0) | leads_on
+            num_dropped = num_columns - int(is_kept.sum(axis=1).max())
+            if 2 * num_dropped >= num_columns - longest_prompt:
+                self._caches[number] = join_caches([(cache, rows, is_kept)], self._unseen)
 
-    def log_probs(self, users: np.ndarray, columns: np.ndarray, children: np.ndarray) -> np.ndarray:
+    def log_probs(self, places: np.ndarray, children: np.ndarray) -> np.ndarray:
         """
         Computes log-probabilities over the whole vocabulary after the prompts or nodes that were read last.
 
         Args:
-            users, columns (`numpy.ndarray` of shape `(P,)`, int64):
-                Rows and columns of the nodes that were read last. The prompts are in column 0.
+            places (`numpy.ndarray` of shape `(P,)`, int64):
+                Places of the prompts or nodes that were read last.
             children (`numpy.ndarray` of shape `(P,)`, int64):
                 The nodes whose tokens are scored.
 
@@ -165,11 +170,11 @@ class TreeReader:
         """
         device = self._hidden.device
         # Only the requested rows are projected, in chunks with small logits.
-        rows, row_of_pair = np.unique(users * self._hidden.shape[1] + columns, return_inverse=True)
+        rows, row_of_pair = np.unique(self._row_of_place[places], return_inverse=True)
         order = np.argsort(row_of_pair, kind="stable")
         pair_rows = torch.from_numpy(row_of_pair[order]).to(device)
         tokens = torch.from_numpy(self.trie.tokens[children[order]]).to(device)
-        hidden = self._hidden.flatten(0, 1)[torch.from_numpy(rows).to(device)]
+        hidden = self._hidden[torch.from_numpy(rows).to(device)]
         step = max(1, _MAX_LOGITS // self.model.config.decoder_config.vocab_size)
         num_chunks = self.largest(-(-len(rows) // step))
         cuts = np.searchsorted(row_of_pair[order], step * np.arange(num_chunks + 1))
@@ -195,27 +200,107 @@ class TreeReader:
         torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
         return int(values)
 
-    def _forward(self, visible: torch.Tensor, positions: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
-        mask = tree_attention_mask(
-            visible, positions, self._key_positions, self.model.config.decoder_config, self.model.dtype
+    def _read_groups(
+        self, groups: Sequence[np.ndarray], read_group: Callable[[np.ndarray], tuple[torch.Tensor, np.ndarray]]
+    ) -> None:
+        """Keeps the hidden states that `read_group` returns for the places that it returns."""
+        hidden, places = [], [np.empty(0, dtype=np.int64)]
+        num_forwards = self.largest(len(groups))
+        for group in groups:
+            states, where = read_group(group)
+            hidden.append(states)
+            places.append(where)
+        for _ in range(num_forwards - len(groups)):  # other processes still read
+            hidden.append(self._read_nothing())
+        self._hidden = torch.cat(hidden)
+        self._row_of_place = np.argsort(np.concatenate(places))
+
+    def _read_prompts(self, users: np.ndarray, prompts: Sequence[EncodedHistory]) -> torch.Tensor:
+        """Reads prompts in one forward. Returns the states of their last tokens, of shape `(G, H)`."""
+        device, num_tokens = self.model.device, np.array([[prompt.prompt_length] for prompt in prompts])
+        batch = {key: value.to(device) for key, value in pad_histories(prompts, self._pad_id).items()}
+        lengths, longest = torch.from_numpy(num_tokens).to(device), int(num_tokens.max())
+        positions = torch.arange(longest, device=device).expand(len(prompts), -1)
+        is_prompt = positions < lengths
+        # Short prompts are padded at their end. Each padding position is visible to itself only.
+        visible = (positions[:, :, None] >= positions[:, None, :]) & (
+            is_prompt[:, None, :] | torch.eye(longest, dtype=torch.bool, device=device)
         )
+        nodes = np.where(np.arange(longest) < num_tokens, 0, self._unseen)
+        # Without a configuration the cache keeps every position, also in sliding-window layers. The mask hides
+        # positions outside the window.
+        cache = TreeCache(users, lengths, nodes, torch.from_numpy(nodes).to(device), positions, DynamicCache())
+        hidden = self._forward(
+            cache,
+            visible,
+            positions,
+            input_ids=batch["input_ids"][:, :longest],
+            patch_token_ids=batch["patch_token_ids"],
+            patch_positions=batch["patch_positions"],
+            patch_divisors=batch["patch_divisors"],
+            supervised_positions=lengths - 1,
+        )
+        self._caches.append(cache)
+        self._note_kv_lengths(cache)
+        return hidden[:, 0]
+
+    def _read_table(self, cache: TreeCache, table: np.ndarray) -> torch.Tensor:
+        """Reads nodes of shape `(G, Q)` in one forward. Returns their states, of shape `(G, Q, H)`."""
+        queries = torch.from_numpy(table).to(self.model.device)
+        positions = cache.lengths + self._depths[queries] - 1
+        longer = cache.extended(table, queries, positions)
+        keys, query = longer.key_nodes[:, None, :], queries[:, :, None]
+        visible = (keys <= query) & (query < self._ends_on_device[keys])
+        hidden = self._forward(longer, visible, positions, input_ids=self._tokens[queries])
+        self._caches[self._caches.index(cache)] = longer
+        self._note_kv_lengths(longer)
+        return hidden
+
+    def _read_nothing(self) -> torch.Tensor:
+        """Reads a padding token that no user sees. Returns no states, of shape `(0, H)`."""
+        nobody, zero = np.empty(0, dtype=np.int64), torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+        cache = TreeCache(nobody, zero, nobody[None], zero, zero, DynamicCache())
+        return self._forward(
+            cache, torch.ones_like(zero, dtype=torch.bool)[None], zero, input_ids=zero + self._pad_id
+        )[0, :0]
+
+    def _cache_of(self, users: np.ndarray) -> TreeCache:
+        """Returns the cache that holds exactly these users, who ascend. Splits and joins caches if there is none."""
+        for cache in self._caches:
+            if np.array_equal(np.sort(cache.users), users):
+                return cache
+        joined, rest = [], []
+        for cache in self._caches:
+            is_wanted = np.isin(cache.users, users)
+            if not is_wanted.any():
+                rest.append(cache)
+                continue
+            joined.append(self._columns_of(cache, is_wanted))
+            is_left = ~is_wanted & (cache.users != _NOBODY)
+            if is_left.any():
+                rest.append(join_caches([self._columns_of(cache, is_left)], self._unseen))
+        self._caches = [*rest, join_caches(joined, self._unseen)]
+        return self._caches[-1]
+
+    def _columns_of(self, cache: TreeCache, is_chosen: np.ndarray) -> tuple[TreeCache, np.ndarray, np.ndarray]:
+        """Returns what [`join_caches`] needs to copy the chosen users."""
+        rows = np.flatnonzero(is_chosen)
+        return cache, rows, cache.nodes[rows] < self._padding
+
+    def _num_held(self, cache: TreeCache) -> Iterator[tuple[int, int]]:
+        """Yields each user of a cache, and the number of keys that the user holds."""
+        yield from zip(cache.users.tolist(), (cache.nodes < self._padding).sum(axis=1).tolist(), strict=True)
+
+    def _note_kv_lengths(self, cache: TreeCache) -> None:
+        for user, num_held in self._num_held(cache):
+            self._kv_lengths[user] = max(self._kv_lengths.get(user, 0), num_held)
+
+    def _forward(
+        self, cache: TreeCache, visible: torch.Tensor, positions: torch.Tensor, **inputs: torch.Tensor
+    ) -> torch.Tensor:
+        config, dtype = self.model.config.decoder_config, self.model.dtype
+        mask = tree_attention_mask(visible, positions, cache.key_positions, config, dtype)
         outputs = self.model.model(
-            attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True, **inputs
+            attention_mask=mask, position_ids=positions, past_key_values=cache.layers, use_cache=True, **inputs
         )
         return outputs.last_hidden_state
-
-
-def keep_columns(cache: DynamicCache, columns: torch.Tensor) -> None:
-    """
-    Keeps only some keys and values of each user, in every layer of a cache.
-
-    Args:
-        cache ([`~transformers.DynamicCache`]):
-            Changed in place. Its layers hold keys and values of shape `(B, heads, K, D)`.
-        columns (`torch.LongTensor` of shape `(B, k)`):
-            Indices into K.
-    """
-    for layer in cast(list[Any], cache.layers):
-        index = columns[:, None, :, None].to(layer.keys.device)
-        layer.keys = layer.keys.take_along_dim(index, dim=2)
-        layer.values = layer.values.take_along_dim(index, dim=2)

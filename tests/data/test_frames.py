@@ -1,12 +1,12 @@
 """Data frames as raw data. They give the same rows as a CSV file of the same content."""
 
-import subprocess
 import sys
 
 import polars as pl
 import pyarrow as pa
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset
+from processes import run_process
 from raw_files import LOG, NAMES, interactions_of, prepare, write_table
 from sixty_users import COLUMNS, CUTS, write_log
 
@@ -103,7 +103,7 @@ def test_a_digest_is_the_same_in_another_process():
         "import polars as pl; from patchrec_hf.data.frames import read_frame; "
         "print(read_frame(pl.DataFrame({'a': ['x', None], 'b': [1, 2]}), 'x').digest())"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = run_process([sys.executable, "-c", code], check=True)
     digest = read_frame(pl.DataFrame({"a": ["x", None], "b": [1, 2]}), "x").digest()
     assert run.stdout.split()[-1] == digest
 

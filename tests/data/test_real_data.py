@@ -102,7 +102,6 @@ def test_smollm2_text_logits_are_the_backbones(smollm2, long_row):
 
 
 @needs_smollm2
-@pytest.mark.timeout(1200)  # a real backbone, and perhaps a busy machine
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer_class", "config_class"),

@@ -36,7 +36,7 @@ def test_workers_stream(log, monkeypatch, tmp_path):
     streamed, _ = load_recommendation_data(log, 5, **settings, streaming=True)
     alone, helped = (
         [row for batch in DataLoader(streamed["train"], batch_size=4, collate_fn=list, **workers) for row in batch]
-        for workers in ({}, {"num_workers": 2, "timeout": 30, "multiprocessing_context": "fork"})
+        for workers in ({}, {"num_workers": 2, "multiprocessing_context": "fork"})
     )
     assert len(alone) > 100
     assert sorted(map(str, alone)) == sorted(map(str, helped))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -10,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import run_process
 
 from patchrec_hf.data.interactions import order_interactions
 from patchrec_hf.data.ties import release_order
@@ -28,10 +28,7 @@ def sort_as_numpy_did(cases):
 
     environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(__cpu_dispatch__)}
     command = [sys.executable, "-W", "ignore", "-c", NUMPYS_FORMER_SORT]
-    process = subprocess.run(
-        command, input=json.dumps(cases), env=environment, capture_output=True, text=True, check=True
-    )
-    return json.loads(process.stdout)
+    return json.loads(run_process(command, input=json.dumps(cases), env=environment, check=True).stdout)
 
 
 def cases():

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import scenarios
 import torch
 from conftest import ITEM_IDS, TITLES
+from processes import run_process
 from safetensors.torch import load_file
 from scenarios import NUM_STEPS, SAVED_STEP, SCENARIOS
 from transformers import AutoTokenizer
@@ -22,7 +22,7 @@ from patchrec_hf.runtime.adapters import load_model
 
 
 pytest.importorskip("deepspeed", reason='needs pip install "patchrec-hf[deepspeed]"')
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # all scenarios run in one launch
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
 ACCELERATE = "accelerate.commands.launch"
@@ -48,10 +48,7 @@ def launch(launcher, *command, directory):
         "TORCH_EXTENSIONS_DIR": str(directory / "extensions"),
         "PYTHONPATH": str(HERE.parent),
     }
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, port, *map(str, command)],
-        env=environment, cwd=HERE.parent.parent, capture_output=True, text=True, check=False, timeout=1700,
-    )  # fmt: skip
+    done = run_process([sys.executable, "-m", *launcher, port, *command], env=environment, cwd=HERE.parent.parent)
     assert done.returncode == 0, done.stderr[-8000:]
     # Ops that are compiled at run time would need a compiler, and hang every later run if they are interrupted.
     assert not list((directory / "extensions").glob("**/*"))

@@ -53,6 +53,18 @@ def test_ranks_of_targets(model, processor, rows):
     assert report.metrics([12])["hr@12"] == 1.0
 
 
+@pytest.mark.parametrize("method", ["exact", "all"])
+def test_prompts_are_encoded_as_they_are_needed(model, processor, rows, monkeypatch, method):
+    events, encode = [], PatchRecProcessor.encode
+    model.model.register_forward_pre_hook(lambda *_: events.append("reads"))
+    monkeypatch.setattr(
+        PatchRecProcessor, "encode", lambda *args, **kwargs: events.append("encodes") or encode(*args, **kwargs)
+    )
+    evaluate_model(model, processor, rows, k=3, method=method, batch_size=2, show_progress=False)
+    assert events.count("encodes") == len(rows)
+    assert events[:3] == ["encodes", "encodes", "reads"]
+
+
 def test_unranked_targets_are_infinitely_far(model, processor, rows):
     report = evaluate_model(model, processor, rows, k=1, show_progress=False)
     assert set(report.targets["title_rank"]) <= {1.0, np.inf}

@@ -1,15 +1,14 @@
 """Evaluations in parts: over several processes, and after an interruption."""
 
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import evaluate_in_processes
 import numpy as np
 import polars as pl
 import pytest
 from datasets import concatenate_datasets
+from processes import run_process
 
 from patchrec_hf import CatalogRanker, evaluate_model
 from patchrec_hf.evaluation.parts import run_in_parts
@@ -81,13 +80,9 @@ def test_two_processes(tmp_path):
     equally often, because sharded weights would block otherwise.
     """
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    result = subprocess.run(
-        [*launcher, Path(evaluate_in_processes.__file__), str(tmp_path)],
+    result = run_process(
+        [*launcher, evaluate_in_processes.__file__, tmp_path],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
     )
     assert result.returncode == 0, result.stderr
     for name, kwargs in evaluate_in_processes.RUNS.items():

@@ -1,9 +1,9 @@
 """Tests of the metric for `evaluate`."""
 
-import subprocess
 import sys
 
 import pytest
+from processes import run_process
 
 
 evaluate = pytest.importorskip("evaluate", reason='needs pip install "patchrec-hf[evaluate]"')
@@ -52,5 +52,5 @@ def test_missing_extra_names_the_command():
         "try:\n    import patchrec_hf.evaluation.ranking_metric\n"
         "except ImportError as error:\n    print(error)"
     )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    output = run_process([sys.executable, "-c", code], check=True).stdout
     assert 'pip install "patchrec-hf[evaluate]"' in output

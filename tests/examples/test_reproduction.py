@@ -4,12 +4,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from processes import run_process
 
 
 ROOT = Path(__file__).parents[2]
@@ -18,9 +18,8 @@ METHODS = ["CoVisitation", "SASRec", "Vanilla", "PatchRec-I", "Vanilla (equal ti
 
 
 def run(script, *arguments):
-    command = [sys.executable, script, *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many as the tests have, so that sums are the same
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return run_process([sys.executable, script, *arguments], env=environment)
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
+from processes import run_process
 
 from patchrec_hf import EvaluationReport, PatchRecommender, load_recommendation_data
 from patchrec_hf.baselines import SASRec
@@ -24,8 +24,7 @@ PREPARE_DATA = ROOT / "examples" / "prepare_data.py"
 
 
 def run(script, *arguments):
-    command = [sys.executable, script, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_process([sys.executable, script, *arguments])
 
 
 @pytest.mark.slow
@@ -176,6 +175,8 @@ def test_benchmark_of_rankings(tmp_path):
     assert results["kv_ratio"] > 0
     assert set(results["ratios"]) >= {"exact_vs_generate", "exact_vs_generate_uncached", "item_vs_exact"}
     assert 0 <= results["beam_missed_share"] <= 1
+    assert results["unequal_users"]["batch_vs_one_by_one_seconds"] > 0
+    assert 0.5 < results["unequal_users"]["batch_vs_one_by_one_positions"] < 1.5
 
     done = run(
         EVALUATE, "--model", tmp_path / "final", "--max_rows", "12", "--max_history", "10", "--protocol", "effects",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 from conftest import ITEM_IDS, TITLES
 from item_parts import item_model, item_processor, scores_by_hand
+from processes import run_process
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -189,10 +189,7 @@ def test_an_export_with_code_recommends_by_items(processor, tmp_path):
         "    print([(item.item_id, round(item.score, 3)) for item in items])\n"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "export")], cwd=tmp_path, env=environment, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    done = run_process([sys.executable, "-c", code, tmp_path / "export"], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     recommender = PatchRecommender(model, writes)
     expected = [recommender.recommend([10, 11, "Four Poems"], k=4), recommender.similar_items(14, k=3)]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import Future
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
+from processes import run_process
 
 from patchrec_hf import PatchFinetuneConfig, export_to_hub
 from patchrec_hf.training.checkpoint_callback import _report_failure
@@ -51,7 +51,7 @@ def run(hub, tmp_path_factory):
         }
         environment |= {"HF_TOKEN": hub.token, "PYTHONPATH": str(tests)}
         command = [sys.executable, tests / "push_and_load.py", *arguments]
-        done = subprocess.run(command, env=environment, cwd=directory, capture_output=True, text=True, check=False)
+        done = run_process(command, env=environment, cwd=directory)
         assert done.returncode == 0, done.stderr[-5000:]
         assert "[y/N]" not in done.stdout
         return dict(line.split(": ") for line in done.stdout.splitlines() if line.startswith(("trained:", "adapted:")))

@@ -11,7 +11,10 @@ from item_parts import item_model, item_processor, scores_by_hand
 from rankers import rank, score
 from tiny_parts import title_tokens
 
+import patchrec_hf.runtime.item_scorer as item_scorer_module
+import patchrec_hf.runtime.read_groups as read_groups_module
 from patchrec_hf import Catalog, CatalogRanker, RankingConfig
+from patchrec_hf.runtime.lazy_sequence import LazySequence
 from patchrec_hf.runtime.ranking import best_items, default_method
 from patchrec_hf.runtime.trie import build_trie
 
@@ -58,6 +61,70 @@ def test_result_does_not_depend_on_the_batch(model, processor, prompts, trie):
     alone = rank(model, trie, prompts, processor.prompt.pad_id, k=6, batch_size=1)
     assert (together.items == alone.items).all()
     np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
+
+
+def counted(model, run):
+    """Calls `run`. Returns its result, the number of positions that the model read, with padding, and of forwards."""
+    sizes = []
+    hook = model.model.register_forward_pre_hook(
+        lambda _, inputs, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    try:
+        return run(), sum(sizes), len(sizes)
+    finally:
+        hook.remove()
+
+
+# Some users have all items to choose from, and some only one or two.
+UNEQUAL = [np.arange(12), np.array([3]), np.arange(0, 12, 2), np.array([7, 8]), np.arange(12)]
+
+
+@pytest.mark.parametrize("positions_per_forward", [0, 4, 32, 1000])
+@pytest.mark.parametrize("batch_size", [2, 4, 5])
+@pytest.mark.parametrize("settings", [{}, {"max_title_tokens": 3}, {"method": "beam"}])
+def test_a_batch_of_unequal_users_reads_no_more_than_one_by_one(
+    model, processor, prompts, trie, monkeypatch, positions_per_forward, batch_size, settings
+):
+    """A forward costs as much as some positions. Where it costs nothing, no position is padding."""
+    monkeypatch.setattr(read_groups_module, "_POSITIONS_PER_FORWARD", positions_per_forward)
+    monkeypatch.setattr(read_groups_module, "_KEYS_PER_WIDTH", 10**9)  # count positions only
+
+    def run(batch_size):
+        return rank(
+            model, trie, prompts, processor.prompt.pad_id, UNEQUAL, k=2, batch_size=batch_size, **settings
+        )  # fmt: skip
+
+    alone, positions_alone, forwards_alone = counted(model, lambda: run(1))
+    together, positions, forwards = counted(model, lambda: run(batch_size))
+    assert (together.items == alone.items).all()
+    np.testing.assert_allclose(together.scores, alone.scores, atol=1e-5)
+    for name in ("is_exact", "tokens_read", "kv_length"):
+        assert (getattr(together, name) == getattr(alone, name)).all(), name
+    assert forwards <= forwards_alone
+    assert positions + positions_per_forward * forwards <= positions_alone + positions_per_forward * forwards_alone
+    if positions_per_forward == 0:
+        assert positions == positions_alone
+    if positions_per_forward == 1000:
+        assert forwards < forwards_alone
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_prompts_are_made_once_when_there_is_room(model, processor, prompts, trie, method, batch_size):
+    made = []
+
+    def make(row):
+        made.append(row)
+        return prompts[row]
+
+    seen = []
+    hook = model.model.register_forward_pre_hook(lambda *_: seen.append(len(made)))
+    lazy = rank(model, trie, LazySequence(5, make), processor.prompt.pad_id, k=3, batch_size=batch_size, **method)
+    hook.remove()
+    assert made == [0, 1, 2, 3, 4]
+    assert seen[0] == min(batch_size, 5)  # the model reads before the other prompts are made
+    expected = rank(model, trie, prompts, processor.prompt.pad_id, k=3, batch_size=batch_size, **method)
+    assert (lazy.items == expected.items).all()
+    np.testing.assert_allclose(lazy.scores, expected.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -156,10 +223,23 @@ def test_length_penalty_ranks_what_was_found_by_score_per_token(model, processor
 
 def test_too_long_for_the_context(model, processor, prompts, trie):
     model.config.text_config.max_position_embeddings = 40
-    with pytest.raises(
-        ValueError, match=r"takes \d+ tokens with a title, but the model reads at most 40.*max_history"
-    ):
+    message = r"row 0 takes \d+ tokens with a title, but the model reads at most 40.*max_history"
+    with pytest.raises(ValueError, match=message):
         rank(model, trie, prompts, processor.prompt.pad_id, k=5)
+
+
+def test_a_prompt_that_is_too_long_is_named(model, processor, trie):
+    """A list is checked before the model reads anything; a lazy sequence, when its prompt is made."""
+    prompts = [processor.encode(np.arange(3)) for _ in range(3)]
+    prompts.insert(2, processor.encode(np.arange(8)))
+    model.config.text_config.max_position_embeddings = prompts[0].prompt_length + trie.max_depth
+
+    def run(prompts):
+        with pytest.raises(ValueError, match=r"The prompt of row 2 takes \d+ tokens with a title"):
+            rank(model, trie, prompts, processor.prompt.pad_id, k=5, batch_size=1)
+
+    assert counted(model, lambda: run(prompts))[2] == 0
+    assert counted(model, lambda: run(LazySequence(4, prompts.__getitem__)))[2] > 0
 
 
 def test_nothing_left(model, processor, prompts, trie):
@@ -185,6 +265,24 @@ def test_a_configuration_can_be_changed():
 def test_a_configuration_of_another_kind(model, processor):
     with pytest.raises(TypeError, match="must be a `RankingConfig`"):
         CatalogRanker(model, processor, {"k": 3})
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4096])
+def test_lazy_prompts_of_the_item_head(head, processor, monkeypatch, at_once):
+    monkeypatch.setattr(item_scorer_module, "_PROMPTS_AT_ONCE", at_once)
+    writes, made = item_processor(processor), []
+    prompts = [writes.encode(np.array(history)) for history in HISTORIES]
+
+    def make(row):
+        made.append(row)
+        return prompts[row]
+
+    ranker = CatalogRanker(head, writes, RankingConfig(k=12, method="item", batch_size=2))
+    lazy, expected = ranker.rank(LazySequence(5, make)), ranker.rank(prompts)
+    assert made == [0, 1, 2, 3, 4]
+    assert (lazy.items == expected.items).all()
+    assert lazy.kv_length.tolist() == [prompt.history_end + 1 for prompt in prompts]
+    np.testing.assert_allclose(lazy.scores, expected.scores, atol=1e-4)
 
 
 HISTORIES = [[0, 1], [0, 1, 5, 2], [7], [3, 3, 10, 4, 4], [0, 1, 5, 9]]

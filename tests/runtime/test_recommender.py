@@ -1,4 +1,3 @@
-import subprocess
 import sys
 
 import numpy as np
@@ -7,6 +6,7 @@ import torch
 from brute_force import brute_force
 from conftest import TITLES
 from item_parts import item_model, item_processor, scores_by_hand
+from processes import run_process
 
 from patchrec_hf import PatchRecommender, TextLayout
 from patchrec_hf.runtime.catalog import tokenize_titles
@@ -139,7 +139,7 @@ def test_round_trip_through_a_new_process(recommender, processor, tmp_path):
         "torch.save(model(**prompts).logits, folder + '/logits.pt')\n"
         "print(patchrec_hf.PatchRecommender.from_pretrained(folder).recommend([10, 11, 12], k=5))\n"
     )
-    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    result = run_process([sys.executable, "-c", code, tmp_path])
     assert result.returncode == 0, result.stderr
     assert torch.equal(torch.load(tmp_path / "logits.pt"), recommender.model(**prompts).logits)
     assert result.stdout.strip() == str(recommender.recommend([10, 11, 12], k=5))

@@ -11,7 +11,7 @@ from tiny_parts import plain_prompt, tiny_model, title_tokens
 import patchrec_hf.runtime.ranking as ranking_module
 import patchrec_hf.runtime.search as search_module
 import patchrec_hf.runtime.tree_reader as tree_reader_module
-from patchrec_hf.runtime.search import AllowedItems, Prefixes, ranks_in_groups, score_all_titles, search_titles
+from patchrec_hf.runtime.search import SearchRequest, score_all_titles, search_titles
 from patchrec_hf.runtime.trie import build_trie
 
 
@@ -65,21 +65,21 @@ def test_many_beams_are_read_in_several_forwards(model, processor, prompts, trie
     expected = rank(model, trie, prompts, processor.prompt.pad_id, k=12, method="beam")
     monkeypatch.setattr(search_module, "_MAX_TOKENS_PER_FORWARD", 2)
     widths = []
-    forward = model.model.forward
-    monkeypatch.setattr(
-        model.model, "forward", lambda **inputs: widths.append(inputs["input_ids"].shape[1]) or forward(**inputs)
+    model.model.register_forward_pre_hook(
+        lambda _, inputs, kwargs: widths.append(0 if "patch_positions" in kwargs else kwargs["input_ids"].shape[1]),
+        with_kwargs=True,
     )
     ranking = rank(model, trie, prompts, processor.prompt.pad_id, k=12, method="beam")
     assert (ranking.items == expected.items).all()
-    assert max(widths[1:]) == 2  # after the prompts
+    assert set(widths) == {0, 1, 2}  # 0 stands for prompts
 
 
 def test_exact_reads_less_than_all(model, processor, prompts, trie):
     exact = rank(model, trie, prompts, processor.prompt.pad_id, k=1)
     everything = rank(model, trie, prompts, processor.prompt.pad_id, k=1, method="all")
     assert (exact.tokens_read < everything.tokens_read).all()
-    longest = max(prompt.prompt_length for prompt in prompts)
-    assert (exact.kv_length >= longest + exact.tokens_read).all()
+    lengths = np.array([prompt.prompt_length for prompt in prompts])
+    assert (exact.kv_length == lengths + exact.tokens_read).all()
     assert exact.scores == pytest.approx(everything.scores, abs=1e-4)
 
 
@@ -88,17 +88,28 @@ LOG_PROBS = {1: -1.0, 2: -0.5, 3: -2.0, 4: -1.25, END: -0.25}
 
 
 class FixedReader:
-    """Gives each token one log-probability, whatever stands before it, and notes the tokens that it reads."""
+    """Gives each token one log-probability, whatever stands before it, and notes who comes, who leaves and what is
+    read."""
 
-    def __init__(self, trie, num_users=1):
-        self.trie, self.num_users, self.padding = trie, num_users, trie.num_nodes
-        self.tokens_read = []
+    def __init__(self, trie):
+        self.trie = trie
+        self.tokens_read, self.events = [], []
 
-    def read(self, nodes):
-        self.tokens_read.append([self.trie.tokens[row[row < self.padding]].tolist() for row in nodes])
+    def admit(self, users, prompts):
+        self.events += [f"{user} reads {prompt}" for user, prompt in zip(users.tolist(), prompts, strict=True)]
 
-    def log_probs(self, users, columns, children):
+    def leave(self, users):
+        self.events += [f"{user} leaves" for user in users.tolist()]
+
+    def read(self, users, nodes):
+        tokens = self.trie.tokens[nodes]
+        self.tokens_read.append({user: tokens[users == user].tolist() for user in dict.fromkeys(users.tolist())})
+
+    def log_probs(self, places, children):
         return np.array([LOG_PROBS[token] for token in self.trie.tokens[children].tolist()], dtype=np.float32)
+
+    def kv_length(self, user):
+        return 0
 
     def largest(self, value):
         return value
@@ -114,62 +125,83 @@ class FixedReader:
 TRIE = build_trie(title_tokens([[1, 2], [1, 3], [4]]), END)
 
 
+def requests(*allowed):
+    """Users called a, b, …, who may have these items."""
+    for row, items in enumerate(allowed):
+        yield SearchRequest(row, "abcdef"[row], np.isin(np.arange(3), items))
+
+
+def search(reader, *allowed, batch_size=1, k=1, num_beams=None, max_title_tokens=None, tokens_per_wave=1):
+    users = requests(*allowed)
+    return list(search_titles(reader, users, batch_size, k, num_beams, max_title_tokens, tokens_per_wave))
+
+
 def items_by_score(found, trie=TRIE):
-    best = found.titles.best_first()
-    _, items = trie.items_at(best.nodes)
-    return list(zip(best.users.tolist(), items.tolist(), best.scores.tolist(), strict=True))
+    order = np.argsort(-found.scores, kind="stable")
+    _, items = trie.items_at(found.leaves[order])
+    return list(zip(items.tolist(), found.scores[order].tolist(), strict=True))
 
 
 def test_the_best_prefix_is_read_first():
     """The search reads 1 (-1) and then 4 (-1.25), and stops: 1·2 (-1.5) cannot surpass the whole title 4 (-1.5)."""
     reader = FixedReader(TRIE)
-    found = search_titles(reader, AllowedItems(TRIE, np.ones((1, 3), dtype=bool)), 1, None, None, tokens_per_wave=1)
-    assert reader.tokens_read == [[[1]], [[4]]]
-    assert items_by_score(found) == [(0, 2, -1.5)]
-    assert found.tokens_read.tolist() == [2]
-    assert found.dropped.tolist() == [-np.inf]
+    (found,) = search(reader, [0, 1, 2])
+    assert reader.tokens_read == [{0: [1]}, {0: [4]}]
+    assert items_by_score(found) == [(2, -1.5)]
+    assert (found.tokens_read, found.dropped) == (2, -np.inf)
 
 
 def test_what_a_beam_gives_up_is_told():
     """A single beam keeps 1 (-1) and gives up 4 (-1.25). Then it keeps 1·2 (-1.5) and gives up 1·3 (-3)."""
     reader = FixedReader(TRIE)
-    found = search_titles(reader, AllowedItems(TRIE, np.ones((1, 3), dtype=bool)), 1, 1, None, tokens_per_wave=1)
-    assert reader.tokens_read == [[[1]], [[2]]]
-    assert items_by_score(found) == [(0, 0, -1.75)]
-    assert found.dropped.tolist() == [-1.25]
+    (found,) = search(reader, [0, 1, 2], num_beams=1)
+    assert reader.tokens_read == [{0: [1]}, {0: [2]}]
+    assert items_by_score(found) == [(0, -1.75)]
+    assert found.dropped == -1.25
 
 
 def test_only_what_is_allowed_is_read():
     """The first user may have 1·3 alone, the second one 4 alone."""
-    reader = FixedReader(TRIE, num_users=2)
-    allowed = AllowedItems(TRIE, np.array([[False, True, False], [False, False, True]]))
-    found = search_titles(reader, allowed, 1, None, None, tokens_per_wave=4)
-    assert reader.tokens_read == [[[1], [4]], [[3], []]]
-    assert items_by_score(found) == [(0, 1, -3.25), (1, 2, -1.5)]
+    reader = FixedReader(TRIE)
+    found = search(reader, [1], [2], batch_size=2, tokens_per_wave=4)
+    assert reader.tokens_read == [{0: [1], 1: [4]}, {0: [3]}]
+    assert {result.request.row: items_by_score(result) for result in found} == {0: [(1, -3.25)], 1: [(2, -1.5)]}
+
+
+def test_users_come_in_as_others_leave():
+    """Users who may have 4 alone read one token; those who may have 1·3 alone read two. Two are present at once."""
+    reader = FixedReader(TRIE)
+    found = search(reader, [2], [1], [2], [1], [2], batch_size=2)
+    assert reader.events == [
+        "0 reads a", "1 reads b", "0 leaves", "0 reads c", "0 leaves", "1 leaves",
+        "0 reads d", "1 reads e", "1 leaves", "0 leaves",
+    ]  # fmt: skip
+    assert reader.tokens_read == [{0: [4], 1: [1]}, {0: [4], 1: [3]}, {0: [1], 1: [4]}, {0: [3]}]
+    assert [result.request.row for result in found] == [0, 2, 1, 4, 3]
+    assert {result.request.row: items_by_score(result) for result in found} == {
+        row: [(1, -3.25)] if row in (1, 3) else [(2, -1.5)] for row in range(5)
+    }
+    assert all(result.tokens_read == 1 + (result.request.row in (1, 3)) for result in found)
+
+
+def test_a_request_is_taken_when_there_is_room():
+    reader, taken = FixedReader(TRIE), []
+
+    def users():
+        for request in requests([2], [2], [2]):
+            taken.append(request.row)
+            yield request
+
+    results = search_titles(reader, users(), 1, 1, None, None, 1)
+    for row in range(3):
+        assert next(results).request.row == row
+        assert taken == list(range(row + 1))
+    assert next(results, None) is None
 
 
 @pytest.mark.parametrize("tokens_at_once", [1, 2, 8])
 def test_all_titles_are_scored(tokens_at_once):
-    found = score_all_titles(FixedReader(TRIE), AllowedItems(TRIE, np.ones((1, 3), dtype=bool)), tokens_at_once)
-    assert items_by_score(found) == [(0, 2, -1.5), (0, 0, -1.75), (0, 1, -3.25)]
-
-
-def test_allowed_items_are_counted_below_a_node():
-    """Nodes in preorder: the root, 1, 1·2, 1·2·end, 1·3, 1·3·end, 4, 4·end."""
-    allowed = AllowedItems(TRIE, np.array([[True, True, False], [False, True, True]]))
-    users, nodes = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 6, 0, 1, 2])
-    assert allowed.count(users, nodes).tolist() == [2, 2, 0, 2, 1, 0]
-
-
-def test_prefixes_are_sorted_within_each_user():
-    prefixes = Prefixes(np.array([0, 1, 0]), np.array([4, 5, 6]), np.array([-2.0, -3.0, -1.0]))
-    joined = prefixes.joined(Prefixes(np.array([1]), np.array([7]), np.array([-0.5]))).best_first()
-    assert joined.users.tolist() == [0, 0, 1, 1]
-    assert joined.nodes.tolist() == [6, 4, 7, 5]
-    assert joined.select(joined.scores > -1).nodes.tolist() == [7]
-    assert len(joined) == 4
-
-
-def test_places_in_groups():
-    assert ranks_in_groups(np.array([0, 0, 2, 5, 5, 5])).tolist() == [0, 1, 0, 0, 1, 2]
-    assert ranks_in_groups(np.array([], dtype=np.int64)).tolist() == []
+    found = list(score_all_titles(FixedReader(TRIE), requests([0], [1], [2]), 2, tokens_at_once))
+    assert [result.request.row for result in found] == [0, 1, 2]
+    for result in found:
+        assert items_by_score(result) == [(2, -1.5), (0, -1.75), (1, -3.25)]

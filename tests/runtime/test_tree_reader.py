@@ -24,6 +24,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration, GPTNeoCon
 
 import patchrec_hf.runtime.tree_reader as tree_reader_module
 from patchrec_hf import PatchRecForCausalLM
+from patchrec_hf.runtime.tree_reader import TreeReader
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -93,3 +94,48 @@ def test_nan_scores(model, processor, prompts, trie):
         model.lm_head.weight[:] = math.nan
     with pytest.raises(FloatingPointError, match="not numbers"):
         rank(model, trie, prompts, processor.prompt.pad_id, k=3)
+
+
+def test_users_who_come_and_leave_change_nothing(model, processor, prompts, trie, monkeypatch):
+    """Users are read together, apart, and together again, while others come and leave."""
+    monkeypatch.setattr(tree_reader_module, "_PRUNE_ABOVE", 0)
+    reader = TreeReader(model, trie, processor.prompt.pad_id, synchronize=False)
+    roots = trie.children_of(np.zeros(1, dtype=np.int64))[1]
+    nodes = roots[trie.num_children[roots] > 0][:3]
+
+    def alone(prompt, node):
+        """Log-probabilities of the children of `node`, from a reader of one user."""
+        single = TreeReader(model, trie, processor.prompt.pad_id, synchronize=False)
+        single.admit(np.array([0]), [prompt])
+        path = np.flatnonzero((np.arange(trie.num_nodes) <= node) & (trie.subtree_ends > node))[1:]
+        single.read(np.zeros(len(path), dtype=np.int64), path)
+        children = trie.children_of(np.array([node]))[1]
+        return single.log_probs(np.full(len(children), len(path) - 1), children)
+
+    def check(users, read):
+        reader.read(np.array(users), np.array(read))
+        for place, (user, node) in enumerate(zip(users, read, strict=True)):
+            children = trie.children_of(np.array([node]))[1]
+            found = reader.log_probs(np.full(len(children), place), children)
+            np.testing.assert_allclose(found, alone(present[user], node), atol=1e-5)
+
+    with torch.no_grad():
+        present = {2: prompts[0], 5: prompts[1]}
+        reader.admit(np.array([2, 5]), prompts[:2])
+        check([2, 5], [nodes[0], nodes[1]])
+        check([5], [nodes[2]])
+        present |= {0: prompts[2]}
+        reader.admit(np.array([0]), [prompts[2]])
+        check([0, 2, 5], [nodes[0], nodes[1], nodes[0]])
+        assert reader.kv_length(5) == prompts[1].prompt_length + 3
+        reader.leave(np.array([2]))
+        present = {0: prompts[2], 5: prompts[1], 2: prompts[3]}
+        reader.admit(np.array([2]), prompts[3:4])
+        check([0, 0, 2], [nodes[1], nodes[2], nodes[0]])
+        assert reader.kv_length(2) == prompts[3].prompt_length + 1
+        # Only the first node of user 0 leads to an open prefix. The other nodes can be read again.
+        reader.prune(np.array([0]), nodes[:1] + 1)
+        check([0, 0, 0, 2, 5], [nodes[0] + 1, nodes[1], nodes[2], nodes[0], nodes[2]])
+        reader.forget()
+        check([2, 5], [nodes[0], nodes[0]])
+        check([0], [nodes[2]])

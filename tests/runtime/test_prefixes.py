@@ -1,0 +1,38 @@
+"""Prefixes of titles, and the items below them."""
+
+import numpy as np
+from tiny_parts import title_tokens
+
+from patchrec_hf.runtime.prefixes import AllowedItems, Prefixes, ranks_in_groups, sums_before
+from patchrec_hf.runtime.trie import build_trie
+
+
+TRIE = build_trie(title_tokens([[1, 2], [1, 3], [4]]), end_of_turn_id=9)
+
+
+def test_allowed_items_are_counted_below_a_node():
+    """Nodes in preorder: the root, 1, 1·2, 1·2·end, 1·3, 1·3·end, 4, 4·end."""
+    allowed = AllowedItems(TRIE, 2)
+    users, nodes = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 6, 0, 1, 2])
+    assert allowed.count(users, nodes).tolist() == [0] * 6
+    allowed.allow(0, np.array([True, True, False]))
+    allowed.allow(1, np.array([False, True, True]))
+    assert allowed.count(users, nodes).tolist() == [2, 2, 0, 2, 1, 0]
+    allowed.allow(1, np.array([True, False, False]))
+    assert allowed.count(users, nodes).tolist() == [2, 2, 0, 1, 1, 1]
+
+
+def test_prefixes_are_sorted_within_each_user():
+    prefixes = Prefixes(np.array([0, 1, 0]), np.array([4, 5, 6]), np.array([-2.0, -3.0, -1.0]))
+    joined = prefixes.joined(Prefixes(np.array([1]), np.array([7]), np.array([-0.5]))).best_first()
+    assert joined.users.tolist() == [0, 0, 1, 1]
+    assert joined.nodes.tolist() == [6, 4, 7, 5]
+    assert joined.select(joined.scores > -1).nodes.tolist() == [7]
+    assert len(joined) == 4
+
+
+def test_places_in_groups():
+    ranks = ranks_in_groups(np.array([0, 0, 2, 5, 5, 5]))
+    assert ranks.tolist() == [0, 1, 0, 0, 1, 2]
+    assert sums_before(np.array([1, 2, 3, 4, 5, 6]), ranks).tolist() == [0, 1, 0, 0, 4, 9]
+    assert ranks_in_groups(np.array([], dtype=np.int64)).tolist() == []
