@@ -12,7 +12,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 from datasets import Dataset
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 ROW_COLUMNS = ("user_id", "item_ids", "target_positions")
 _CHECKSUM_ROWS = 100
@@ -153,6 +156,40 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
         check_targets(row, max_history)
     except ValueError as error:
         raise ValueError(f"{error} It is row {bad} of the data set.") from None
+
+
+def warn_of_other_max_history(dataset: Dataset, max_history: int) -> None:
+    """
+    Logs one warning if rows were made with another `max_history` than the processor's.
+
+    The number of items before a row's first target is the row's history length. A user's rows have different history
+    lengths, unless longer histories were cut. So if two rows of a user have the longest history of all rows, that is
+    the `max_history` of the rows.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows that have been checked (see [`check_columns`]).
+        max_history (`int`):
+            The processor's `max_history`.
+    """
+    parts = [
+        part.select("user_id", length=pl.col("target_positions").list.first())
+        for part in read_columns(dataset, "user_id", "target_positions")
+    ]
+    rows = pl.concat(parts)
+    longest: Any = rows["length"].max()
+    if longest is None or longest == max_history:
+        return
+    if longest > max_history:
+        effect = f"The processor reads only the latest {max_history} items of each history."
+    elif rows.filter(pl.col("length") == longest)["user_id"].is_duplicated().any():
+        effect = "The model would learn from shorter histories than it reads when it recommends."
+    else:
+        return  # no history was cut: the longest one has all of its user's items
+    logger.warning_once(
+        f"The rows hold up to {longest} items before a target, but the processor has `max_history={max_history}`. "
+        f"{effect} Give `load_recommendation_data` and the processor the same `max_history`."
+    )
 
 
 def find_bad_row(targets: pl.Series, num_items: pl.Series | None, max_history: int | None = None) -> int | None:

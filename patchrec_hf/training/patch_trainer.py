@@ -23,7 +23,7 @@ from trl import SFTTrainer
 from ..batches.collators import PatchDataCollator
 from ..batches.filled import FilledDataset
 from ..batches.statistics import BatchSums, StepStatistics
-from ..data.rows import check_columns, check_rows, rows_checksum
+from ..data.rows import check_rows, rows_checksum
 from ..evaluation.models import evaluate_model
 from ..evaluation.report import EvaluationReport
 from ..hub.model_card import describe_rows, describe_training, make_model_card
@@ -35,10 +35,13 @@ from ..runtime.processing import PatchRecProcessor
 from ..runtime.ranking import Method
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
-from .checkpoints import check_resumable, last_checkpoint
+from .checkpoints import check_resumable, last_checkpoint, warn_of_ignored_settings
 from .inputs import (
     check_collator,
+    check_data_sets,
+    check_precision,
     complete_collator,
+    evaluation_sets,
     first_train_rows,
     is_prompt_learning,
     load_trainable,
@@ -98,10 +101,9 @@ class PatchTrainer(SFTTrainer):
                 f"`objective={args.objective!r}` does not run in one process on {args.n_gpu} GPUs (DataParallel). "
                 "Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU."
             )
+        check_precision(args)
         first_rows = first_train_rows(train_dataset, args)
-        for rows in (first_rows, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
-            if rows is not None:
-                check_rows(rows, processing_class.max_history)
+        check_data_sets(first_rows, eval_dataset, processing_class.max_history)
         model, patchrec_model = load_trainable(model, args, processing_class)
         if peft_config is not None:
             peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
@@ -177,6 +179,21 @@ class PatchTrainer(SFTTrainer):
         )
         return self.accelerator.prepare(loader)
 
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """
+        Evaluates; see [`~transformers.Trainer.evaluate`].
+
+        Args:
+            eval_dataset ([`~datasets.Dataset`], `dict[str, Dataset]` or `str`, *optional*):
+                Rows, named rows, or the name of one of the trainer's evaluation sets. The trainer's `eval_dataset` if
+                not given.
+
+        Raises:
+            TypeError, ValueError: If rows fail [`check_rows`], or there are none.
+        """
+        evaluation_sets(eval_dataset)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """
         Returns the loader of evaluation batches, in the order of the rows.
@@ -200,9 +217,9 @@ class PatchTrainer(SFTTrainer):
         Returns a loader of batches of the given rows, in their order.
 
         Raises:
-            TypeError, ValueError: If the rows are wrong (see [`check_columns`]).
+            TypeError, ValueError: If the rows are wrong (see [`check_rows`]).
         """
-        check_columns(test_dataset)
+        check_rows(test_dataset, self.processing_class.max_history)
         return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 
     @cached_property
@@ -237,6 +254,8 @@ class PatchTrainer(SFTTrainer):
         if checkpoint is not None:
             facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
             self._total_train_tokens = facts["num_tokens"]
+            if self.is_world_process_zero():
+                warn_of_ignored_settings(checkpoint, facts, self._optimizer_facts())
         output = super().train(checkpoint, *args, **kwargs)
         self._count_tokens()
         self._train_statistics.reduce(self.accelerator)  # the next run starts anew
@@ -351,8 +370,13 @@ class PatchTrainer(SFTTrainer):
             facts["number of processes"] = args.world_size
         return facts
 
+    def _optimizer_facts(self) -> dict[str, Any]:
+        """Settings that the optimizer's saved state holds, so a resumed run keeps the old ones."""
+        names = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+        return {name: getattr(self.args, name) for name in names}
+
     def _checkpoint_facts(self) -> dict[str, Any]:
-        return {**self._run_facts(), "num_tokens": self._count_tokens()}
+        return {**self._run_facts(), **self._optimizer_facts(), "num_tokens": self._count_tokens()}
 
     # Evaluation
 

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from patchrec_hf.data.rows import check_rows
+from patchrec_hf.data.rows import check_rows, warn_of_other_max_history
 
 
 ROW = {"user_id": 7, "item_ids": [10, 11, 12, 13], "target_positions": [1, 3]}
@@ -48,3 +48,25 @@ def test_columns_are_named():
         check_rows(Dataset.from_list([{**ROW, "item_ids": [1.5, 2.5, 3.5, 4.5]}]))
     with pytest.raises(TypeError, match="`user_id` must hold whole numbers"):
         check_rows(Dataset.from_list([{**ROW, "user_id": "seven"}]))
+
+
+def windows(user, *lengths):
+    """Rows of a user with histories of the given lengths."""
+    return [{"user_id": user, "item_ids": [*range(length + 1)], "target_positions": [length]} for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("rows", "effect"),
+    [
+        (windows(0, 3, 4, 4), "shorter histories than it reads"),  # two targets, with equally long histories: cut
+        (windows(0, 3, 4) + windows(1, 4), None),  # no user has longer histories
+        (windows(0, 3, 8, 8), None),
+        (windows(0, 3, 8, 9), "reads only the latest 8 items"),
+    ],
+)
+def test_rows_of_another_max_history(rows, effect, monkeypatch):
+    logged = []
+    monkeypatch.setattr("patchrec_hf.data.rows.logger.warning_once", logged.append)
+    warn_of_other_max_history(Dataset.from_list(rows), 8)
+    assert len(logged) == (effect is not None)
+    assert all(effect in message and "`max_history=8`" in message for message in logged)
