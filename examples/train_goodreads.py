@@ -50,6 +50,7 @@ from patchrec_hf import (
 from patchrec_hf.baselines import CoVisitation, Popularity
 from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.data.sample import SAMPLE_NOTICE
+from patchrec_hf.hub.model_card import write_results
 from patchrec_hf.runs import claim_run, finish_run
 
 
@@ -111,16 +112,14 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     ) -> str:
         """Trains `model`, unless a finished result exists, and returns the result's directory."""
         final = output_dir / name / "final"
-        if not final.is_dir():
+        if not (final / "README.md").is_file():  # the model card is the last file that `save_model` writes
             state.print(f"\n== {name} ==")
             # Made anew, so that DeepSpeed takes its "auto" values from this stage.
             stage_args = replace(args, output_dir=str(output_dir / name), **settings)
             trainer = trainer_class(model, stage_args, train_dataset=rows, processing_class=processor)
             trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
             state.print(f"Trained by {state.num_processes} processes in {type(trainer.model_wrapped).__name__}.")
-            trainer.save_model(f"{final}.part")
-            if state.is_main_process:
-                os.rename(f"{final}.part", final)
+            trainer.save_model(str(final))
         state.wait_for_everyone()
         return str(final)
 
@@ -145,6 +144,8 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     reports["all-patch + prior"] = evaluate_model(model, with_prior, test, batch_size=batch_size)
     if state.is_main_process:
         with_prior.save_pretrained(items)
+        for checkpoint, name in ((vanilla, "vanilla"), (finetuned, "PatchRec-I"), (items, "all-patch + prior")):
+            write_results(checkpoint, reports[name], Path(data).name)
     state.wait_for_everyone()
     recommender = PatchRecommender.from_pretrained(items)
     results = [summarize(name, report) for name, report in reports.items()]

@@ -443,7 +443,7 @@ class PatchTrainer(SFTTrainer):
     # Files
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves model and processor; see [`~transformers.Trainer.save_model`]."""
+        """Saves model, processor and model card; see [`~transformers.Trainer.save_model`]."""
         if _internal_call and self.is_in_train and output_dir is not None:  # a checkpoint, whatever made Trainer save
             check_loss(self._train_statistics, self.args.learning_rate)
             self._checkpoints.begin(output_dir)
@@ -453,6 +453,7 @@ class PatchTrainer(SFTTrainer):
             (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
             if isinstance(self.model, PeftModel):  # PEFT reads the config if another adapter is trained on this one
                 self.model.get_base_model().config.save_pretrained(directory)
+        self._write_card(directory)  # also replaces the empty template that PEFT writes
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Creates the repository; see [`~transformers.Trainer.init_hf_repo`]."""
@@ -469,12 +470,12 @@ class PatchTrainer(SFTTrainer):
     ) -> None:
         """
         Writes the model card to `output_dir/README.md`. [`~transformers.Trainer.push_to_hub`] passes its arguments to
-        this method.
+        this method. `save_model` and every checkpoint write a card of their own beside the model.
 
         Args:
             model_name (`str`, *optional*):
-                Name of the repository, used if training has no `hub_model_id` yet. The name of the output directory if
-                not given.
+                Name of the repository, used if training has no `hub_model_id` yet. The path of the directory if not
+                given.
             dataset_name (`str`, *optional*):
                 Name of the data set in the card.
             tags (`str` or `list[str]`, *optional*):
@@ -482,15 +483,27 @@ class PatchTrainer(SFTTrainer):
             results ([`EvaluationReport`], *optional*):
                 The metrics. If not given, the card shows the metrics of the trainer's last evaluation.
         """
+        if self.is_in_train and not self.args.push_to_hub:
+            return  # SFTTrainer is about to save a checkpoint. The output directory itself holds no model.
+        self._write_card(Path(str(self.args.output_dir)), model_name, dataset_name, tags, results)
+
+    def _write_card(
+        self,
+        directory: Path,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        results: EvaluationReport | None = None,
+    ) -> None:
+        """Writes the card of the model in `directory`. See `create_model_card` for the arguments."""
         if not self.is_world_process_zero():
             return
-        output_dir = str(self.args.output_dir)
         base_model = self._patchrec_model.config.text_config._name_or_path
         evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
         last_metrics = {key.removeprefix("eval_"): value for key, value in (evaluations or [{}])[-1].items()}
         make_model_card(
             self.processing_class,
-            self.hub_model_id or model_name or os.path.basename(os.path.normpath(output_dir)),
+            self.hub_model_id or model_name or str(directory),
             results=results or last_metrics,
             dataset_name=dataset_name,
             base_model=base_model if base_model and not os.path.isdir(base_model) else None,
@@ -503,7 +516,7 @@ class PatchTrainer(SFTTrainer):
                 "positions read": f"{self._total_train_tokens:.0f}",
             },
             tags=[*self.card_tags, *([tags] if isinstance(tags, str) else tags or [])],
-        ).save(os.path.join(output_dir, "README.md"))
+        ).save(directory / "README.md")
 
     @cached_property
     def _row_facts(self) -> dict[str, str]:

@@ -31,6 +31,7 @@ from patchrec_hf import (
 )
 from patchrec_hf.batches.filled import FilledDataset, FillerRow
 from patchrec_hf.batches.sampling import ScheduledRow
+from patchrec_hf.hub.model_card import write_results
 from patchrec_hf.training import patch_trainer
 
 
@@ -218,6 +219,26 @@ def test_model_card(make_trainer, rows, tmp_path):
     assert "my-recommender" in card
     assert "ItemPatchLayout(num_text_items=2)" in card
     assert "| hr@5 |" in card
+
+
+def test_the_card_stands_beside_the_model(make_trainer, rows, tmp_path, monkeypatch):
+    """Its snippet loads the directory that it stands in, and its table holds what was measured."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer("finetune", eval_dataset=rows, output_dir="run", **settings)
+    trainer.train()
+    trainer.save_model("final")
+    assert not Path("run/README.md").exists()  # the directory of checkpoints holds no model
+    for directory in ("final", "run/checkpoint-1"):
+        card = Path(directory, "README.md").read_text()
+        assert f"from_pretrained({directory!r})".replace("'", '"') in card
+        assert "| hr@5 |" in card
+        assert PatchRecommender.from_pretrained(directory).recommend([10, 11], k=1)
+    write_results("final", {"hr@5": 0.25}, "Twelve Books")
+    card = Path("final/README.md").read_text()
+    assert "| hr@5 | 0.2500 |" in card
+    assert card.count("hr@5") == 2  # the table and the metadata
+    assert "Twelve Books" in card
 
 
 def test_loss_outside_training(make_trainer, rows):
@@ -655,7 +676,7 @@ def test_tokens_are_counted_though_the_last_event_is_an_evaluation(make_trainer,
     expected = make_trainer(logging_steps=1, output_dir=str(tmp_path / "other"))
     expected.train()
     num_tokens = logged(expected, "num_tokens")[-1]
-    assert f"| positions read | {num_tokens} |" in (tmp_path / "run" / "README.md").read_text()
+    assert f"| positions read | {num_tokens} |" in (tmp_path / "run" / "checkpoint-6" / "README.md").read_text()
     trainer.create_model_card()
     assert f"| positions read | {num_tokens} |" in (tmp_path / "run" / "README.md").read_text()
 
