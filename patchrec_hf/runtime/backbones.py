@@ -20,6 +20,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from .attention import maskable_attention
 from .configuration import PatchRecConfig
 from .hub_files import hub_kwargs
+from .progress import no_bars_in_files
 from .prompts import SPECIAL_TOKENS, add_special_tokens
 from .sharding import gathered
 
@@ -59,7 +60,8 @@ def load_backbone(
             tokenizer = saved_tokenizer
         else:
             check_vocabulary(saved_tokenizer, tokenizer, str(backbone))
-        backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
+        with no_bars_in_files():
+            backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
     if isinstance(backbone.config, PatchRecConfig):
         raise ValueError("`backbone` is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
     if backbone.config.is_encoder_decoder or backbone.get_output_embeddings() is None:

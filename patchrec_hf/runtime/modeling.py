@@ -30,6 +30,7 @@ from .encoding import IGNORED_LABEL
 from .hub_files import hub_kwargs
 from .item_head import ItemHead, ItemResidual
 from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
+from .progress import no_bars_in_files
 from .prompts import PATCH_TOKEN, Prompt, tokenizer_fingerprint
 from .tree_attention import TreeAttentionMixin
 
@@ -351,7 +352,8 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                     f"{pretrained_model_name_or_path} is not a PatchRec checkpoint: its model type is "
                     f"{config.get('model_type')!r}. To start from it, use `PatchRecForCausalLM.from_backbone`."
                 )
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        with no_bars_in_files():
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     @classmethod
     def from_backbone(

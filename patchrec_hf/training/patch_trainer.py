@@ -32,6 +32,7 @@ from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.hub_files import require_token
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
+from ..runtime.progress import no_bars_in_files
 from ..runtime.ranking import Method
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
@@ -49,6 +50,7 @@ from .inputs import (
     set_objective,
 )
 from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
+from .log_blocks import show_blocks
 from .signature import explain_call
 from .step_events import StepEvents, check_loss
 
@@ -126,6 +128,7 @@ class PatchTrainer(SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        show_blocks(self)
         head = patchrec_model.item_head
         if args.objective != "title" and not any(parameter.requires_grad for parameter in head.parameters()):
             raise ValueError(
@@ -447,7 +450,8 @@ class PatchTrainer(SFTTrainer):
         if _internal_call and self.is_in_train and output_dir is not None:  # a checkpoint, whatever made Trainer save
             check_loss(self._train_statistics, self.args.learning_rate)
             self._checkpoints.begin(output_dir)
-        super().save_model(output_dir, _internal_call)
+        with no_bars_in_files():
+            super().save_model(output_dir, _internal_call)
         directory = Path(output_dir or str(self.args.output_dir))
         if self.args.should_save:
             (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
