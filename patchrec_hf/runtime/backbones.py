@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .attention import maskable_attention
 from .configuration import PatchRecConfig
-from .hub_files import hub_kwargs
+from .hub_files import check_device_map, check_path, hub_kwargs
 from .progress import no_bars_in_files
 from .prompts import SPECIAL_TOKENS, add_special_tokens
 from .sharding import gathered
@@ -52,6 +52,8 @@ def load_backbone(
             raise ValueError("A backbone given as a model needs its tokenizer: `from_backbone(model, tokenizer)`.")
         known_tokens = tokenizer.get_vocab()
     else:
+        check_path(backbone, kwargs)
+        check_device_map(kwargs)
         saved_tokenizer = AutoTokenizer.from_pretrained(
             backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
         )

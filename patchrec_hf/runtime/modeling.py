@@ -27,7 +27,7 @@ from .backbones import check_logits, load_backbone, scale_logits
 from .catalog import Catalog, check_learned_items
 from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
 from .encoding import IGNORED_LABEL
-from .hub_files import hub_kwargs
+from .hub_files import check_device_map, check_path, hub_kwargs
 from .item_head import ItemHead, ItemResidual
 from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
 from .progress import no_bars_in_files
@@ -344,6 +344,8 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         Raises:
             ValueError: If the checkpoint is not a PatchRec checkpoint.
         """
+        check_path(pretrained_model_name_or_path, kwargs)
+        check_device_map(kwargs)
         kwargs.setdefault("use_safetensors", True)
         if kwargs.get("config") is None:
             config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))

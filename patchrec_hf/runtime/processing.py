@@ -16,7 +16,15 @@ from transformers.utils import PROCESSOR_NAME
 
 from .catalog import Catalog, TitleTokens, check_learned_items, ragged_arange, tokenize_titles
 from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
-from .hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, hub_kwargs, push_kwargs
+from .hub_files import (
+    CATALOG_NAME,
+    FORMAT_VERSION,
+    check_format_version,
+    check_path,
+    find_file,
+    hub_kwargs,
+    push_kwargs,
+)
 from .layouts import GRANULARITIES, ItemPatchLayout, Layout, check_layout, layout_from_dict, layout_to_dict
 from .neighbors import NeighborTable
 from .prior import Prior
@@ -115,6 +123,7 @@ class PatchRecProcessor(ProcessorMixin):
             **kwargs:
                 Passed to [`~transformers.AutoTokenizer.from_pretrained`].
         """
+        check_path(backbone, kwargs)
         tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
         add_special_tokens(tokenizer)
         return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches, item_residuals)
