@@ -451,6 +451,10 @@ def test_lora_trains(model, processor, rows, tmp_path):
     )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "| what was trained | an adapter |" in card
+    assert "More Information Needed" not in card  # PEFT's template
     changed = [
         name for name, p in trainer.model.named_parameters() if name in before and not torch.equal(p, before[name])
     ]
