@@ -7,15 +7,17 @@ Reproduces the tables and figures of the PatchRec paper, at one of three scales.
         --table 3 --dataset ml-1m --methods PatchRec-I "PatchRec-I without pre-training"
 
 The script runs the methods that have no results yet, resumes interrupted ones, and writes a folder with JSON, a
-Markdown table that also has the paper's figures, and a plot. The scale `smoke` takes minutes on the sample. `laptop`
-takes a night on two CPU cores, with a backbone of a few million parameters. `paper` trains the paper's backbone, on
-GPUs. Under a launcher, only LLMs are trained: run the baselines and the fusion with plain `python` and the same
-directory.
+Markdown table that also has the paper's figures, and a plot. It prints how long each method took. The scale `smoke` is
+for the sample, and `tiny` for tests. `laptop` takes a night on two CPU cores, with a backbone of a few million
+parameters. `paper` trains the paper's backbone, on GPUs. Under a launcher, only LLMs are trained: run the baselines
+and the fusion with plain `python` and the same directory.
 """
 
 import os
+import time
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -95,7 +97,9 @@ def main(args: Arguments) -> None:
             continue
         state.print(f"{number} of {len(chosen)}: {name}")
         run = run_llm if name in study.methods else run_fusion if name == FUSION else run_baseline
+        start = time.perf_counter()
         finish_run(study.directory(name), run(study, name))
+        state.print(f"{name} took {timedelta(seconds=round(time.perf_counter() - start))} (h:mm:ss) at this scale.")
         state.wait_for_everyone()  # because the next method may read this method's results
     if state.is_main_process:
         done = [name for name in names if study.result(name) is not None]

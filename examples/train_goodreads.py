@@ -4,10 +4,10 @@ same backbone on plain text.
 
 Without arguments, on the embedded sample (synthetic readers of real books) with a tiny backbone, in some minutes on a
 CPU:
-    accelerate launch examples/train_goodreads.py
+    python examples/train_goodreads.py
 
 On a directory with interactions.parquet and items.parquet, with a pretrained backbone:
-    accelerate launch examples/train_goodreads.py --data_dir data/goodreads --output_dir outputs/goodreads_llama \
+    python examples/train_goodreads.py --data_dir data/goodreads --output_dir outputs/goodreads_llama \
         --model_name_or_path meta-llama/Llama-3.2-1B-Instruct --per_device_train_batch_size 4 \
         --gradient_accumulation_steps 8 --activation_checkpointing
 
@@ -50,7 +50,9 @@ from patchrec_hf import (
 from patchrec_hf.baselines import CoVisitation, Popularity
 from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.data.sample import SAMPLE_NOTICE
+from patchrec_hf.hub.model_card import write_results
 from patchrec_hf.runs import claim_run, finish_run
+from patchrec_hf.runtime.progress import no_bars_in_files
 
 
 LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}
@@ -77,7 +79,8 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         args.learning_rate = 1e-2 if script.model_name_or_path is None else 5e-5
     names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
     try:
-        claim_run(output_dir, asdict(script) | {name: getattr(args, name) for name in names.split()})
+        settings = asdict(script) | {name: getattr(args, name) for name in names.split()}
+        claim_run(output_dir, settings, scratch=["backbone"])
     except FileExistsError as error:
         raise SystemExit(str(error)) from None
     state.print(SAMPLE_NOTICE if is_sample else f"Data: {script.data_dir}")
@@ -111,16 +114,15 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     ) -> str:
         """Trains `model`, unless a finished result exists, and returns the result's directory."""
         final = output_dir / name / "final"
-        if not final.is_dir():
+        if not (final / "README.md").is_file():  # the model card is the last file that `save_model` writes
             state.print(f"\n== {name} ==")
             # Made anew, so that DeepSpeed takes its "auto" values from this stage.
             stage_args = replace(args, output_dir=str(output_dir / name), **settings)
-            trainer = trainer_class(model, stage_args, rows, processor)
+            trainer = trainer_class(model, stage_args, train_dataset=rows, processing_class=processor)
             trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
-            state.print(f"Trained by {state.num_processes} processes in {type(trainer.model_wrapped).__name__}.")
-            trainer.save_model(f"{final}.part")
-            if state.is_main_process:
-                os.rename(f"{final}.part", final)
+            processes = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
+            state.print(f"Trained by {processes} in {type(trainer.model_wrapped).__name__}.")
+            trainer.save_model(str(final))
         state.wait_for_everyone()
         return str(final)
 
@@ -145,6 +147,8 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     reports["all-patch + prior"] = evaluate_model(model, with_prior, test, batch_size=batch_size)
     if state.is_main_process:
         with_prior.save_pretrained(items)
+        for checkpoint, name in ((vanilla, "vanilla"), (finetuned, "PatchRec-I"), (items, "all-patch + prior")):
+            write_results(checkpoint, reports[name], Path(data).name)
     state.wait_for_everyone()
     recommender = PatchRecommender.from_pretrained(items)
     results = [summarize(name, report) for name, report in reports.items()]
@@ -197,4 +201,5 @@ if __name__ == "__main__":
         save_total_limit=1,
         report_to="none",
     )
-    main(*parser.parse_args_and_config())
+    with no_bars_in_files():
+        main(*parser.parse_args_and_config())

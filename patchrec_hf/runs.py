@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 
 
-def claim_run(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
+def claim_run(output_dir: str | Path, settings: Mapping[str, Any], scratch: Sequence[str] = ()) -> None:
     """
     Claims a directory for this run. The first call writes `settings` to the directory's `run.json`.
+
+    A run that ended before it wrote anything else does not keep its directory: a run with other settings claims it.
 
     Args:
         output_dir (`str` or `pathlib.Path`):
             Directory of the run. It is created if it does not exist.
         settings (`Mapping[str, Any]`):
             JSON-ready values that determine the results.
+        scratch (`Sequence[str]`, *optional*):
+            Names in the directory that a run writes before its first step, and that a new run writes again.
 
     Raises:
         FileExistsError: If the directory holds a finished run (`results.json`) or a run with other settings.
     """
     output_dir = Path(output_dir)
-    with PartialState().main_process_first():
+    state = PartialState()
+    with state.main_process_first():
         if (output_dir / "results.json").exists():
             raise FileExistsError(f"{output_dir} holds a finished run. Choose another directory, or delete it.")
-        if not (output_dir / "run.json").exists():
+        is_new = not (output_dir / "run.json").exists()
+        if is_new or (state.is_main_process and not _holds_work(output_dir, scratch)):
             output_dir.mkdir(parents=True, exist_ok=True)
             write_json(output_dir / "run.json", dict(settings))
         saved = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
@@ -42,6 +48,17 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any]) -> None:
             f"{output_dir} holds a run with other settings ({'; '.join(changed)}). Repeat the old settings to "
             "continue that run, or choose another directory."
         )
+
+
+def _holds_work(output_dir: Path, scratch: Sequence[str]) -> bool:
+    """Whether a run has written something to continue from. TensorBoard's logs begin before the first step."""
+    ignored = {"run.json", "run.part", *scratch}
+    return any(
+        path.is_file()
+        and path.relative_to(output_dir).parts[0] not in ignored
+        and not path.name.startswith("events.out.tfevents")
+        for path in output_dir.rglob("*")
+    )
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

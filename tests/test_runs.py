@@ -11,8 +11,25 @@ def test_first_claim_writes_the_settings_and_the_same_settings_go_on(tmp_path):
     claim_run(tmp_path / "run", {"seed": 1})
 
 
+def test_a_run_that_wrote_nothing_gives_its_directory_back(tmp_path):
+    """A run that fails before its first step has made logs and a new backbone at most."""
+    claim_run(tmp_path, {"seed": 1}, scratch=["backbone"])
+    for name in ("backbone/config.json", "items/runs/events.out.tfevents.1"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    claim_run(tmp_path, {"seed": 2}, scratch=["backbone"])
+    assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 2}
+    with pytest.raises(FileExistsError, match="seed: old 2, new 1"):
+        claim_run(tmp_path, {"seed": 1})  # here, a backbone is work
+    (tmp_path / "items" / "checkpoint-1").mkdir()
+    (tmp_path / "items" / "checkpoint-1" / "patchrec_run.json").touch()
+    with pytest.raises(FileExistsError, match="seed: old 2, new 1"):
+        claim_run(tmp_path, {"seed": 1}, scratch=["backbone"])
+
+
 def test_other_settings_are_refused(tmp_path):
     claim_run(tmp_path, {"seed": 1, "layout": "item"})
+    (tmp_path / "part-0.npy").touch()
     with pytest.raises(FileExistsError, match="seed: old 1, new 2"):
         claim_run(tmp_path, {"seed": 2, "layout": "item"})
     with pytest.raises(FileExistsError, match="layout: old 'item', new None"):
@@ -21,6 +38,7 @@ def test_other_settings_are_refused(tmp_path):
 
 def test_settings_within_settings_are_told_by_themselves(tmp_path):
     claim_run(tmp_path, {"scale": {"name": "tiny", "backbone": {"layers": 1}}})
+    (tmp_path / "part-0.npy").touch()
     with pytest.raises(FileExistsError, match=r"settings \(scale.name: old 'tiny', new 'smoke'\)"):
         claim_run(tmp_path, {"scale": {"name": "smoke", "backbone": {"layers": 1}}})
 

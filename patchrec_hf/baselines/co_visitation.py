@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import polars as pl
 from datasets import Dataset
-from tqdm.auto import tqdm
 from transformers.utils import PushToHubMixin
 
 from ..data.row_facts import check_same_catalog
@@ -20,6 +19,7 @@ from ..evaluation.metrics import ranking_metrics
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import CATALOG_NAME, CO_VISITATION_NAME, find_file, push_kwargs
 from ..runtime.neighbors import NeighborTable, check_max_neighbors
+from ..runtime.progress import progress_bar
 from .histories import check_histories
 from .selection import cut_off, ranks_of_targets, single_targets
 
@@ -168,7 +168,7 @@ class CoVisitation(PushToHubMixin):
         in_turn = sorted(enumerate(grid), key=lambda numbered: numbered[1].window)
         if not in_turn:
             raise ValueError("`grid` holds no weighting to choose from. Give at least one, or leave out `validation`.")
-        progress = tqdm(in_turn, desc="Choosing a weighting", disable=not show_progress)
+        progress = progress_bar(show_progress, iterable=in_turn, desc="Choosing a weighting")
 
         def tries() -> Iterator[tuple[float, int, CoVisitationWeighting, NeighborTable]]:
             for window, group in groupby(progress, key=lambda numbered: numbered[1].window):

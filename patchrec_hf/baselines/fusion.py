@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from ..evaluation.metrics import ranking_metrics, ranks_from_scores
 from ..evaluation.scorers import Scorer
 from ..runtime.catalog import Catalog
+from ..runtime.progress import progress_bar
 from ..runtime.ranking import CatalogRanker, RankingConfig
 from ..runtime.recommender import PatchRecommender
 from .histories import HISTORIES_PER_BATCH, check_histories
@@ -112,9 +112,7 @@ class Fusion:
                 "`num_candidates`."
             )
         ranks: list[list[np.ndarray]] = []
-        with tqdm(
-            total=len(histories), desc="Choosing the weight", unit="history", disable=not show_progress
-        ) as progress:
+        with progress_bar(show_progress, total=len(histories), desc="Choosing the weight", unit="history") as progress:
             for start in range(0, len(histories), HISTORIES_PER_BATCH):
                 part = slice(start, start + HISTORIES_PER_BATCH)
                 parts = self._standardized_scores(histories[part])

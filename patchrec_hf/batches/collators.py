@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from ..data.rows import Row, check_targets, read_columns
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory, pad_histories
-from ..runtime.layouts import Layout, RandomPatchLayout, TextLayout, is_append_only
+from ..runtime.layouts import Layout, RandomPatchLayout, TextLayout, check_layout, is_append_only
 from ..runtime.processing import PatchRecProcessor
 from .candidates import NegativeSampling, all_candidates, candidate_features, draw_candidates
 from .filled import FillerRow
@@ -70,6 +70,7 @@ class PatchDataCollator:
     compares_titles: bool = False
 
     def __post_init__(self) -> None:
+        check_layout(self.layout)
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
         if self.negatives is not None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
+import polars as pl
 from datasets import Dataset, IterableDataset
+from transformers.utils import logging
 
 from ..runtime.catalog import Catalog
-from .rows import spaced_rows
+from .rows import read_columns, spaced_rows
 
+
+logger = logging.get_logger(__name__)
 
 _KEY = "patchrec_hf_rows"
 _NUM_TITLES = 64
@@ -97,3 +102,42 @@ def check_same_catalog(dataset: Dataset | IterableDataset, catalog: Catalog) -> 
             f"of {len(catalog)} items, and {len(changed)} of {len(pairs)} compared items differ so. Use the rows and "
             "the catalog that one call of `load_recommendation_data` returns."
         )
+
+
+def warn_of_other_max_history(dataset: Dataset, max_history: int) -> None:
+    """
+    Logs one warning if rows were made with another `max_history` than the processor's.
+
+    The number of items before a row's first target is the row's history length. Rows of your own carry no facts. But a
+    user's rows have different history lengths, unless longer histories were cut. So if two rows of a user have the
+    longest history of all rows, that is the `max_history` of the rows.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Rows that have been checked (see [`check_columns`]).
+        max_history (`int`):
+            The processor's `max_history`.
+    """
+    parts = [
+        part.select("user_id", length=pl.col("target_positions").list.first())
+        for part in read_columns(dataset, "user_id", "target_positions")
+    ]
+    rows = pl.concat(parts)
+    longest: Any = rows["length"].max()
+    facts = RowFacts.of(dataset)
+    if longest is None or longest == max_history:
+        return
+    if longest > max_history:
+        effect = f"The processor reads only the latest {max_history} items of each history."
+    elif longest == facts.max_history if facts else _repeats(rows.filter(pl.col("length") == longest)["user_id"]):
+        effect = "The model would learn from shorter histories than it reads when it recommends."
+    else:
+        return  # no history was cut: the longest one has all of its user's items
+    logger.warning_once(
+        f"The rows hold up to {longest} items before a target, but the processor has `max_history={max_history}`. "
+        f"{effect} Give `load_recommendation_data` and the processor the same `max_history`."
+    )
+
+
+def _repeats(users: pl.Series) -> bool:
+    return bool(users.is_duplicated().any())

@@ -12,9 +12,10 @@ import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
 
+from ..data.row_facts import warn_of_other_max_history
 from ..runtime.catalog import Catalog
 from ..runtime.encoding import EncodedHistory
-from ..runtime.layouts import Layout
+from ..runtime.layouts import Layout, check_layout
 from ..runtime.lazy_sequence import LazySequence
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
@@ -98,12 +99,13 @@ def evaluate_model(
             other, or [`CatalogRanker`] raises it.
         FileExistsError: If `resume_dir` holds parts of an evaluation of other targets, or with other arguments.
         KeyError: If the catalog lacks an item.
-        TypeError: If the backbone cannot attend to a tree.
+        TypeError: If the backbone cannot attend to a tree, or `layout` is no layout.
         FloatingPointError: If a score of the model is not a number.
         RuntimeError: If a launcher started several processes, but they do not know of each other.
     """
     if not isinstance(processor, PatchRecProcessor):
         raise TypeError(f"`processor` must be a `PatchRecProcessor`, got `{type(processor).__name__}`.")
+    check_layout(layout)
     protocol = find_protocol(protocol)
     model.check_processor(processor)
     if method is None:  # other protocols compare titles
@@ -113,6 +115,7 @@ def evaluate_model(
             "The method 'item' ranks items, so it needs `protocol='strict'`; the other one compares titles."
         )
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
+    warn_of_other_max_history(dataset, processor.max_history)
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
     if method == "item":
         k = len(processor.catalog) if k is None else min(k, len(processor.catalog))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather
-from tqdm.auto import tqdm
 
 from ..runs import claim_run
+from ..runtime.progress import progress_bar
 
 
 _BATCHES_PER_PART = 8
@@ -68,7 +68,7 @@ def run_in_parts(
         (parts,) = broadcast_object_list([parts])
     num_done, part_size = sum(map(len, parts)), _BATCHES_PER_PART * batch_size * state.num_processes
     is_shown = show_progress and state.is_main_process
-    with tqdm(total=num_targets, initial=num_done, desc="Ranking", unit="target", disable=not is_shown) as progress:
+    with progress_bar(is_shown, total=num_targets, initial=num_done, desc="Ranking", unit="target") as progress:
         for start in range(num_done, num_targets, part_size):
             stop = min(start + part_size, num_targets)
             # All shares are equal, so that all processes run equally many forwards. The last target is repeated to

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 from datasets import Dataset
-from tqdm.auto import tqdm
 
 from ..runtime.catalog import Catalog
+from ..runtime.progress import progress_bar
 from .protocol import STRICT_PROTOCOL
 from .report import EvaluationReport, result_dtype
 from .score_ranks import TitleGroups
@@ -66,7 +66,7 @@ def evaluate_scorer(
     targets = find_targets(dataset, catalog, max_rows, train_dataset)
     titles = TitleGroups.from_catalog(catalog)
     parts = []
-    with tqdm(total=len(targets), desc="Scoring", unit="target", disable=not show_progress) as progress:
+    with progress_bar(show_progress, total=len(targets), desc="Scoring", unit="target") as progress:
         for start in range(0, len(targets), batch_size):
             numbers = np.arange(start, min(start + batch_size, len(targets)))
             items = targets.items[numbers]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +20,8 @@ from ..runtime.prompts import END_TOKEN, START_TOKEN
 _TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 _METRICS = ("hr@", "ndcg@", "mrr@", "title_hr@", "title_ndcg@", "loss", "exact_share", "compression_")
 _HISTORY_MARK = "…"
+# The section of results: its heading, and everything up to the next heading.
+_RESULTS = re.compile(r"^## Results\n(?:(?!## ).*\n)*", re.MULTILINE)
 
 
 def make_model_card(
@@ -58,15 +62,7 @@ def make_model_card(
     Returns:
         [`~huggingface_hub.ModelCard`]
     """
-    values = results.metrics() if isinstance(results, EvaluationReport) else dict(results or {})
-    values = {name: value for name, value in values.items() if name.startswith(_METRICS)}
-    shown = {name: f"{value:.4f}" for name, value in values.items()}
-    measured_by = "From the trainer's last evaluation."
-    if isinstance(results, EvaluationReport):
-        measured_by = f"On {len(results.targets)} targets, with 95% intervals by resampling users."
-        for row in results.intervals().filter(slice="all").iter_rows(named=True):
-            if row["metric"] in shown:
-                shown[row["metric"]] += f" ({row['low']:.4f}–{row['high']:.4f})"
+    values, section = _describe_results(results)
     catalog, lengths = processor.catalog, processor.title_tokens.lengths
     return ModelCard.from_template(
         ModelCardData(
@@ -75,25 +71,13 @@ def make_model_card(
             tags=tags,
             pipeline_tag="text-generation",
             model_name=repo_id.rpartition("/")[2],
-            eval_results=[
-                EvalResult(
-                    task_type="sequential-recommendation",
-                    task_name="Sequential recommendation",
-                    dataset_type=dataset_name or "unnamed",
-                    dataset_name=dataset_name or "unnamed",
-                    metric_type=name,
-                    metric_value=round(value, 6),
-                )
-                for name, value in values.items()
-            ]
-            or None,
+            eval_results=_eval_results(values, dataset_name),
         ),
         template_path=str(_TEMPLATE),
         model_name=repo_id.rpartition("/")[2],
         repo_id=repo_id,
         include_code=include_code,
-        metrics=shown,
-        measured_by=measured_by,
+        results=section,
         max_history=processor.max_history,
         example_history=catalog.item_ids[:3].tolist(),
         reading={
@@ -112,6 +96,68 @@ def make_model_card(
         },
         training=training,
     )
+
+
+def write_results(
+    directory: str | os.PathLike, results: EvaluationReport | Mapping[str, float], dataset_name: str | None = None
+) -> None:
+    """
+    Replaces the results in the model card of a checkpoint, in the table and in the metadata.
+
+    Args:
+        directory (`str` or `os.PathLike`):
+            The checkpoint, as a trainer or [`export_checkpoint`] saved it.
+        results ([`EvaluationReport`] or `Mapping[str, float]`):
+            The metrics (see [`make_model_card`]).
+        dataset_name (`str`, *optional*):
+            Name of the data set that the model was evaluated on.
+
+    Raises:
+        FileNotFoundError: If the directory has no card.
+        ValueError: If this library did not write the card, so that it has no section of results.
+    """
+    path = Path(directory) / "README.md"
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} has no model card (README.md) to write results to.")
+    values, section = _describe_results(results)
+    card = ModelCard.load(path)
+    content, count = _RESULTS.subn(lambda _: f"{section}\n", card.content)
+    if count != 1:
+        raise ValueError(f"{path} has {count} sections called Results, but a card of this library has one.")
+    card.content = content
+    card.data.model_name = card.data.model_name or Path(directory).name
+    card.data.eval_results = _eval_results(values, dataset_name)
+    card.save(path)
+
+
+def _describe_results(results: EvaluationReport | Mapping[str, float] | None) -> tuple[dict[str, float], str]:
+    """Returns the metrics, and the card's section that shows them."""
+    values = results.metrics() if isinstance(results, EvaluationReport) else dict(results or {})
+    values = {name: value for name, value in values.items() if name.startswith(_METRICS)}
+    shown = {name: f"{value:.4f}" for name, value in values.items()}
+    measured_by = "From the trainer's last evaluation."
+    if isinstance(results, EvaluationReport):
+        measured_by = f"On {len(results.targets)} targets, with 95% intervals by resampling users."
+        for row in results.intervals().filter(slice="all").iter_rows(named=True):
+            if row["metric"] in shown:
+                shown[row["metric"]] += f" ({row['low']:.4f}–{row['high']:.4f})"
+    rows = "".join(f"| {name} | {value} |\n" for name, value in shown.items())
+    table = f"{measured_by}\n\n| metric | value |\n|---|---|\n{rows}" if rows else "Not evaluated yet.\n"
+    return values, f"## Results\n\n{table}"
+
+
+def _eval_results(values: Mapping[str, float], dataset_name: str | None) -> list[EvalResult] | None:
+    return [
+        EvalResult(
+            task_type="sequential-recommendation",
+            task_name="Sequential recommendation",
+            dataset_type=dataset_name or "unnamed",
+            dataset_name=dataset_name or "unnamed",
+            metric_type=name,
+            metric_value=round(value, 6),
+        )
+        for name, value in values.items()
+    ] or None
 
 
 def describe_rows(dataset: Dataset) -> dict[str, str]:

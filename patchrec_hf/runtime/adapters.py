@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
 from .configuration import PatchRecConfig
-from .hub_files import hub_kwargs
+from .hub_files import check_device_map, check_path, hub_kwargs
 from .modeling import PatchRecForCausalLM
 from .prompts import PATCH_TOKEN, special_token_ids
 
@@ -52,7 +52,14 @@ def load_model(
 
 
 def is_adapter(name_or_path: str | os.PathLike, **kwargs: Any) -> bool:
-    """Whether a repository of the Hub or a directory holds an adapter."""
+    """
+    Whether a repository of the Hub or a directory holds an adapter.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ImportError, ValueError: As [`check_path`] and [`check_device_map`] do.
+    """
+    check_path(name_or_path, kwargs)
+    check_device_map(kwargs)
     return find_adapter_config_file(str(name_or_path), **hub_kwargs(kwargs)) is not None
 
 

@@ -19,7 +19,8 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from .attention import maskable_attention
 from .configuration import PatchRecConfig
-from .hub_files import hub_kwargs
+from .hub_files import check_device_map, check_path, hub_kwargs
+from .progress import no_bars_in_files
 from .prompts import SPECIAL_TOKENS, add_special_tokens
 from .sharding import gathered
 
@@ -43,20 +44,26 @@ def load_backbone(
         `tuple[PreTrainedModel, PreTrainedTokenizerBase]`: the backbone and its tokenizer.
 
     Raises:
-        ValueError: If the model is not a decoder-only causal language model with a key-value cache, or if a model is
-            given without its tokenizer.
+        ValueError: If the model is not a decoder-only causal language model with a key-value cache, if a model is
+            given without its tokenizer, or if the tokenizer is not the backbone's.
     """
     if isinstance(backbone, PreTrainedModel):
         if tokenizer is None:
             raise ValueError("A backbone given as a model needs its tokenizer: `from_backbone(model, tokenizer)`.")
         known_tokens = tokenizer.get_vocab()
     else:
+        check_path(backbone, kwargs)
+        check_device_map(kwargs)
         saved_tokenizer = AutoTokenizer.from_pretrained(
             backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
         )
         known_tokens = saved_tokenizer.get_vocab()
-        tokenizer = saved_tokenizer if tokenizer is None else tokenizer
-        backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
+        if tokenizer is None:
+            tokenizer = saved_tokenizer
+        else:
+            check_vocabulary(saved_tokenizer, tokenizer, str(backbone))
+        with no_bars_in_files():
+            backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
     if isinstance(backbone.config, PatchRecConfig):
         raise ValueError("`backbone` is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
     if backbone.config.is_encoder_decoder or backbone.get_output_embeddings() is None:
@@ -76,6 +83,33 @@ def load_backbone(
         backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     mean_initialize(backbone, new_ids, num_rows)
     return backbone, tokenizer
+
+
+def check_vocabulary(saved: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, backbone: str) -> None:
+    """
+    Checks that a tokenizer is a backbone's own, to which tokens may have been added. A model that reads ids of another
+    tokenizer would train without an error, on titles that mean nothing to it.
+
+    Args:
+        saved ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer that was saved with the backbone. Its added tokens may be reserved ones, which users rename.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer to check.
+        backbone (`str`):
+            Name of the backbone, for the error message.
+
+    Raises:
+        ValueError: If a token of the backbone has another id or is missing.
+    """
+    vocabulary, added = tokenizer.get_vocab(), saved.get_added_vocab()
+    own = {token: token_id for token, token_id in saved.get_vocab().items() if token not in added}
+    other = [token for token, token_id in own.items() if vocabulary.get(token) != token_id]
+    if other:
+        raise ValueError(
+            f"The tokenizer is not {backbone}'s: {len(other)} of the backbone's {len(own)} tokens, such as "
+            f"{other[0]!r}, have other ids in it, or it lacks them. Make the processor from the same backbone: "
+            f"`PatchRecProcessor.from_backbone({backbone!r}, catalog, prompt)`."
+        )
 
 
 def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:

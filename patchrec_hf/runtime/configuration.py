@@ -80,6 +80,9 @@ class PatchRecConfig(PreTrainedConfig):
             Copied from the backbone.
         item_head (`dict`, *optional*):
             Settings of the item head (see [`ItemHeadConfig`]). Without it, the model has no item head.
+        tokenizer_fingerprint (`str`, *optional*):
+            Fingerprint of the tokenizer that the model was made with (see [`tokenizer_fingerprint`]). Checkpoints of
+            earlier versions have none.
         format_version (`int`, *optional*):
             Format of the checkpoint that the configuration was read from; 0 if the checkpoint was written before
             formats had a version. Checkpoints are always written in the current format.
@@ -95,6 +98,7 @@ class PatchRecConfig(PreTrainedConfig):
     patch_token_id: int | None = None
     tie_word_embeddings: bool = False
     item_head: dict | None = None
+    tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:

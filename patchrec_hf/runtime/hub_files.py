@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import get_token
-from transformers.utils import cached_file
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file, is_accelerate_available
 
 
 CATALOG_NAME = "catalog.parquet"
@@ -35,9 +39,92 @@ def find_file(name_or_path: str | os.PathLike, file: str, kwargs: Mapping[str, A
         `str`: path of the file.
 
     Raises:
-        OSError: If there is no such file.
+        OSError: If there is no such file (see also [`check_path`]).
     """
+    if not Path(name_or_path, kwargs.get("subfolder") or "", file).is_file():
+        check_path(name_or_path, kwargs)
     return str(cached_file(name_or_path, file, **hub_kwargs(kwargs)))
+
+
+def check_path(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> None:
+    """
+    Checks a name that can only be a local path. transformers would look for it on the Hub, and report that it could
+    not connect, or that there is no such repository.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`):
+            A directory or a repository of the Hub.
+        kwargs (`Mapping[str, Any]`):
+            Keyword arguments of a `from_pretrained`; `subfolder` is read.
+
+    Raises:
+        FileNotFoundError: If there is no such directory, or only its sub-directories hold checkpoints.
+        NotADirectoryError: If it is a file.
+    """
+    path = Path(name_or_path, kwargs.get("subfolder") or "")
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file. Pass the directory of the checkpoint, such as {path.parent}.")
+    if path.is_dir():
+        inner = [] if _holds_model(path) else [child for child in _directories(path) if _holds_model(child)]
+        if inner:
+            raise FileNotFoundError(
+                f"{path} holds no checkpoint itself, but its sub-directories do: "
+                f"{', '.join(child.name for child in inner)}. Load one of them, such as {inner[-1]}."
+            )
+    elif _is_local(name_or_path):
+        others = {directory.name: directory for directory in _directories(path.parent)}
+        nearest = get_close_matches(path.name, others, n=3) or list(others)[:5]
+        hint = f" {path.parent} holds {', '.join(nearest)}." if nearest else ""
+        raise FileNotFoundError(f"There is no directory {path} (here, in {Path.cwd()}).{hint}")
+
+
+def _is_local(name_or_path: str | os.PathLike) -> bool:
+    """Whether a name is no name of a repository, which is `name` or `owner/name`."""
+    if isinstance(name_or_path, os.PathLike) or name_or_path.startswith((".", "~")):
+        return True
+    path = Path(name_or_path)
+    return path.is_absolute() or len(path.parts) > 2 or (len(path.parts) == 2 and path.parent.is_dir())
+
+
+def _holds_model(path: Path) -> bool:
+    # A directory may also hold no more than a tokenizer, from which a processor is made.
+    return any((path / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME, TOKENIZER_CONFIG_FILE))
+
+
+def _directories(path: Path) -> list[Path]:
+    """Lists the directories in a directory, checkpoints in the order of their steps; none if there is no directory."""
+    found = [child for child in path.iterdir() if child.is_dir()] if path.is_dir() else []
+    return sorted(found, key=lambda child: (len(child.name), child.name))
+
+
+def check_device_map(kwargs: Mapping[str, Any]) -> None:
+    """
+    Checks before anything is loaded that `device_map` can be followed.
+
+    Args:
+        kwargs (`Mapping[str, Any]`):
+            Keyword arguments of a `from_pretrained`.
+
+    Raises:
+        ImportError: If accelerate is not installed.
+        ValueError: If `device_map` names a GPU, and PyTorch sees none.
+    """
+    device_map = kwargs.get("device_map")
+    if device_map is None:
+        return
+    if not is_accelerate_available():
+        raise ImportError(
+            f"`device_map={device_map!r}` needs accelerate: `pip install accelerate`. Without it, leave `device_map` "
+            "out, and move the model with `model.to(device)`."
+        )
+    devices = device_map.values() if isinstance(device_map, Mapping) else [device_map]
+    if any(isinstance(device, int) or str(device).startswith("cuda") for device in devices):
+        if torch.cuda.is_available():
+            return
+        raise ValueError(
+            f"`device_map={device_map!r}` names a GPU, but PyTorch sees none. Use 'auto', which takes what there is, "
+            "or 'cpu'."
+        )
 
 
 def check_format_version(version: int, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
@@ -199,6 +199,28 @@ class DropLayout:
         kept = np.random.default_rng(seed).random(num_items) >= self.probability
         kept[-1:] = True
         return [Segment("text", start, stop) for start, stop in _runs(kept) if kept[start]]
+
+
+def check_layout(layout: Any, is_saved: bool = False) -> None:
+    """
+    Checks that a layout can be used.
+
+    Args:
+        layout ([`Layout`], *optional*):
+            A layout. `None` stands for the processor's own.
+        is_saved (`bool`, *optional*, defaults to `False`):
+            Whether the layout is saved with a processor. It must then be a dataclass.
+
+    Raises:
+        TypeError: If it is a class instead of a layout, cannot be called, or cannot be saved.
+    """
+    if isinstance(layout, type):
+        raise TypeError(
+            f"`layout` must be a layout, got the class `{layout.__name__}`. Make a layout of it, as in "
+            "`ItemPatchLayout(5)` or `TextLayout()`."
+        )
+    if layout is not None and not (callable(layout) and (is_dataclass(layout) or not is_saved)):
+        raise TypeError(f"`layout` must be a dataclass such as `ItemPatchLayout(5)`, got {layout!r}.")
 
 
 def is_append_only(layout: Layout) -> bool:

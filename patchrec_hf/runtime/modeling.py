@@ -27,10 +27,11 @@ from .backbones import check_logits, load_backbone, scale_logits
 from .catalog import Catalog, check_learned_items
 from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
 from .encoding import IGNORED_LABEL
-from .hub_files import hub_kwargs
+from .hub_files import check_device_map, check_path, hub_kwargs
 from .item_head import ItemHead, ItemResidual
 from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
-from .prompts import PATCH_TOKEN, Prompt
+from .progress import no_bars_in_files
+from .prompts import PATCH_TOKEN, Prompt, tokenizer_fingerprint
 from .tree_attention import TreeAttentionMixin
 
 
@@ -343,6 +344,8 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         Raises:
             ValueError: If the checkpoint is not a PatchRec checkpoint.
         """
+        check_path(pretrained_model_name_or_path, kwargs)
+        check_device_map(kwargs)
         kwargs.setdefault("use_safetensors", True)
         if kwargs.get("config") is None:
             config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))
@@ -351,7 +354,8 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                     f"{pretrained_model_name_or_path} is not a PatchRec checkpoint: its model type is "
                     f"{config.get('model_type')!r}. To start from it, use `PatchRecForCausalLM.from_backbone`."
                 )
-        return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        with no_bars_in_files():
+            return super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
 
     @classmethod
     def from_backbone(
@@ -390,7 +394,12 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         patch_token_id = tokenizer.get_vocab()[PATCH_TOKEN]
         # A composite configuration resets the implementations in its sub-configuration, so they are restored below.
         attention, experts = backbone.config._attn_implementation, backbone.config._experts_implementation
-        config = PatchRecConfig(text_config=backbone.config, patch_token_id=patch_token_id, dtype=backbone.dtype)
+        config = PatchRecConfig(
+            text_config=backbone.config,
+            patch_token_id=patch_token_id,
+            tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+            dtype=backbone.dtype,
+        )
         config._attn_implementation, backbone.config._experts_implementation = attention, experts
         config.name_or_path = backbone.config.name_or_path  # adapters save it as the name of their base model
         with no_init_weights():
@@ -632,8 +641,9 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
 
     def check_processor(self, processor: PatchRecProcessor) -> None:
         """
-        Checks that a processor was made for this model: that it marks patches with the token that the model expects,
-        and numbers the items that the model has learned as the model does.
+        Checks that a processor was made for this model: that its tokenizer is the model's, that it marks patches with
+        the token that the model expects, and numbers the items that the model has learned as the model does. A model
+        of an earlier version of the library does not know its tokenizer.
 
         Args:
             processor ([`PatchRecProcessor`]):
@@ -643,6 +653,13 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             ValueError: If model and processor do not belong together.
         """
         self.check_prompt(processor.prompt)
+        if self.config.tokenizer_fingerprint not in (None, processor.tokenizer_fingerprint):
+            raise ValueError(
+                "The processor's tokenizer is not the model's: the same ids stand for other tokens (fingerprints "
+                f"{processor.tokenizer_fingerprint} and {self.config.tokenizer_fingerprint}). Load both from one "
+                "checkpoint, or make both from one backbone with `PatchRecProcessor.from_backbone` and "
+                "`PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)`."
+            )
         residual = self.model.item_residual
         num_residuals = 0 if residual is None or self.item_head is None else len(self.item_head.item_ids)
         if self.item_head is not None:

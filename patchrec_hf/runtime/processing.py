@@ -6,7 +6,6 @@ import copy
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import is_dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,11 +16,19 @@ from transformers.utils import PROCESSOR_NAME, TensorType
 
 from .catalog import Catalog, TitleTokens, check_learned_items, ragged_arange, tokenize_titles
 from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
-from .hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, hub_kwargs, push_kwargs
-from .layouts import GRANULARITIES, ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
+from .hub_files import (
+    CATALOG_NAME,
+    FORMAT_VERSION,
+    check_format_version,
+    check_path,
+    find_file,
+    hub_kwargs,
+    push_kwargs,
+)
+from .layouts import GRANULARITIES, ItemPatchLayout, Layout, check_layout, layout_from_dict, layout_to_dict
 from .neighbors import NeighborTable
 from .prior import Prior
-from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
+from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt, tokenizer_fingerprint
 from .title_similarity import title_similarity
 from .trie import TitleTrie, build_trie
 from .user_histories import Item, as_batch, find_items
@@ -76,8 +83,7 @@ class PatchRecProcessor(ProcessorMixin):
             raise TypeError(f"`catalog` must be a `Catalog`, got `{type(catalog).__name__}`.")
         if not isinstance(prompt, (Prompt, PromptTemplate)):
             raise TypeError(f"`prompt` must be a `PromptTemplate`, got `{type(prompt).__name__}`.")
-        if layout is not None and (isinstance(layout, type) or not callable(layout) or not is_dataclass(layout)):
-            raise TypeError(f"`layout` must be a dataclass such as `ItemPatchLayout(5)`, got {layout!r}.")
+        check_layout(layout, is_saved=True)
         super().__init__(tokenizer)
         self.catalog = catalog
         self.prompt = prompt if isinstance(prompt, Prompt) else render_prompt(prompt, tokenizer)
@@ -118,6 +124,7 @@ class PatchRecProcessor(ProcessorMixin):
             **kwargs:
                 Passed to [`~transformers.AutoTokenizer.from_pretrained`].
         """
+        check_path(backbone, kwargs)
         tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
         add_special_tokens(tokenizer)
         return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches, item_residuals)
@@ -127,7 +134,15 @@ class PatchRecProcessor(ProcessorMixin):
         return ["tokenizer"]
 
     def with_layout(self, layout: Layout) -> PatchRecProcessor:
-        """Returns a copy of the processor with another layout."""
+        """
+        Returns a copy of the processor with another layout.
+
+        Raises:
+            TypeError: If it is no layout (see [`check_layout`]).
+        """
+        if layout is None:
+            raise TypeError("`layout` must be a layout such as `ItemPatchLayout(5)`, got None.")
+        check_layout(layout, is_saved=True)
         other = copy.copy(self)
         other.layout = layout
         if "trie" in self.__dict__:
@@ -188,6 +203,11 @@ class PatchRecProcessor(ProcessorMixin):
         return Catalog(catalog.item_ids[order], tuple(catalog.titles[index] for index in order))
 
     @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """Fingerprint of the tokenizer (see [`tokenizer_fingerprint`])."""
+        return tokenizer_fingerprint(self.tokenizer)
+
+    @cached_property
     def trie(self) -> TitleTrie:
         """The title trie of the catalog, which can spell every title. It is built on first use."""
         return build_trie(self.title_tokens, self.prompt.end_of_turn_id)
@@ -229,12 +249,14 @@ class PatchRecProcessor(ProcessorMixin):
             [`EncodedHistory`]
 
         Raises:
+            TypeError: If `layout` is no layout (see [`check_layout`]).
             ValueError: If the history is empty.
         """
         titles = self.title_tokens if titles is None else titles
         history = np.asarray(history)[-(max_history or self.max_history) :]
         if len(history) == 0:
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
+        check_layout(layout)
         prompt = self.prompt
         segments = (layout or self.layout)(len(history), (titles.checksum(history),) if seed is None else seed)
         is_text, unit_of_item, items_in_unit = _units(segments, len(history))

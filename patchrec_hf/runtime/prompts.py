@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -129,6 +131,23 @@ class Prompt:
         """Returns the prompt that [`Prompt.to_dict`] wrote."""
         tuples = {key: tuple(values[key]) for key in ("prefix_ids", "suffix_ids")}
         return cls(**{**values, **tuples})
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """
+    Computes a fingerprint of the tokens and ids that a model knows. Tokens that are added after the special tokens of
+    PatchRec do not change it, because a model has no embeddings of them.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            A tokenizer with the special tokens (see [`add_special_tokens`]).
+
+    Returns:
+        `str`: sixteen hexadecimal digits.
+    """
+    last = max(special_token_ids(tokenizer).values())
+    known = sorted((token_id, token) for token, token_id in tokenizer.get_vocab().items() if token_id <= last)
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:

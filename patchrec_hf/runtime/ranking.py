@@ -8,7 +8,6 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from .attention import maskable_attention
 from .encoding import EncodedHistory
@@ -17,6 +16,7 @@ from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .prefixes import ranks_in_groups
 from .processing import PatchRecProcessor
+from .progress import progress_bar
 from .search import FoundTitles, SearchRequest, score_all_titles, search_titles
 from .sharding import gathered_root
 from .tree_reader import TreeReader
@@ -300,7 +300,7 @@ class CatalogRanker:
         scorer, model = cast(ItemScorer, self._item_scorer), self.model
         with (
             gathered_root(model),
-            tqdm(total=len(prompts), desc="Ranking", unit="history", disable=not show_progress) as progress,
+            progress_bar(show_progress, total=len(prompts), desc="Ranking", unit="history") as progress,
         ):
             # Processes with sharded weights must run equally many forwards, so no prompt is read with another one.
             for part in scorer.score(prompts, self.config.batch_size, nest=not self.config.synchronize):
@@ -366,7 +366,7 @@ class CatalogRanker:
         with (
             gathered_root(model),
             maskable_attention(model, model.model.language_model),
-            tqdm(total=len(prompts), desc="Ranking", unit="history", disable=not show_progress) as progress,
+            progress_bar(show_progress, total=len(prompts), desc="Ranking", unit="history") as progress,
         ):
             if not model.supports_tree_attention():
                 raise TypeError(

@@ -15,6 +15,7 @@ from ..batches.collators import OBJECTIVES
 from ..runtime.configuration import SIMILARITIES, ItemHeadConfig, Similarity
 from ..runtime.hub_files import require_token
 from ..runtime.layouts import ItemPatchLayout
+from ..runtime.progress import shows_bars
 from ..runtime.ranking import METHODS
 
 
@@ -168,6 +169,7 @@ class PatchFinetuneConfig(SFTConfig):
     > - `num_train_epochs`: `1`.
     > - `bf16`: on with CUDA, where the device supports it.
     > - `gradient_checkpointing`: unset, so `activation_checkpointing` is off.
+    > - `disable_tqdm`: `True` where standard error is neither a terminal nor a notebook.
     > - `max_length`: `None`. The processor cuts histories by whole items.
     > - `logging_nan_inf_filter`: `False`. A loss that is not finite ends training. The filter would hide it, and would
     >   wait for the device after each micro-batch.
@@ -232,6 +234,8 @@ class PatchFinetuneConfig(SFTConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
+        if self.disable_tqdm is None and not shows_bars():
+            self.disable_tqdm = True
         super().__post_init__()
         self.dataset_kwargs = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         if not torch.accelerator.is_available():

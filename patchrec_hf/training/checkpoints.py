@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers.utils import PROCESSOR_NAME
+from transformers.utils import PROCESSOR_NAME, logging
 
 from ..runs import write_json
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import CATALOG_NAME
 from ..runtime.processing import PatchRecProcessor
 
+
+logger = logging.get_logger(__name__)
 
 RUN_NAME = "patchrec_run.json"
 """The last file that is written into a checkpoint. A checkpoint without it is not whole."""
@@ -154,3 +156,29 @@ def check_resumable(
             "or load the checkpoint as a model and train in another output directory."
         )
     return old_facts
+
+
+def warn_of_ignored_settings(
+    checkpoint: str | os.PathLike, facts: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """
+    Logs one warning if a run changes settings that it takes from the checkpoint's optimizer.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`):
+            The checkpoint's directory.
+        facts (`Mapping[str, Any]`):
+            All facts of the checkpoint (see [`check_resumable`]). A checkpoint of an earlier version lacks these.
+        settings (`Mapping[str, Any]`):
+            The run's own values.
+    """
+    changed = [
+        f"{name}: old {facts[name]!r}, new {value!r}"
+        for name, value in settings.items()
+        if name in facts and facts[name] != value
+    ]
+    if changed:
+        logger.warning(
+            f"A resumed run keeps the optimizer's settings, so these changes have no effect: {'; '.join(changed)}. "
+            f"To train with the new values, pass {checkpoint} as `model` and choose another output directory."
+        )

@@ -18,7 +18,8 @@ from transformers.utils import logging
 
 from ..batches.candidates import NegativeSampling
 from ..batches.collators import Objective, PatchDataCollator
-from ..data.rows import read_columns
+from ..data.row_facts import check_same_catalog, warn_of_other_max_history
+from ..data.rows import check_rows, read_columns
 from ..runtime.adapters import load_model
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Similarity
@@ -82,6 +83,63 @@ def first_train_rows(dataset: Any, args: PatchFinetuneConfig) -> Dataset:
     return dataset
 
 
+def check_precision(args: PatchFinetuneConfig) -> None:
+    """
+    Checks that the device can train in the requested precision.
+
+    Args:
+        args ([`PatchFinetuneConfig`]):
+            Training arguments.
+
+    Raises:
+        ValueError: If `fp16` is set on a CPU, where Trainer would ignore it.
+    """
+    if args.fp16 and args.device.type == "cpu":
+        raise ValueError(
+            "`fp16=True` has no effect on a CPU, where Trainer trains in float32 without a warning. Set `bf16=True`, "
+            "which a CPU can do too, or train on a GPU."
+        )
+
+
+def check_data_sets(first_rows: Dataset, eval_dataset: Any, processor: PatchRecProcessor) -> None:
+    """
+    Checks all rows of a trainer.
+
+    Args:
+        first_rows ([`~datasets.Dataset`]):
+            Training rows (see [`first_train_rows`]).
+        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
+            Rows to evaluate.
+        processor ([`PatchRecProcessor`]):
+            The processor that encodes the rows.
+
+    Raises:
+        TypeError, ValueError: If rows fail [`check_rows`] or [`check_same_catalog`], or `eval_dataset` is a dictionary
+            without data sets.
+    """
+    for rows in [first_rows, *([] if eval_dataset is None else evaluation_sets(eval_dataset))]:
+        check_rows(rows, processor.max_history)
+        check_same_catalog(rows, processor.catalog)
+    warn_of_other_max_history(first_rows, processor.max_history)
+
+
+def evaluation_sets(eval_dataset: Any) -> list[Any]:
+    """
+    Lists the data sets of an evaluation, which may be given as a dictionary.
+
+    Raises:
+        ValueError: If the dictionary is empty.
+    """
+    if not isinstance(eval_dataset, dict):
+        return [eval_dataset]
+    if not eval_dataset:
+        raise ValueError(
+            "`eval_dataset` is a dictionary without data sets, so nothing would be evaluated. Pass rows, a dictionary "
+            "of names and rows, or None."
+        )
+    return [*eval_dataset.values()]
+
+
 def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecProcessor) -> tuple[Any, Any]:
     """
     Loads a model that is given by name, and checks it.
@@ -132,6 +190,8 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             args.title_similarity,
         )
     patchrec_model.check_processor(processor)
+    if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
+        patchrec_model.config.tokenizer_fingerprint = processor.tokenizer_fingerprint
     if args.eval_method == "item" and patchrec_model.item_head is None:
         raise ValueError(
             "`eval_method='item'` needs a model with an item head, and this one has none. Set `objective='item'` or "

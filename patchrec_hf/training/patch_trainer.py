@@ -24,7 +24,7 @@ from ..batches.collators import PatchDataCollator
 from ..batches.filled import FilledDataset
 from ..batches.statistics import BatchSums, StepStatistics
 from ..data.row_facts import check_same_catalog
-from ..data.rows import check_columns, check_rows, rows_checksum
+from ..data.rows import check_rows, rows_checksum
 from ..evaluation.models import evaluate_model
 from ..evaluation.report import EvaluationReport
 from ..hub.model_card import describe_rows, describe_training, make_model_card
@@ -33,13 +33,17 @@ from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.hub_files import require_token
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
+from ..runtime.progress import no_bars_in_files
 from ..runtime.ranking import Method
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
-from .checkpoints import check_resumable, last_checkpoint
+from .checkpoints import check_resumable, last_checkpoint, warn_of_ignored_settings
 from .inputs import (
     check_collator,
+    check_data_sets,
+    check_precision,
     complete_collator,
+    evaluation_sets,
     first_train_rows,
     is_prompt_learning,
     load_trainable,
@@ -47,6 +51,8 @@ from .inputs import (
     set_objective,
 )
 from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
+from .log_blocks import show_blocks
+from .signature import explain_call
 from .step_events import StepEvents, check_loss
 
 
@@ -73,10 +79,12 @@ class PatchTrainer(SFTTrainer):
     processing_class: PatchRecProcessor
     model: torch.nn.Module
 
+    @explain_call
     def __init__(
         self,
         model: str | os.PathLike | PatchRecForCausalLM | PeftModel,
         args: PatchFinetuneConfig,
+        *,
         train_dataset: Dataset | IterableDataset,
         processing_class: PatchRecProcessor,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
@@ -96,11 +104,9 @@ class PatchTrainer(SFTTrainer):
                 f"`objective={args.objective!r}` does not run in one process on {args.n_gpu} GPUs (DataParallel). "
                 "Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU."
             )
+        check_precision(args)
         first_rows = first_train_rows(train_dataset, args)
-        for rows in (first_rows, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
-            if rows is not None:
-                check_rows(rows, processing_class.max_history)
-                check_same_catalog(rows, processing_class.catalog)
+        check_data_sets(first_rows, eval_dataset, processing_class)
         model, patchrec_model = load_trainable(model, args, processing_class)
         if peft_config is not None:
             peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
@@ -123,6 +129,7 @@ class PatchTrainer(SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        show_blocks(self)
         head = patchrec_model.item_head
         if args.objective != "title" and not any(parameter.requires_grad for parameter in head.parameters()):
             raise ValueError(
@@ -176,6 +183,21 @@ class PatchTrainer(SFTTrainer):
         )
         return self.accelerator.prepare(loader)
 
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """
+        Evaluates; see [`~transformers.Trainer.evaluate`].
+
+        Args:
+            eval_dataset ([`~datasets.Dataset`], `dict[str, Dataset]` or `str`, *optional*):
+                Rows, named rows, or the name of one of the trainer's evaluation sets. The trainer's `eval_dataset` if
+                not given.
+
+        Raises:
+            TypeError, ValueError: If rows fail [`check_rows`], or there are none.
+        """
+        evaluation_sets(eval_dataset)
+        return super().evaluate(eval_dataset, *args, **kwargs)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """
         Returns the loader of evaluation batches, in the order of the rows.
@@ -199,9 +221,9 @@ class PatchTrainer(SFTTrainer):
         Returns a loader of batches of the given rows, in their order.
 
         Raises:
-            TypeError, ValueError: If the rows are wrong (see [`check_columns`]).
+            TypeError, ValueError: If the rows are wrong (see [`check_rows`]).
         """
-        check_columns(test_dataset)
+        check_rows(test_dataset, self.processing_class.max_history)
         check_same_catalog(test_dataset, self.processing_class.catalog)
         return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 
@@ -237,6 +259,8 @@ class PatchTrainer(SFTTrainer):
         if checkpoint is not None:
             facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
             self._total_train_tokens = facts["num_tokens"]
+            if self.is_world_process_zero():
+                warn_of_ignored_settings(checkpoint, facts, self._optimizer_facts())
         output = super().train(checkpoint, *args, **kwargs)
         self._count_tokens()
         self._train_statistics.reduce(self.accelerator)  # the next run starts anew
@@ -351,8 +375,13 @@ class PatchTrainer(SFTTrainer):
             facts["number of processes"] = args.world_size
         return facts
 
+    def _optimizer_facts(self) -> dict[str, Any]:
+        """Settings that the optimizer's saved state holds, so a resumed run keeps the old ones."""
+        names = ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")
+        return {name: getattr(self.args, name) for name in names}
+
     def _checkpoint_facts(self) -> dict[str, Any]:
-        return {**self._run_facts(), "num_tokens": self._count_tokens()}
+        return {**self._run_facts(), **self._optimizer_facts(), "num_tokens": self._count_tokens()}
 
     # Evaluation
 
@@ -419,16 +448,18 @@ class PatchTrainer(SFTTrainer):
     # Files
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves model and processor; see [`~transformers.Trainer.save_model`]."""
+        """Saves model, processor and model card; see [`~transformers.Trainer.save_model`]."""
         if _internal_call and self.is_in_train and output_dir is not None:  # a checkpoint, whatever made Trainer save
             check_loss(self._train_statistics, self.args.learning_rate)
             self._checkpoints.begin(output_dir)
-        super().save_model(output_dir, _internal_call)
+        with no_bars_in_files():
+            super().save_model(output_dir, _internal_call)
         directory = Path(output_dir or str(self.args.output_dir))
         if self.args.should_save:
             (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
             if isinstance(self.model, PeftModel):  # PEFT reads the config if another adapter is trained on this one
                 self.model.get_base_model().config.save_pretrained(directory)
+        self._write_card(directory)  # also replaces the empty template that PEFT writes
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Creates the repository; see [`~transformers.Trainer.init_hf_repo`]."""
@@ -445,12 +476,12 @@ class PatchTrainer(SFTTrainer):
     ) -> None:
         """
         Writes the model card to `output_dir/README.md`. [`~transformers.Trainer.push_to_hub`] passes its arguments to
-        this method.
+        this method. `save_model` and every checkpoint write a card of their own beside the model.
 
         Args:
             model_name (`str`, *optional*):
-                Name of the repository, used if training has no `hub_model_id` yet. The name of the output directory if
-                not given.
+                Name of the repository, used if training has no `hub_model_id` yet. The path of the directory if not
+                given.
             dataset_name (`str`, *optional*):
                 Name of the data set in the card.
             tags (`str` or `list[str]`, *optional*):
@@ -458,15 +489,27 @@ class PatchTrainer(SFTTrainer):
             results ([`EvaluationReport`], *optional*):
                 The metrics. If not given, the card shows the metrics of the trainer's last evaluation.
         """
+        if self.is_in_train and not self.args.push_to_hub:
+            return  # SFTTrainer is about to save a checkpoint. The output directory itself holds no model.
+        self._write_card(Path(str(self.args.output_dir)), model_name, dataset_name, tags, results)
+
+    def _write_card(
+        self,
+        directory: Path,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+        results: EvaluationReport | None = None,
+    ) -> None:
+        """Writes the card of the model in `directory`. See `create_model_card` for the arguments."""
         if not self.is_world_process_zero():
             return
-        output_dir = str(self.args.output_dir)
         base_model = self._patchrec_model.config.text_config._name_or_path
         evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
         last_metrics = {key.removeprefix("eval_"): value for key, value in (evaluations or [{}])[-1].items()}
         make_model_card(
             self.processing_class,
-            self.hub_model_id or model_name or os.path.basename(os.path.normpath(output_dir)),
+            self.hub_model_id or model_name or str(directory),
             results=results or last_metrics,
             dataset_name=dataset_name,
             base_model=base_model if base_model and not os.path.isdir(base_model) else None,
@@ -479,7 +522,7 @@ class PatchTrainer(SFTTrainer):
                 "positions read": f"{self._total_train_tokens:.0f}",
             },
             tags=[*self.card_tags, *([tags] if isinstance(tags, str) else tags or [])],
-        ).save(os.path.join(output_dir, "README.md"))
+        ).save(directory / "README.md")
 
     @cached_property
     def _row_facts(self) -> dict[str, str]:

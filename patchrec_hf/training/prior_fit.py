@@ -8,7 +8,6 @@ from typing import cast
 import numpy as np
 from datasets import Dataset
 from peft import PeftModel
-from tqdm.auto import tqdm
 
 from ..baselines.co_visitation import CoVisitation
 from ..evaluation.targets import find_targets
@@ -16,6 +15,7 @@ from ..runtime.item_scorer import ItemScorer
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.prior import Prior, PriorWeights
 from ..runtime.processing import PatchRecProcessor
+from ..runtime.progress import progress_bar
 from ..runtime.sharding import gathered_root
 
 
@@ -92,7 +92,7 @@ def fit_prior(
     model.eval()
     with (
         gathered_root(model),
-        tqdm(total=len(histories), desc="Fitting the prior", unit="history", disable=not show_progress) as progress,
+        progress_bar(show_progress, total=len(histories), desc="Fitting the prior", unit="history") as progress,
     ):
         for rows, part in scorer.products([processor.encode(history) for history in histories], batch_size):
             products[rows] = part

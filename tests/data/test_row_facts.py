@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset, load_from_disk
 
 from patchrec_hf import Catalog, load_recommendation_data
-from patchrec_hf.data.row_facts import RowFacts, check_same_catalog, keep_facts
+from patchrec_hf.data.row_facts import RowFacts, check_same_catalog, keep_facts, warn_of_other_max_history
 
 
 TITLES = {number: f"title {number}" for number in range(100, 300)}
@@ -60,3 +60,36 @@ def test_loaded_rows_have_facts(tmp_path, streaming):
     for rows in splits.values():
         assert RowFacts.of(rows).max_history == 30
         check_same_catalog(rows, catalog)
+
+
+def windows(user, *lengths):
+    """Rows of a user with histories of the given lengths."""
+    return [{"user_id": user, "item_ids": [*range(length + 1)], "target_positions": [length]} for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("rows", "effect"),
+    [
+        (windows(0, 3, 4, 4), "shorter histories than it reads"),  # two targets, with equally long histories: cut
+        (windows(0, 3, 4) + windows(1, 4), None),  # no user has longer histories
+        (windows(0, 3, 8, 8), None),
+        (windows(0, 3, 8, 9), "reads only the latest 8 items"),
+    ],
+)
+def test_rows_of_another_max_history(rows, effect, monkeypatch):
+    logged = []
+    monkeypatch.setattr("patchrec_hf.data.row_facts.logger.warning_once", logged.append)
+    warn_of_other_max_history(Dataset.from_list(rows), 8)
+    assert len(logged) == (effect is not None)
+    assert all(effect in message and "`max_history=8`" in message for message in logged)
+
+
+def test_rows_that_know_their_max_history(rows, monkeypatch):
+    logged = []
+    monkeypatch.setattr("patchrec_hf.data.row_facts.logger.warning_once", logged.append)
+    warn_of_other_max_history(rows, 8)  # the longest history has one item, so none was cut
+    keep_facts(rows, CATALOG, max_history=1)
+    warn_of_other_max_history(rows, 1)
+    assert logged == []
+    warn_of_other_max_history(rows, 8)
+    assert "shorter histories than it reads" in logged[0]

@@ -390,3 +390,15 @@ def test_items_are_ranked_by_the_strict_protocol_only(model, processor, rows):
     assert report.settings["method"] == "exact"
     with pytest.raises(ValueError, match="needs a model with an item head"):
         evaluate_model(model, processor, rows, method="item")
+
+
+def test_a_class_is_no_layout(model, processor, rows):
+    with pytest.raises(TypeError, match="got the class `ItemPatchLayout`"):
+        evaluate_model(model, processor, rows, layout=ItemPatchLayout)
+
+
+@pytest.mark.parametrize("targets", [None, []])
+def test_nothing_to_rank(model, processor, rows, targets):
+    rows = rows.select([]) if targets is None else rows.map(lambda row: {**row, "target_positions": targets})
+    with pytest.raises(ValueError, match=r"is empty|no target positions"):
+        evaluate_model(model, processor, rows)

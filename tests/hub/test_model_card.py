@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from datasets import Dataset
+from huggingface_hub import ModelCard
 from transformers import TrainerState, TrainingArguments
 
-from patchrec_hf.hub.model_card import describe_rows, describe_training, make_model_card
+from patchrec_hf.hub.model_card import describe_rows, describe_training, make_model_card, write_results
 
 
 def test_the_card_says_twice_what_was_measured(processor):
@@ -79,3 +80,28 @@ def test_training_is_described_by_hand(tmp_path):
     assert found["last training loss"] == "1.2346"
     assert "patchrec-hf " in found["versions"]
     assert "last training loss" not in describe_training(args, TrainerState(global_step=0, max_steps=100))
+
+
+def test_results_are_written_into_a_card(processor, tmp_path):
+    """Nothing else of the card changes."""
+    make_model_card(processor, "user/books", {"hr@10": 0.5}).save(tmp_path / "README.md")
+    before = (tmp_path / "README.md").read_text()
+    write_results(tmp_path, {"hr@10": 0.75, "hr@20": 1.0}, "Twelve Books")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "| hr@10 | 0.7500 |\n| hr@20 | 1.0000 |\n\n## How it reads a history" in card.text
+    assert [result.dataset_name for result in card.data.eval_results] == ["Twelve Books"] * 2
+    write_results(tmp_path, {"hr@10": 0.5})
+    assert (tmp_path / "README.md").read_text() == before
+
+
+def test_results_need_a_card_of_this_library(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no model card"):
+        write_results(tmp_path, {"hr@10": 0.5})
+    (tmp_path / "README.md").write_text("# Another card\n")
+    with pytest.raises(ValueError, match="0 sections called Results"):
+        write_results(tmp_path, {"hr@10": 0.5})
+
+
+def test_the_first_lines_say_how_a_checkpoint_loads(processor):
+    text = make_model_card(processor, "user/books").text
+    assert "`AutoModelForCausalLM` knows it only after `import patchrec_hf`" in text.split("\n\n")[1]

@@ -1,8 +1,14 @@
 """Files of the Hub: which ones are meant, and whether anything can be pushed."""
 
-import pytest
+from pathlib import Path
 
-from patchrec_hf.runtime.hub_files import hub_kwargs, push_kwargs, require_token
+import pytest
+import torch
+
+from patchrec_hf import PatchRecForCausalLM, PatchRecommender, PatchRecProcessor, load_model
+from patchrec_hf.runtime import hub_files
+from patchrec_hf.runtime.hub_files import check_device_map, check_path, hub_kwargs, push_kwargs, require_token
+from patchrec_hf.runtime.prompts import BOOK_PROMPT
 
 
 def test_a_token_of_any_kind_will_do(monkeypatch):
@@ -28,3 +34,62 @@ def test_a_repository_is_named_after_its_directory(tmp_path):
 def test_only_arguments_that_choose_files_are_kept():
     kwargs = {"revision": "v1", "subfolder": "model", "dtype": "bfloat16", "token": None}
     assert hub_kwargs(kwargs) == {"revision": "v1", "subfolder": "model", "token": None}
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """A directory with checkpoints in its sub-directory `items`, and the working directory above it."""
+    for step in (5, 10):
+        directory = tmp_path / "outputs" / "items" / f"checkpoint-{step}"
+        directory.mkdir(parents=True)
+        (directory / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "outputs"
+
+
+@pytest.mark.parametrize(
+    ("load", "more"),
+    [
+        (PatchRecommender.from_pretrained, ()),
+        (PatchRecForCausalLM.from_pretrained, ()),
+        (PatchRecForCausalLM.from_backbone, ()),
+        (PatchRecProcessor.from_pretrained, ()),
+        (PatchRecProcessor.from_backbone, (None, BOOK_PROMPT)),
+        (load_model, ()),
+    ],
+)
+def test_paths_without_a_checkpoint(outputs, load, more):
+    """Without the checks, transformers looks for a repository of that name on the Hub."""
+    with pytest.raises(FileNotFoundError, match=r"no directory outputs/itemz .*outputs holds items"):
+        load("outputs/itemz", *more)
+    with pytest.raises(
+        FileNotFoundError, match=r"sub-directories do: checkpoint-5, checkpoint-10\. .*checkpoint-10\."
+    ):
+        load("outputs/items", *more)
+
+
+def test_which_names_are_paths(outputs):
+    check_path("user/repository", {})
+    check_path("repository", {})
+    check_path("outputs/items/checkpoint-5", {})
+    check_path("outputs/items", {"subfolder": "checkpoint-5"})
+    for name in ("./repository", "a/b/c", str(outputs / "nothing"), Path("user/repository"), "~/model"):
+        with pytest.raises(FileNotFoundError, match="There is no directory"):
+            check_path(name, {})
+    with pytest.raises(NotADirectoryError, match=r"is a file.*such as outputs/items/checkpoint-5\."):
+        check_path("outputs/items/checkpoint-5/config.json", {})
+    (outputs / "items" / "tokenizer_config.json").write_text("{}")
+    check_path("outputs/items", {})
+
+
+def test_device_maps_that_cannot_be_followed(monkeypatch):
+    check_device_map({})
+    check_device_map({"device_map": "auto"})
+    check_device_map({"device_map": {"": "cpu"}})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device_map in ("cuda", "cuda:1", {"model": 0}):
+        with pytest.raises(ValueError, match="names a GPU, but PyTorch sees none"):
+            check_device_map({"device_map": device_map})
+    monkeypatch.setattr(hub_files, "is_accelerate_available", lambda: False)
+    with pytest.raises(ImportError, match="pip install accelerate"):
+        load_model("user/repository", device_map="auto")  # before anything is looked for

@@ -12,6 +12,7 @@ from patchrec_hf.runtime.layouts import (
     RandomPatchLayout,
     SessionPatchLayout,
     TextLayout,
+    check_layout,
     is_append_only,
     layout_from_dict,
     layout_to_dict,
@@ -269,3 +270,26 @@ def test_append_only_is_what_holds_for_every_length(layout):
 
 def test_a_layout_that_does_not_say_is_not_append_only():
     assert is_append_only(lambda num_items, seed=(): []) is False
+
+
+@pytest.mark.parametrize("layout", [None, *LAYOUTS], ids=repr)
+def test_layouts_pass_the_check(layout):
+    check_layout(layout, is_saved=True)
+
+
+def test_a_function_is_a_layout_that_cannot_be_saved():
+    check_layout(lambda num_items, seed=(): [])
+    with pytest.raises(TypeError, match="must be a dataclass"):
+        check_layout(lambda num_items, seed=(): [], is_saved=True)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (ItemPatchLayout, "got the class `ItemPatchLayout`. Make a layout of it"),
+        ("item", "got 'item'"),
+    ],
+)
+def test_what_is_no_layout(layout, message):
+    with pytest.raises(TypeError, match=message):
+        check_layout(layout)

@@ -18,6 +18,8 @@ from patchrec_hf import (
     Catalog,
     DropLayout,
     ItemPatchLayout,
+    PatchDataCollator,
+    PatchRecommender,
     PatchRecProcessor,
     RandomPatchLayout,
     SessionPatchLayout,
@@ -233,7 +235,7 @@ def test_segments_that_a_layout_must_not_give(processor, segments, message):
 
 @pytest.mark.parametrize("layout", [ItemPatchLayout, lambda num_items, seed=(): []])
 def test_layouts_that_could_not_be_saved_are_refused(tokenizer, catalog, layout):
-    with pytest.raises(TypeError, match="`layout` must be a dataclass"):
+    with pytest.raises(TypeError, match=r"`layout` must be a (dataclass|layout)"):
         PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, layout)
 
 
@@ -360,3 +362,18 @@ def test_residuals_are_saved(processor, tmp_path, number):
     saved.save_pretrained(tmp_path)
     assert PatchRecProcessor.from_pretrained(tmp_path).num_residuals == saved.num_residuals
     assert saved.with_layout(TextLayout()).num_residuals == saved.num_residuals
+
+
+def test_a_class_is_no_layout(processor, model):
+    message = "got the class `ItemPatchLayout`"
+    for call in (
+        lambda: processor.with_layout(ItemPatchLayout),
+        lambda: processor([[10, 11]], layout=ItemPatchLayout),
+        lambda: processor.encode(np.arange(3), layout=ItemPatchLayout),
+        lambda: PatchRecommender(model, processor).recommend([10, 11], layout=ItemPatchLayout),
+        lambda: PatchDataCollator(processor, ItemPatchLayout),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(TypeError, match="got None"):
+        processor.with_layout(None)

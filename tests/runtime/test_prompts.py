@@ -1,5 +1,6 @@
 """Tests of the prompts: every chat template's text, once, as ids."""
 
+import copy
 import json
 from datetime import datetime
 
@@ -8,6 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 
+from patchrec_hf import Catalog, PatchRecForCausalLM, PatchRecProcessor, build_tiny_backbone
 from patchrec_hf.runtime.prompts import (
     BOOK_PROMPT,
     MOVIE_PROMPT,
@@ -17,6 +19,7 @@ from patchrec_hf.runtime.prompts import (
     add_special_tokens,
     render_prompt,
     special_token_ids,
+    tokenizer_fingerprint,
 )
 
 
@@ -357,3 +360,26 @@ def test_added_whitespace_does_not_end_a_turn():
 def test_history_does_not_belong_into_the_system_turn():
     with pytest.raises(ValueError, match="got it in `system`"):
         PromptTemplate(system="Read {history}.", instruction="I read {history}.")
+
+
+def test_the_model_knows_its_tokenizer(model, catalog, tokenizer, processor, tmp_path):
+    """Another tokenizer may have the same size and the same id of `<|patch|>`."""
+    assert model.config.tokenizer_fingerprint == tokenizer_fingerprint(tokenizer) == processor.tokenizer_fingerprint
+    model.save_pretrained(tmp_path)
+    loaded = PatchRecForCausalLM.from_pretrained(tmp_path)
+    loaded.check_processor(processor)
+
+    titles = {number: f"zebra {number} quux" for number in range(40)}
+    _, other = build_tiny_backbone(Catalog.from_titles(titles), vocab_size=400, hidden_size=32)
+    add_special_tokens(other)
+    assert len(other) == len(tokenizer)
+    with pytest.raises(ValueError, match="tokenizer is not the model's"):
+        loaded.check_processor(PatchRecProcessor(other, catalog, BOOK_PROMPT))
+    loaded.config.tokenizer_fingerprint = None  # a checkpoint of an earlier version
+    loaded.check_processor(PatchRecProcessor(other, catalog, BOOK_PROMPT))
+
+
+def test_tokens_that_are_added_later_keep_the_fingerprint(tokenizer):
+    longer = copy.deepcopy(tokenizer)
+    longer.add_tokens(["<|another|>"])
+    assert tokenizer_fingerprint(longer) == tokenizer_fingerprint(tokenizer)

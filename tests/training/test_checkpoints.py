@@ -239,3 +239,16 @@ def test_models_only_are_kept_beside_checkpoints(tmp_path):
 def test_the_mark_is_written_at_once(tmp_path):
     mark_whole(tmp_path, {"seed": 1})
     assert [path.name for path in tmp_path.iterdir()] == [RUN_NAME]
+
+
+def test_changed_settings_of_the_optimizer_are_named_once(make_trainer, tmp_path, caplog):
+    """The optimizer's saved state holds them, so a resumed run keeps the old ones."""
+    settings = {"save_strategy": "steps", "save_steps": 2, "eval_ks": []}
+    make_trainer("finetune", max_steps=2, **settings).train()
+    make_trainer("finetune", max_steps=3, **settings).train(resume_from_checkpoint=True)
+    assert "have no effect" not in caplog.text
+    trainer = make_trainer("finetune", max_steps=4, **settings, learning_rate=0.5, weight_decay=0.3)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    (message,) = [record.message for record in caplog.records if "have no effect" in record.message]
+    assert "learning_rate: old 0.01, new 0.5; weight_decay: old 0.0, new 0.3. To train" in message
+    assert trainer.optimizer.param_groups[0]["initial_lr"] == 0.01

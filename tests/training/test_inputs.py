@@ -337,3 +337,48 @@ def test_an_idle_head_is_frozen_until_it_is_trained_again(catalog, tokenizer, ma
     make_trainer("finetune", model, objective="title")
     assert not any(parameter.requires_grad for parameter in model.item_head.parameters())
     assert model.lm_head.weight.requires_grad
+
+
+def test_a_cpu_does_not_train_in_float16(make_trainer):
+    with pytest.raises(ValueError, match=r"`fp16=True` has no effect on a CPU.*`bf16=True`"):
+        make_trainer("finetune", fp16=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda rows, bad: rows.select([]), "is empty"),
+        (lambda rows, bad: {"few": rows, "none": rows.select([])}, "is empty"),
+        (lambda rows, bad: {}, "dictionary without data sets"),
+        (lambda rows, bad: bad, r"Row 0 \(user 0\) has the target positions \[\]"),
+        (lambda rows, bad: {"few": rows, "bad": bad}, r"Row 0 \(user 0\) has the target positions \[\]"),
+    ],
+)
+def test_evaluating_no_rows(make_trainer, rows, make, message):
+    bad = Dataset.from_list([{**row, "target_positions": []} for row in rows], features=rows.features)
+    with pytest.raises(ValueError, match=message):
+        make_trainer("finetune", eval_dataset=make(rows, bad))
+    with pytest.raises(ValueError, match=message):
+        make_trainer("finetune", eval_ks=[]).evaluate(make(rows, bad))
+
+
+def other_backbone(tmp_path):
+    """A backbone whose vocabulary is as large as the tests' own, with other tokens."""
+    titles = {number: f"zebra {number} quux" for number in range(40)}
+    backbone, tokenizer = build_tiny_backbone(Catalog.from_titles(titles), vocab_size=400, hidden_size=32)
+    for part in (backbone, tokenizer):
+        part.save_pretrained(tmp_path / "other")
+    return str(tmp_path / "other"), tokenizer
+
+
+def test_backbone_of_another_tokenizer(make_trainer, processor, tmp_path):
+    name, tokenizer = other_backbone(tmp_path)
+    assert tokenizer.vocab_size == processor.tokenizer.vocab_size  # no size tells them apart
+    with pytest.raises(ValueError, match=r"is not .*other's: .* tokens, such as .*from_backbone\('"):
+        make_trainer("finetune", model=name)
+
+
+def test_the_fingerprint_of_an_old_model_is_saved_with_it(make_trainer, model, processor):
+    model.config.tokenizer_fingerprint = None
+    trainer = make_trainer("finetune", model=model)
+    assert trainer.model.config.tokenizer_fingerprint == processor.tokenizer_fingerprint

@@ -31,6 +31,7 @@ from patchrec_hf import (
 )
 from patchrec_hf.batches.filled import FilledDataset, FillerRow
 from patchrec_hf.batches.sampling import ScheduledRow
+from patchrec_hf.hub.model_card import write_results
 from patchrec_hf.training import patch_trainer
 
 
@@ -220,6 +221,26 @@ def test_model_card(make_trainer, rows, tmp_path):
     assert "| hr@5 |" in card
 
 
+def test_the_card_stands_beside_the_model(make_trainer, rows, tmp_path, monkeypatch):
+    """Its snippet loads the directory that it stands in, and its table holds what was measured."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = make_trainer("finetune", eval_dataset=rows, output_dir="run", **settings)
+    trainer.train()
+    trainer.save_model("final")
+    assert not Path("run/README.md").exists()  # the directory of checkpoints holds no model
+    for directory in ("final", "run/checkpoint-1"):
+        card = Path(directory, "README.md").read_text()
+        assert f"from_pretrained({directory!r})".replace("'", '"') in card
+        assert "| hr@5 |" in card
+        assert PatchRecommender.from_pretrained(directory).recommend([10, 11], k=1)
+    write_results("final", {"hr@5": 0.25}, "Twelve Books")
+    card = Path("final/README.md").read_text()
+    assert "| hr@5 | 0.2500 |" in card
+    assert card.count("hr@5") == 2  # the table and the metadata
+    assert "Twelve Books" in card
+
+
 def test_loss_outside_training(make_trainer, rows):
     trainer = make_trainer("pretrain")
     batch = trainer.data_collator([ScheduledRow(row, 0, 0.5) for row in rows])
@@ -400,7 +421,9 @@ def test_lora_trains_packed_as_padded(model, processor, blocks, tmp_path):
         )  # fmt: skip
         torch.manual_seed(0)
         config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
-        trainer = PatchFinetuneTrainer(copy.deepcopy(model), args, blocks, processor, peft_config=config)
+        trainer = PatchFinetuneTrainer(
+            copy.deepcopy(model), args, train_dataset=blocks, processing_class=processor, peft_config=config
+        )
         assert trainer.data_collator.tree_packing is packs
         trainer.train()
         losses.append(logged(trainer, "loss"))
@@ -411,7 +434,7 @@ def test_prompt_learning_trains_padded(model, processor, blocks, tmp_path):
     args = PatchFinetuneConfig(str(tmp_path), use_cpu=True, report_to="none", tree_packing=True)
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     with pytest.raises(ValueError, match="Prompt learning"):
-        PatchFinetuneTrainer(model, args, blocks, processor, peft_config=config)
+        PatchFinetuneTrainer(model, args, train_dataset=blocks, processing_class=processor, peft_config=config)
 
 
 def test_lora_trains(model, processor, rows, tmp_path):
@@ -421,13 +444,17 @@ def test_lora_trains(model, processor, rows, tmp_path):
     trainer = PatchFinetuneTrainer(
         model,
         args,
-        rows,
-        processor,
+        train_dataset=rows,
+        processing_class=processor,
         eval_dataset=rows,
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
     )
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
     trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert "| what was trained | an adapter |" in card
+    assert "More Information Needed" not in card  # PEFT's template
     changed = [
         name for name, p in trainer.model.named_parameters() if name in before and not torch.equal(p, before[name])
     ]
@@ -504,7 +531,9 @@ def test_the_users_arguments_are_never_written_to(make_trainer, rows, tmp_path):
     )  # fmt: skip
     before = args.to_dict()
     trainer = make_trainer(train_dataset=as_stream(rows))
-    trainer = PatchPretrainTrainer(trainer.model, args, as_stream(rows), trainer.processing_class)
+    trainer = PatchPretrainTrainer(
+        trainer.model, args, train_dataset=as_stream(rows), processing_class=trainer.processing_class
+    )
     trainer.train()
     assert args.to_dict() == before
     assert dataclasses.replace(args, output_dir=str(tmp_path / "other")).max_steps == 2
@@ -651,7 +680,7 @@ def test_tokens_are_counted_though_the_last_event_is_an_evaluation(make_trainer,
     expected = make_trainer(logging_steps=1, output_dir=str(tmp_path / "other"))
     expected.train()
     num_tokens = logged(expected, "num_tokens")[-1]
-    assert f"| positions read | {num_tokens} |" in (tmp_path / "run" / "README.md").read_text()
+    assert f"| positions read | {num_tokens} |" in (tmp_path / "run" / "checkpoint-6" / "README.md").read_text()
     trainer.create_model_card()
     assert f"| positions read | {num_tokens} |" in (tmp_path / "run" / "README.md").read_text()
 
