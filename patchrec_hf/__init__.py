@@ -36,6 +36,7 @@ _MODULES = {
     "CatalogRanker": "runtime.ranking",
     "CatalogRanking": "runtime.ranking",
     "RankingConfig": "runtime.ranking",
+    "Title": "runtime.histories",
     "PatchRecommender": "runtime.recommender",
     "Recommendation": "runtime.recommender",
     "DataCard": "data.data_card",
@@ -123,6 +124,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .hub.exports import export_checkpoint as export_checkpoint
     from .hub.exports import export_to_hub as export_to_hub
     from .runtime.catalog import Catalog as Catalog
+    from .runtime.histories import Title as Title
     from .runtime.layouts import DropLayout as DropLayout
     from .runtime.layouts import ItemPatchLayout as ItemPatchLayout
     from .runtime.layouts import Layout as Layout

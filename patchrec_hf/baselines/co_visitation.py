@@ -14,6 +14,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers.utils import PushToHubMixin
 
+from ..data.row_facts import check_same_catalog
 from ..data.rows import check_rows
 from ..evaluation.metrics import ranking_metrics
 from ..runtime.catalog import Catalog
@@ -137,7 +138,7 @@ class CoVisitation(CatalogRecommender, PushToHubMixin):
                 while choosing: see [`NeighborTable.strongest`]. By default all scores are kept.
 
         Raises:
-            TypeError, ValueError: If a data set fails [`check_rows`].
+            TypeError, ValueError: If a data set fails [`check_rows`] or [`check_same_catalog`].
             ValueError: If `metric` is unknown, `grid` is empty, or `max_neighbors` is below 1.
             KeyError: If the catalog lacks an item.
         """
@@ -147,9 +148,9 @@ class CoVisitation(CatalogRecommender, PushToHubMixin):
         for rows in (dataset, validation):
             if rows is not None:
                 check_rows(rows)
+                check_same_catalog(rows, self.catalog)
         items, target_indices, num_before = _flat_targets(dataset, self.catalog)
         popularity = np.maximum(np.bincount(items[target_indices], minlength=len(self.catalog)), 1).astype(np.float64)
-        item_ids = self.catalog.item_ids.astype(np.int64, copy=False)
 
         def count(window: int) -> _Pairs:
             return _count_pairs(items, target_indices, num_before, len(self.catalog), window)
@@ -157,7 +158,7 @@ class CoVisitation(CatalogRecommender, PushToHubMixin):
         def use(pairs: _Pairs, weighting: CoVisitationWeighting) -> None:
             offsets, targets, values = pairs.scores(popularity, weighting)
             counting = (weighting.decay, weighting.num_history_items)
-            table = NeighborTable(offsets, targets, values, item_ids, *counting)
+            table = NeighborTable(offsets, targets, values, self.catalog.id_numbers, *counting)
             self._use(weighting, table if max_neighbors is None else table.strongest(max_neighbors))
 
         if validation is None:

@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers.utils import PushToHubMixin
 
 from ..data.examples import rows_to_interactions
+from ..data.row_facts import check_same_catalog
 from ..data.rows import check_rows
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, push_kwargs
@@ -51,10 +52,11 @@ class Popularity(CatalogRecommender, PushToHubMixin):
                 Rows whose interactions are counted.
 
         Raises:
-            TypeError, ValueError: If the data set fails [`check_rows`].
+            TypeError, ValueError: If the data set fails [`check_rows`] or [`check_same_catalog`].
             KeyError: If the catalog lacks an item.
         """
         check_rows(dataset)
+        check_same_catalog(dataset, self.catalog)
         items = self.catalog.indices_of(rows_to_interactions(dataset)["item_id"].to_numpy())
         self._counts = np.bincount(items, minlength=len(self.catalog)).astype(np.float64)
         return self

@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, PreTrainedConfig, PreTrainedMode
 from transformers.trainer_utils import EvalPrediction
 from transformers.utils import ModelOutput
 
+from ..data.row_facts import check_same_catalog
 from ..data.rows import check_rows
 from ..evaluation.metrics import mean_rank, ranking_metrics
 from ..runtime.catalog import Catalog
@@ -236,12 +237,13 @@ class SequentialRecommender(CatalogRecommender, PreTrainedModel):
                 With `validation`, training stops after this number of epochs without a better NDCG@20.
 
         Raises:
-            TypeError, ValueError: If a data set fails [`check_rows`].
+            TypeError, ValueError: If a data set fails [`check_rows`] or [`check_same_catalog`].
             KeyError: If the catalog lacks an item.
         """
         for rows in (dataset, validation):
             if rows is not None:
                 check_rows(rows, self.config.max_length)
+                check_same_catalog(rows, self.catalog)
         with tempfile.TemporaryDirectory() as directory:
             if PartialState().num_processes > 1:  # all processes load the best epoch from it
                 (directory,) = broadcast_object_list([directory])

@@ -226,7 +226,7 @@ def _lengths_of(rows: pl.DataFrame, processor: PatchRecProcessor, layout: Layout
     starts, lengths = np.cumsum(num_items) - num_items + skipped, last - skipped
     item_ids = rows["item_ids"].filter(num_items > 0).explode()
     if item_ids.null_count() > 0:
-        raise ValueError("Item ids must be whole numbers, but a row's `item_ids` hold None.")
+        raise ValueError("Item ids must be whole numbers or texts, but a row's `item_ids` hold None.")
     title_lengths = processor.title_tokens.lengths[processor.catalog.indices_of(item_ids.to_numpy())]
     result = np.zeros(len(rows), dtype=np.int64)
     for length in np.unique(lengths):

@@ -11,6 +11,8 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from ..runtime.catalog import Catalog, ragged_arange
+from .id_columns import IdColumn, read_ids
+from .row_facts import keep_facts
 from .rows import CHUNK_ROWS, ROW_COLUMNS, read_columns
 from .splits import SPLITS
 
@@ -51,9 +53,9 @@ def make_rows(
 
     Returns:
         [`~datasets.DatasetDict`]: for each split, rows with
-        - `user_id` (`int`),
-        - `item_ids` (`list[int]`): oldest first; up to `max_history` items before the first target, then all items up
-          to the last target,
+        - `user_id` (`int` or `str`),
+        - `item_ids` (`list[int]` or `list[str]`): oldest first; up to `max_history` items before the first target,
+          then all items up to the last target,
         - `target_positions` (`list[int]`): indices into `item_ids` of the items to predict, ascending.
 
     Raises:
@@ -62,7 +64,8 @@ def make_rows(
         KeyError: If the catalog lacks an item.
     """
     check_row_settings(interactions, catalog, max_history, min_history, targets_per_row)
-    users, items, positions = (interactions[name].to_numpy() for name in ("user_id", "item_id", "position"))
+    users, items = (IdColumn.of(read_ids(interactions[name])) for name in ("user_id", "item_id"))
+    positions = interactions["position"].to_numpy()
     datasets = {}
     for split in splits:
         size = targets_per_row if split == "train" else 1
@@ -83,6 +86,7 @@ def make_rows(
                 for batch in batches:
                     writer.write_batch(batch)
             datasets[split] = Dataset.from_file(str(path))
+        keep_facts(datasets[split], catalog, max_history)
     return DatasetDict(datasets)
 
 
@@ -109,12 +113,12 @@ def check_row_settings(
     unknown = set(interactions["split"].unique().cast(pl.String)) - set(SPLITS)
     if unknown:
         raise ValueError(f"The column 'split' holds {unknown.pop()!r}; it must hold one of {SPLITS} in every row.")
-    catalog.indices_of(interactions["item_id"].unique().to_numpy())
+    catalog.indices_of(interactions["item_id"].unique().to_list())
 
 
 def iterate_rows(
-    user_ids: np.ndarray,
-    item_ids: np.ndarray,
+    user_ids: IdColumn,
+    item_ids: IdColumn,
     positions: np.ndarray,
     is_in_split: np.ndarray,
     max_history: int,
@@ -127,8 +131,10 @@ def iterate_rows(
     forever for polars' threads, which a fork lacks.
 
     Args:
-        user_ids, item_ids, positions (`numpy.ndarray` of shape `(num_interactions,)`, integers):
-            The columns of interactions as [`order_interactions`] returns them.
+        user_ids, item_ids ([`IdColumn`]):
+            The ids of interactions as [`order_interactions`] returns them.
+        positions (`numpy.ndarray` of shape `(num_interactions,)`, int64):
+            Their positions.
         is_in_split (`numpy.ndarray` of shape `(num_interactions,)`, bool):
             Whether each interaction belongs to the split.
         max_history, min_history, targets_per_row:
@@ -138,7 +144,7 @@ def iterate_rows(
         `pyarrow.RecordBatch`: rows as [`make_rows`] describes them.
     """
     targets = np.flatnonzero(is_in_split & (positions >= max(1, min_history)))
-    row_starts = _row_starts(user_ids[targets], positions[targets], targets_per_row)
+    row_starts = _row_starts(user_ids.codes[targets], positions[targets], targets_per_row)
     for start in range(0, len(row_starts), CHUNK_ROWS):
         stop = start + CHUNK_ROWS
         begins = row_starts[start:stop]
@@ -151,9 +157,11 @@ def iterate_rows(
         chunk_targets = targets[begins[0] : ends[-1]]
         yield pa.record_batch(
             {
-                "user_id": user_ids[first],
-                "item_ids": _lists(item_ids[items], num_items),
-                "target_positions": _lists(chunk_targets - np.repeat(window_starts, num_targets), num_targets),
+                "user_id": user_ids.take(first),
+                "item_ids": _lists(item_ids.take(items), num_items),
+                "target_positions": _lists(
+                    pa.array(chunk_targets - np.repeat(window_starts, num_targets)), num_targets
+                ),
             }
         )
 
@@ -198,7 +206,7 @@ def _row_starts(user_ids: np.ndarray, positions: np.ndarray, size: int) -> np.nd
     return np.flatnonzero(is_first | np.append(True, blocks[1:] != blocks[:-1]))
 
 
-def _lists(values: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+def _lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
     # Arrow raises if an offset exceeds 32 bits, where NumPy's cast would wrap around.
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), type=pa.int32())
-    return pa.ListArray.from_arrays(offsets, pa.array(values))
+    return pa.ListArray.from_arrays(offsets, values)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from ..runtime.catalog import Catalog, ragged_arange
+from .id_columns import is_id_type, read_ids
 from .ties import release_order
 
 
@@ -23,19 +24,19 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
 
     Args:
         interactions (`polars.DataFrame`):
-            The columns `user_id` and `item_id` (integers) and, for the order, `position` (integer) or `timestamp`
-            (integer seconds). `position` wins if both exist. Optionally `split` (`"train"`, `"validation"` or
-            `"test"`).
+            The columns `user_id` and `item_id` (whole numbers or texts) and, for the order, `position` (integer) or
+            `timestamp` (integer seconds). `position` wins if both exist. Optionally `split` (`"train"`,
+            `"validation"` or `"test"`).
         ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
             Order of a user's interactions that share a time: their order in the table, or their order in the paper's
             released files (see [`release_order`]).
 
     Returns:
         `polars.DataFrame`: the same rows, sorted by user and then from oldest to newest, with `position` counted from
-        0 within each user.
+        0 within each user. The ids are int64 or enumerated texts (see [`read_ids`]).
 
     Raises:
-        ValueError: If a column is missing, holds nulls or does not hold whole numbers, there is no row, or `ties` has
+        ValueError: If a column is missing, holds nulls or values of another kind, there is no row, or `ties` has
             another value.
     """
     if ties not in ("stable", "release"):
@@ -52,13 +53,20 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
                 f"The column {column!r} of the interactions holds {interactions[column].null_count()} "
                 "nulls; drop or fill those rows."
             )
-        if not interactions[column].dtype.is_integer():
+        dtype = interactions[column].dtype
+        if column in ("user_id", "item_id"):
+            if not is_id_type(dtype):
+                raise ValueError(
+                    f"The column {column!r} of the interactions must hold whole numbers or texts, got {dtype}."
+                )
+        elif not dtype.is_integer():
             raise ValueError(
-                f"The column {column!r} of the interactions must hold whole numbers, got {interactions[column].dtype}."
-                " Number the users and items, and convert times to seconds."
+                f"The column {column!r} of the interactions must hold whole numbers, got {dtype}. Convert times to "
+                "seconds."
             )
     if interactions.is_empty():
         raise ValueError("There are no interactions. The table needs at least one row.")
+    interactions = interactions.with_columns(*(read_ids(interactions[name]) for name in ("user_id", "item_id")))
     if ties == "release":
         ordered = interactions.sort("user_id", maintain_order=True)
         num_interactions = count_per_user(ordered)
@@ -70,13 +78,11 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
     else:
         ordered = _sort(interactions, order)
         num_interactions = count_per_user(ordered)
-    return ordered.with_columns(
-        pl.col("user_id", "item_id").cast(pl.Int64), position=pl.Series(ragged_arange(num_interactions))
-    )
+    return ordered.with_columns(position=pl.Series(ragged_arange(num_interactions)))
 
 
 def _sort(interactions: pl.DataFrame, order: str) -> pl.DataFrame:
-    user, rank = pl.col("user_id").cast(pl.Int64), pl.col(order).cast(pl.Int64)
+    user, rank = pl.col("user_id").to_physical().cast(pl.Int64), pl.col(order).cast(pl.Int64)
     bounds = interactions.select(first_user=user.min(), last_user=user.max(), first=rank.min(), last=rank.max())
     first_user, last_user, first, last = bounds.row(0)
     span = last - first + 1
@@ -101,8 +107,8 @@ def check_items(items: pl.DataFrame) -> None:
             The columns `item_id` and `title`.
 
     Raises:
-        ValueError: If a column is missing, there is no item, an id is null, repeated or not a whole number, or a title
-            is empty.
+        ValueError: If a column is missing, there is no item, an id is null, repeated or neither a whole number nor a
+            text, or a title is empty.
     """
     Catalog.from_frame(items)
 

@@ -23,6 +23,7 @@ from .files import make_once
 from .filters import Filters, report_steps
 from .interactions import INTERACTIONS_NAME, ITEMS_NAME, PREPARED_NAMES, order_interactions
 from .preparation import PreparedData, prepare
+from .row_facts import keep_facts
 from .sample import generate_sample_interactions, load_sample_items
 from .sources import TitleRule, find_source
 from .splits import SPLITS, temporal_split
@@ -33,7 +34,7 @@ logger = logging.get_logger(__name__)
 
 Split = Callable[[pl.DataFrame], pl.DataFrame]
 
-_CACHE_VERSION = 1  # raise this number when the same settings give other rows
+_CACHE_VERSION = 2  # raise this number when the same settings give other rows
 
 
 def load_recommendation_data(
@@ -112,10 +113,12 @@ def load_recommendation_data(
         make_rows(interactions, catalog, **row_settings, directory=directory, splits=kept)
 
     directory = make_once(cache / "examples" / f"{prepared.name}-{Hasher.hash([row_settings, kept])}", make)
-    splits = {name: Dataset.from_file(str(directory / f"{name}.arrow")) for name in kept}
-    if not streaming:
-        return DatasetDict(splits), catalog
-    return {"train": stream_rows(prepared / INTERACTIONS_NAME, **row_settings), **splits}, catalog
+    splits: dict[str, Any] = {name: Dataset.from_file(str(directory / f"{name}.arrow")) for name in kept}
+    if streaming:
+        splits = {"train": stream_rows(prepared / INTERACTIONS_NAME, **row_settings), **splits}
+    for rows in splits.values():
+        keep_facts(rows, catalog, max_history)
+    return splits if streaming else DatasetDict(splits), catalog
 
 
 def prepare_data(
@@ -131,8 +134,8 @@ def prepare_data(
     cache_dir: str | Path | None = None,
 ) -> PreparedData:
     """
-    Prepares a data set: reads and filters it, numbers users and items, and orders and splits the interactions. The
-    result is kept in the cache, under a key made of file contents and settings.
+    Prepares a data set: reads and filters it, and orders and splits the interactions. The ids of users and items stay
+    as they are. The result is kept in the cache, under a key made of file contents and settings.
 
     Args:
         name_or_path (`str` or `pathlib.Path`):

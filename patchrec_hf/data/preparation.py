@@ -1,4 +1,4 @@
-"""Preparation: turns raw data into filtered, numbered, ordered and split interactions, and saves and shares them."""
+"""Preparation: turns raw data into filtered, ordered and split interactions, and saves and shares them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from huggingface_hub import HfApi
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import require_token
 from .filters import Filters, FilterStep, apply_filters, report_steps
+from .id_columns import numbers_if_whole
 from .interactions import (
     INTERACTIONS_NAME,
     ITEMS_NAME,
@@ -69,9 +70,9 @@ class PreparedData:
         interactions (`polars.DataFrame`):
             As [`order_interactions`] returns them, with `split` and, if known, `timestamp` (seconds).
         items (`polars.DataFrame`):
-            `item_id` and `title`. Also `original_id` if the raw ids were not numbers.
+            `item_id` (whole numbers or texts) and `title`.
         users (`polars.DataFrame`, *optional*):
-            `user_id`. Also `original_id` if the raw ids were not numbers.
+            `user_id` (whole numbers or texts), in ascending order.
         steps (`tuple[FilterStep, ...]`, *optional*, defaults to `()`):
             Counts of the raw data and after each filter.
         license_terms (`str`, *optional*):
@@ -203,7 +204,8 @@ def prepare(
     license_terms: str | None = None,
 ) -> PreparedData:
     """
-    Prepares raw data: filters it, rewrites titles, numbers users and items, and orders and splits the interactions.
+    Prepares raw data: filters it, rewrites titles, and orders and splits the interactions. Ids stay as they are in
+    the raw data: whole numbers, if all of them are written so, and otherwise texts.
 
     Args:
         name, license_terms:
@@ -233,10 +235,9 @@ def prepare(
         items = items.filter(pl.col("item_id").is_in(rows["item_id"].unique().implode()))
     if title_rule is not None:
         items = items.with_columns(title=pl.Series([title_rule(title) for title in items["title"]], dtype=pl.String))
-    users = rows.select(pl.col("user_id").unique()).sort(pl.col("user_id").cast(pl.String))
-    rows, users = _number(rows, "user_id", users)
-    rows, items = _number(rows, "item_id", items)
+    rows, items = _with_numbers(rows, items)
     rows = order_interactions(rows.select("user_id", "item_id", "timestamp"), ties)  # type: ignore[arg-type]
+    users = rows.select(pl.col("user_id").unique(maintain_order=True))
     if raw.ticks_per_second > 1:  # only after sorting, which uses the order within a second
         rows = rows.with_columns(pl.col("timestamp") // raw.ticks_per_second)
     check_items(items)
@@ -249,22 +250,23 @@ def _write_by_users(ordered: pl.DataFrame, path: Path) -> None:
     ends = np.cumsum(count_per_user(ordered))
     cuts = ends[np.unique(np.searchsorted(ends, np.arange(_GROUP_SIZE, len(ordered), _GROUP_SIZE)))]
     starts = [0, *cuts.tolist()]
-    schema = ordered[:0].to_arrow().schema
+    schema = ordered[:0].to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     # Store differences between rows: ids and positions of a sorted table hardly change from row to row.
     encoding = {field.name: "DELTA_BINARY_PACKED" for field in schema if pa.types.is_integer(field.type)}
     others = [name for name in schema.names if name not in encoding]
     with pq.ParquetWriter(path, schema, use_dictionary=others, column_encoding=encoding) as writer:
         for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):
             if start < stop:
-                writer.write_table(ordered[start:stop].to_arrow(), row_group_size=stop - start)
+                group = ordered[start:stop].to_arrow(compat_level=pl.CompatLevel.oldest())
+                writer.write_table(group, row_group_size=stop - start)
 
 
-def _number(rows: pl.DataFrame, column: str, table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Replaces ids that are not numbers by their row number in `table`. The ids become its `original_id`."""
-    if rows[column].dtype.is_integer():
-        return rows, table
-    numbered = table.with_row_index("number").with_columns(pl.col("number").cast(pl.Int64))
-    rows = rows.join(numbered.select(column, "number"), on=column, how="left", maintain_order="left")
-    others = [name for name in table.columns if name != column]
-    table = numbered.select(pl.col("number").alias(column), *others, original_id=pl.col(column).cast(pl.String))
-    return rows.drop(column).rename({"number": column}), table
+def _with_numbers(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Turns the ids of users, or of items, into numbers if all of them are written like whole numbers."""
+    for column, tables in (("user_id", [rows]), ("item_id", [rows, items])):
+        if not rows[column].dtype.is_integer():
+            to = pl.Int64 if numbers_if_whole([table[column] for table in tables]) else pl.String
+            change = pl.col(column).cast(pl.String).cast(to)
+            items = items.with_columns(change) if column == "item_id" else items
+            rows = rows.with_columns(change) if to == pl.Int64 else rows
+    return rows, items

@@ -13,6 +13,8 @@ import polars as pl
 import pyarrow as pa
 from datasets import Dataset
 
+from .id_columns import is_arrow_id_type
+
 
 ROW_COLUMNS = ("user_id", "item_ids", "target_positions")
 _CHECKSUM_ROWS = 100
@@ -25,16 +27,16 @@ class Row(TypedDict):
     Items of one user, and which of them to predict. Further columns are ignored.
 
     Args:
-        user_id (`int`):
+        user_id (`int` or `str`):
             The user whose items these are.
-        item_ids (`list[int]`):
+        item_ids (`list[int]` or `list[str]`):
             Item ids, oldest first.
         target_positions (`list[int]`):
             Indices into `item_ids`, ascending. Each target is predicted from the items before it.
     """
 
-    user_id: int
-    item_ids: Sequence[int]
+    user_id: int | str
+    item_ids: Sequence[int] | Sequence[str]
     target_positions: Sequence[int]
 
 
@@ -97,7 +99,7 @@ def check_columns(dataset: Dataset) -> None:
             The data set.
 
     Raises:
-        TypeError: If it is no data set, or a column does not hold whole numbers, or lists of them.
+        TypeError: If it is no data set, or a column holds values of another kind.
         ValueError: If a column is missing, or there is no row.
     """
     if not isinstance(dataset, Dataset):
@@ -110,12 +112,18 @@ def check_columns(dataset: Dataset) -> None:
             "A data set of rows needs `user_id`, `item_ids` and `target_positions`, got the columns "
             f"{dataset.column_names}. See `load_recommendation_data`."
         )
-    for column in ("item_ids", "target_positions"):
-        kind = dataset.features.arrow_schema.field(column).type
+    schema = dataset.features.arrow_schema
+    for column, is_expected, expected in (
+        ("item_ids", is_arrow_id_type, "whole numbers or of texts"),
+        ("target_positions", pa.types.is_integer, "whole numbers"),
+    ):
+        kind = schema.field(column).type
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-        if not (is_list and pa.types.is_integer(kind.value_type)):
-            raise TypeError(f"Column `{column}` must hold lists of whole numbers, got {kind}.")
-    check_user_ids(dataset)
+        if not (is_list and is_expected(kind.value_type)):
+            raise TypeError(f"Column `{column}` must hold lists of {expected}, got {kind}.")
+    kind = schema.field("user_id").type
+    if not is_arrow_id_type(kind):
+        raise TypeError(f"Column `user_id` must hold whole numbers or texts, got {kind}.")
 
 
 def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
@@ -129,8 +137,7 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
             The processor's `max_history`: a row's targets must lie less than this apart. No bound if not given.
 
     Raises:
-        TypeError: If `dataset` is not a `datasets.Dataset`, or `user_id` does not hold whole numbers, or another
-            column does not hold lists of whole numbers.
+        TypeError: If `dataset` is not a `datasets.Dataset`, or a column holds values of another kind.
         ValueError: If there is no row, a column is missing, or a row has no target or fails [`check_targets`].
     """
     check_columns(dataset)
@@ -180,18 +187,6 @@ def find_bad_row(targets: pl.Series, num_items: pl.Series | None, max_history: i
         is_valid &= last - first < max_history
     is_valid = is_valid.fill_null(False)
     return None if is_valid.all() else is_valid.index_of(False)
-
-
-def check_user_ids(dataset: Dataset) -> None:
-    """
-    Checks that user ids, by which rows are grouped, are whole numbers.
-
-    Raises:
-        TypeError: If they are not whole numbers.
-    """
-    kind = dataset.features.arrow_schema.field("user_id").type
-    if not pa.types.is_integer(kind):
-        raise TypeError(f"Column `user_id` must hold whole numbers, got {kind}. Number the users.")
 
 
 def check_targets(row: Row | Mapping[str, Any], max_history: int | None = None) -> None:

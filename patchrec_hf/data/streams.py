@@ -12,11 +12,7 @@ import pyarrow.parquet as pq
 from datasets import Features, IterableDataset, List, Value
 
 from .examples import iterate_rows
-
-
-_FEATURES = Features(
-    {"user_id": Value("int64"), "item_ids": List(Value("int64")), "target_positions": List(Value("int64"))}
-)
+from .id_columns import IdColumn
 
 
 def stream_rows(path: Path, max_history: int = 100, min_history: int = 3, targets_per_row: int = 1) -> IterableDataset:
@@ -34,9 +30,15 @@ def stream_rows(path: Path, max_history: int = 100, min_history: int = 3, target
         shard per row group. Shuffle it, because the rows of a user follow each other.
     """
     settings = {"max_history": max_history, "min_history": min_history, "targets_per_row": targets_per_row}
-    groups = list(range(pq.ParquetFile(path).metadata.num_row_groups))
+    file = pq.ParquetFile(path)
+    groups = list(range(file.metadata.num_row_groups))
+    user, item = (
+        Value("int64" if pa.types.is_integer(file.schema_arrow.field(name).type) else "large_string")
+        for name in ("user_id", "item_id")
+    )
+    features = Features({"user_id": user, "item_ids": List(item), "target_positions": List(Value("int64"))})
     return IterableDataset.from_generator(
-        _generate, features=_FEATURES, gen_kwargs={"path": str(path), "groups": groups, "settings": settings}
+        _generate, features=features, gen_kwargs={"path": str(path), "groups": groups, "settings": settings}
     )
 
 
@@ -44,7 +46,8 @@ def _generate(path: str, groups: list[int], settings: dict[str, int]) -> Iterato
     file = pq.ParquetFile(path)
     for group in groups:
         table = file.read_row_group(group, use_threads=False)
-        users, items, positions = (table[name].to_numpy() for name in ("user_id", "item_id", "position"))
+        users, items = (IdColumn.of_arrow(table[name]) for name in ("user_id", "item_id"))
+        positions = table["position"].to_numpy()
         is_in_split = pc.equal(table["split"].cast(pa.string()), "train").to_numpy()
         for batch in iterate_rows(users, items, positions, is_in_split, **settings):
             yield from batch.to_pylist()

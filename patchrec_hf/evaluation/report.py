@@ -63,7 +63,7 @@ class EvaluationReport:
 
     Args:
         targets (`polars.DataFrame` with n rows):
-            - `user_id`, `target_id` (int64): the user, and the target's item id.
+            - `user_id`, `target_id` (int64 or texts): the user, and the target's item id.
             - `history_length` (int64): number of items that the row holds before the target.
             - `is_cold` (bool): whether the training rows lack the target; null if no training rows were given.
             - `item_rank` (float64): the target's rank; 1 is first, infinity is beyond the ranking's end. Items with
@@ -74,7 +74,7 @@ class EvaluationReport:
             - `is_exact` (bool): whether the ranking is proven to be exact; null for other rankers.
             - `tokens_read` (int64): title tokens that the model read for the ranking; null for other rankers.
             - [`COUNT_COLUMNS`] (int64), and the same columns with the prefix `text_`.
-            - `ranked_ids` (list of int64), if rankings were kept: item ids, best first.
+            - `ranked_ids` (list of int64 or of texts), if rankings were kept: item ids, best first.
         settings (`dict[str, Any]`):
             JSON-ready: data set, protocol, seeds, versions and all other values that the results depend on.
         ks (`tuple[int, ...]`, *optional*, defaults to `(10, 20)`):

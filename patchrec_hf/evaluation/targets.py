@@ -13,8 +13,10 @@ import numpy as np
 import polars as pl
 from datasets import Dataset
 
+from ..data.row_facts import check_same_catalog
 from ..data.rows import ROW_COLUMNS, check_columns, check_targets, find_bad_row, read_columns, spaced_rows
 from ..runtime.catalog import Catalog
+from ..runtime.ids import as_ids, id_numbers
 from .report import RESULT_SCHEMA, EvaluationReport
 
 
@@ -30,8 +32,8 @@ class Targets:
             Catalog that holds every item of the rows.
         rows (`numpy.ndarray` of shape `(n,)`, int64):
             Row number of each target in `dataset`.
-        user_ids, ids (`numpy.ndarray` of shape `(n,)`, int64):
-            User and item id of each target.
+        user_ids, ids (`numpy.ndarray` of shape `(n,)`):
+            User and item id of each target: int64, or an object array of `str`.
         items (`numpy.ndarray` of shape `(n,)`, int64):
             Catalog index of each target.
         history_lengths (`numpy.ndarray` of shape `(n,)`, int64):
@@ -52,7 +54,7 @@ class Targets:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def history_ids(self, numbers: np.ndarray) -> list[list[int]]:
+    def history_ids(self, numbers: np.ndarray) -> list[list[Any]]:
         """Returns the item ids before each of some targets, oldest first."""
         lengths = self.history_lengths[numbers]
         item_ids = self.dataset.select(self.rows[numbers])["item_ids"]
@@ -66,7 +68,7 @@ class Targets:
 
     def checksum(self) -> dict[str, int]:
         """Returns a few JSON-ready values that distinguish these targets from others."""
-        columns = np.column_stack([self.user_ids, self.ids, self.history_lengths])
+        columns = np.column_stack([id_numbers(self.user_ids), id_numbers(self.ids), self.history_lengths])
         return {"num_targets": len(self), "targets_crc32": zlib.crc32(np.ascontiguousarray(columns).tobytes())}
 
     def report(self, results: np.ndarray, settings: Mapping[str, Any], depth: float) -> EvaluationReport:
@@ -83,8 +85,8 @@ class Targets:
         """
         nulls = [None] * len(self)
         columns = [
-            pl.Series("user_id", self.user_ids),
-            pl.Series("target_id", self.ids),
+            pl.Series("user_id", self.user_ids.tolist()),
+            pl.Series("target_id", self.ids.tolist()),
             pl.Series("history_length", self.history_lengths),
             pl.Series("is_cold", nulls if self.is_cold is None else self.is_cold, dtype=pl.Boolean),
         ]
@@ -94,8 +96,10 @@ class Targets:
             columns.append(pl.Series(name, values, dtype=dtype))
         if "ranked_items" in filled:
             ranked = results["ranked_items"]
-            ranked_ids = np.where(ranked >= 0, self.catalog.item_ids[ranked], -1)
-            columns.append(pl.Series("ranked_ids", ranked_ids.tolist(), dtype=pl.List(pl.Int64)))
+            ranked_ids = self.catalog.item_ids[ranked]
+            ranked_ids[ranked < 0] = None if self.catalog.has_text_ids else -1
+            kind = pl.List(pl.String if self.catalog.has_text_ids else pl.Int64)
+            columns.append(pl.Series("ranked_ids", ranked_ids.tolist(), dtype=kind))
         versions = {name: version(name) for name in ("patchrec-hf", "torch", "transformers")}
         return EvaluationReport(
             pl.DataFrame(columns),
@@ -130,11 +134,13 @@ def find_targets(
         [`Targets`]
 
     Raises:
-        TypeError: If user ids are not whole numbers.
-        ValueError: If there is no target, a target position lies outside its row, or `max_rows` is less than 1.
+        TypeError: If ids are neither whole numbers nor texts.
+        ValueError: If the rows were made with another catalog, there is no target, a target position lies outside its
+            row, or `max_rows` is less than 1.
         KeyError: If the catalog lacks a target.
     """
     check_columns(dataset)
+    check_same_catalog(dataset, catalog)
     rows = spaced_rows(len(dataset), max_rows)
     frame = dataset.select(rows).select_columns(list(ROW_COLUMNS)).to_polars()
     frame = frame.with_columns(pl.col("target_positions").list.drop_nulls(), pl.Series("row", rows))
@@ -146,16 +152,16 @@ def find_targets(
         check_targets(frame.row(bad, named=True))
     targets = frame.select(
         "row",
-        pl.col("user_id").cast(pl.Int64),
+        "user_id",
         history_length=pl.col("target_positions").cast(pl.List(pl.Int64)),
-        target_id=pl.col("item_ids").list.gather(pl.col("target_positions")).cast(pl.List(pl.Int64)),
+        target_id=pl.col("item_ids").list.gather(pl.col("target_positions")),
     ).explode("history_length", "target_id")
-    ids = targets["target_id"].to_numpy()
+    ids = as_ids(targets["target_id"].to_numpy())
     return Targets(
         dataset,
         catalog,
         rows=targets["row"].to_numpy(),
-        user_ids=targets["user_id"].to_numpy(),
+        user_ids=as_ids(targets["user_id"].to_numpy(), "A user id"),
         ids=ids,
         items=catalog.indices_of(ids),
         history_lengths=targets["history_length"].to_numpy(),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
+
+from .ids import as_ids, id_numbers, is_text, nearest_texts
 
 
 if TYPE_CHECKING:
@@ -22,21 +24,23 @@ if TYPE_CHECKING:
 class Catalog:
     """
     The items that can be recommended. An item's *index* is its position in the catalog. Its *id* comes from the data
-    set.
+    set: a whole number, or a text.
 
     Args:
-        item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
-            Item ids of the data set. Each id appears once.
+        item_ids (`numpy.ndarray` of shape `(num_items,)`, or a sequence of ids):
+            Item ids of the data set: all of them whole numbers, or all of them texts. Each id appears once. They are
+            kept as an int64 array, or as an object array of `str`.
         titles (`tuple[str, ...]`):
             One title per item, in the order of `item_ids`. Two items may share a title.
 
     Raises:
+        TypeError: If an id is neither a whole number nor a text, or ids are of both kinds.
         ValueError: If an id appears twice, a title is empty, or the numbers of ids and titles differ.
 
     Example:
     ```python
-    >>> catalog = Catalog.from_titles({7: "Emma", 9: "Persuasion"})
-    >>> catalog.indices_of([9])
+    >>> catalog = Catalog.from_titles({"B-17": "Emma", "B-09": "Persuasion"})
+    >>> catalog.indices_of(["B-09"])
     array([1])
     ```
     """
@@ -45,6 +49,7 @@ class Catalog:
     titles: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "item_ids", as_ids(self.item_ids))
         if len(self.item_ids) != len(self.titles):
             raise ValueError(
                 f"A catalog needs one title per item id, got {len(self.item_ids)} ids and {len(self.titles)} titles."
@@ -65,25 +70,25 @@ class Catalog:
                 )
 
     @classmethod
-    def from_titles(cls, titles: dict[int, str]) -> Catalog:
-        """Builds a catalog from a mapping of item id (a whole number) to title."""
-        for item_id in titles:
-            if not isinstance(item_id, (int, np.integer)):
-                raise TypeError(f"An item id must be a whole number, got {item_id!r}. Number the items.")
-        return cls(np.fromiter(titles, dtype=np.int64, count=len(titles)), tuple(titles.values()))
+    def from_titles(cls, titles: Mapping[int, str] | Mapping[str, str]) -> Catalog:
+        """Builds a catalog from a mapping of item id (a whole number or a text) to title."""
+        return cls(as_ids(titles), tuple(titles.values()))
 
     @classmethod
     def from_frame(cls, items: pl.DataFrame) -> Catalog:
-        """Builds a catalog from a frame with the columns `item_id` (integer) and `title` (string)."""
+        """Builds a catalog from a frame with the columns `item_id` (whole numbers or texts) and `title` (texts)."""
         for column in ("item_id", "title"):
             if column not in items.columns:
                 raise ValueError(f"The items table has no column {column!r}; its columns are {items.columns}.")
-        if not items["item_id"].dtype.is_integer() or items["item_id"].null_count():
+        ids = items["item_id"]
+        if ids.dtype in (pl.Categorical, pl.Enum):
+            ids = ids.cast(pl.String)
+        if ids.null_count() or not (ids.dtype.is_integer() or ids.dtype == pl.String):
             raise ValueError(
-                f"`item_id` must be whole numbers without nulls, got {items['item_id'].dtype} with "
-                f"{items['item_id'].null_count()} nulls. Number the items, and keep your own ids in another column."
+                f"`item_id` must hold whole numbers or texts without nulls, got {ids.dtype} with {ids.null_count()} "
+                "nulls. Give each item an id."
             )
-        return cls(items["item_id"].cast(pl.Int64).to_numpy(), tuple(items["title"].to_list()))
+        return cls(ids.to_numpy(), tuple(items["title"].to_list()))
 
     @classmethod
     def from_parquet(cls, path: str | Path) -> Catalog:
@@ -92,25 +97,27 @@ class Catalog:
 
     def to_parquet(self, path: str | Path) -> None:
         """Writes the catalog as a Parquet file that [`Catalog.from_parquet`] reads."""
-        pl.DataFrame({"item_id": self.item_ids, "title": list(self.titles)}).write_parquet(path)
+        pl.DataFrame({"item_id": self.item_ids.tolist(), "title": list(self.titles)}).write_parquet(path)
 
-    def with_items(self, titles: dict[int, str]) -> Catalog:
+    def with_items(self, titles: Mapping[int, str] | Mapping[str, str]) -> Catalog:
         """
         Returns a catalog with these items, followed by new ones.
 
         Args:
-            titles (`dict[int, str]`):
+            titles (`Mapping[int, str]` or `Mapping[str, str]`):
                 The new items: item id to title.
 
         Raises:
+            TypeError: If the new ids are texts and the catalog's are whole numbers, or the reverse.
             ValueError: If an id is already in the catalog, a title is empty, or `titles` is empty.
         """
         new_items = Catalog.from_titles(titles)
+        self._check_kind(new_items.item_ids)
         taken = np.intersect1d(self.item_ids, new_items.item_ids)
         if len(taken) > 0:
+            free = "Choose another id" if self.has_text_ids else f"Number new items from {self.item_ids.max() + 1} on"
             raise ValueError(
-                f"Item id {taken[0]} is taken by {self.titles[int(self.indices_of(taken[:1])[0])]!r}. Number new "
-                f"items from {self.item_ids.max() + 1} upward."
+                f"Item id {taken[0]!s} is taken by {self.titles[int(self.indices_of(taken[:1])[0])]!r}. {free}."
             )
         return Catalog(np.concatenate([self.item_ids, new_items.item_ids]), (*self.titles, *new_items.titles))
 
@@ -121,9 +128,23 @@ class Catalog:
     def __len__(self) -> int:
         return len(self.titles)
 
+    @property
+    def has_text_ids(self) -> bool:
+        """Whether the item ids are texts."""
+        return is_text(self.item_ids)
+
+    @cached_property
+    def id_numbers(self) -> np.ndarray:
+        """The item ids as whole numbers, int64 of shape `(num_items,)` (see [`id_numbers`])."""
+        return id_numbers(self.item_ids)
+
     @cached_property
     def _order(self) -> np.ndarray:
         return np.argsort(self.item_ids, kind="stable")
+
+    @cached_property
+    def _indices_by_text_id(self) -> dict[str, int]:
+        return {item_id: index for index, item_id in enumerate(self.item_ids.tolist())}
 
     @cached_property
     def _indices_by_title(self) -> dict[str, list[int]]:
@@ -132,12 +153,17 @@ class Catalog:
             indices.setdefault(title, []).append(index)
         return indices
 
-    def indices_of(self, item_ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    def __contains__(self, item_id: object) -> bool:
+        if self.has_text_ids:
+            return item_id in self._indices_by_text_id
+        return isinstance(item_id, (int, np.integer)) and bool(np.isin(item_id, self.item_ids))
+
+    def indices_of(self, item_ids: Sequence[int | str] | np.ndarray) -> np.ndarray:
         """
         Turns item ids into catalog indices.
 
         Args:
-            item_ids (`Sequence[int]`):
+            item_ids (`Sequence[int | str]` or `numpy.ndarray`):
                 Item ids of the data set.
 
         Returns:
@@ -145,21 +171,41 @@ class Catalog:
 
         Raises:
             KeyError: If an id is not in the catalog.
-            TypeError: If an id is not a whole number.
+            TypeError: If the ids are not of the catalog's kind (whole numbers or texts).
         """
-        ids = np.asarray(item_ids)
-        if ids.size == 0:
+        ids = as_ids(item_ids)
+        if len(ids) == 0:
             return np.empty(0, dtype=np.int64)
-        if ids.dtype.kind not in "iu":
-            raise TypeError(f"Item ids must be whole numbers, got {ids.flat[0]!r} ({ids.dtype}).")
-        indices = self._order[np.searchsorted(self.item_ids, ids, sorter=self._order).clip(max=len(self) - 1)]
-        is_unknown = self.item_ids[indices] != ids
+        self._check_kind(ids)
+        # A worker is forked from a process that has used polars, and would wait forever for polars' threads. So the
+        # lookup does without polars.
+        if self.has_text_ids:
+            indices_by_id = self._indices_by_text_id
+            indices = np.fromiter((indices_by_id.get(item_id, -1) for item_id in ids), np.int64, len(ids))
+            is_unknown = indices < 0
+        else:
+            indices = self._order[np.searchsorted(self.item_ids, ids, sorter=self._order).clip(max=len(self) - 1)]
+            is_unknown = self.item_ids[indices] != ids
         if is_unknown.any():
             raise KeyError(
-                f"Item id {ids[is_unknown][0]} is not in the catalog of {len(self)} items. Add it to the "
-                "items table (`Catalog.with_items`), or drop the interactions that name it."
+                f"Item id {ids[is_unknown][0]!s} is not in the catalog of {len(self)} items"
+                f"{self._nearest_ids(ids[is_unknown][0])}. Add it to the items table (`Catalog.with_items`), or drop "
+                "the interactions that name it."
             )
         return indices
+
+    def _check_kind(self, ids: np.ndarray) -> None:
+        """Checks that ids are of the catalog's kind."""
+        if is_text(ids) != self.has_text_ids:
+            kinds = ("whole numbers", "texts")
+            raise TypeError(
+                f"The catalog's item ids are {kinds[self.has_text_ids]}, such as {self.item_ids.tolist()[0]!r}, but "
+                f"{ids.tolist()[0]!r} is not. Name items by their ids in the catalog."
+            )
+
+    def _nearest_ids(self, item_id: Any) -> str:
+        nearest = nearest_texts(item_id, self.item_ids.tolist()) if self.has_text_ids else []
+        return f" (the nearest ids are {', '.join(map(repr, nearest))})" if nearest else ""
 
     def check_same_titles(self, other: Catalog) -> None:
         """
@@ -287,29 +333,30 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
     return TitleTokens(ids, offsets)
 
 
-def check_learned_items(item_ids: np.ndarray, learned: np.ndarray, in_order: bool = True) -> None:
+def check_learned_items(catalog: Catalog, learned: np.ndarray, in_order: bool = True) -> None:
     """
     Checks that a catalog holds all items for which a model has learned something.
 
     Args:
-        item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
-            The catalog's ids.
+        catalog ([`Catalog`]):
+            The catalog.
         learned (`numpy.ndarray` of shape `(n,)`, int64):
-            The ids of the items that the model knows.
+            The items that the model knows, as numbers (see [`id_numbers`]).
         in_order (`bool`, *optional*, defaults to `True`):
             Whether the catalog must begin with these items, in their order.
 
     Raises:
         ValueError: If the catalog lacks an item, or has another order.
     """
-    lost = learned[~np.isin(learned, item_ids)]
+    lost = learned[~np.isin(learned, catalog.id_numbers)]
     if len(lost) > 0:
         named = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
         raise ValueError(
-            f"The catalog of {len(item_ids)} items lacks {len(lost)} of the {len(learned)} items that the model has "
-            f"learned: {named}. Keep them in the catalog, and pass `candidates` to recommend other items only."
+            f"The catalog of {len(catalog)} items lacks {len(lost)} of the {len(learned)} items that the model has "
+            f"learned{'' if catalog.has_text_ids else f': {named}'}. Keep them in the catalog, and pass `candidates` "
+            "to recommend other items only."
         )
-    if in_order and not np.array_equal(item_ids[: len(learned)], learned):
+    if in_order and not np.array_equal(catalog.id_numbers[: len(learned)], learned):
         raise ValueError(
             "The catalog holds the items that the model has learned, but in another order, so their numbers would be "
             "mixed up. Use the checkpoint's processor with `processor.with_catalog(catalog)`, which keeps the order."

@@ -144,7 +144,7 @@ class ItemHead(nn.Module):
     """
 
     item_ids: torch.Tensor
-    """Ids of the items that the head was made for, by catalog index; int64, shape `(num_items,)`."""
+    """The `id_numbers` of the catalog that the head was made for; int64, shape `(num_items,)`."""
 
     def __init__(self, config: ItemHeadConfig, hidden_size: int) -> None:
         super().__init__()

@@ -435,7 +435,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             ItemHeadConfig(len(catalog), residual_size, similarity, dropout, residual_dropout, title_similarity)
         )
         head: Any = self.item_head
-        head.item_ids.copy_(torch.tensor(catalog.item_ids))
+        head.item_ids.copy_(torch.tensor(catalog.id_numbers))
 
     def make_item_head(self, config: ItemHeadConfig) -> None:
         """Adds the modules of an item head, untrained, in the dtype and on the device of the embeddings."""
@@ -646,7 +646,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         residual = self.model.item_residual
         num_residuals = 0 if residual is None or self.item_head is None else len(self.item_head.item_ids)
         if self.item_head is not None:
-            check_learned_items(processor.catalog.item_ids, self.item_head.item_ids.cpu().numpy())
+            check_learned_items(processor.catalog, self.item_head.item_ids.cpu().numpy())
         if processor.num_residuals != num_residuals:
             raise ValueError(
                 f"The model has residuals for {num_residuals} items, but the processor writes them for "

@@ -44,7 +44,7 @@ class NeighborTable:
         values (`numpy.ndarray` of shape `(num_scores,)`, float32):
             The scores.
         item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
-            The ids of the catalog's items, in catalog order. [`NeighborTable.check_catalog`] compares them.
+            The catalog's `id_numbers`. [`NeighborTable.check_catalog`] compares them.
         decay (`float`):
             Weight of an item of a history, relative to the item after it.
         num_history_items (`int`):
@@ -237,24 +237,24 @@ class NeighborTable:
         Raises:
             ValueError: If the catalog lacks an item of the table, or has it at another place.
         """
-        if np.array_equal(catalog.item_ids[: self.num_items], self.item_ids):
+        numbers = catalog.id_numbers
+        if np.array_equal(numbers[: self.num_items], self.item_ids):
             return
         mend = (
             "Use the catalog for which the pairs were counted, with new items at its end only (`Catalog.with_items`), "
             "or count the pairs anew (`CoVisitation.fit`)."
         )
-        lost = self.item_ids[~np.isin(self.item_ids, catalog.item_ids)]
+        lost = self.item_ids[~np.isin(self.item_ids, numbers)]
         if len(lost) > 0:
+            named = "" if catalog.has_text_ids else f", such as item {lost[0]}"
             raise ValueError(
-                f"The catalog lacks item {lost[0]} of the table of neighbors; it lacks {len(lost)} of the table's "
-                f"{self.num_items} items. {mend}"
+                f"The catalog lacks {len(lost)} of the {self.num_items} items of the table of neighbors{named}. {mend}"
             )
-        index = int(np.flatnonzero(catalog.item_ids[: self.num_items] != self.item_ids)[0])
-        item_id = int(self.item_ids[index])
-        place = int(catalog.indices_of([item_id])[0])
+        index = int(np.flatnonzero(numbers[: self.num_items] != self.item_ids)[0])
+        place = int(np.flatnonzero(numbers == self.item_ids[index])[0])
         raise ValueError(
-            f"Item {item_id} ({catalog.titles[place]!r}) has the index {index} in the table of neighbors, but "
-            f"{place} in the catalog. {mend}"
+            f"Item {catalog.item_ids[place]} ({catalog.titles[place]!r}) has the index {index} in the table of "
+            f"neighbors, but {place} in the catalog. {mend}"
         )
 
     def save(self, path: str | os.PathLike, **settings: Any) -> None:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import PROCESSOR_NAME
+from transformers.utils import PROCESSOR_NAME, TensorType
 
 from .catalog import Catalog, TitleTokens, check_learned_items, ragged_arange, tokenize_titles
 from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
+from .histories import Item, as_batch, find_items
 from .hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, hub_kwargs, push_kwargs
 from .layouts import GRANULARITIES, ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
 from .neighbors import NeighborTable
@@ -178,8 +179,8 @@ class PatchRecProcessor(ProcessorMixin):
         """Returns `catalog` with the present catalog's items first, in their order, because models number them so."""
         present = self.catalog.item_ids
         num_learned = max(self.num_residuals, 0 if self.prior is None else self.prior.co_visits.num_items)
-        check_learned_items(catalog.item_ids, present[:num_learned], in_order=False)
-        kept = catalog.indices_of(present[np.isin(present, catalog.item_ids)])
+        check_learned_items(catalog, self.catalog.id_numbers[:num_learned], in_order=False)
+        kept = catalog.indices_of(present[np.isin(self.catalog.id_numbers, catalog.id_numbers)])
         order = np.concatenate([kept, np.setdiff1d(np.arange(len(catalog)), kept)])
         if np.array_equal(order, np.arange(len(catalog))):
             return catalog
@@ -193,7 +194,7 @@ class PatchRecProcessor(ProcessorMixin):
     @cached_property
     def title_neighbors(self) -> NeighborTable:
         """Similar titles of the catalog (see [`title_similarity`]). They are computed on first use."""
-        return title_similarity(self.title_tokens, self.catalog.item_ids)
+        return title_similarity(self.title_tokens, self.catalog.id_numbers)
 
     def encode(
         self,
@@ -341,34 +342,42 @@ class PatchRecProcessor(ProcessorMixin):
 
     def __call__(
         self,
-        histories: Sequence[Sequence[int]],
+        histories: Sequence[Item] | Sequence[Sequence[Item]],
         layout: Layout | None = None,
         padding_side: Literal["left", "right"] = "left",
+        return_tensors: str | TensorType = "pt",
     ) -> BatchFeature:
         """
         Turns histories into the prompts that `model.generate` takes.
 
         Args:
-            histories (`Sequence[Sequence[int]]`):
-                Item ids of the catalog, oldest first.
+            histories (`Sequence[int | str | Title]`, or a sequence of them):
+                One history or a batch of them, oldest item first (see [`PatchRecommender.recommend`]).
             layout ([`Layout`], *optional*):
                 Replaces the processor's layout.
             padding_side (`"left"` or `"right"`, *optional*, defaults to `"left"`):
                 Side on which short prompts are padded. Generation needs `"left"`.
+            return_tensors (`"pt"` or `"np"`, *optional*, defaults to `"pt"`):
+                Whether to return tensors of PyTorch or arrays of NumPy.
 
         Returns:
             [`~transformers.BatchFeature`]: the tensors of the prompts, as in [`pad_histories`].
 
         Raises:
-            TypeError: If `histories` is not a list of lists.
-            ValueError: If a history is empty.
+            TypeError: If `histories` are no histories.
+            ValueError: If a history is empty, or `return_tensors` has another value.
             KeyError: If an item id is not in the catalog.
         """
-        if isinstance(histories, str) or any(isinstance(history, (int, str, np.integer)) for history in histories):
-            raise TypeError(f"`histories` must be a list of lists of item ids, such as [[3, 14]], got {histories!r}.")
-        encoded = [self.encode(self.catalog.indices_of(history), layout=layout) for history in histories]
-        batch = pad_histories(encoded, self.prompt.pad_id, padding_side)
-        return BatchFeature({key: batch[key] for key in PROMPT_KEYS})
+        if return_tensors not in ("pt", "np", TensorType.PYTORCH, TensorType.NUMPY):
+            raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
+        _, batch = as_batch(histories)
+        found = find_items(batch, self.catalog, self.title_tokens, self.tokenizer)
+        encoded = [self.encode(items, layout=layout, titles=found.titles) for items in found.items]
+        tensors = pad_histories(encoded, self.prompt.pad_id, padding_side)
+        prompts = {key: tensors[key] for key in PROMPT_KEYS}
+        if return_tensors in ("np", TensorType.NUMPY):
+            return BatchFeature({key: value.numpy() for key, value in prompts.items()})
+        return BatchFeature(prompts)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the settings as JSON-ready values. The catalog and the tokenizer are saved in other files."""

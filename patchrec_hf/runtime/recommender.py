@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .adapters import is_adapter, load_adapted
-from .catalog import tokenize_titles
+from .histories import Item, as_batch, find_items
 from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
 from .modeling import PatchRecForCausalLM
@@ -27,7 +27,7 @@ class Recommendation:
     A recommended item.
 
     Args:
-        item_id (`int`):
+        item_id (`int` or `str`):
             The item's id in the data set.
         title (`str`):
             The item's title.
@@ -38,7 +38,7 @@ class Recommendation:
             Whether the list of recommendations is proven to be the best one.
     """
 
-    item_id: int
+    item_id: int | str
     title: str
     score: float
     is_exact: bool
@@ -96,11 +96,11 @@ class PatchRecommender:
 
     def recommend(
         self,
-        histories: Sequence[int | str] | Sequence[Sequence[int | str]],
+        histories: Sequence[Item] | Sequence[Sequence[Item]],
         k: int = 10,
         exclude_seen: bool = True,
         unique_titles: bool = True,
-        candidates: Collection[int] | Sequence[Collection[int]] | None = None,
+        candidates: Collection[int | str] | Sequence[Collection[int | str]] | None = None,
         method: Method | None = None,
         num_beams: int | None = None,
         max_title_tokens: int | None = None,
@@ -112,10 +112,10 @@ class PatchRecommender:
         Recommends the k most likely next items.
 
         Args:
-            histories (`Sequence[int | str]`, or a sequence of them):
-                One history or a batch of them, oldest item first. An item is an id of the catalog or a title. The
-                catalog need not contain the title. A string is always a title, never an id of your own
-                (`original_id`).
+            histories (`Sequence[int | str | Title]`, or a sequence of them):
+                One history or a batch of them, oldest item first: lists, arrays of NumPy, tensors, or a frame with
+                the column `item_ids`. An item is an id of the catalog, or a title of the catalog. A [`Title`] may be
+                new. If the catalog's ids are whole numbers, any text is read as a title, and a warning names new ones.
             k (`int`, *optional*, defaults to `10`):
                 Number of items to return; fewer if fewer are left.
             exclude_seen (`bool`, *optional*, defaults to `True`):
@@ -123,7 +123,7 @@ class PatchRecommender:
             unique_titles (`bool`, *optional*, defaults to `True`):
                 Whether to recommend each title once: as its best item by the item head, and otherwise as the first
                 item with this title, because titles alone cannot tell such items apart.
-            candidates (`Collection[int]`, or a sequence of them, *optional*):
+            candidates (`Collection[int | str]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
                 catalog if not given.
             method, num_beams, max_title_tokens:
@@ -142,32 +142,15 @@ class PatchRecommender:
             ValueError: If a history is empty or longer than the model's context, if a title holds an added token, if k
                 is out of range, or if nothing is left to recommend for a history.
             TypeError: If an item is neither an id nor a title, or the backbone cannot attend to a tree.
-            KeyError: If an item id is not in the catalog.
+            KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it. The message names
+                the nearest ones.
             FloatingPointError: If the model's scores are not numbers.
         """
-        is_single, batch = _as_batch(histories)
+        is_single, batch = as_batch(histories)
         processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
-        # The catalog indices that match each item of each history. A new title has none.
-        matches = [[self._indices(item) for item in history] for history in batch]
-        # New titles are numbered after the titles of the catalog.
-        texts = dict.fromkeys(item for history in batch for item in history if isinstance(item, str))
-        new_titles = [title for title in texts if not catalog.indices_of_title(title)]
-        new_indices = {title: len(catalog) + index for index, title in enumerate(new_titles)}
-        titles = processor.title_tokens
-        if new_titles:
-            titles = titles.extended(tokenize_titles(new_titles, processor.tokenizer))
-        prompts = [
-            processor.encode(
-                np.array([match[0] if match else new_indices[str(item)] for item, match in zip(*pair, strict=True)]),
-                layout=layout,
-                titles=titles,
-            )
-            for pair in zip(batch, matches, strict=True)
-        ]
-        seen = [
-            trie.items_spelled_like(np.array([index for indices in items for index in indices], dtype=np.int64))
-            for items in matches
-        ]
+        found = find_items(batch, catalog, processor.title_tokens, processor.tokenizer)
+        prompts = [processor.encode(items, layout=layout, titles=found.titles) for items in found.items]
+        seen = [trie.items_spelled_like(indices) for indices in found.matches] if exclude_seen else None
         method = default_method(self.model) if method is None else method
         by_item = method == "item"
         # The items of one title have scores of their own. So more are ranked, and the best of each title stays.
@@ -182,7 +165,7 @@ class PatchRecommender:
         ranking = CatalogRanker(self.model, processor, config, self._item_scorer if by_item else None).rank(
             prompts,
             candidates=self._candidates(candidates, len(batch), unique_titles and not by_item),
-            excluded=seen if exclude_seen else None,
+            excluded=seen,
             show_progress=show_progress,
         )
         results = []
@@ -193,7 +176,7 @@ class PatchRecommender:
                 kept = kept[np.sort(first)][:k]
             results.append(
                 [
-                    Recommendation(int(catalog.item_ids[item]), catalog.titles[item], float(score), bool(is_exact))
+                    self._recommendation(item, score, is_exact)
                     for item, score in zip(items[kept], scores[kept], strict=True)
                 ]
             )
@@ -204,14 +187,14 @@ class PatchRecommender:
         return ItemScorer(self.model, self.processor)
 
     @torch.no_grad()
-    def similar_items(self, item: int | str, k: int = 10) -> list[Recommendation]:
+    def similar_items(self, item: Item, k: int = 10) -> list[Recommendation]:
         """
         Finds the items whose vectors are most similar to an item's, by cosine. The vectors are the item head's. They
         are computed once.
 
         Args:
-            item (`int` or `str`):
-                An item id of the catalog, or any title.
+            item (`int`, `str` or [`Title`]):
+                An item, as in the histories of [`~PatchRecommender.recommend`].
             k (`int`, *optional*, defaults to `10`):
                 Number of items; the item itself is left out.
 
@@ -220,7 +203,7 @@ class PatchRecommender:
 
         Raises:
             ValueError: If the model has no item head, or `k` is less than 1.
-            KeyError: If the catalog lacks the id.
+            KeyError: If the catalog lacks the id, or has no such title.
 
         Example:
         ```python
@@ -230,56 +213,39 @@ class PatchRecommender:
         if k < 1:
             raise ValueError(f"`k` must be at least 1, got {k}.")
         catalog, scorer = self.processor.catalog, self._item_scorer
-        indices = self._indices(item)
+        found = find_items([[item]], catalog, self.processor.title_tokens, self.processor.tokenizer)
         vectors = F.normalize(scorer.item_vectors[:, :-1], dim=-1)
-        if indices:
-            vector = vectors[indices[0]]
+        (index,), (indices,) = found.items[0], found.matches
+        if index < len(catalog):
+            vector = vectors[index]
         else:
-            titles = self.processor.title_tokens.extended(tokenize_titles([str(item)], self.processor.tokenizer))
-            new = item_vectors_of(self.model, self.processor, np.array([len(catalog)]), titles)
+            new = item_vectors_of(self.model, self.processor, found.items[0], found.titles)
             vector = F.normalize(new[0, :-1], dim=-1)
         cosines = (vectors @ vector).cpu().numpy()
         cosines[indices] = -np.inf
         (items,), (scores,) = best_items(cosines[None], min(k, len(catalog)))
         return [
-            Recommendation(int(catalog.item_ids[index]), catalog.titles[index], float(score), True)
-            for index, score in zip(items, scores, strict=True)
-            if index >= 0
+            self._recommendation(index, score, True) for index, score in zip(items, scores, strict=True) if index >= 0
         ]
 
+    def _recommendation(self, index: int, score: float, is_exact: bool) -> Recommendation:
+        catalog = self.processor.catalog
+        item_id = catalog.item_ids[index]
+        return Recommendation(
+            item_id if catalog.has_text_ids else int(item_id), catalog.titles[index], float(score), bool(is_exact)
+        )
+
     def _candidates(
-        self, candidates: Collection[int] | Sequence[Collection[int]] | None, num_histories: int, unique_titles: bool
+        self,
+        candidates: Collection[int | str] | Sequence[Collection[int | str]] | None,
+        num_histories: int,
+        unique_titles: bool,
     ) -> list[np.ndarray] | None:
         catalog, trie = self.processor.catalog, self.processor.trie
         if candidates is None:
             return [trie.all_titles[1]] * num_histories if unique_titles else None
         values: list[Any] = list(candidates)
         # `values` is one list of ids for all histories, or a list for each.
-        lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer)) else values
+        lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer, str)) else values
         arrays = [catalog.indices_of(list(item_ids)) for item_ids in lists]
         return [trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
-
-    def _indices(self, item: int | str) -> list[int]:
-        catalog = self.processor.catalog
-        return catalog.indices_of_title(item) if isinstance(item, str) else catalog.indices_of([item]).tolist()
-
-
-def _as_batch(histories: Any) -> tuple[bool, list[list[int | str]]]:
-    """Returns whether a single history was given, and the batch of histories."""
-    if isinstance(histories, (str, int)):
-        raise TypeError(f"A history is a list of item ids and titles, such as [3, 14], got {histories!r}.")
-    values = list(histories)
-    is_single = not values or isinstance(values[0], (int, np.integer, str))
-    for row, history in enumerate(() if is_single else values):
-        if not isinstance(history, Iterable) or isinstance(history, str):
-            raise TypeError(
-                f"A history is a list of item ids and titles, such as [3, 14], got {history!r} in row {row}."
-            )
-    batch = [list(history) for history in ([values] if is_single else values)]
-    for row, history in enumerate(batch):
-        if not history:
-            raise ValueError(f"The history is empty (row {row}); a recommendation needs at least one earlier item.")
-        for item in history:
-            if not isinstance(item, (int, np.integer, str)):
-                raise TypeError(f"An item is an id (a whole number) or a title, got {item!r} in row {row}.")
-    return is_single, batch

@@ -35,7 +35,7 @@ def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: i
         titles ([`TitleTokens`]):
             The titles of a catalog.
         item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
-            The catalog's ids.
+            The catalog's `id_numbers`.
         max_neighbors (`int`, *optional*, defaults to `40`):
             Number of most similar items that are kept for each item.
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import polars as pl
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetInfo, IterableDataset
 from peft import PeftConfig, PeftModel
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import HubStrategy
@@ -75,7 +75,8 @@ def first_train_rows(dataset: Any, args: PatchFinetuneConfig) -> Dataset:
                 f"`train_sampling_strategy={args.train_sampling_strategy!r}` needs a `Dataset`, but the rows are "
                 "streamed. Use 'random'."
             )
-        return Dataset.from_dict(next(iter(dataset.iter(batch_size=_SAMPLE_ROWS)), {}))
+        first_rows: dict[str, Any] = next(iter(dataset.iter(batch_size=_SAMPLE_ROWS)), {})
+        return Dataset.from_dict(first_rows, info=DatasetInfo(description=dataset.info.description))
     if not isinstance(dataset, Dataset):
         raise TypeError(f"`train_dataset` must be a `Dataset` or `IterableDataset`, got `{type(dataset).__name__}`.")
     return dataset

@@ -23,6 +23,7 @@ from trl import SFTTrainer
 from ..batches.collators import PatchDataCollator
 from ..batches.filled import FilledDataset
 from ..batches.statistics import BatchSums, StepStatistics
+from ..data.row_facts import check_same_catalog
 from ..data.rows import check_columns, check_rows, rows_checksum
 from ..evaluation.models import evaluate_model
 from ..evaluation.report import EvaluationReport
@@ -99,6 +100,7 @@ class PatchTrainer(SFTTrainer):
         for rows in (first_rows, *(eval_dataset.values() if isinstance(eval_dataset, dict) else [eval_dataset])):
             if rows is not None:
                 check_rows(rows, processing_class.max_history)
+                check_same_catalog(rows, processing_class.catalog)
         model, patchrec_model = load_trainable(model, args, processing_class)
         if peft_config is not None:
             peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
@@ -200,6 +202,7 @@ class PatchTrainer(SFTTrainer):
             TypeError, ValueError: If the rows are wrong (see [`check_columns`]).
         """
         check_columns(test_dataset)
+        check_same_catalog(test_dataset, self.processing_class.catalog)
         return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 
     @cached_property

@@ -15,8 +15,8 @@ def amazon(tmp_path):
 def test_amazon_by_hand(amazon, ending):
     write_core(amazon) if ending == "csv" else write_reviews(amazon, ending=ending)
     data = prepare(amazon, None)
-    assert interactions_of(data) == [(0, 0, 1588687728), (0, 1, 1588687728)]
-    assert data.items.select("title", "original_id").rows() == [("Soap", "B2"), ("Brush", "B1")]
+    assert interactions_of(data) == [("u", "B2", 1588687728), ("u", "B1", 1588687728)]
+    assert data.items.rows() == [("B2", "Soap"), ("B1", "Brush")]
 
 
 @pytest.mark.parametrize("write", [write_reviews, write_core])

@@ -39,9 +39,9 @@ def test_goodreads_by_hand(goodreads, name):
     ]
     write_lines(goodreads / name, rows)
     data = prepare(goodreads, Filters(min_rating=5, drop_untitled=True))
-    assert interactions_of(data) == [(0, 1, 1501425850), (1, 0, 1501425850), (1, 1, 1577836800)]
-    assert data.items.rows() == [(0, "Émile (Books, #1)", "20"), (1, "The Body Electric", "100")]
-    assert data.users.rows() == [(0, "a"), (1, "b")]
+    assert interactions_of(data) == [("a", 100, 1501425850), ("b", 20, 1501425850), ("b", 100, 1577836800)]
+    assert data.items.rows() == [(20, "Émile (Books, #1)"), (100, "The Body Electric")]
+    assert data.users.rows() == [("a",), ("b",)]
     assert [step.interactions for step in data.steps] == [7, 6, 4, 3]
 
 

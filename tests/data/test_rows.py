@@ -46,5 +46,6 @@ def test_columns_are_named():
         check_rows(rows_with().select([]))
     with pytest.raises(TypeError, match="`item_ids` must hold lists of whole numbers"):
         check_rows(Dataset.from_list([{**ROW, "item_ids": [1.5, 2.5, 3.5, 4.5]}]))
-    with pytest.raises(TypeError, match="`user_id` must hold whole numbers"):
-        check_rows(Dataset.from_list([{**ROW, "user_id": "seven"}]))
+    with pytest.raises(TypeError, match="`user_id` must hold whole numbers or texts"):
+        check_rows(Dataset.from_list([{**ROW, "user_id": 7.5}]))
+    check_rows(Dataset.from_list([{**ROW, "user_id": "seven", "item_ids": list("abcd")}]))

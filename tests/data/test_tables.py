@@ -15,13 +15,13 @@ def test_tables_by_hand(tmp_path, name):
     data = prepare(path, columns=NAMES, time_unit="ms")
     # Within a second, milliseconds tell the order. 007 is another id than 7, so ids stay texts.
     assert interactions_of(data) == [
-        (0, 1, 1_700_000_000),
-        (0, 2, 1_700_000_000),
-        (0, 0, 1_700_000_000),
-        (1, 1, 1_700_000_000),
+        ("ann", "8", 1_700_000_000),
+        ("ann", "9", 1_700_000_000),
+        ("ann", "007", 1_700_000_000),
+        ("bob", "8", 1_700_000_000),
     ]
-    assert data.items.rows() == [(0, "Pen", "007"), (1, "Ink", "8"), (2, "Nib", "9")]
-    assert data.users["original_id"].to_list() == ["ann", "bob"]
+    assert data.items.rows() == [("007", "Pen"), ("8", "Ink"), ("9", "Nib")]
+    assert data.users["user_id"].to_list() == ["ann", "bob"]
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
@@ -47,9 +47,9 @@ def test_tables_whose_later_ids_are_texts(tmp_path, name):
     path.write_text("\n".join(lines))
     data = prepare(path)
     users = sorted([*map(str, range(1_500)), "ann"])
-    assert data.users["original_id"].to_list() == users
-    assert interactions_of(data)[-1] == (users.index("ann"), 7, 1_800_000_000)
-    assert interactions_of(data)[1] == (1, 7, 1_700_000_001)
+    assert data.users["user_id"].to_list() == users
+    assert interactions_of(data)[-1] == ("ann", 7, 1_800_000_000)
+    assert interactions_of(data)[1] == ("1", 7, 1_700_000_001)
 
 
 @pytest.mark.parametrize(

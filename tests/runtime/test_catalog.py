@@ -104,10 +104,58 @@ def test_shared_titles(catalog):
     assert Catalog.from_titles({1: "a", 2: "b"}).num_shared_titles() == 0
 
 
-@pytest.mark.parametrize("item_id", [1.5, "7", None])
-def test_from_titles_takes_whole_numbers_only(item_id):
-    with pytest.raises(TypeError, match=r"whole number, got .*Number the items"):
-        Catalog.from_titles({3: "Emma", item_id: "Persuasion"})
+@pytest.mark.parametrize("item_id", [1.5, None, True])
+def test_ids_are_whole_numbers_or_texts(item_id):
+    with pytest.raises(TypeError, match=f"must be a whole number or a text, got {item_id}"):
+        Catalog.from_titles({item_id: "Persuasion"})
+
+
+def test_ids_are_of_one_kind():
+    with pytest.raises(TypeError, match="all whole numbers or all texts, got both '7' and 3"):
+        Catalog.from_titles({3: "Emma", "7": "Persuasion"})
+
+
+def test_text_ids_are_looked_up():
+    catalog = Catalog.from_titles({"B-17": "Emma", "007": "Persuasion", "7": "Emma"})
+    assert catalog.has_text_ids
+    assert catalog.item_ids.tolist() == ["B-17", "007", "7"]
+    assert catalog.indices_of(["7", "B-17", "007", "7"]).tolist() == [2, 0, 1, 2]
+    assert ("007" in catalog, "07" in catalog, 7 in catalog) == (True, False, False)
+    with pytest.raises(KeyError, match=r"Item id B17 is not in the catalog of 3 items \(the nearest ids are 'B-17'\)"):
+        catalog.indices_of(["7", "B17"])
+    with pytest.raises(TypeError, match="item ids are texts, such as 'B-17', but 7 is not"):
+        catalog.indices_of([7])
+    with pytest.raises(TypeError, match="item ids are whole numbers, such as 7, but '7' is not"):
+        Catalog.from_titles({7: "Emma"}).indices_of(["7"])
+
+
+def test_text_ids_are_saved(tmp_path):
+    catalog = Catalog.from_titles({"B-17": "Emma", "007": "Persuasion"})
+    catalog.to_parquet(tmp_path / "catalog.parquet")
+    loaded = Catalog.from_parquet(tmp_path / "catalog.parquet")
+    assert loaded.item_ids.tolist() == ["B-17", "007"]
+    assert loaded.id_numbers.tolist() == catalog.id_numbers.tolist()
+
+
+def test_new_items_have_ids_of_the_same_kind():
+    catalog = Catalog.from_titles({"B-17": "Emma"})
+    assert catalog.with_items({"B-18": "Persuasion"}).item_ids.tolist() == ["B-17", "B-18"]
+    with pytest.raises(ValueError, match="Item id B-17 is taken by 'Emma'. Choose another id"):
+        catalog.with_items({"B-17": "Persuasion"})
+    with pytest.raises(TypeError, match="item ids are texts"):
+        catalog.with_items({18: "Persuasion"})
+
+
+def test_large_unsigned_ids():
+    large = 2**63 + 5
+    with pytest.raises(ValueError, match=f"must fit into 64 bits with a sign, got {large}. Write such ids as texts"):
+        Catalog.from_titles({large: "Emma", 3: "Persuasion"})
+    with pytest.raises(ValueError, match=f"got {large}"):
+        Catalog.from_frame(
+            pl.DataFrame({"item_id": [large], "title": ["Emma"]}, schema_overrides={"item_id": pl.UInt64})
+        )
+    small = pl.DataFrame({"item_id": [5], "title": ["Emma"]}, schema_overrides={"item_id": pl.UInt64})
+    assert Catalog.from_frame(small).item_ids.tolist() == [5]
 
 
 def test_from_titles_keeps_the_order():
@@ -251,14 +299,14 @@ def test_items_table_without_titles(tmp_path):
         Catalog.from_parquet(tmp_path / "items.parquet")
 
 
-@pytest.mark.parametrize("item_ids", [[1, None], [1.0, 2.0], ["a", "b"]])
-def test_item_ids_are_whole_numbers(item_ids):
-    with pytest.raises(ValueError, match="`item_id` must be whole numbers"):
+@pytest.mark.parametrize("item_ids", [[1, None], [1.0, 2.0], ["a", None]])
+def test_columns_of_ids(item_ids):
+    with pytest.raises(ValueError, match="`item_id` must hold whole numbers or texts without nulls"):
         Catalog.from_frame(pl.DataFrame({"item_id": item_ids, "title": ["a", "b"]}))
 
 
-def test_lookups_of_other_than_whole_numbers():
-    with pytest.raises(TypeError, match=r"whole numbers, got .*7\.9"):
+def test_lookups_of_other_than_ids():
+    with pytest.raises(TypeError, match=r"a whole number or a text, got 7\.9"):
         Catalog.from_titles({7: "Emma"}).indices_of([7.9])
 
 

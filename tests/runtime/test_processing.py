@@ -169,9 +169,13 @@ def test_a_layout_of_ones_own_is_given_again(processor, tmp_path):
         assert loader.from_pretrained(tmp_path, layout=LatestOnly()).layout == LatestOnly()
 
 
-def test_a_flat_list_is_not_a_batch(processor):
-    with pytest.raises(TypeError, match="list of lists"):
-        processor([10, 11])
+def test_one_history_is_a_batch_of_one(processor):
+    one, batch = processor([10, 11]), processor([[10, 11]], return_tensors="np")
+    assert isinstance(batch["input_ids"], np.ndarray)
+    for name in one:
+        assert one[name].tolist() == batch[name].tolist()
+    with pytest.raises(ValueError, match="`return_tensors` must be 'pt' or 'np', got 'tf'"):
+        processor([10], return_tensors="tf")
 
 
 def test_with_layout_leaves_the_original_alone(processor):

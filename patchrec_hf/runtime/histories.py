@@ -1,0 +1,224 @@
+"""Histories as users write them: ids and titles in lists, arrays or frames, turned into catalog indices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import polars as pl
+import torch
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from .catalog import Catalog, TitleTokens, tokenize_titles
+from .ids import nearest_texts
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Title:
+    """
+    An item of a history that is named by its title. The catalog need not contain the title.
+
+    Args:
+        text (`str`):
+            The title.
+
+    Example:
+    ```python
+    >>> recommender.recommend(["B-17", Title("A Study in Scarlet")])
+    ```
+    """
+
+    text: str
+
+
+Item = int | str | Title
+"""An item of a history: an id of the catalog, or a title."""
+
+
+@runtime_checkable
+class _Frame(Protocol):
+    """A table of polars, pandas or Arrow, by the protocol that all of them share."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogHistories:
+    """
+    Histories whose items were looked up in a catalog.
+
+    Args:
+        items (`list[numpy.ndarray]`):
+            Indices into `titles` of each history's items, oldest first. An index beyond the catalog is a new title.
+        matches (`list[numpy.ndarray]`):
+            Catalog indices of all items that each history may mean: those of its ids, and of its titles all items that
+            have them.
+        titles ([`TitleTokens`]):
+            The titles of the catalog, followed by the new ones.
+    """
+
+    items: list[np.ndarray]
+    matches: list[np.ndarray]
+    titles: TitleTokens
+
+
+def as_batch(histories: Any) -> tuple[bool, list[list[Any]]]:
+    """
+    Turns one history or several into lists.
+
+    Args:
+        histories (`Sequence`, `numpy.ndarray`, `torch.Tensor`, or a frame with the column `item_ids`):
+            One history, or a sequence of them. A frame of polars, pandas or Arrow holds a list of ids in each row.
+
+    Returns:
+        `tuple[bool, list[list]]`: whether a single history was given, and the batch of histories.
+
+    Raises:
+        TypeError: If this is no history.
+        ValueError: If a history is empty, or a frame has no column `item_ids`.
+    """
+    if isinstance(histories, (str, int, Title)):
+        raise TypeError(f"A history is a list of item ids and titles, such as [3, 14], got {histories!r}.")
+    values = _as_list(histories)
+    is_single = not values or isinstance(values[0], (int, np.integer, str, Title))
+    for row, history in enumerate(() if is_single else values):
+        if not isinstance(history, (Iterable, torch.Tensor)) or isinstance(history, (str, Title)):
+            raise TypeError(
+                f"A history is a list of item ids and titles, such as [3, 14], got {history!r} in row {row}."
+            )
+    batch = [_as_list(history) for history in ([values] if is_single else values)]
+    for row, history in enumerate(batch):
+        if not history:
+            raise ValueError(f"The history is empty (row {row}); a recommendation needs at least one earlier item.")
+        for item in history:
+            if isinstance(item, bool) or not isinstance(item, (int, np.integer, str, Title)):
+                raise TypeError(
+                    f"An item is an id (a whole number or a text) or a `Title`, got {item!r} in row {row}."
+                )
+    return is_single, batch
+
+
+def _as_list(values: Any) -> list[Any]:
+    if isinstance(values, (torch.Tensor, np.ndarray)):
+        return list(values.tolist()) if values.ndim > 0 else [values.item()]
+    if isinstance(values, pl.Series):
+        return values.to_list()
+    if isinstance(values, _Frame) and not isinstance(values, Sequence):
+        frame = pl.DataFrame(values)
+        if len(frame.columns) == 1:
+            return frame.to_series().to_list()
+        if "item_ids" not in frame.columns:
+            raise ValueError(
+                f"A frame of histories needs the column 'item_ids' with a list of ids in each row; its columns are "
+                f"{frame.columns}."
+            )
+        return frame["item_ids"].to_list()
+    return list(values)
+
+
+def find_items(
+    batch: Sequence[Sequence[Item]],
+    catalog: Catalog,
+    titles: TitleTokens,
+    tokenizer: PreTrainedTokenizerBase,
+) -> CatalogHistories:
+    """
+    Looks up the items of histories in a catalog.
+
+    A whole number is an id. In a catalog whose ids are texts, a text is an id or a title of the catalog. In a catalog
+    whose ids are whole numbers, a text is a title, which may be new; a warning names new ones. A [`Title`] is a title,
+    which may be new.
+
+    Args:
+        batch (`Sequence[Sequence[int | str | Title]]`):
+            The histories, as [`as_batch`] returns them.
+        catalog ([`Catalog`]):
+            The catalog.
+        titles ([`TitleTokens`]):
+            The catalog's titles.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizes new titles.
+
+    Returns:
+        [`CatalogHistories`]
+
+    Raises:
+        KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it.
+        TypeError: If an item is a whole number, but the catalog's ids are texts.
+        ValueError: If a new title is blank or holds an added token (see [`tokenize_titles`]).
+    """
+    found: dict[Item, list[int]] = {}
+    new: dict[str, int] = {}
+    for row, history in enumerate(batch):
+        for item in history:
+            if item in found:
+                continue
+            found[item] = indices = match_item(item, catalog, row)
+            if not indices:
+                text = item.text if isinstance(item, Title) else str(item)
+                new.setdefault(text, len(catalog) + len(new))
+    if new:
+        titles = titles.extended(tokenize_titles(new, tokenizer))
+    firsts = {
+        item: indices[0] if indices else new[item.text if isinstance(item, Title) else str(item)]
+        for item, indices in found.items()
+    }
+    return CatalogHistories(
+        items=[np.array([firsts[item] for item in history], dtype=np.int64) for history in batch],
+        matches=[np.array([i for item in history for i in found[item]], dtype=np.int64) for history in batch],
+        titles=titles,
+    )
+
+
+def match_item(item: Item, catalog: Catalog, row: int | None = None) -> list[int]:
+    """
+    Returns the catalog indices of the items that an id or a title means; an empty list for a new title.
+
+    Args:
+        item (`int`, `str` or [`Title`]):
+            See [`find_items`].
+        catalog ([`Catalog`]):
+            The catalog.
+        row (`int`, *optional*):
+            The number of the history that holds the item, for the error message.
+
+    Raises:
+        KeyError, TypeError: As [`find_items`] does.
+    """
+    if isinstance(item, Title):
+        return catalog.indices_of_title(item.text)
+    if not isinstance(item, str):
+        return catalog.indices_of([item]).tolist()
+    if catalog.has_text_ids and item in catalog:
+        return catalog.indices_of([item]).tolist()
+    indices = catalog.indices_of_title(item)
+    if indices:
+        return indices
+    where = "" if row is None else f" in row {row}"
+    is_number = item.strip().lstrip("-").isdecimal()
+    if not catalog.has_text_ids and not is_number:
+        nearest = nearest_texts(item, catalog.titles)
+        near = f" The nearest titles are {', '.join(map(repr, nearest))}." if nearest else ""
+        logger.warning_once(
+            f"{item!r}{where} is no title of the catalog of {len(catalog)} items, and is read as a new title.{near} "
+            f"Write `Title({item!r})` to say that it is new."
+        )
+        return []
+    nearest_ids = nearest_texts(item, catalog.item_ids.tolist()) if catalog.has_text_ids else []
+    near = "".join(
+        f" The nearest {kind} are {', '.join(map(repr, texts))}."
+        for kind, texts in (("ids", nearest_ids), ("titles", nearest_texts(item, catalog.titles)))
+        if texts
+    )
+    kind = "neither an id nor a title" if catalog.has_text_ids else "a text, and no title"
+    mend = "" if catalog.has_text_ids else " Ids of this catalog are whole numbers: write them without quotes."
+    raise KeyError(
+        f"{item!r}{where} is {kind} of the catalog of {len(catalog)} items.{near}{mend} Write `Title({item!r})` for a "
+        "title that the catalog lacks."
+    )

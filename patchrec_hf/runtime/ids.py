@@ -1,0 +1,114 @@
+"""Ids: whole numbers or texts, as the user's own data has them, in arrays of one kind."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Sequence
+from heapq import nlargest
+from os.path import commonprefix
+from typing import Any
+
+import numpy as np
+
+
+_MAX_COMPARED = 2_000
+
+
+def as_ids(values: Iterable[Any], name: str = "An item id") -> np.ndarray:
+    """
+    Makes an array of ids of one kind.
+
+    Args:
+        values (`Iterable[int]`, `Iterable[str]` or `numpy.ndarray`):
+            Ids: all of them whole numbers, or all of them texts.
+        name (`str`, *optional*, defaults to `"An item id"`):
+            Name of an id, for the error messages.
+
+    Returns:
+        `numpy.ndarray` of shape `(n,)`: int64, or an object array of `str`.
+
+    Raises:
+        TypeError: If an id is neither a whole number nor a text, or ids are of both kinds.
+        ValueError: If a number needs more than 63 bits.
+    """
+    if not isinstance(values, np.ndarray):
+        values = list(values)
+    if len(values) == 0:
+        return np.empty(0, dtype=np.int64)
+    if not isinstance(values[0], str):
+        array = np.asarray(values)
+        if array.dtype.kind == "i":
+            return array.astype(np.int64, copy=False)
+        if array.dtype.kind == "u" and array.max() <= np.iinfo(np.int64).max:
+            return array.astype(np.int64)
+    listed = values.tolist() if isinstance(values, np.ndarray) else values
+    if all(isinstance(value, str) for value in listed):
+        ids = np.empty(len(listed), dtype=object)
+        ids[:] = listed
+        return ids
+    for value in listed:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer, str)):
+            raise TypeError(f"{name} must be a whole number or a text, got {value!r}.")
+    texts = [value for value in listed if isinstance(value, str)]
+    numbers = [value for value in listed if not isinstance(value, str)]
+    if texts:
+        raise TypeError(
+            f"Ids must be all whole numbers or all texts, got both {texts[0]!r} and {numbers[0]!r}. Write all of them "
+            "as texts."
+        )
+    raise ValueError(
+        f"{name} must fit into 64 bits with a sign, got {max(numbers, key=abs)}. Write such ids as texts."
+    )
+
+
+def is_text(ids: np.ndarray) -> bool:
+    """Whether ids that [`as_ids`] made are texts."""
+    return ids.dtype == object
+
+
+def id_numbers(ids: np.ndarray) -> np.ndarray:
+    """
+    Turns ids into numbers that depend on nothing but the ids, so that files and tensors can hold them.
+
+    Args:
+        ids (`numpy.ndarray` of shape `(n,)`):
+            As [`as_ids`] returns them.
+
+    Returns:
+        `numpy.ndarray` of shape `(n,)`, int64: whole numbers unchanged; 64-bit hashes of texts, the same on every
+        machine.
+    """
+    if not is_text(ids):
+        return ids
+    digests = b"".join(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in ids)
+    return np.frombuffer(digests, dtype="<i8").astype(np.int64)
+
+
+def nearest_texts(text: str, choices: Sequence[str], n: int = 3) -> list[str]:
+    """
+    Finds the texts that are spelled most like another one.
+
+    Args:
+        text (`str`):
+            The text.
+        choices (`Sequence[str]`):
+            The texts to choose from.
+        n (`int`, *optional*, defaults to `3`):
+            Number of texts to return at most.
+
+    Returns:
+        `list[str]`: most similar first; empty if no choice is similar.
+    """
+    folded = text.casefold()
+    by_folded = {choice.casefold(): choice for choice in reversed(choices)}
+    compared = list(by_folded)
+    if len(compared) > _MAX_COMPARED:  # comparing all texts of a large catalog would take seconds
+        reverse = folded[::-1]
+
+        def num_shared(other: str) -> int:
+            return len(commonprefix([folded, other])) + len(commonprefix([reverse, other[::-1]]))
+
+        alike = [other for other in compared if other[:2] == folded[:2] or other[-2:] == folded[-2:]]
+        compared = nlargest(_MAX_COMPARED, alike, key=num_shared)
+    return [by_folded[match] for match in difflib.get_close_matches(folded, compared, n)]

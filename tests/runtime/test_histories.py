@@ -1,0 +1,112 @@
+"""Histories in all forms in which users have them, and the items that their ids and titles mean."""
+
+import logging
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pytest
+import torch
+from transformers.utils import logging as transformers_logging
+
+from patchrec_hf import Catalog, Title
+from patchrec_hf.runtime.catalog import tokenize_titles
+from patchrec_hf.runtime.histories import as_batch, find_items
+
+
+@pytest.fixture
+def named():
+    return Catalog.from_titles({"ES-1": "Emma", "ES-2": "Typhoon", "ES-3": "Emma", "Poems": "The Time Machine"})
+
+
+@pytest.fixture
+def find(tokenizer):
+    def find(batch, catalog):
+        return find_items(batch, catalog, tokenize_titles(catalog.titles, tokenizer), tokenizer)
+
+    return find
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        [3, 14],
+        (3, 14),
+        np.array([3, 14], np.int32),
+        torch.tensor([3, 14]),
+        pl.Series([3, 14]),
+        pa.array([3, 14]).to_pylist(),
+    ],
+)
+def test_one_history(histories):
+    assert as_batch(histories) == (True, [[3, 14]])
+
+
+@pytest.mark.parametrize(
+    "histories",
+    [
+        [[3, 14], [5, 6]],
+        [np.array([3, 14]), torch.tensor([5, 6])],
+        np.array([[3, 14], [5, 6]]),
+        torch.tensor([[3, 14], [5, 6]]),
+        pl.Series([[3, 14], [5, 6]]),
+        pl.DataFrame({"user_id": ["a", "b"], "item_ids": [[3, 14], [5, 6]]}),
+        pa.table({"user_id": ["a", "b"], "item_ids": [[3, 14], [5, 6]]}),
+        pl.DataFrame({"item_ids": [[3, 14], [5, 6]]}),
+    ],
+)
+def test_a_batch(histories):
+    assert as_batch(histories) == (False, [[3, 14], [5, 6]])
+
+
+def test_pandas():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"user_id": ["a", "b"], "item_ids": [["x", "y"], ["z"]]})
+    assert as_batch(frame) == (False, [["x", "y"], ["z"]])
+    assert as_batch(frame["item_ids"]) == (False, [["x", "y"], ["z"]])
+    assert as_batch(pd.Series([3, 14])) == (True, [[3, 14]])
+
+
+@pytest.mark.parametrize("histories", ["ES-1", 3, Title("Emma"), [["ES-1"], "ES-1"], [[1.5]], [[True]], [[None]]])
+def test_no_histories(histories):
+    with pytest.raises(TypeError, match=r"A history is a list|An item is an id"):
+        as_batch(histories)
+
+
+def test_a_frame_without_histories():
+    with pytest.raises(ValueError, match=r"needs the column 'item_ids' .* its columns are \['user', 'items'\]"):
+        as_batch(pl.DataFrame({"user": ["a"], "items": [[3]]}))
+
+
+def test_texts_are_ids_before_they_are_titles(find, named):
+    found = find([["ES-2", "Emma", "Poems"], [Title("Poems"), "ES-3", Title("Poems")]], named)
+    assert [items.tolist() for items in found.items] == [[1, 0, 3], [4, 2, 4]]
+    # A title means all items that have it, an id means one.
+    assert [matches.tolist() for matches in found.matches] == [[1, 0, 2, 3], [2]]
+    assert len(found.titles) == 5
+
+
+def test_a_text_that_means_nothing_names_the_nearest(find, named):
+    message = r"'ES1' in row 1 is neither an id nor a title .* 4 items\. The nearest ids are 'ES-1', .*Title\('ES1'\)"
+    with pytest.raises(KeyError, match=message):
+        find([["ES-1"], ["ES1"]], named)
+    with pytest.raises(KeyError, match="The nearest titles are 'Typhoon'"):
+        find([["Tyfoon"]], named)
+    with pytest.raises(TypeError, match="item ids are texts"):
+        find([[1]], named)
+
+
+def test_a_number_written_as_a_text(find, catalog):
+    with pytest.raises(KeyError, match=r"'10' in row 0 is a text, .* whole numbers: write them without quotes"):
+        find([["10"]], catalog)
+    assert find([[Title("10")]], catalog).items[0].tolist() == [len(catalog)]
+
+
+def test_a_new_title_in_a_catalog_of_numbers_warns(find, catalog, caplog):
+    transformers_logging.enable_propagation()
+    with caplog.at_level(logging.WARNING):
+        assert find([["A Study in Skarlet"]], catalog).items[0].tolist() == [len(catalog)]
+        assert find([[Title("A Study in Skarlett")]], catalog).items[0].tolist() == [len(catalog)]
+    transformers_logging.disable_propagation()
+    (record,) = caplog.records
+    assert "nearest titles are 'A Study in Scarlet'" in record.message
