@@ -7,12 +7,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..evaluation.score_ranks import TitleGroups
 from ..evaluation.scorers import checked_scores
 from ..runtime.catalog import Catalog
+from ..runtime.histories import Item, Title, as_batch, match_item
+from ..runtime.ids import nearest_texts
 from ..runtime.ranking import best_items
-from ..runtime.recommender import Recommendation, _as_batch
+from ..runtime.recommender import Recommendation
 from .histories import HISTORIES_PER_BATCH
 
 
@@ -66,16 +69,16 @@ class CatalogRecommender:
         Recommends the k items with the best scores, with the arguments and results of [`PatchRecommender.recommend`].
 
         Args:
-            histories:
-                One history or a batch of them, oldest item first. An item is an id or a title of the catalog. If
-                several items share a title, it means the first of them.
+            histories (`Sequence[int | str | Title]`, or a sequence of them):
+                As for [`PatchRecommender.recommend`]: one history or a batch of them, oldest item first. An item is an
+                id or a title of the catalog. If several items share a title, it means the first of them.
             k (`int`, *optional*, defaults to `10`):
                 Number of items to return; fewer if fewer are left.
             exclude_seen (`bool`, *optional*, defaults to `True`):
                 Whether to leave out the items of the history, and all other items with the same titles.
             unique_titles (`bool`, *optional*, defaults to `True`):
                 Whether to recommend each title once, as its best item.
-            candidates (`Collection`, or a sequence of them, *optional*):
+            candidates (`Collection[int | str]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
                 catalog if not given.
 
@@ -87,13 +90,13 @@ class CatalogRecommender:
             ValueError: If a history is empty, holds a title that the catalog lacks, or leaves nothing to recommend;
                 if `k` is below 1; or if the number of candidate lists is not the number of histories.
             TypeError: If an item is neither an id nor a title.
-            KeyError: If an item id is not in the catalog.
+            KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it.
             FloatingPointError: If a score is not a number.
         """
         if k < 1:
             raise ValueError(f"`k` must be at least 1, got {k}.")
-        is_single, batch = _as_batch(histories)
-        matches = [[self._indices(item) for item in history] for history in batch]
+        is_single, batch = as_batch(histories)
+        matches = [[self._indices(item, row) for item in history] for row, history in enumerate(batch)]
         allowed = self._candidates(candidates, len(batch))
         results: list[list[Recommendation]] = []
         for start in range(0, len(batch), HISTORIES_PER_BATCH):  # bounds the memory
@@ -104,7 +107,7 @@ class CatalogRecommender:
 
     def _best(
         self,
-        matches: Sequence[Sequence[np.ndarray]],
+        matches: Sequence[Sequence[list[int]]],
         candidates: Sequence[np.ndarray] | None,
         k: int,
         exclude_seen: bool,
@@ -156,24 +159,28 @@ class CatalogRecommender:
     def _titles(self) -> TitleGroups:
         return TitleGroups.from_catalog(self.catalog)
 
-    def _indices(self, item: Any) -> np.ndarray:
-        """Returns the catalog indices of all items that an id or a title names."""
-        if not isinstance(item, str):
-            return self.catalog.indices_of([item])
-        indices = self.catalog.indices_of_title(item)
+    def _indices(self, item: Item, row: int) -> list[int]:
+        """Returns the catalog indices of all items that an id or a title means."""
+        catalog = self.catalog
+        if not isinstance(item, Title) and (not isinstance(item, str) or catalog.has_text_ids):
+            return match_item(item, catalog, row)
+        title = item.text if isinstance(item, Title) else item
+        indices = catalog.indices_of_title(title)
         if not indices:
+            nearest = nearest_texts(title, catalog.titles)
+            near = f" The nearest titles are {', '.join(map(repr, nearest))}." if nearest else ""
             raise ValueError(
-                f"The catalog of {len(self.catalog)} items has no title {item!r}. {type(self).__name__} knows the "
-                "items of its catalog only; a `PatchRecommender` also reads new titles."
+                f"The catalog of {len(catalog)} items has no title {title!r} (row {row}).{near} "
+                f"{type(self).__name__} knows the items of its catalog only; a `PatchRecommender` reads new titles."
             )
-        return np.array(indices)
+        return indices
 
     def _candidates(
         self, candidates: Collection[Any] | Sequence[Collection[Any]] | None, num_histories: int
     ) -> list[np.ndarray] | None:
         if candidates is None:
             return None
-        values: list[Any] = list(candidates)
+        values = _as_list(candidates)
         # `values` is one list of ids for all histories, or a list for each.
         lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer, str)) else values
         if len(lists) != num_histories:
@@ -181,8 +188,12 @@ class CatalogRecommender:
                 f"`candidates` holds {len(lists)} lists for {num_histories} histories. Give one list of ids for all "
                 "histories, or one for each."
             )
-        arrays = [self.catalog.indices_of(list(item_ids)) for item_ids in lists]
+        arrays = [self.catalog.indices_of(_as_list(item_ids)) for item_ids in lists]
         for row, indices in enumerate(arrays):
             if len(indices) == 0:
                 raise ValueError(f"Row {row} has no candidates. Leave out `candidates` to recommend from all items.")
         return arrays
+
+
+def _as_list(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, torch.Tensor) else list(values)

@@ -3,9 +3,11 @@
 import inspect
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 
-from patchrec_hf import Catalog, PatchRecommender, Recommendation
+from patchrec_hf import Catalog, PatchRecommender, Recommendation, Title
 from patchrec_hf.baselines import CatalogRecommender, CoVisitation, Popularity, SASRec
 from patchrec_hf.baselines import recommending as module
 
@@ -57,7 +59,9 @@ def test_an_item_that_scores_minus_infinity_is_not_recommended():
 def test_candidates_for_all_histories_or_for_each():
     fixed = Fixed([5, 1, 4, 2, 3])
     assert ids(fixed.recommend([4], candidates=[5, 2])) == [5, 2]
-    assert ids(fixed.recommend([4], candidates=np.array([5, 2]))) == [5, 2]
+    for candidates in (np.array([5, 2]), torch.tensor([5, 2]), pl.Series([5, 2])):
+        assert ids(fixed.recommend([4], candidates=candidates)) == [5, 2]
+    assert ids(fixed.recommend([[4], [1]], candidates=[torch.tensor([5, 2]), {1, 4}])[0]) == [5, 2]
     batch = fixed.recommend([[4], [1]], candidates=[[5, 2], [1, 4]])
     assert [ids(row) for row in batch] == [[5, 2], [4]]
     assert [ids(row) for row in fixed.recommend([[4], [1]], candidates={1, 5})] == [[1, 5], [5]]
@@ -69,7 +73,26 @@ def test_titles_of_the_catalog_are_items():
     assert fixed.asked == [[2, 5]]
 
 
-@pytest.mark.parametrize("history", [np.array([4, 1]), (4, 1), [np.int64(4), np.int32(1)]])
+def test_frames_of_histories():
+    frame = pl.DataFrame({"user_id": [7, 8], "item_ids": [[4, 1], [5]]})
+    for histories in (frame, frame["item_ids"], frame.to_arrow(), frame.to_pandas()):
+        assert [ids(row) for row in Fixed([5, 1, 4, 2, 3]).recommend(histories)] == [[3, 5], [1, 3, 4]]
+
+
+def test_ids_that_are_texts():
+    catalog = Catalog.from_titles({"B-01": "Emma", "B-02": "Poems", "007": "Ulysses"})
+    fixed = Fixed([3, 2, 1], catalog)
+    found = fixed.recommend(["B-02"], candidates=["007", "B-02", "B-01"])
+    assert found == [Recommendation("B-01", "Emma", 3.0, True), Recommendation("007", "Ulysses", 1.0, True)]
+    assert [ids(row) for row in fixed.recommend([["Poems"], [Title("Emma")]], k=1)] == [["B-01"], ["B-02"]]
+    assert fixed.asked == [["B-02"], ["B-02"], ["B-01"]]
+    with pytest.raises(KeyError, match="B-03"):
+        fixed.recommend(["B-03"])
+    with pytest.raises(ValueError, match=r"no title 'Emmma'.*nearest titles are 'Emma'"):
+        fixed.recommend([Title("Emmma")])
+
+
+@pytest.mark.parametrize("history", [torch.tensor([4, 1]), np.array([4, 1]), (4, 1), [np.int64(4), np.int32(1)]])
 def test_histories_of_other_types(history):
     fixed = Fixed([5, 1, 4, 2, 3])
     assert ids(fixed.recommend(history)) == [3, 5]
