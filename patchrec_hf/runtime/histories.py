@@ -43,7 +43,7 @@ Item = int | str | Title
 
 @runtime_checkable
 class _Frame(Protocol):
-    """A table of polars, pandas or Arrow, by the protocol that all of them share."""
+    """A table or a column of polars, pandas or Arrow, by the protocol that all of them share."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
@@ -110,9 +110,10 @@ def _as_list(values: Any) -> list[Any]:
     if isinstance(values, pl.Series):
         return values.to_list()
     if isinstance(values, _Frame) and not isinstance(values, Sequence):
-        frame = pl.DataFrame(values)
-        if len(frame.columns) == 1:
-            return frame.to_series().to_list()
+        series = pl.Series(values=values)
+        if series.dtype != pl.Struct:
+            return series.to_list()
+        frame = series.struct.unnest()
         if "item_ids" not in frame.columns:
             raise ValueError(
                 f"A frame of histories needs the column 'item_ids' with a list of ids in each row; its columns are "

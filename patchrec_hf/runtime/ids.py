@@ -6,7 +6,6 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Sequence
 from heapq import nlargest
-from os.path import commonprefix
 from typing import Any
 
 import numpy as np
@@ -107,8 +106,14 @@ def nearest_texts(text: str, choices: Sequence[str], n: int = 3) -> list[str]:
         reverse = folded[::-1]
 
         def num_shared(other: str) -> int:
-            return len(commonprefix([folded, other])) + len(commonprefix([reverse, other[::-1]]))
+            return _shared_start(folded, other) + _shared_start(reverse, other[::-1])
 
         alike = [other for other in compared if other[:2] == folded[:2] or other[-2:] == folded[-2:]]
         compared = nlargest(_MAX_COMPARED, alike, key=num_shared)
     return [by_folded[match] for match in difflib.get_close_matches(folded, compared, n)]
+
+
+def _shared_start(one: str, other: str) -> int:
+    """Returns the number of first characters that two texts share."""
+    differences = (index for index, (left, right) in enumerate(zip(one, other, strict=False)) if left != right)
+    return next(differences, min(len(one), len(other)))

@@ -140,7 +140,7 @@ def test_text_ids_are_saved(tmp_path):
 def test_new_items_have_ids_of_the_same_kind():
     catalog = Catalog.from_titles({"B-17": "Emma"})
     assert catalog.with_items({"B-18": "Persuasion"}).item_ids.tolist() == ["B-17", "B-18"]
-    with pytest.raises(ValueError, match="Item id B-17 is taken by 'Emma'. Choose another id"):
+    with pytest.raises(ValueError, match=r"Item id B-17 is taken by 'Emma'\. Choose another id"):
         catalog.with_items({"B-17": "Persuasion"})
     with pytest.raises(TypeError, match="item ids are texts"):
         catalog.with_items({18: "Persuasion"})
@@ -148,7 +148,7 @@ def test_new_items_have_ids_of_the_same_kind():
 
 def test_large_unsigned_ids():
     large = 2**63 + 5
-    with pytest.raises(ValueError, match=f"must fit into 64 bits with a sign, got {large}. Write such ids as texts"):
+    with pytest.raises(ValueError, match=rf"must fit into 64 bits with a sign, got {large}\. Write such ids as texts"):
         Catalog.from_titles({large: "Emma", 3: "Persuasion"})
     with pytest.raises(ValueError, match=f"got {large}"):
         Catalog.from_frame(

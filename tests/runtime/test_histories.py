@@ -87,17 +87,17 @@ def test_texts_are_ids_before_they_are_titles(find, named):
 
 
 def test_a_text_that_means_nothing_names_the_nearest(find, named):
-    message = r"'ES1' in row 1 is neither an id nor a title .* 4 items\. The nearest ids are 'ES-1', .*Title\('ES1'\)"
+    message = r"ES1.* in row 1 is neither an id nor a title .* 4 items\. The nearest ids are .*ES-1.*Title\(.*ES1"
     with pytest.raises(KeyError, match=message):
         find([["ES-1"], ["ES1"]], named)
-    with pytest.raises(KeyError, match="The nearest titles are 'Typhoon'"):
+    with pytest.raises(KeyError, match=r"The nearest titles are .*Typhoon"):
         find([["Tyfoon"]], named)
     with pytest.raises(TypeError, match="item ids are texts"):
         find([[1]], named)
 
 
 def test_a_number_written_as_a_text(find, catalog):
-    with pytest.raises(KeyError, match=r"'10' in row 0 is a text, .* whole numbers: write them without quotes"):
+    with pytest.raises(KeyError, match=r"10.* in row 0 is a text, .* whole numbers: write them without quotes"):
         find([["10"]], catalog)
     assert find([[Title("10")]], catalog).items[0].tolist() == [len(catalog)]
 
