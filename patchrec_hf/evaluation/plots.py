@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import polars as pl
 
@@ -21,7 +22,7 @@ def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLik
         reports (`Mapping[str, EvaluationReport]`):
             At least one report, by the name to show. The cut-offs are the first report's.
         path (`str` or `os.PathLike`):
-            Image file to write. Its extension selects the format.
+            Image file to write. Its extension selects the format, and its directory is made if there is none.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -66,4 +67,5 @@ def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLik
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
