@@ -36,7 +36,7 @@ _MODULES = {
     "CatalogRanker": "runtime.ranking",
     "CatalogRanking": "runtime.ranking",
     "RankingConfig": "runtime.ranking",
-    "Title": "runtime.histories",
+    "Title": "runtime.user_histories",
     "PatchRecommender": "runtime.recommender",
     "Recommendation": "runtime.recommender",
     "DataCard": "data.data_card",
@@ -124,7 +124,6 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .hub.exports import export_checkpoint as export_checkpoint
     from .hub.exports import export_to_hub as export_to_hub
     from .runtime.catalog import Catalog as Catalog
-    from .runtime.histories import Title as Title
     from .runtime.layouts import DropLayout as DropLayout
     from .runtime.layouts import ItemPatchLayout as ItemPatchLayout
     from .runtime.layouts import Layout as Layout
@@ -143,6 +142,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .runtime.recommender import PatchRecommender as PatchRecommender
     from .runtime.recommender import Recommendation as Recommendation
     from .runtime.trie import build_trie as build_trie
+    from .runtime.user_histories import Title as Title
     from .tiny import build_tiny_backbone as build_tiny_backbone
     from .training.arguments import ALL_PATCH_PRESET as ALL_PATCH_PRESET
     from .training.arguments import PAPER_PRESETS as PAPER_PRESETS

@@ -12,10 +12,10 @@ import torch
 from ..evaluation.score_ranks import TitleGroups
 from ..evaluation.scorers import checked_scores
 from ..runtime.catalog import Catalog
-from ..runtime.histories import Item, Title, as_batch, match_item
 from ..runtime.ids import nearest_texts
 from ..runtime.ranking import best_items
 from ..runtime.recommender import Recommendation
+from ..runtime.user_histories import Item, Title, as_batch, match_item
 from .histories import HISTORIES_PER_BATCH
 
 

@@ -17,7 +17,6 @@ from transformers.utils import PROCESSOR_NAME, TensorType
 
 from .catalog import Catalog, TitleTokens, check_learned_items, ragged_arange, tokenize_titles
 from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
-from .histories import Item, as_batch, find_items
 from .hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, hub_kwargs, push_kwargs
 from .layouts import GRANULARITIES, ItemPatchLayout, Layout, layout_from_dict, layout_to_dict
 from .neighbors import NeighborTable
@@ -25,6 +24,7 @@ from .prior import Prior
 from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt
 from .title_similarity import title_similarity
 from .trie import TitleTrie, build_trie
+from .user_histories import Item, as_batch, find_items
 
 
 PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 
 from .adapters import is_adapter, load_adapted
-from .histories import Item, as_batch, find_items
 from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
 from .ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
+from .user_histories import Item, as_batch, find_items
 
 
 @dataclass(frozen=True)

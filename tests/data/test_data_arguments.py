@@ -9,7 +9,7 @@ from transformers import HfArgumentParser
 from trl import TrlParser
 
 from patchrec_hf import Filters, load_recommendation_data
-from patchrec_hf.data.arguments import DataArguments
+from patchrec_hf.data.data_arguments import DataArguments
 from patchrec_hf.data.splits import leave_one_out_split, temporal_split, user_ratio_split
 
 
