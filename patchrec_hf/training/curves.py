@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 
+# HR and NDCG of items; of one evaluation set among several, after its name.
+_METRIC = re.compile(r"(?!(?:.+_)?title_)(?:.+_)?(?:hr|ndcg)@\d+")
 _COLORS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 
 
@@ -16,7 +19,7 @@ def plot_curves(
     log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str | None = None
 ) -> Path | None:
     """
-    Draws the losses and the ranking metrics of a run over its steps.
+    Draws the losses, HR and NDCG of a run over its steps.
 
     Args:
         log_history (`Sequence[Mapping[str, Any]]`):
@@ -76,7 +79,7 @@ def _curves(log_history: Sequence[Mapping[str, Any]]) -> tuple[dict[str, _Curve]
                 curves, name = losses, "training"
             elif name != key and name.endswith("loss"):
                 curves, name = losses, f"evaluation {name.removesuffix('loss').strip('_')}".strip()
-            elif name != key and "@" in name:
+            elif name != key and _METRIC.fullmatch(name):
                 curves = metrics
             else:
                 continue

@@ -9,7 +9,15 @@ from patchrec_hf.training.curves import plot_curves
 LOG = [
     {"loss": 3.0, "learning_rate": 0.1, "step": 1, "epoch": 0.5},
     {"loss": 2.0, "learning_rate": 0.1, "step": 2, "epoch": 1.0},
-    {"eval_loss": 2.5, "eval_hr@20": 0.25, "eval_exact_share": 1.0, "step": 2, "epoch": 1.0},
+    {
+        "eval_loss": 2.5,
+        "eval_hr@20": 0.25,
+        "eval_mrr@20": 0.1,
+        "eval_title_hr@20": 0.3,
+        "eval_exact_share": 1.0,
+        "step": 2,
+        "epoch": 1.0,
+    },
     {"train_loss": 2.5, "train_runtime": 1.0, "step": 2},
 ]
 
@@ -35,7 +43,10 @@ def test_losses_and_metrics(figures, tmp_path):
 
 
 def test_several_evaluation_sets(figures, tmp_path):
-    plot_curves([*LOG[:1], {"eval_new_loss": 1.0, "eval_new_hr@20": 0.5, "step": 3}], tmp_path / "curves.png")
+    plot_curves(
+        [*LOG[:1], {"eval_new_loss": 1.0, "eval_new_hr@20": 0.5, "eval_new_title_hr@20": 1, "step": 3}],
+        tmp_path / "curves.png",
+    )
     loss, metrics = figures[0].axes
     assert lines(loss).keys() == {"training", "evaluation new"}
     assert lines(metrics).keys() == {"new_hr@20"}
