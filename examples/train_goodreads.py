@@ -115,7 +115,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
             state.print(f"\n== {name} ==")
             # Made anew, so that DeepSpeed takes its "auto" values from this stage.
             stage_args = replace(args, output_dir=str(output_dir / name), **settings)
-            trainer = trainer_class(model, stage_args, rows, processor)
+            trainer = trainer_class(model, stage_args, train_dataset=rows, processing_class=processor)
             trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
             state.print(f"Trained by {state.num_processes} processes in {type(trainer.model_wrapped).__name__}.")
             trainer.save_model(f"{final}.part")

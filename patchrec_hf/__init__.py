@@ -32,6 +32,7 @@ _MODULES = {
     "PatchRecConfig": "runtime.configuration",
     "PatchRecForCausalLM": "runtime.modeling",
     "PatchRecModel": "runtime.modeling",
+    "load_model": "runtime.adapters",
     "build_trie": "runtime.trie",
     "CatalogRanker": "runtime.ranking",
     "CatalogRanking": "runtime.ranking",
@@ -41,6 +42,7 @@ _MODULES = {
     "Recommendation": "runtime.recommender",
     "DataCard": "data.data_card",
     "describe_data": "data.data_card",
+    "make_rows": "data.examples",
     "Filters": "data.filters",
     "load_recommendation_data": "data.loading",
     "prepare_data": "data.loading",
@@ -74,7 +76,7 @@ _MODULES = {
 }
 # Former public names: the module that still has them, or the name that replaces them.
 _FORMER_FUNCTIONS = ("rank_catalog", "rank_targets", "score_catalog", "score_targets")
-_FORMER_NAMES = {"AUTHORS": "RELEASE_PROTOCOL", "STRICT": "STRICT_PROTOCOL"}
+_FORMER_NAMES = {"AUTHORS": "RELEASE_PROTOCOL", "STRICT": "STRICT_PROTOCOL", "make_examples": "make_rows"}
 
 __all__ = [*_MODULES]
 __version__ = version("patchrec-hf")
@@ -105,6 +107,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .batches.collators import PatchPretrainDataCollator as PatchPretrainDataCollator
     from .data.data_card import DataCard as DataCard
     from .data.data_card import describe_data as describe_data
+    from .data.examples import make_rows as make_rows
     from .data.filters import Filters as Filters
     from .data.loading import load_recommendation_data as load_recommendation_data
     from .data.loading import prepare_data as prepare_data
@@ -123,6 +126,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .hub.exports import export_backbone as export_backbone
     from .hub.exports import export_checkpoint as export_checkpoint
     from .hub.exports import export_to_hub as export_to_hub
+    from .runtime.adapters import load_model as load_model
     from .runtime.catalog import Catalog as Catalog
     from .runtime.layouts import DropLayout as DropLayout
     from .runtime.layouts import ItemPatchLayout as ItemPatchLayout

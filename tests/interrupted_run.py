@@ -63,8 +63,8 @@ def make_trainer(directory, killer=None):
     return PatchPretrainTrainer(
         PatchRecForCausalLM.from_backbone(backbone, tokenizer),
         args,
-        Dataset.from_list(rows),
-        PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, ItemPatchLayout(2), max_history=8),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, ItemPatchLayout(2), max_history=8),
         callbacks=[] if killer is None else [killer],
     )
 

@@ -43,7 +43,14 @@ def push():
             eval_steps=2, save_strategy="steps", save_steps=1, save_total_limit=1, hub_model_id=f"user/{name}",
             **settings,
         )  # fmt: skip
-        made = PatchFinetuneTrainer(model, args, rows, processor, rows.select(range(4)), peft_config=peft_config)
+        made = PatchFinetuneTrainer(
+            model,
+            args,
+            train_dataset=rows,
+            processing_class=processor,
+            eval_dataset=rows.select(range(4)),
+            peft_config=peft_config,
+        )
         made.train()
         return made
 

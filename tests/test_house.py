@@ -143,6 +143,8 @@ def test_former_names_work_and_warn():
         assert patchrec_hf.STRICT is patchrec_hf.STRICT_PROTOCOL
     with pytest.warns(FutureWarning, match="RELEASE_PROTOCOL"):
         assert patchrec_hf.AUTHORS is patchrec_hf.RELEASE_PROTOCOL
+    with pytest.warns(FutureWarning, match="make_rows"):
+        assert patchrec_hf.make_examples is patchrec_hf.make_rows
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = patchrec_hf.nothing
     with warnings.catch_warnings():

@@ -108,7 +108,7 @@ def test_a_run_resumes_to_the_same_losses(expected, tmp_path):
         warmup_steps=0, logging_steps=1, report_to="none", disable_tqdm=True, eval_ks=[], save_strategy="no",
     )  # fmt: skip
     model = PatchRecForCausalLM.from_pretrained(WRITTEN / "model")  # its weights are replaced by the checkpoint's
-    trainer = PatchFinetuneTrainer(model, args, Dataset.from_list(rows), processor)
+    trainer = PatchFinetuneTrainer(model, args, train_dataset=Dataset.from_list(rows), processing_class=processor)
     trainer.train(resume_from_checkpoint=True)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses == pytest.approx(expected["losses"], rel=1e-4)

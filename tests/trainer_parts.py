@@ -59,7 +59,12 @@ def make_trainer(catalog, tokenizer, processor, rows, tmp_path):
         }
         args = config_class(**(settings | kwargs))
         return trainer_class(
-            model, args, train_dataset or rows, processing_class, eval_dataset=eval_dataset, data_collator=collator
+            model,
+            args,
+            train_dataset=train_dataset or rows,
+            processing_class=processing_class,
+            eval_dataset=eval_dataset,
+            data_collator=collator,
         )
 
     return make

@@ -177,7 +177,9 @@ class Study:
         steps = -(-len(train) // args.per_device_train_batch_size)
 
         def run(args: PatchFinetuneConfig) -> PatchFinetuneTrainer:
-            trainer = PatchFinetuneTrainer(backbone, args, train, processor, splits["validation"])
+            trainer = PatchFinetuneTrainer(
+                backbone, args, train_dataset=train, processing_class=processor, eval_dataset=splits["validation"]
+            )
             trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
             return trainer
 
@@ -274,7 +276,7 @@ def titles(study: Study) -> Ranker:
                 disable_tqdm=True,
                 seed=study.seed,
             )
-            trainer_class(model, args, splits["train"], processor).train()
+            trainer_class(model, args, train_dataset=splits["train"], processing_class=processor).train()
 
         per_step = study.seconds_of(lambda: run(_TRIAL_STEPS)) / _TRIAL_STEPS
         run(max(_TRIAL_STEPS, int(seconds / per_step)))

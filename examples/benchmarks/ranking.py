@@ -146,7 +146,7 @@ def train(args, dataset, catalog):
         logging_steps=200,
         report_to="none",
     )
-    trainer = PatchFinetuneTrainer(backbone, config, dataset.shuffle(seed=0), processor)
+    trainer = PatchFinetuneTrainer(backbone, config, train_dataset=dataset.shuffle(seed=0), processing_class=processor)
     trainer.train()
     trainer.save_model(f"{args.output_dir}/final")
     return f"{args.output_dir}/final"

@@ -107,7 +107,9 @@ def train(args: argparse.Namespace, targets_per_row: int, times: int, options: d
         eval_ks=[],
         per_device_eval_batch_size=32,
     )
-    trainer = PatchFinetuneTrainer(backbone, config, splits["train"], processor, validation)
+    trainer = PatchFinetuneTrainer(
+        backbone, config, train_dataset=splits["train"], processing_class=processor, eval_dataset=validation
+    )
     trainer.train()
     log = trainer.state.log_history
     test = select_spaced(splits["test"], args.num_eval_rows)

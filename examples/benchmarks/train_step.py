@@ -103,8 +103,8 @@ def main(args: argparse.Namespace) -> None:
             trainer = trainer_class(
                 model,
                 config_class(**common, tree_packing=packing),
-                blocks,
-                processor if is_pretraining else processor.with_layout(layout),
+                train_dataset=blocks,
+                processing_class=processor if is_pretraining else processor.with_layout(layout),
             )
             for size in args.targets_per_row:
                 trainers[layout_name, packing, size] = (trainer, size)
@@ -118,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
             item_model = PatchRecForCausalLM.from_backbone(load(), AutoTokenizer.from_pretrained(backbone))
         for packing in (False, True):
             config = PatchFinetuneConfig(**common, tree_packing=packing, objective=objective)
-            trainer = PatchFinetuneTrainer(item_model, config, blocks, all_patches)
+            trainer = PatchFinetuneTrainer(item_model, config, train_dataset=blocks, processing_class=all_patches)
             for size in args.targets_per_row:
                 trainers[objective, packing, size] = (trainer, size)
 

@@ -149,7 +149,9 @@ def _train(
         use_cpu=not torch.accelerator.is_available(),  # else processes on a CPU would not know of each other
     )
     stopwatch = Stopwatch(directory / "seconds.json")
-    trainer = trainer_class(checkpoint, args, splits["train"], processor, callbacks=[stopwatch])
+    trainer = trainer_class(
+        checkpoint, args, train_dataset=splits["train"], processing_class=processor, callbacks=[stopwatch]
+    )
     trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
     trainer.save_model(str(directory / "final"))
     values = {

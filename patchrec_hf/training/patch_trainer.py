@@ -47,6 +47,7 @@ from .inputs import (
     set_objective,
 )
 from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
+from .signature import explain_call
 from .step_events import StepEvents, check_loss
 
 
@@ -73,10 +74,12 @@ class PatchTrainer(SFTTrainer):
     processing_class: PatchRecProcessor
     model: torch.nn.Module
 
+    @explain_call
     def __init__(
         self,
         model: str | os.PathLike | PatchRecForCausalLM | PeftModel,
         args: PatchFinetuneConfig,
+        *,
         train_dataset: Dataset | IterableDataset,
         processing_class: PatchRecProcessor,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,

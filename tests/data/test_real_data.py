@@ -117,7 +117,7 @@ def test_smollm2_learns_from_a_hundred_items(smollm2, long_row, tmp_path, traine
         str(tmp_path), use_cpu=True, per_device_train_batch_size=1, num_train_epochs=3, warmup_steps=0,
         learning_rate=1e-4, logging_steps=1, report_to="none", disable_tqdm=True, save_strategy="no",
     )  # fmt: skip
-    trainer = trainer_class(model, args, long_row[0], processor)
+    trainer = trainer_class(model, args, train_dataset=long_row[0], processing_class=processor)
     batch = trainer.data_collator([ScheduledRow(row, 1, 0.5)])
 
     @torch.no_grad()

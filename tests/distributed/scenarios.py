@@ -251,8 +251,8 @@ def make_trainer(scenario: Scenario, backbones: Path, output_dir: Path, world_si
     return trainer_class(
         str(backbone),
         args,
-        rows,
-        processor,
+        train_dataset=rows,
+        processing_class=processor,
         # The second process' last batch has no row of its own.
         eval_dataset=make_rows(packed=False, has_item_head=head).select(range(9)),
         peft_config=_lora_config(scenario) if scenario.lora else None,

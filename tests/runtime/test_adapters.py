@@ -59,7 +59,9 @@ def train(model, processor, rows, output_dir, stage="finetune", peft_config=None
         str(output_dir), use_cpu=True, max_steps=3, warmup_steps=0, report_to="none", disable_tqdm=True, eval_ks=[],
         **{"save_strategy": "no", "learning_rate": 1e-2} | kwargs,
     )  # fmt: skip
-    trainer = trainer_class(model, args, rows, processor, peft_config=peft_config or LoraConfig(r=4))
+    trainer = trainer_class(
+        model, args, train_dataset=rows, processing_class=processor, peft_config=peft_config or LoraConfig(r=4)
+    )
     trainer.train()
     return trainer
 
@@ -134,7 +136,9 @@ def test_adapters_resume(backbone, processor, rows, tmp_path):
         str(tmp_path / "again"), use_cpu=True, max_steps=3, learning_rate=1e-2, warmup_steps=0, report_to="none",
         disable_tqdm=True, eval_ks=[], save_strategy="no",
     )  # fmt: skip
-    resumed = trainer_class(backbone, args, rows, processor, peft_config=LoraConfig(r=4))
+    resumed = trainer_class(
+        backbone, args, train_dataset=rows, processing_class=processor, peft_config=LoraConfig(r=4)
+    )
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     one, other = (
         {name: p for name, p in trainer.model.named_parameters() if p.requires_grad} for trainer in (unbroken, resumed)

@@ -400,7 +400,9 @@ def test_lora_trains_packed_as_padded(model, processor, blocks, tmp_path):
         )  # fmt: skip
         torch.manual_seed(0)
         config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
-        trainer = PatchFinetuneTrainer(copy.deepcopy(model), args, blocks, processor, peft_config=config)
+        trainer = PatchFinetuneTrainer(
+            copy.deepcopy(model), args, train_dataset=blocks, processing_class=processor, peft_config=config
+        )
         assert trainer.data_collator.tree_packing is packs
         trainer.train()
         losses.append(logged(trainer, "loss"))
@@ -411,7 +413,7 @@ def test_prompt_learning_trains_padded(model, processor, blocks, tmp_path):
     args = PatchFinetuneConfig(str(tmp_path), use_cpu=True, report_to="none", tree_packing=True)
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     with pytest.raises(ValueError, match="Prompt learning"):
-        PatchFinetuneTrainer(model, args, blocks, processor, peft_config=config)
+        PatchFinetuneTrainer(model, args, train_dataset=blocks, processing_class=processor, peft_config=config)
 
 
 def test_lora_trains(model, processor, rows, tmp_path):
@@ -421,8 +423,8 @@ def test_lora_trains(model, processor, rows, tmp_path):
     trainer = PatchFinetuneTrainer(
         model,
         args,
-        rows,
-        processor,
+        train_dataset=rows,
+        processing_class=processor,
         eval_dataset=rows,
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]),
     )
@@ -504,7 +506,9 @@ def test_the_users_arguments_are_never_written_to(make_trainer, rows, tmp_path):
     )  # fmt: skip
     before = args.to_dict()
     trainer = make_trainer(train_dataset=as_stream(rows))
-    trainer = PatchPretrainTrainer(trainer.model, args, as_stream(rows), trainer.processing_class)
+    trainer = PatchPretrainTrainer(
+        trainer.model, args, train_dataset=as_stream(rows), processing_class=trainer.processing_class
+    )
     trainer.train()
     assert args.to_dict() == before
     assert dataclasses.replace(args, output_dir=str(tmp_path / "other")).max_steps == 2
