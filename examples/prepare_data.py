@@ -22,6 +22,7 @@ import polars as pl
 from transformers import AutoTokenizer
 
 from patchrec_hf import describe_data, leave_one_out_split, prepare_data, temporal_split, user_ratio_split
+from patchrec_hf.data.id_columns import as_texts
 
 
 SPLITS = {"temporal": temporal_split, "leave_one_out": leave_one_out_split, "user_ratio": user_ratio_split}
@@ -47,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     card = describe_data(data, AutoTokenizer.from_pretrained(args.tokenizer) if args.tokenizer else None)
     data.save(output_dir)
     sequence = [pl.col(name) for name in ("item_id", "timestamp", "split") if name in data.interactions.columns]
-    sequences = data.interactions.group_by("user_id", maintain_order=True).agg(*sequence)
+    sequences = as_texts(data.interactions).group_by("user_id", maintain_order=True).agg(*sequence)
     sequences.write_parquet(output_dir / "sequences.parquet")
     (output_dir / "README.md").write_text(card.to_markdown(), encoding="utf-8")
     if args.plot:

@@ -16,6 +16,8 @@ from patchrec_hf import (
     build_tiny_backbone,
     evaluate_model,
     evaluate_scorer,
+    export_backbone,
+    export_checkpoint,
     fit_prior,
     load_recommendation_data,
     prepare_data,
@@ -135,6 +137,8 @@ def test_products_in_another_order_change_nothing(checkpoint, shop, data):
     after = evaluate_model(model, processor.with_catalog(catalog), splits["test"], k=5).metrics((5,))
     assert before["hr@5"] == after["hr@5"]
     assert before["ndcg@5"] == after["ndcg@5"]
+    with pytest.raises(ValueError, match=r"lacks 1 of the 12 items that the model has learned: ES-00000\."):
+        processor.with_catalog(Catalog(SKUS[1:], catalog.titles[1:]))
 
 
 def test_rows_of_a_shop_that_reuses_ids_are_refused(checkpoint, shop, data, tmp_path):
@@ -155,3 +159,16 @@ def test_rows_of_a_shop_that_reuses_ids_are_refused(checkpoint, shop, data, tmp_
     with pytest.raises(ValueError, match="made with another catalog"):
         PatchFinetuneTrainer(model, args, train_dataset=splits["train"], processing_class=processor)
     assert isinstance(catalog, Catalog)
+
+
+def test_exports_and_cards_name_the_shops_ids(checkpoint, tmp_path):
+    model = PatchRecForCausalLM.from_pretrained(checkpoint)
+    processor = PatchRecProcessor.from_pretrained(checkpoint)
+    export_checkpoint(model, processor, tmp_path / "with_code", include_code=True)
+    export_backbone(model, processor, tmp_path / "backbone")
+    for name in ("with_code", "backbone"):
+        assert pl.read_parquet(tmp_path / name / "catalog.parquet")["item_id"].to_list() == SKUS
+    assert "['ES-00000', 'ES-00001', 'ES-00002']" in (tmp_path / "with_code" / "README.md").read_text()
+    histories = [["ES-00000", "007"], ["x" * 70]]
+    exported = PatchRecommender.from_pretrained(tmp_path / "with_code").recommend(histories, k=3)
+    assert exported == PatchRecommender(model, processor).recommend(histories, k=3)

@@ -46,6 +46,12 @@ def read_ids(ids: pl.Series) -> pl.Series:
     return ids.cast(pl.Enum(texts))
 
 
+def as_texts(table: pl.DataFrame) -> pl.DataFrame:
+    """Turns enumerated ids into texts, because a file would hold the whole enumeration in its footer."""
+    columns = [name for name in ("user_id", "item_id") if name in table.columns and table[name].dtype == pl.Enum]
+    return table.with_columns(pl.col(columns).cast(pl.String))
+
+
 def numbers_if_whole(ids: Sequence[pl.Series]) -> bool:
     """
     Whether all texts of some columns are written as whole numbers are, so that the ids can become numbers. `007` is

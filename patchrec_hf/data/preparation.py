@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import require_token
 from .filters import Filters, FilterStep, apply_filters, report_steps
-from .id_columns import numbers_if_whole
+from .id_columns import as_texts, numbers_if_whole
 from .interactions import (
     INTERACTIONS_NAME,
     ITEMS_NAME,
@@ -237,7 +237,7 @@ def prepare(
         items = items.with_columns(title=pl.Series([title_rule(title) for title in items["title"]], dtype=pl.String))
     rows, items = _with_numbers(rows, items)
     rows = order_interactions(rows.select("user_id", "item_id", "timestamp"), ties)  # type: ignore[arg-type]
-    users = rows.select(pl.col("user_id").unique(maintain_order=True))
+    users = as_texts(rows.select(pl.col("user_id").unique(maintain_order=True)))
     if raw.ticks_per_second > 1:  # only after sorting, which uses the order within a second
         rows = rows.with_columns(pl.col("timestamp") // raw.ticks_per_second)
     check_items(items)
@@ -250,14 +250,14 @@ def _write_by_users(ordered: pl.DataFrame, path: Path) -> None:
     ends = np.cumsum(count_per_user(ordered))
     cuts = ends[np.unique(np.searchsorted(ends, np.arange(_GROUP_SIZE, len(ordered), _GROUP_SIZE)))]
     starts = [0, *cuts.tolist()]
-    schema = ordered[:0].to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    schema = as_texts(ordered[:0]).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     # Store differences between rows: ids and positions of a sorted table hardly change from row to row.
     encoding = {field.name: "DELTA_BINARY_PACKED" for field in schema if pa.types.is_integer(field.type)}
     others = [name for name in schema.names if name not in encoding]
     with pq.ParquetWriter(path, schema, use_dictionary=others, column_encoding=encoding) as writer:
         for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):
             if start < stop:
-                group = ordered[start:stop].to_arrow(compat_level=pl.CompatLevel.oldest())
+                group = as_texts(ordered[start:stop]).to_arrow(compat_level=pl.CompatLevel.oldest())
                 writer.write_table(group, row_group_size=stop - start)
 
 

@@ -20,8 +20,8 @@ _MAX_CHANGED = 0.1
 @dataclass(frozen=True)
 class RowFacts:
     """
-    What rows were made with. A data set keeps it as JSON in the description of its `info`, which `select`, `shuffle`,
-    `map` and `save_to_disk` keep.
+    The settings and the catalog that rows were made with. A data set keeps them as JSON in the description of its
+    `info`, which `select`, `shuffle`, `map` and `save_to_disk` keep.
 
     Args:
         max_history (`int`):

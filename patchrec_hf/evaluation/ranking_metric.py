@@ -24,8 +24,9 @@ _DESCRIPTION = "HR@k, NDCG@k and MRR@k of ranked lists with one target each."
 
 _INPUTS = """
 Args:
-    predictions (`list[list[int]]`): ranked item ids of each target, best first; each id at most once.
-    references (`list[int]`): item id of each target.
+    predictions (`list[list[int]]` or `list[list[str]]`): ranked item ids of each target, best first; each id at most
+        once.
+    references (`list[int]` or `list[str]`): item id of each target.
     ks (`list[int]`, defaults to `[10, 20]`): cut-offs, none larger than the length of the shortest list.
 Returns:
     `dict[str, float]`: `hr@k`, `ndcg@k` and `mrr@k` for each cut-off.
@@ -49,11 +50,17 @@ class RankingMetric(evaluate.Metric):
             description=_DESCRIPTION,
             citation="",
             inputs_description=_INPUTS,
-            features=Features({"predictions": SequenceFeature(Value("int64")), "references": Value("int64")}),
+            features=[
+                Features({"predictions": SequenceFeature(Value(kind)), "references": Value(kind)})
+                for kind in ("int64", "string")
+            ],
         )
 
     def _compute(
-        self, predictions: Sequence[Sequence[int]], references: Sequence[int], ks: Sequence[int] = (10, 20)
+        self,
+        predictions: Sequence[Sequence[int | str]],
+        references: Sequence[int | str],
+        ks: Sequence[int] = (10, 20),
     ) -> dict[str, Any]:
         ranks = []
         for row, (ranked, target) in enumerate(zip(predictions, references, strict=True)):

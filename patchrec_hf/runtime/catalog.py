@@ -333,7 +333,9 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
     return TitleTokens(ids, offsets)
 
 
-def check_learned_items(catalog: Catalog, learned: np.ndarray, in_order: bool = True) -> None:
+def check_learned_items(
+    catalog: Catalog, learned: np.ndarray, in_order: bool = True, learned_ids: np.ndarray | None = None
+) -> None:
     """
     Checks that a catalog holds all items for which a model has learned something.
 
@@ -344,17 +346,20 @@ def check_learned_items(catalog: Catalog, learned: np.ndarray, in_order: bool = 
             The items that the model knows, as numbers (see [`id_numbers`]).
         in_order (`bool`, *optional*, defaults to `True`):
             Whether the catalog must begin with these items, in their order.
+        learned_ids (`numpy.ndarray` of shape `(n,)`, *optional*):
+            The ids of these items, for the error message.
 
     Raises:
         ValueError: If the catalog lacks an item, or has another order.
     """
-    lost = learned[~np.isin(learned, catalog.id_numbers)]
-    if len(lost) > 0:
-        named = ", ".join(map(str, lost[:5])) + (", …" if len(lost) > 5 else "")
+    is_lost = ~np.isin(learned, catalog.id_numbers)
+    if is_lost.any():
+        ids = learned if learned_ids is None and not catalog.has_text_ids else learned_ids
+        lost = [] if ids is None else ids[is_lost].tolist()
+        named = f": {', '.join(map(str, lost[:5]))}{', …' if len(lost) > 5 else ''}" if lost else ""
         raise ValueError(
-            f"The catalog of {len(catalog)} items lacks {len(lost)} of the {len(learned)} items that the model has "
-            f"learned{'' if catalog.has_text_ids else f': {named}'}. Keep them in the catalog, and pass `candidates` "
-            "to recommend other items only."
+            f"The catalog of {len(catalog)} items lacks {is_lost.sum()} of the {len(learned)} items that the model "
+            f"has learned{named}. Keep them in the catalog, and pass `candidates` to recommend other items only."
         )
     if in_order and not np.array_equal(catalog.id_numbers[: len(learned)], learned):
         raise ValueError(

@@ -179,7 +179,8 @@ class PatchRecProcessor(ProcessorMixin):
         """Returns `catalog` with the present catalog's items first, in their order, because models number them so."""
         present = self.catalog.item_ids
         num_learned = max(self.num_residuals, 0 if self.prior is None else self.prior.co_visits.num_items)
-        check_learned_items(catalog, self.catalog.id_numbers[:num_learned], in_order=False)
+        learned = slice(num_learned)
+        check_learned_items(catalog, self.catalog.id_numbers[learned], in_order=False, learned_ids=present[learned])
         kept = catalog.indices_of(present[np.isin(self.catalog.id_numbers, catalog.id_numbers)])
         order = np.concatenate([kept, np.setdiff1d(np.arange(len(catalog)), kept)])
         if np.array_equal(order, np.arange(len(catalog))):

@@ -57,8 +57,8 @@ class CatalogHistories:
         items (`list[numpy.ndarray]`):
             Indices into `titles` of each history's items, oldest first. An index beyond the catalog is a new title.
         matches (`list[numpy.ndarray]`):
-            Catalog indices of all items that each history may mean: those of its ids, and of its titles all items that
-            have them.
+            Catalog indices of all items that each history may mean: one for each id, and for each title all items
+            that have it.
         titles ([`TitleTokens`]):
             The titles of the catalog, followed by the new ones.
     """

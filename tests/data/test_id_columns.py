@@ -4,7 +4,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from patchrec_hf.data.id_columns import IdColumn, is_arrow_id_type, is_id_type, numbers_if_whole, read_ids
+from patchrec_hf.data.id_columns import IdColumn, as_texts, is_arrow_id_type, is_id_type, numbers_if_whole, read_ids
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,11 @@ def test_ids_that_are_kept():
         assert ids.to_list() == ["b", "a", "b"]
         assert ids.to_physical().to_list() == [1, 0, 1]  # in the order of the alphabet
     assert read_ids(pl.Series([2**63 + 1, 5], dtype=pl.UInt64)).to_list() == [str(2**63 + 1), "5"]
+
+
+def test_enumerations_are_written_as_texts():
+    table = pl.DataFrame({"user_id": [1], "item_id": ["b"], "split": ["train"]}).cast({"item_id": pl.Enum(["a", "b"])})
+    assert as_texts(table).schema == {"user_id": pl.Int64, "item_id": pl.String, "split": pl.String}
 
 
 def test_columns_are_split_and_taken():

@@ -27,10 +27,14 @@ from patchrec_hf import (
 )
 
 
-def test_users_must_be_whole_numbers(model, processor, rows):
-    named = rows.remove_columns("user_id").add_column("user_id", [f"u{row}" for row in range(len(rows))])
-    with pytest.raises(TypeError, match=r"`user_id` must hold whole numbers, got string"):
-        evaluate_model(model, processor, named)
+def test_users_are_numbers_or_texts(model, processor, rows):
+    users = rows.remove_columns("user_id")
+    named = users.add_column("user_id", [f"u{row}" for row in range(len(rows))])
+    ours, theirs = (evaluate_model(model, processor, data).targets for data in (rows, named))
+    assert theirs["user_id"].to_list() == [f"u{row}" for row in range(len(rows))]
+    assert ours.drop("user_id").equals(theirs.drop("user_id"))
+    with pytest.raises(TypeError, match=r"`user_id` must hold whole numbers or texts, got double"):
+        evaluate_model(model, processor, users.add_column("user_id", [0.5] * len(rows)))
 
 
 def test_ranks_of_targets(model, processor, rows):

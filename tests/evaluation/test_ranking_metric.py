@@ -26,6 +26,11 @@ def test_by_hand():
     )
 
 
+def test_ids_may_be_texts():
+    found = RankingMetric().compute(predictions=[["B-3", "B-1"], ["7", "007"]], references=["B-1", "8"], ks=[2])
+    assert found["hr@2"] == pytest.approx(1 / 2)
+
+
 def test_batches_add_up():
     metric = RankingMetric()
     metric.add_batch(predictions=[[3, 1]], references=[1])
