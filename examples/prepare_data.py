@@ -21,8 +21,14 @@ from pathlib import Path
 import polars as pl
 from transformers import AutoTokenizer
 
-from patchrec_hf import describe_data, leave_one_out_split, prepare_data, temporal_split, user_ratio_split
-from patchrec_hf.data.id_columns import as_texts
+from patchrec_hf import (
+    describe_data,
+    leave_one_out_split,
+    prepare_data,
+    temporal_split,
+    tidy_title,
+    user_ratio_split,
+)
 
 
 SPLITS = {"temporal": temporal_split, "leave_one_out": leave_one_out_split, "user_ratio": user_ratio_split}
@@ -43,12 +49,16 @@ def main(args: argparse.Namespace) -> None:
         columns=dict(pair.split("=", 1) for pair in args.columns) if args.columns else None,
         items=args.items,
         time_unit=args.time_unit,
+        date_format=args.date_format,
+        separator=args.separator,
+        encoding=args.encoding,
+        title_rule=tidy_title if args.tidy_titles else None,
         cache_dir=args.cache_dir,
     )
     card = describe_data(data, AutoTokenizer.from_pretrained(args.tokenizer) if args.tokenizer else None)
     data.save(output_dir)
     sequence = [pl.col(name) for name in ("item_id", "timestamp", "split") if name in data.interactions.columns]
-    sequences = as_texts(data.interactions).group_by("user_id", maintain_order=True).agg(*sequence)
+    sequences = data.interactions.group_by("user_id", maintain_order=True).agg(*sequence)
     sequences.write_parquet(output_dir / "sequences.parquet")
     (output_dir / "README.md").write_text(card.to_markdown(), encoding="utf-8")
     if args.plot:
@@ -60,6 +70,7 @@ def main(args: argparse.Namespace) -> None:
 
 FILTERS = {
     "min_rating": (float, "leave out lower ratings"),
+    "max_user_interactions": (int, "leave out users with more interactions, such as bots"),
     "min_user_interactions": (int, "leave out users with fewer interactions"),
     "min_item_users": (int, "leave out items with fewer users"),
     "k_core": (None, "repeat both filters until every user and item passes them (k-core)"),
@@ -76,6 +87,10 @@ if __name__ == "__main__":
         "--columns", nargs="+", metavar="OURS=THEIRS", help="the files' names for this library's columns"
     )
     parser.add_argument("--time_unit", choices=["s", "ms", "us", "ns"], default="s", help="unit of numeric times")
+    parser.add_argument("--date_format", help="format of dates, such as %%d/%%m/%%Y; found by itself if possible")
+    parser.add_argument("--separator", help="separator of CSV files, if it is not comma, semicolon, tab or |")
+    parser.add_argument("--encoding", help="encoding of text files, if it is not UTF-8")
+    parser.add_argument("--tidy_titles", action="store_true", help="remove HTML and superfluous white space in titles")
     for name, (kind, text) in FILTERS.items():
         options = {"type": kind} if kind else {"action": argparse.BooleanOptionalAction}
         parser.add_argument(f"--{name}", default=None, help=f"{text}; the data set's own rule if not given", **options)

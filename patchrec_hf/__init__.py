@@ -51,6 +51,7 @@ _MODULES = {
     "leave_one_out_split": "data.splits",
     "temporal_split": "data.splits",
     "user_ratio_split": "data.splits",
+    "tidy_title": "data.titles",
     "PatchDataCollator": "batches.collators",
     "PatchPretrainDataCollator": "batches.collators",
     "evaluate_model": "evaluation.models",
@@ -116,6 +117,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .data.splits import leave_one_out_split as leave_one_out_split
     from .data.splits import temporal_split as temporal_split
     from .data.splits import user_ratio_split as user_ratio_split
+    from .data.titles import tidy_title as tidy_title
     from .evaluation.models import evaluate_model as evaluate_model
     from .evaluation.protocol import RELEASE_PROTOCOL as RELEASE_PROTOCOL
     from .evaluation.protocol import STRICT_PROTOCOL as STRICT_PROTOCOL

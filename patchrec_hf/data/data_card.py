@@ -10,11 +10,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..runtime.catalog import Catalog, tokenize_titles
+from .balance import find_heavy_users
 from .filters import FilterStep, report_steps
 from .preparation import PreparedData
 from .splits import SPLITS
+from .titles import find_faults
+
+
+logger = logging.get_logger(__name__)
+
+_ENOUGH_USERS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +38,14 @@ class DataCard:
         steps (`tuple[FilterStep, ...]`):
             Counts after each filter.
         splits (`polars.DataFrame`):
-            One row per split: `split`, `interactions`, `from` and `to` (dates, if the interactions have times),
-            `cold_share` (share of the split's interactions whose item does not occur in train).
+            One row per split: `split`, `users` and `interactions` (how many), `from` and `to` (dates in UTC, if the
+            interactions have times), `cold_share` (share of the split's interactions whose item does not occur in
+            train).
         title_lengths (`numpy.ndarray` of shape `(num_items,)`, *optional*):
             Tokens per title.
+        warnings (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Facts that may spoil training or metrics: few test users, few users with much of the training data, and
+            titles that need cleaning.
     """
 
     name: str
@@ -41,18 +53,23 @@ class DataCard:
     steps: tuple[FilterStep, ...]
     splits: pl.DataFrame
     title_lengths: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_markdown(self) -> str:
         """Returns the card as Markdown."""
         rows = [f"| {name} | {_format(value)} |" for name, value in self.counts.items()]
-        columns = self.splits.columns
+        columns = [f"{name} (UTC)" if name in ("from", "to") else name for name in self.splits.columns]
         splits = [f"| {' | '.join(map(_format, row))} |" for row in self.splits.iter_rows()]
         parts = [
             f"# {self.name}",
             "\n".join(["| | |", "|---|---|", *rows]),
             "\n".join([f"| {' | '.join(columns).replace('_', ' ')} |", "|---" * len(columns) + "|", *splits]),
         ]
-        return "\n\n".join([*parts, *([report_steps(list(self.steps))] if self.steps else [])]) + "\n"
+        if self.steps:
+            parts.append(report_steps(list(self.steps)))
+        if self.warnings:
+            parts.append("\n".join(["Warnings:", "", *(f"- {warning}" for warning in self.warnings)]))
+        return "\n\n".join(parts) + "\n"
 
     def plot_title_lengths(self, path: str | Path) -> None:
         """
@@ -85,7 +102,7 @@ class DataCard:
 
 def describe_data(data: PreparedData, tokenizer: PreTrainedTokenizerBase | None = None) -> DataCard:
     """
-    Describes a prepared data set.
+    Describes a prepared data set, and logs warnings about it.
 
     Args:
         data ([`PreparedData`]):
@@ -119,7 +136,35 @@ def describe_data(data: PreparedData, tokenizer: PreTrainedTokenizerBase | None 
         counts["average title tokens"] = float(lengths.mean())
         counts["longest title, tokens"] = int(lengths.max())
         counts["titles that begin another title"] = num_prefixes
-    return DataCard(data.name, counts, data.steps, _describe_splits(interactions), lengths)
+    splits = _describe_splits(interactions)
+    warnings = [*_find_few_users(splits), *_find_title_faults(data.items["title"])]
+    if heavy_users := find_heavy_users(interactions):
+        warnings.append(heavy_users)
+    for warning in warnings:
+        logger.warning(warning)
+    return DataCard(data.name, counts, data.steps, splits, lengths, tuple(warnings))
+
+
+def _find_few_users(splits: pl.DataFrame) -> list[str]:
+    num_users = dict(splits.select("split", "users").iter_rows())["test"]
+    if num_users >= _ENOUGH_USERS:
+        return []
+    return [
+        f"Only {num_users} users have test interactions. Metrics of fewer than {_ENOUGH_USERS} users vary much by "
+        "chance, so read them with their intervals, or choose earlier `cuts` of the split."
+    ]
+
+
+def _find_title_faults(titles: pl.Series) -> list[str]:
+    # A title is shown as Python writes it, so that white space is seen, and in a code span, so that markup is.
+    return [
+        f"{fault.capitalize()}: {len(faulty):,}, such as `{_shorten(faulty[0])!r}`. {advice}"
+        for fault, advice, faulty in find_faults(titles)
+    ]
+
+
+def _shorten(title: str) -> str:
+    return title if len(title) <= 60 else f"{title[:57]}..."
 
 
 def _count_tokens(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, int]:
@@ -132,7 +177,8 @@ def _describe_splits(interactions: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for split in SPLITS:
         part = interactions.filter(pl.col("split") == split)
-        row: dict[str, object] = {"split": split, "interactions": len(part)}
+        num_users = part["user_id"].n_unique()
+        row: dict[str, object] = {"split": split, "users": num_users, "interactions": len(part)}
         if "timestamp" in part.columns and len(part):
             row |= {"from": _date(part["timestamp"].min()), "to": _date(part["timestamp"].max())}
         is_cold = ~part["item_id"].is_in(train_items.implode())

@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
 from ..runtime.catalog import Catalog, ragged_arange
-from .id_columns import IdColumn, read_ids
+from .id_columns import IdColumn, enumerate_ids
 from .row_facts import keep_facts
 from .rows import CHUNK_ROWS, ROW_COLUMNS, read_columns
 from .splits import SPLITS
@@ -64,7 +64,7 @@ def make_rows(
         KeyError: If the catalog lacks an item.
     """
     check_row_settings(interactions, catalog, max_history, min_history, targets_per_row)
-    users, items = (IdColumn.of(read_ids(interactions[name])) for name in ("user_id", "item_id"))
+    users, items = (IdColumn.of(enumerate_ids(interactions[name])) for name in ("user_id", "item_id"))
     positions = interactions["position"].to_numpy()
     datasets = {}
     for split in splits:

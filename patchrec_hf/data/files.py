@@ -15,16 +15,24 @@ from typing import Any, NoReturn
 import polars as pl
 from filelock import FileLock
 
+from .frames import Frame
 
-Scan = Callable[[Path | io.BytesIO], pl.LazyFrame]
-"""Function that reads a file, or some of its lines together with the header line, if the file has one."""
+
+Scan = Callable[[Any], pl.LazyFrame]
+"""Function that reads a file, a data frame, or some lines of a file together with its header line, if it has one."""
+
+BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile)
+"""Errors of a compressed file that is damaged."""
 
 _CHUNK_LINES = 100_000
-_BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile)
+
+
+class NotUtf8Error(ValueError):
+    """A line of a text file is not in UTF-8."""
 
 
 def read_checked(
-    path: Path,
+    path: Path | Frame,
     scan: Scan,
     faults: Mapping[str, pl.Expr],
     keep: pl.Expr | None = None,
@@ -35,10 +43,10 @@ def read_checked(
     Reads and checks a file in one streamed pass. Only the kept rows come into memory.
 
     Args:
-        path (`pathlib.Path`):
-            The file. It may be compressed (`.gz`).
+        path (`pathlib.Path` or [`Frame`]):
+            The file, which may be compressed (`.gz`), or the data frame.
         scan (`Scan`):
-            Reads the file.
+            Reads it.
         faults (`Mapping[str, polars.Expr]`):
             Faults that a row may have: a text for the error message, and an expression that is true for a row with
             the fault.
@@ -54,7 +62,9 @@ def read_checked(
         name.
 
     Raises:
-        ValueError: If the file cannot be read or a row has a fault. The message names the first such line.
+        NotUtf8Error: If a line that is read is not in UTF-8.
+        ValueError: If the file cannot be read or a row has a fault. The message names the first such line, or the row
+            of a Parquet file or data frame.
     """
     try:
         rows = scan(path)
@@ -71,13 +81,13 @@ def read_checked(
     return kept, values
 
 
-def require_columns(path: Path, columns: Sequence[str], required: Sequence[str], advice: str = "") -> None:
+def require_columns(path: Path | Frame, columns: Sequence[str], required: Sequence[str], advice: str = "") -> None:
     """
     Checks that a file has the required columns.
 
     Args:
-        path (`pathlib.Path`):
-            The file, for the error message.
+        path (`pathlib.Path` or [`Frame`]):
+            The file or data frame, for the error message.
         columns (`Sequence[str]`):
             Columns of the file.
         required (`Sequence[str]`):
@@ -93,13 +103,13 @@ def require_columns(path: Path, columns: Sequence[str], required: Sequence[str],
             raise ValueError(f"{path} has no column {column!r}; its columns are {list(columns)}. {advice}".rstrip())
 
 
-def columns_of(path: Path, rows: pl.LazyFrame) -> pl.Schema:
+def columns_of(path: Path | Frame, rows: pl.LazyFrame) -> pl.Schema:
     """
     Returns the columns of a file and their types.
 
     Args:
-        path (`pathlib.Path`):
-            The file, for the error message.
+        path (`pathlib.Path` or [`Frame`]):
+            The file or data frame, for the error message.
         rows (`polars.LazyFrame`):
             A scan of the file.
 
@@ -150,6 +160,12 @@ def make_once(directory: Path, make: Callable[[Path], None]) -> Path:
     return directory
 
 
+def place_for(path: Path, parent: Path) -> Path:
+    """Returns the directory within `parent` for what is made of a file. It has another name when the file changes."""
+    stat = path.stat()
+    return parent / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}"
+
+
 def unpack(archive: Path, target: Path) -> Path:
     """
     Unpacks a zip archive, unless the target directory exists (see [`make_once`]).
@@ -171,7 +187,7 @@ def unpack(archive: Path, target: Path) -> Path:
         try:
             with zipfile.ZipFile(archive) as content:
                 content.extractall(directory)
-        except (zipfile.BadZipFile, *_BROKEN_COMPRESSION) as error:
+        except (zipfile.BadZipFile, *BROKEN_COMPRESSION) as error:
             raise ValueError(f"{archive} is damaged ({error}). Download it again.") from error
 
     entries = list(make_once(target, extract).iterdir())
@@ -179,10 +195,10 @@ def unpack(archive: Path, target: Path) -> Path:
 
 
 def _raise_at_line(
-    path: Path, scan: Scan, faults: Mapping[str, pl.Expr], has_header: bool, error: Exception | None
+    path: Path | Frame, scan: Scan, faults: Mapping[str, pl.Expr], has_header: bool, error: Exception | None
 ) -> NoReturn:
     """Reads the file again in chunks, and raises at the first line that cannot be read or has a fault."""
-    if path.suffix == ".parquet":
+    if isinstance(path, Frame) or path.suffix.lower() == ".parquet":
         _raise_at_row(path, scan, faults, error)
     number = 0
     lines = _lines(path)
@@ -199,6 +215,10 @@ def _raise_at_line(
                     else:
                         low = middle
                 line = batch[low].decode("utf-8", errors="replace").strip()
+                if "\ufffd" in line and not is_utf8(batch[low]):
+                    raise NotUtf8Error(
+                        f"{path}, line {number + high}: it is not in UTF-8. The line is {line[:200]!r}."
+                    )
                 raise ValueError(f"{path}, line {number + high}: {reason}. The line is {line[:200]!r}.") from error
             number += len(batch)
     except _TruncatedError as truncated:
@@ -209,15 +229,27 @@ def _raise_at_line(
     raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def _raise_at_row(path: Path, scan: Scan, faults: Mapping[str, pl.Expr], error: Exception | None) -> NoReturn:
+def _raise_at_row(path: Path | Frame, scan: Scan, faults: Mapping[str, pl.Expr], error: Exception | None) -> NoReturn:
     if error is not None:
         raise ValueError(f"{path} cannot be read: {error}") from error
     rows = scan(path).with_row_index("row")
     for name, fault in faults.items():
         faulty = rows.filter(fault).head(1).collect(engine="streaming")
         if len(faulty):
-            raise ValueError(f"{path}, row {faulty['row'][0] + 1}: {name}. The row is {faulty.row(0, named=True)}.")
+            # The rows of a frame are numbered as its own library numbers them.
+            number = f"{faulty['row'][0]}, counted from 0" if isinstance(path, Frame) else faulty["row"][0] + 1
+            values = faulty.drop("row").row(0, named=True)
+            raise ValueError(f"{path}, row {number}: {name}. The row is {values}.")
     raise ValueError(f"{path} changed while it was being read. Run this again.")
+
+
+def is_utf8(line: bytes) -> bool:
+    """Whether a line is in UTF-8."""
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _TruncatedError(Exception):
@@ -228,12 +260,12 @@ class _TruncatedError(Exception):
 
 def _lines(path: Path) -> Iterator[bytes]:
     number = 0
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
         try:
             for line in file:
                 number += 1
                 yield line
-        except _BROKEN_COMPRESSION as error:
+        except BROKEN_COMPRESSION as error:
             raise _TruncatedError(str(error), number + 1) from error
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import polars as pl
+
+from .keywords import check_keys
 
 
 @dataclass(frozen=True)
 class Filters:
     """
-    Settings of the filters, which are applied in the order of the arguments.
+    Settings of the filters. They are applied in this order: `where`, `min_rating`, `drop_untitled`, `drop_duplicates`,
+    `max_user_interactions`, and last the two minima.
 
     Args:
         min_rating (`float`, *optional*):
@@ -29,9 +34,23 @@ class Filters:
         k_core (`bool`, *optional*, defaults to `False`):
             One pass counts users and items in the same table and drops both together. Afterwards, some remaining users
             and items may lie below the minima. `True` repeats the pass until it drops nothing (k-core).
+        max_user_interactions (`int`, *optional*):
+            Drops users with more interactions, such as bots. They are counted after all filters but the minima.
+        where (`polars.Expr` or `Mapping[str, Any]`, *optional*):
+            Keeps the rows of your own log for which an expression over the log's columns is true, such as
+            `polars.col("quantity") > 0`, or whose columns have the given values: `{"event": ["buy", "rent"], "is_bot":
+            False}`. The columns have the names that they have in the log. Rows that are left out are not checked.
+
+    Example:
+    ```python
+    >>> Filters(where={"event": "buy"}, max_user_interactions=1_000)
+    >>> Filters(where=(polars.col("event") == "buy") & (polars.col("quantity") > 0))
+    ```
 
     Raises:
-        ValueError: If a minimum is below 1.
+        TypeError: If `where` is neither an expression nor a mapping with texts as keys.
+        ValueError: If a minimum is below 1, `max_user_interactions` is below `min_user_interactions`, or `where` is an
+            empty mapping or an expression that calls a Python function.
     """
 
     min_rating: float | None = None
@@ -40,11 +59,93 @@ class Filters:
     min_user_interactions: int = 1
     min_item_users: int = 1
     k_core: bool = False
+    max_user_interactions: int | None = None
+    where: pl.Expr | Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         for name in ("min_user_interactions", "min_item_users"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if self.max_user_interactions is not None and self.max_user_interactions < self.min_user_interactions:
+            raise ValueError(
+                f"`max_user_interactions` must be at least `min_user_interactions` ({self.min_user_interactions}), "
+                f"got {self.max_user_interactions}."
+            )
+        if isinstance(self.where, Mapping):
+            if not self.where:
+                raise ValueError("`where` is an empty mapping. Name a column and its values, or leave it out.")
+            if names := [name for name in self.where if not isinstance(name, str)]:
+                raise TypeError(f"The keys of `where` must be names of columns, got {names[0]!r}.")
+        elif not (self.where is None or isinstance(self.where, pl.Expr)):
+            raise TypeError(
+                "`where` must be an expression of polars, such as `polars.col('event') == 'buy'`, or a mapping, such "
+                f"as `{{'event': 'buy'}}`, got `{type(self.where).__name__}`."
+            )
+        elif self.where is not None:
+            try:
+                self.where.meta.serialize()
+            except (RuntimeError, pl.exceptions.PolarsError) as error:
+                raise ValueError(
+                    "The expression of `where` cannot be stored in the cache's key, as it calls a Python function. "
+                    f"Compute a column by that function, and let `where` read the column. ({error})"
+                ) from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Filters):
+            return NotImplemented
+        return all(_is_equal(getattr(self, entry.name), getattr(other, entry.name)) for entry in fields(self))
+
+    def condition(self) -> pl.Expr | None:
+        """Returns `where` as an expression."""
+        if self.where is None or isinstance(self.where, pl.Expr):
+            return self.where
+        return pl.all_horizontal(_has_value(name, _values(value)) for name, value in self.where.items())
+
+    def describe_reading(self) -> str:
+        """Describes the filters that a reader applies while it reads: `where` and `min_rating`."""
+        parts = []
+        if isinstance(self.where, Mapping):
+            values = {name: ", ".join(map(str, _values(value))) for name, value in self.where.items()}
+            parts.append("where " + " and ".join(f"{name} is {texts}" for name, texts in values.items()))
+        elif self.where is not None:
+            parts.append(f"where {self.where}")
+        if self.min_rating is not None:
+            parts.append(f"rating of at least {self.min_rating:g}")
+        return "; ".join(parts) or "all"
+
+
+def choose_filters(given: Filters | Mapping[str, Any] | None, default: Filters) -> Filters:
+    """
+    Returns the filters that a user gives, whole or as changes of the default ones.
+
+    Raises:
+        TypeError: If `given` is of another type.
+        ValueError: If a key is unknown, or a value is out of its range.
+    """
+    if given is None:
+        return default
+    if isinstance(given, Filters):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"`filters` must be `Filters(...)` or a mapping, got `{type(given).__name__}`.")
+    check_keys("filters", given, [entry.name for entry in fields(Filters)])
+    return replace(default, **given)
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, pl.Expr) and isinstance(other, pl.Expr):
+        return one.meta == other.meta  # `==` of two expressions is a third one
+    return not isinstance(one, pl.Expr) and not isinstance(other, pl.Expr) and bool(one == other)
+
+
+def _values(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | set | frozenset | pl.Series | np.ndarray) else [value]
+
+
+def _has_value(name: str, values: list[Any]) -> pl.Expr:
+    known = [value for value in values if value is not None]
+    has_value = pl.col(name).is_in(known)
+    return has_value | pl.col(name).is_null() if len(known) < len(values) else has_value
 
 
 @dataclass(frozen=True)
@@ -69,7 +170,7 @@ def apply_filters(
     interactions: pl.DataFrame, titled_items: pl.Series, filters: Filters
 ) -> tuple[pl.DataFrame, list[FilterStep]]:
     """
-    Applies the filters. `min_rating` is only counted here: readers apply it while they read.
+    Applies the filters. `where` and `min_rating` are only counted here: readers apply them while they read.
 
     Args:
         interactions (`polars.DataFrame`):
@@ -85,7 +186,7 @@ def apply_filters(
     Raises:
         ValueError: If an item is unknown or untitled and `drop_untitled` is `False`, or no interaction is left.
     """
-    name = "all" if filters.min_rating is None else f"rating of at least {filters.min_rating:g}"
+    name = filters.describe_reading()
     steps = [count(name, interactions)]
 
     def keep(name: str, rows: pl.DataFrame) -> pl.DataFrame:
@@ -108,6 +209,9 @@ def apply_filters(
     interactions = keep("items with a title", interactions.filter(is_titled))
     if filters.drop_duplicates:
         interactions = keep("without repeated rows", _drop_duplicates(interactions))
+    if filters.max_user_interactions is not None:
+        is_light = pl.len().over("user_id") <= filters.max_user_interactions
+        interactions = keep(f"users ≤ {filters.max_user_interactions} interactions", interactions.filter(is_light))
     if filters.min_user_interactions > 1 or filters.min_item_users > 1:
         name = f"users ≥ {filters.min_user_interactions} interactions, items ≥ {filters.min_item_users} users"
         while True:
@@ -125,7 +229,12 @@ def count(name: str, interactions: pl.DataFrame) -> FilterStep:
 
 def report_steps(steps: list[FilterStep]) -> str:
     """Returns the steps as a Markdown table."""
-    rows = [f"| {step.name} | {step.users:,} | {step.items:,} | {step.interactions:,} |" for step in steps]
+    # An expression of polars may hold the character that ends a cell.
+    names = [step.name.replace("|", "\\|") for step in steps]
+    rows = [
+        f"| {name} | {step.users:,} | {step.items:,} | {step.interactions:,} |"
+        for name, step in zip(names, steps, strict=True)
+    ]
     return "\n".join(["| step | users | items | interactions |", "|---|---|---|---|", *rows])
 
 

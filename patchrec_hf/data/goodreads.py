@@ -10,6 +10,7 @@ import polars as pl
 
 from .files import find_file, read_checked
 from .filters import Filters
+from .keywords import check_keys
 from .raw import RawData, null_if_blank, read_interactions, scan_json_lines
 
 
@@ -45,7 +46,9 @@ def read_goodreads(
         ValueError: If a file is not in the published form or ends too early. The message names the line. Also if
             several files match.
     """
-    fields = {"timestamp": "date_added", "title": "title", **(columns or {})}
+    fields = {"timestamp": "date_added", "title": "title"}
+    check_keys("columns", columns or {}, list(fields))
+    fields |= columns or {}
     log = _find_one(directory, "goodreads_reviews_*", "goodreads_interactions_*")
 
     def scan_log(source: Path | io.BytesIO) -> pl.LazyFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +23,9 @@ def is_arrow_id_type(dtype: pa.DataType) -> bool:
     return pa.types.is_integer(dtype) or pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
 
 
-def read_ids(ids: pl.Series) -> pl.Series:
+def enumerate_ids(ids: pl.Series) -> pl.Series:
     """
-    Gives a column of ids the type in which the library keeps them.
+    Enumerates the ids of a column, so that they are quick to sort and to compare.
 
     Args:
         ids (`polars.Series`):
@@ -47,19 +46,46 @@ def read_ids(ids: pl.Series) -> pl.Series:
 
 
 def as_texts(table: pl.DataFrame) -> pl.DataFrame:
-    """Turns enumerated ids into texts, because a file would hold the whole enumeration in its footer."""
-    columns = [name for name in ("user_id", "item_id") if name in table.columns and table[name].dtype == pl.Enum]
+    """Turns ids that are enumerated, or categories, into texts, which join with the texts of any other table."""
+    kinds = (pl.Enum, pl.Categorical)
+    columns = [name for name in ("user_id", "item_id") if name in table.columns and table[name].dtype in kinds]
     return table.with_columns(pl.col(columns).cast(pl.String))
 
 
-def numbers_if_whole(ids: Sequence[pl.Series]) -> bool:
+def unify_ids(interactions: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """
-    Whether all texts of some columns are written as whole numbers are, so that the ids can become numbers. `007` is
-    not: it is another id than `7`. A number that does not fit into int64 is not, either.
+    Makes whole numbers of the ids of users, or of items, if all of them are written like whole numbers. `007` is not:
+    it is another id than `7`. A number that does not fit into int64 is not, either.
+
+    Args:
+        interactions (`polars.DataFrame`):
+            `user_id` and `item_id`, as numbers or texts.
+        items (`polars.DataFrame`):
+            `item_id`, as numbers or texts.
+
+    Returns:
+        `tuple[polars.DataFrame, polars.DataFrame]`: both tables, with item ids of one kind.
+
+    Raises:
+        ValueError: If one table has numbers for item ids, and the other has texts that are no numbers.
     """
-    texts = pl.concat([column.unique().cast(pl.String) for column in ids])
-    numbers = texts.cast(pl.Int64, strict=False).cast(pl.String)
-    return bool((numbers == texts).fill_null(False).all())
+    for column, tables in (("user_id", [interactions]), ("item_id", [interactions, items])):
+        texts = [table[column].unique().cast(pl.String) for table in tables if not table[column].dtype.is_integer()]
+        if not texts:
+            continue
+        ids = pl.concat(texts)
+        numbers = ids.cast(pl.Int64, strict=False).cast(pl.String)
+        if (numbers == ids).fill_null(False).all():
+            as_number = pl.col(column).cast(pl.String).cast(pl.Int64)
+            interactions = interactions.with_columns(as_number)
+            items = items.with_columns(as_number) if column == "item_id" else items
+        elif len(texts) < len(tables):
+            text = ids.filter((numbers != ids).fill_null(True))[0]
+            raise ValueError(
+                f"`{column}` is a number in one table and a text, such as {text!r}, in the other. Write the ids in "
+                "the same way."
+            )
+    return interactions, items
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +105,7 @@ class IdColumn:
 
     @classmethod
     def of(cls, ids: pl.Series) -> IdColumn:
-        """Splits a column that [`read_ids`] made."""
+        """Splits a column that [`enumerate_ids`] made."""
         if ids.dtype.is_integer():
             return cls(ids.to_numpy())
         texts: pl.Series = ids.dtype.categories  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from ..runtime.catalog import Catalog, ragged_arange
-from .id_columns import is_id_type, read_ids
+from .id_columns import as_texts, enumerate_ids, is_id_type
 from .ties import release_order
 
 
@@ -33,7 +33,7 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
 
     Returns:
         `polars.DataFrame`: the same rows, sorted by user and then from oldest to newest, with `position` counted from
-        0 within each user. The ids are int64 or enumerated texts (see [`read_ids`]).
+        0 within each user. The ids are int64 or texts.
 
     Raises:
         ValueError: If a column is missing, holds nulls or values of another kind, there is no row, or `ties` has
@@ -66,7 +66,7 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
             )
     if interactions.is_empty():
         raise ValueError("There are no interactions. The table needs at least one row.")
-    interactions = interactions.with_columns(*(read_ids(interactions[name]) for name in ("user_id", "item_id")))
+    interactions = interactions.with_columns(*(enumerate_ids(interactions[name]) for name in ("user_id", "item_id")))
     if ties == "release":
         ordered = interactions.sort("user_id", maintain_order=True)
         num_interactions = count_per_user(ordered)
@@ -78,7 +78,7 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
     else:
         ordered = _sort(interactions, order)
         num_interactions = count_per_user(ordered)
-    return ordered.with_columns(position=pl.Series(ragged_arange(num_interactions)))
+    return as_texts(ordered).with_columns(position=pl.Series(ragged_arange(num_interactions)))
 
 
 def _sort(interactions: pl.DataFrame, order: str) -> pl.DataFrame:

@@ -20,7 +20,7 @@ from huggingface_hub import HfApi
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import require_token
 from .filters import Filters, FilterStep, apply_filters, report_steps
-from .id_columns import as_texts, numbers_if_whole
+from .id_columns import as_texts, unify_ids
 from .interactions import (
     INTERACTIONS_NAME,
     ITEMS_NAME,
@@ -229,17 +229,18 @@ def prepare(
     Raises:
         ValueError: If an item has no title, the filters leave nothing, or a split is empty.
     """
-    items = raw.items.drop_nulls("title").unique("item_id", keep="first", maintain_order=True)
-    rows, steps = apply_filters(raw.interactions, items["item_id"], filters)
+    interactions, items = unify_ids(raw.interactions, raw.items)
+    items = items.drop_nulls("title").unique("item_id", keep="first", maintain_order=True)
+    rows, steps = apply_filters(interactions, items["item_id"], filters)
     if not keeps_all_items:
         items = items.filter(pl.col("item_id").is_in(rows["item_id"].unique().implode()))
     if title_rule is not None:
         items = items.with_columns(title=pl.Series([title_rule(title) for title in items["title"]], dtype=pl.String))
-    rows, items = _with_numbers(rows, items)
     rows = order_interactions(rows.select("user_id", "item_id", "timestamp"), ties)  # type: ignore[arg-type]
-    users = as_texts(rows.select(pl.col("user_id").unique(maintain_order=True)))
+    users = rows.select(pl.col("user_id").unique(maintain_order=True))
     if raw.ticks_per_second > 1:  # only after sorting, which uses the order within a second
         rows = rows.with_columns(pl.col("timestamp") // raw.ticks_per_second)
+    items = as_texts(items)
     check_items(items)
     as_read = FilterStep("as read", **raw.num_read)
     return PreparedData(name, split(rows), items, users, (as_read, *steps), license_terms)
@@ -250,23 +251,12 @@ def _write_by_users(ordered: pl.DataFrame, path: Path) -> None:
     ends = np.cumsum(count_per_user(ordered))
     cuts = ends[np.unique(np.searchsorted(ends, np.arange(_GROUP_SIZE, len(ordered), _GROUP_SIZE)))]
     starts = [0, *cuts.tolist()]
-    schema = as_texts(ordered[:0]).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    schema = ordered[:0].to_arrow(compat_level=pl.CompatLevel.oldest()).schema
     # Store differences between rows: ids and positions of a sorted table hardly change from row to row.
     encoding = {field.name: "DELTA_BINARY_PACKED" for field in schema if pa.types.is_integer(field.type)}
     others = [name for name in schema.names if name not in encoding]
     with pq.ParquetWriter(path, schema, use_dictionary=others, column_encoding=encoding) as writer:
         for start, stop in zip(starts, [*starts[1:], len(ordered)], strict=True):
             if start < stop:
-                group = as_texts(ordered[start:stop]).to_arrow(compat_level=pl.CompatLevel.oldest())
+                group = ordered[start:stop].to_arrow(compat_level=pl.CompatLevel.oldest())
                 writer.write_table(group, row_group_size=stop - start)
-
-
-def _with_numbers(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Turns the ids of users, or of items, into numbers if all of them are written like whole numbers."""
-    for column, tables in (("user_id", [rows]), ("item_id", [rows, items])):
-        if not rows[column].dtype.is_integer():
-            to = pl.Int64 if numbers_if_whole([table[column] for table in tables]) else pl.String
-            change = pl.col(column).cast(pl.String).cast(to)
-            items = items.with_columns(change) if column == "item_id" else items
-            rows = rows.with_columns(change) if to == pl.Int64 else rows
-    return rows, items

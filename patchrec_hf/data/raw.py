@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from .files import Scan, read_checked
+from .frames import Frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +37,20 @@ class RawData:
 
 
 def read_interactions(
-    path: Path,
+    path: Path | Frame,
     scan: Scan,
     min_rating: float | None,
     rating_range: tuple[float, float] | None = None,
     faults: Mapping[str, pl.Expr] | None = None,
     has_header: bool = False,
+    where: pl.Expr | None = None,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
     """
     Reads a log of interactions.
 
     Args:
-        path (`pathlib.Path`):
-            The file.
+        path (`pathlib.Path` or [`Frame`]):
+            The file or data frame.
         scan (`Scan`):
             Reads `user_id`, `item_id`, `timestamp` and optionally `rating`.
         min_rating (`float`, *optional*):
@@ -59,6 +61,8 @@ def read_interactions(
             Further faults that a row may have (see [`read_checked`]). They are reported first.
         has_header (`bool`, *optional*, defaults to `False`):
             Whether the first line names the columns.
+        where (`polars.Expr`, *optional*):
+            Rows for which this is not true are left out, and not checked.
 
     Returns:
         `tuple[polars.DataFrame, dict[str, int]]`: the rows, and the `num_read` of [`RawData`].
@@ -80,6 +84,9 @@ def read_interactions(
         pl.len().alias("interactions"),
     )
     keep = None if min_rating is None else pl.col("rating") >= min_rating
+    if where is not None:
+        checks = {name: fault & where for name, fault in checks.items()}
+        keep = where if keep is None else where & keep
     rows, num_read = read_checked(path, scan, checks, keep, facts, has_header)
     if num_read["interactions"] == 0:
         raise ValueError(f"{path} holds no interaction.")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .amazon import AMAZON_FILTERS, read_amazon
 from .downloads import AMAZON_TERMS, GOODREADS_TERMS, MOVIELENS_TERMS, download
-from .files import unpack
+from .files import place_for, unpack
 from .filters import Filters
+from .frames import Frame, FrameLike, read_frame
 from .goodreads import GOODREADS_FILTERS, read_goodreads
 from .movielens import MOVIELENS_100K_FILTERS, MOVIELENS_FILTERS, clean_movie_title, read_movielens
 from .raw import RawData
-from .tables import is_table, read_tables
+from .tables import TableOptions, is_table, is_text_table, read_tables
+from .text_files import recode, refuse_spreadsheet
 
 
 TitleRule = Callable[[str], str]
@@ -22,13 +25,14 @@ TitleRule = Callable[[str], str]
 @dataclass(frozen=True)
 class Source:
     """
-    A raw data set on disk.
+    A raw data set.
 
     Args:
-        files (`tuple[pathlib.Path, ...]`):
-            Files of the data set.
-        read (`Callable[[float | None], RawData]`):
-            Function that reads the data set. It leaves out ratings below its argument.
+        files (`tuple[pathlib.Path | Frame, ...]`):
+            Files or data frames of the data set.
+        read (`Callable[[Filters], RawData]`):
+            Function that reads the data set. It leaves out the rows that `where` and `min_rating` of the filters leave
+            out.
         filters ([`Filters`]):
             Filters of the paper if it uses this data set, or else the default ones.
         title_rule (`Callable[[str], str]`, *optional*):
@@ -39,8 +43,8 @@ class Source:
             Terms of the data set, if it is public.
     """
 
-    files: tuple[Path, ...]
-    read: Callable[[float | None], RawData]
+    files: tuple[Path | Frame, ...]
+    read: Callable[[Filters], RawData]
     filters: Filters
     title_rule: TitleRule | None
     keeps_all_items: bool
@@ -48,24 +52,24 @@ class Source:
 
 
 def find_source(
-    name_or_path: str | Path,
+    data: str | Path | Frame,
     cache: Path,
-    columns: Mapping[str, str] | None = None,
-    items: str | Path | None = None,
-    time_unit: str = "s",
+    options: TableOptions | None = None,
+    items: str | Path | FrameLike | None = None,
 ) -> Source:
     """
     Finds a raw data set. A public data set that is given by its name is downloaded.
 
     Args:
-        name_or_path (`str` or `pathlib.Path`):
+        data (`str`, `pathlib.Path` or [`Frame`]):
             A directory or zip archive as published, your own table, or the name of a public data set (see
             [`download`]).
         cache (`pathlib.Path`):
-            Directory for downloads and unpacked archives.
-        columns, items, time_unit:
-            As for [`read_tables`]. `items` and `time_unit` apply to your own tables only; `columns` also applies to
-            Goodreads.
+            Directory for downloads, unpacked archives and re-encoded files.
+        options ([`TableOptions`], *optional*):
+            How your own tables are written. `columns` also applies to Goodreads.
+        items (`str`, `pathlib.Path` or a data frame, *optional*):
+            The titles of your own log (see [`read_tables`]).
 
     Returns:
         [`Source`]
@@ -73,47 +77,83 @@ def find_source(
     Raises:
         FileNotFoundError: If no data set has that name, the directory holds no known data set, or the file of `items`
             does not exist.
+        TypeError: If `items` is neither a path nor a data frame.
         ValueError: If an argument does not apply to the data set, a file is of no known kind, or an archive is
             damaged.
     """
-    path = Path(name_or_path).expanduser()
+    options = options or TableOptions()
+    if isinstance(data, Frame):
+        return _find_table(data, items, cache, options)
+    path = Path(data).expanduser()
     if not path.exists():
-        downloaded = download(str(name_or_path), cache)
+        downloaded = download(str(data), cache)
         if downloaded is None:
             raise FileNotFoundError(
-                f"There is no file, directory or public data set {str(name_or_path)!r}. The known names are ml-100k, "
+                f"There is no file, directory or public data set {str(data)!r}. The known names are ml-100k, "
                 "ml-1m, ml-latest-small, ml-32m, goodreads, goodreads/<genre>, amazon-2023/<Category> and sample."
             )
         path = downloaded
-    if path.suffix == ".zip":
-        stat = path.stat()
-        path = unpack(path, cache / "unpacked" / f"{path.stem}-{stat.st_size}-{stat.st_mtime_ns}")
     if path.is_file():
-        if not is_table(path):
+        refuse_spreadsheet(path)
+    if path.suffix == ".zip":
+        path = unpack(path, place_for(path, cache / "unpacked"))
+    if path.is_file():
+        return _find_table(path, items, cache, options)
+    if items is not None or replace(options, columns=None) != TableOptions():
+        raise ValueError(
+            "`items`, `time_unit`, `date_format`, `separator` and `encoding` apply to your own log file or data frame "
+            f"only, but {path} is a directory. Leave them out."
+        )
+    published = _find_published(path, options.columns)
+    if options.columns and published.license_terms != GOODREADS_TERMS:
+        raise ValueError(f"`columns` applies to your own log or to Goodreads, but {path} is neither. Leave it out.")
+    return replace(published, read=_without_condition(published.read, path))
+
+
+def _without_condition(read: Callable[[Filters], RawData], path: Path) -> Callable[[Filters], RawData]:
+    def checked(filters: Filters) -> RawData:
+        if filters.where is not None:
             raise ValueError(
-                f"{path} is of no known kind; it must be a table (CSV, JSON lines, Parquet) or a zip archive."
+                f"The filter `where` applies to your own log or data frame only, but {path} holds a published data "
+                "set. Leave it out."
             )
-        items_path = None if items is None else Path(items).expanduser()
-        if items_path is not None and not items_path.is_file():
-            raise FileNotFoundError(f"There is no file {items_path}, which `items` names.")
-        return Source(
-            (path,) if items_path is None else (path, items_path),
-            lambda min_rating: read_tables(path, items_path, columns, min_rating, time_unit),
-            Filters(),
-            None,
-            keeps_all_items=True,
-            license_terms=None,
-        )
-    if items is not None or time_unit != "s":
-        raise ValueError(
-            f"`items` and `time_unit` apply to your own log file only, but {path} is a directory. Leave them out."
-        )
-    published = _find_published(path, columns)
-    if columns and published.license_terms != GOODREADS_TERMS:
-        raise ValueError(
-            f"`columns` applies to your own log file or to Goodreads, but {path} is neither. Leave it out."
-        )
-    return published
+        return read(filters)
+
+    return checked
+
+
+def _find_table(log: Path | Frame, items: str | Path | FrameLike | None, cache: Path, options: TableOptions) -> Source:
+    if isinstance(log, Path) and not is_table(log):
+        raise ValueError(f"{log} is of no known kind; it must be a table (CSV, JSON lines, Parquet) or a zip archive.")
+    titles: Path | Frame | None = None
+    if isinstance(items, str | os.PathLike):
+        titles = Path(items).expanduser()
+        if not titles.is_file():
+            raise FileNotFoundError(f"There is no file {titles}, which `items` names.")
+        refuse_spreadsheet(titles)
+    elif items is not None:
+        titles = read_frame(items, "The data frame of `items`")
+    files = [log] if titles is None else [log, titles]
+    texts = [file for file in files if isinstance(file, Path) and is_text_table(file)]
+    for name in ("separator", "encoding"):
+        if getattr(options, name) is not None and not texts:
+            raise ValueError(
+                f"`{name}` applies to CSV files" + (" and JSON lines" if name == "encoding" else "") + ", but there "
+                f"is no such file among {[str(file) for file in files]}. Leave it out."
+            )
+    if options.encoding is not None:
+        files = [
+            recode(file, options.encoding, cache / "recoded") if isinstance(file, Path) and file in texts else file
+            for file in files
+        ]
+    return Source(
+        tuple(files),
+        lambda filters: read_tables(files[0], files[1] if len(files) > 1 else None, options, filters),
+        Filters(),
+        None,
+        keeps_all_items=True,
+        license_terms=None,
+    )
 
 
 def _is_hidden(path: Path) -> bool:
@@ -131,7 +171,7 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
     def movielens(filters: Filters, *patterns: str) -> Source:
         return Source(
             files(*patterns),
-            lambda min_rating: read_movielens(directory, min_rating),
+            lambda filters: read_movielens(directory, filters.min_rating),
             filters,
             clean_movie_title,
             keeps_all_items=True,
@@ -147,7 +187,7 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
     if any(name.startswith("goodreads_") for name in names):
         return Source(
             files("goodreads_*"),
-            lambda min_rating: read_goodreads(directory, min_rating, columns),
+            lambda filters: read_goodreads(directory, filters.min_rating, columns),
             GOODREADS_FILTERS,
             None,
             keeps_all_items=False,
@@ -156,7 +196,7 @@ def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Sourc
     if files("meta_*.jsonl*"):
         return Source(
             files("*.jsonl*", "*.csv*"),
-            lambda min_rating: read_amazon(directory, min_rating),
+            lambda filters: read_amazon(directory, filters.min_rating),
             AMAZON_FILTERS,
             None,
             keeps_all_items=False,

@@ -1,192 +1,264 @@
-"""Tables: reads your own log and its items from CSV, Parquet or JSON lines, with any column names."""
+"""Tables: reads your own log and its items from data frames, CSV, Parquet or JSON lines, with any column names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from .files import columns_of, read_checked, require_columns
+from .files import NotUtf8Error, columns_of, read_checked, require_columns
+from .filters import Filters
+from .frames import Frame
+from .keywords import check_keys
 from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions
+from .text_files import INFERRED_ROWS, find_separator, refuse_other_kinds
+from .times import find_times
 
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_SEPARATED = (".csv", ".tsv")
 _JSON = (".jsonl", ".ndjson", ".json")
 _COLUMNS = ("user_id", "item_id", "timestamp", "title", "rating")
-_TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_LATEST = 32_503_680_000  # the year 3000, in seconds
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """
+    How your own log and its items are written.
+
+    Args:
+        columns (`Mapping[str, str]`, *optional*):
+            Column names in the tables, for each of `user_id`, `item_id`, `timestamp`, `title` and `rating` that has
+            another name there. Ratings are read if `rating` is named here or a filter needs them.
+        time_unit (`"s"`, `"ms"`, `"us"` or `"ns"`, *optional*, defaults to `"s"`):
+            Unit of times that are numbers.
+        date_format (`str`, *optional*):
+            Format of times that are texts, as for `datetime.strptime`, such as `"%d/%m/%Y %H:%M"`. If not given, texts
+            may be numbers, ISO 8601, or dates with the year last, if some date of the file tells whether day or month
+            stands first. All times of a file must be written in the same way. A text without a time zone is in UTC.
+        separator (`str`, *optional*):
+            Character between the values of a CSV file. If not given, the first line tells which of comma, semicolon,
+            tab and `|` it is. It applies to the log and to the items, if both are CSV files.
+        encoding (`str`, *optional*):
+            Encoding of CSV files and JSON lines that are not in UTF-8, such as `"latin-1"` or `"utf-16"`. It applies
+            to the log and to the items; a file that is in UTF-8 already stays as it is.
+    """
+
+    columns: Mapping[str, str] | None = None
+    time_unit: str = "s"
+    date_format: str | None = None
+    separator: str | None = None
+    encoding: str | None = None
 
 
 def is_table(path: Path) -> bool:
     """Whether a file's name has an extension that [`read_tables`] reads."""
-    return _kind(path) in (*_SEPARATORS, *_JSON, ".parquet")
+    return is_text_table(path) or _kind(path) == ".parquet"
+
+
+def is_text_table(path: Path) -> bool:
+    """Whether a file's name has the extension of a CSV file or of JSON lines."""
+    return _kind(path) in (*_SEPARATED, *_JSON)
 
 
 def read_tables(
-    interactions_path: Path,
-    items_path: Path | None = None,
-    columns: Mapping[str, str] | None = None,
-    min_rating: float | None = None,
-    time_unit: str = "s",
+    log: Path | Frame,
+    items: Path | Frame | None = None,
+    options: TableOptions | None = None,
+    filters: Filters | None = None,
 ) -> RawData:
     """
     Reads your own log of interactions.
 
     Args:
-        interactions_path (`pathlib.Path`):
-            CSV or TSV (with a header), JSON lines, or Parquet. CSV, TSV and JSON lines may be compressed (`.gz`).
-        items_path (`pathlib.Path`, *optional*):
-            File with the titles, of any of these kinds. If not given, the log itself must hold the titles.
-        columns (`Mapping[str, str]`, *optional*):
-            Column names in the files, for each of `user_id`, `item_id`, `timestamp`, `title` and `rating` that has
-            another name there. Ratings are read if `rating` is named here or `min_rating` is given.
-        min_rating (`float`, *optional*):
-            Rows with a lower rating are left out.
-        time_unit (`"s"`, `"ms"`, `"us"` or `"ns"`, *optional*, defaults to `"s"`):
-            Unit of numeric times. Times may also be ISO 8601 texts; a text without a time zone is in UTC.
+        log (`pathlib.Path` or [`Frame`]):
+            A data frame; or a file: CSV or TSV (with a header), JSON lines, or Parquet. CSV, TSV and JSON lines may be
+            compressed (`.gz`), and are in UTF-8.
+        items (`pathlib.Path` or [`Frame`], *optional*):
+            Data frame or file with the titles, of any of these kinds. If not given, the log itself must hold the
+            titles.
+        options ([`TableOptions`], *optional*):
+            How the tables are written.
+        filters ([`Filters`], *optional*):
+            Rows are left out by `where` and `min_rating`. The other filters are not applied here.
 
     Returns:
-        [`RawData`]. If all ids of a column are whole numbers, written as numbers or as texts, they become integers;
-        otherwise they become categories.
+        [`RawData`], with ids as they stand in the tables: integers, or categories of texts.
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If a column is missing, a value cannot be read (with the line), a time cannot be in `time_unit`, or
-            the rows of one item give it different titles. Also if `columns` or `time_unit` has an unknown value.
+        ValueError: If a column is missing, a value cannot be read (with the line or row), a time cannot be in
+            `time_unit`, the order of day and month cannot be told, the rows of one item give it different titles, or
+            `where` cannot be evaluated. Also if `options` has an unknown value.
     """
-    names = {name: name for name in _COLUMNS} | dict(columns or {})
-    if unknown := set(names) - set(_COLUMNS):
-        raise ValueError(f"`columns` names {sorted(unknown)}, but its keys must be among {list(_COLUMNS)}.")
-    if time_unit not in _TICKS_PER_SECOND:
-        raise ValueError(f"`time_unit` must be one of {list(_TICKS_PER_SECOND)}, got {time_unit!r}.")
-    has_rating = min_rating is not None or "rating" in (columns or {})
+    options, filters = options or TableOptions(), filters or Filters()
+    check_keys("columns", options.columns or {}, _COLUMNS)
+    names = {name: name for name in _COLUMNS} | dict(options.columns or {})
+    try:
+        rows, num_read, ticks_per_second = _read_log(log, names, options, filters)
+        advice = "If the titles are in another table, pass it as `items`." if items is None else ""
+        titles = _read_items(log if items is None else items, names, options.separator, advice)
+    except NotUtf8Error as error:
+        raise ValueError(f"{error} Pass the file's `encoding`, such as `encoding='latin-1'`.") from error
+    return RawData(rows, titles, num_read, ticks_per_second)
+
+
+def _read_log(
+    log: Path | Frame, names: Mapping[str, str], options: TableOptions, filters: Filters
+) -> tuple[pl.DataFrame, dict[str, int], int]:
+    has_rating = filters.min_rating is not None or "rating" in (options.columns or {})
     required = ["user_id", "item_id", "timestamp", *(["rating"] if has_rating else [])]
-    table = _Table.of(interactions_path, [names[name] for name in required])
-    time, is_number = table.time(names["timestamp"])
-    rating = {"rating": pl.col(names["rating"]).cast(pl.Float32, strict=False)} if has_rating else {}
+    table = _Table.of(log, [names[name] for name in required], options.separator, filters.condition())
+    time = names["timestamp"]
+    times = find_times(str(log), table.scan(log), time, table.kinds[time], options.time_unit, options.date_format)
+    others, faults, where = {}, dict(times.faults), None
+    if table.where is not None:
+        where = pl.col("is_kept")
+        others["is_kept"] = where.fill_null(False)
+    if has_rating:
+        rating = pl.col("rating")
+        others["rating"] = pl.col(names["rating"]).cast(pl.Float32, strict=False)
+        faults[f"{names['rating']!r} is missing or not a number"] = rating.is_null() | rating.is_nan()
 
     def scan_log(source: Any) -> pl.LazyFrame:
         ids = {name: table.id(names[name]) for name in ("user_id", "item_id")}
-        return table.scan(source).select(**ids, timestamp=time, **rating)
+        return table.scan(source).select(**ids, timestamp=times.value, **others)
 
-    ticks = _TICKS_PER_SECOND[time_unit if is_number else "us"]
-    faults = {
-        f"{names['timestamp']!r} is missing, or is not a readable number or date": pl.col("timestamp").is_null(),
-        f"{names['timestamp']!r} is beyond the year 3000 in the unit {time_unit!r}; set `time_unit`": (
-            pl.col("timestamp") > _LATEST * ticks
-        ),
-    }
-    if has_rating:
-        faults[f"{names['rating']!r} is missing or not a number"] = (
-            pl.col("rating").is_null() | pl.col("rating").is_nan()
-        )
     rows, num_read = read_interactions(
-        interactions_path, scan_log, min_rating, faults=faults, has_header=table.has_header
+        log, scan_log, filters.min_rating, faults=faults, has_header=table.has_header, where=where
     )
-    items = _read_items(items_path or interactions_path, names["item_id"], names["title"])
-    return RawData(*_with_numbers(rows, items), num_read, ticks)
+    return rows.drop("is_kept", strict=False), num_read, times.ticks_per_second
 
 
-def _read_items(path: Path, id_column: str, title_column: str) -> pl.DataFrame:
-    try:
-        table = _Table.of(path, [id_column, title_column])
-    except ValueError as error:
-        raise ValueError(f"{error} If the titles are in a separate file, pass it as `items`.") from error
+def _read_items(
+    source: Path | Frame, names: Mapping[str, str], separator: str | None, advice: str = ""
+) -> pl.DataFrame:
+    id_column, title_column = names["item_id"], names["title"]
+    table = _Table.of(source, [id_column, title_column], separator, advice=advice)
 
-    def scan_items(source: Any) -> pl.LazyFrame:
+    def scan_items(part: Any) -> pl.LazyFrame:
         title = null_if_blank(pl.col(title_column).cast(pl.String))
-        rows = table.scan(source).select(item_id=table.id(id_column), title=title)
+        rows = table.scan(part).select(item_id=table.id(id_column), title=title)
         return rows.unique(maintain_order=True)
 
     faults = {f"{id_column!r} is missing": pl.col("item_id").is_null()}
-    rows, _ = read_checked(path, scan_items, faults, has_header=table.has_header)
+    rows, _ = read_checked(source, scan_items, faults, has_header=table.has_header)
     titles = pl.col("title").drop_nulls()
     items = rows.group_by("item_id", maintain_order=True).agg(titles.first(), several=titles.len() > 1)
     if items["several"].any():
         item_id = items.filter("several")["item_id"][0]
         its_titles = rows.filter(pl.col("item_id") == item_id)["title"].drop_nulls().to_list()
-        raise ValueError(f"{path} gives item {item_id!r} {len(its_titles)} titles: {its_titles[:3]}. Keep one.")
+        raise ValueError(f"{source} gives item {item_id!r} {len(its_titles)} titles: {its_titles[:3]}. Keep one.")
     return items.drop("several")
-
-
-def _with_numbers(rows: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Turns the ids of a column into integers if all of them are written like whole numbers."""
-    for column, tables in (("user_id", [rows]), ("item_id", [rows, items])):
-        texts = [table[column].unique().cast(pl.String) for table in tables if not table[column].dtype.is_integer()]
-        if not texts:
-            continue
-        ids = pl.concat(texts)
-        numbers = ids.cast(pl.Int64, strict=False).cast(pl.String)
-        if (numbers == ids).fill_null(False).all():  # 007 is a different id from 7
-            as_number = pl.col(column).cast(pl.String).cast(pl.Int64)
-            rows = rows.with_columns(as_number)
-            items = items.with_columns(as_number) if column == "item_id" else items
-        elif len(texts) < len(tables):
-            text = ids.filter((numbers != ids).fill_null(True))[0]
-            raise ValueError(
-                f"`{column}` is a number in one file and a text, such as {text!r}, in the other. Write the ids in "
-                "the same way."
-            )
-    return rows, items
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A file, and the types of the columns to read."""
+    """A file or data frame, the types of the columns to read, and the rows to keep."""
 
-    path: Path
+    source: Path | Frame
     kinds: Mapping[str, pl.DataType]
+    separator: str = ","
+    where: pl.Expr | None = None
+    typed: Mapping[str, pl.DataType] = field(default_factory=dict)
+    """Columns that `where` reads, and their types, which the first rows of a text file have."""
 
     @classmethod
-    def of(cls, path: Path, columns: Sequence[str]) -> _Table:
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {path}.")
-        if not is_table(path):
-            raise ValueError(f"{path} is of no known kind; it must be one of {[*_SEPARATORS, *_JSON, '.parquet']}.")
-        if _kind(path) in _SEPARATORS:
-            rows = pl.scan_csv(path, separator=_SEPARATORS[_kind(path)])
-        elif _kind(path) in _JSON:
-            rows = pl.scan_ndjson(path, infer_schema_length=1000)
+    def of(
+        cls,
+        source: Path | Frame,
+        columns: Sequence[str],
+        separator: str | None = None,
+        where: pl.Expr | None = None,
+        advice: str = "",
+    ) -> _Table:
+        char = ","
+        if isinstance(source, Frame):
+            rows = source.rows
+        elif not source.is_file():
+            raise FileNotFoundError(f"There is no file {source}.")
+        elif not is_table(source):
+            raise ValueError(f"{source} is of no known kind; it must be one of {[*_SEPARATED, *_JSON, '.parquet']}.")
+        elif not is_text_table(source):
+            rows = pl.scan_parquet(source)
         else:
-            rows = pl.scan_parquet(path)
-        schema = columns_of(path, rows)
-        advice = "Name the file's own columns with `columns`, such as `columns={'user_id': 'customer'}`."
-        require_columns(path, schema.names(), columns, advice)
-        return cls(path, {name: schema[name] for name in columns})
+            refuse_other_kinds(source, _kind(source) in _JSON)
+            if _kind(source) in _SEPARATED:
+                char = find_separator(source, columns, separator)
+                rows = pl.scan_csv(source, separator=char, infer_schema_length=INFERRED_ROWS)
+            else:
+                rows = pl.scan_ndjson(source, infer_schema_length=INFERRED_ROWS)
+        schema = columns_of(source, rows)
+        kind = "frame" if isinstance(source, Frame) else "file"
+        naming = f"Name the {kind}'s own columns with `columns`, such as `columns={{'user_id': 'customer'}}`."
+        if isinstance(source, Frame):
+            naming += " The index of a pandas frame is no column; `frame.reset_index()` makes it one."
+        require_columns(source, schema.names(), columns, f"{naming} {advice}")
+        table = cls(source, {name: schema[name] for name in columns}, char)
+        return table if where is None else table._with_where(where, schema)
+
+    def _with_where(self, where: pl.Expr, schema: pl.Schema) -> _Table:
+        if where.meta.has_multiple_outputs():
+            raise ValueError("`where` must be one condition, but its expression makes several. Join them by `&`.")
+        names = list(dict.fromkeys(where.meta.root_names()))
+        require_columns(self.source, schema.names(), names, "`where` reads that column; it takes the log's own names.")
+        try:
+            # An empty table shows which types do not go together before any row is read.
+            kind = schema.to_frame().select(is_kept=where).schema["is_kept"]
+        except pl.exceptions.PolarsError as error:
+            types = {name: str(schema[name]) for name in names}
+            raise ValueError(f"{self.source}: `where` cannot be evaluated on columns of {types}: {error}") from error
+        if kind != pl.Boolean:
+            raise ValueError(f"`where` must be true or false for each row, but its expression makes {kind}.")
+        return replace(self, where=where, typed={name: schema[name] for name in names})
 
     @property
     def has_header(self) -> bool:
-        return _kind(self.path) in _SEPARATORS
+        return isinstance(self.source, Path) and _kind(self.source) in _SEPARATED
 
     def scan(self, source: Any) -> pl.LazyFrame:
-        if self.has_header:
-            rows = pl.scan_csv(source, separator=_SEPARATORS[_kind(self.path)], infer_schema=False)
-            return drop_blank_rows(rows.select(*self.kinds))
-        if _kind(self.path) in _JSON:
-            # Read all values as texts, because `kinds` is inferred from the first rows, and later ids may be texts.
-            return pl.scan_ndjson(source, schema=dict.fromkeys(self.kinds, pl.String))
-        return pl.scan_parquet(source).select(*self.kinds)
+        """Reads the columns of `kinds`, as texts from a text file, and `is_kept` if there is a condition."""
+        others = {name: kind for name, kind in self.typed.items() if name not in self.kinds}
+        names = [*self.kinds, *others]
+        if isinstance(self.source, Frame):
+            rows = self.source.rows.select(names)
+        elif self.has_header:
+            rows = pl.scan_csv(source, separator=self.separator, infer_schema=False, schema_overrides=others)
+            rows = drop_blank_rows(rows.select(names))
+        elif _kind(self.source) in _JSON:
+            # Read values as texts, because `kinds` is inferred from the first rows, and later ids may be texts.
+            rows = pl.scan_ndjson(source, schema={**dict.fromkeys(self.kinds, pl.String()), **others})
+        else:
+            rows = pl.scan_parquet(source).select(names)
+        if self.where is None:
+            return rows
+        if not self._is_text_file():
+            return rows.with_columns(is_kept=self.where)
+        # An id must stay a text (007 is not 7), also if the condition compares it as a number.
+        shared = {name: kind for name, kind in self.typed.items() if name in self.kinds}
+        rows = rows.with_columns(pl.col(name).alias(f"text of {name}") for name in shared)
+        rows = rows.with_columns(pl.col(name).cast(kind) for name, kind in shared.items())
+        rows = rows.with_columns(is_kept=self.where)
+        texts = {name: pl.col(f"text of {name}") if name in shared else pl.col(name) for name in self.kinds}
+        return rows.select("is_kept", **texts)
 
     def id(self, column: str) -> pl.Expr:
         kind = self.kinds[column]
-        if _kind(self.path) == ".parquet" and kind.is_integer():
+        if kind.is_float() or kind.is_decimal() or kind.is_nested() or kind.is_temporal() or kind == pl.Object:
+            raise ValueError(
+                f"{self.source}: column {column!r} holds {kind}; ids must be whole numbers or texts. (In pandas, a "
+                "column of whole numbers with missing values holds floats.)"
+            )
+        # Only whole numbers that all are within 64 bits with a sign stay numbers.
+        if not self._is_text_file() and kind.is_integer() and kind not in (pl.UInt64, pl.Int128, pl.UInt128):
             return pl.col(column).cast(pl.Int64)
-        if kind.is_float():
-            raise ValueError(f"{self.path}: column {column!r} holds {kind}; ids must be whole numbers or texts.")
         return pl.col(column).cast(pl.String).cast(pl.Categorical)
 
-    def time(self, column: str) -> tuple[pl.Expr, bool]:
-        """Returns the expression that reads times, and whether the column holds numbers."""
-        kind, value = self.kinds[column], pl.col(column)
-        if kind.is_numeric():
-            return value.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False), True
-        if kind.is_temporal():
-            return value.cast(pl.Datetime("us")).dt.epoch("us"), False
-        return value.str.to_datetime(time_unit="us", time_zone="UTC", strict=False).dt.epoch("us"), False
+    def _is_text_file(self) -> bool:
+        return isinstance(self.source, Path) and is_text_table(self.source)
 
 
 def _kind(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix
+    return Path(path.name.lower().removesuffix(".gz")).suffix

@@ -9,7 +9,17 @@ import polars as pl
 import pytest
 from raw_files import RATINGS, prepare, write_csv
 
-from patchrec_hf.data.files import columns_of, find_file, read_checked, require_columns, unpack
+from patchrec_hf.data.files import (
+    NotUtf8Error,
+    columns_of,
+    find_file,
+    is_utf8,
+    place_for,
+    read_checked,
+    require_columns,
+    unpack,
+)
+from patchrec_hf.data.frames import Frame
 from patchrec_hf.data.movielens import read_movielens
 
 
@@ -73,3 +83,31 @@ def test_the_first_name_that_is_there(tmp_path):
     assert find_file(tmp_path, "a.csv", "b.csv", "c.csv") == tmp_path / "b.csv"
     with pytest.raises(FileNotFoundError, match=r"holds no a\.csv or d\.csv"):
         find_file(tmp_path, "a.csv", "d.csv")
+
+
+def test_a_line_that_is_not_in_utf8(tmp_path):
+    path = tmp_path / "names.csv"
+    path.write_bytes("Emma\nÉmile\nCafé\n".encode() + "Café\n".encode("latin-1"))
+    with pytest.raises(NotUtf8Error, match=r"names\.csv, line 4: it is not in UTF-8"):
+        read_checked(path, lambda source: pl.scan_csv(source, has_header=False, schema={"name": pl.String}), {})
+    assert is_utf8("Café".encode())
+    assert not is_utf8("Café".encode("latin-1"))
+
+
+def test_a_frame_is_read_as_a_file_is():
+    frame = Frame("The frame", pl.LazyFrame({"number": [3, -1, 4]}))
+    rows, found = read_checked(frame, lambda source: source.rows, {}, facts=[pl.len().alias("rows")])
+    assert (rows["number"].to_list(), found) == ([3, -1, 4], {"rows": 3})
+    with pytest.raises(
+        ValueError, match=r"The frame, row 1, counted from 0: it is negative. The row is \{'number': -1\}"
+    ):
+        read_checked(frame, lambda source: source.rows, {"it is negative": pl.col("number") < 0})
+
+
+def test_what_is_made_of_a_changed_file_has_another_place(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("1")
+    place = place_for(path, tmp_path)
+    assert (place.parent, place) == (tmp_path, place_for(path, tmp_path))
+    path.write_text("12")
+    assert place_for(path, tmp_path) != place

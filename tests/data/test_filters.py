@@ -1,11 +1,12 @@
 from collections import Counter
+from importlib.util import find_spec
 
 import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchrec_hf.data.filters import Filters, apply_filters
+from patchrec_hf.data.filters import Filters, FilterStep, apply_filters, choose_filters, report_steps
 
 
 def table(rows):
@@ -67,3 +68,89 @@ def test_repeated_rows_may_stay():
 def test_minima_are_positive(name):
     with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
         Filters(**{name: 0})
+
+
+def test_users_with_too_many_interactions():
+    """User 3 has four rows, of which one is repeated. Without this user, item 8 has one user only."""
+    rows = [(1, 7, 0), (1, 8, 1), (2, 7, 0), (2, 9, 1), (3, 8, 0), (3, 8, 0), (3, 7, 1), (3, 9, 2)]
+    kept, steps = apply_filters(table(rows), ALL_ITEMS, Filters(max_user_interactions=3))
+    assert len(kept) == 7
+    kept, steps = apply_filters(table(rows), ALL_ITEMS, Filters(max_user_interactions=2))
+    assert kept["user_id"].to_list() == [1, 1, 2, 2]
+    assert [step.name for step in steps] == ["all", "without repeated rows", "users ≤ 2 interactions"]
+    filters = Filters(max_user_interactions=2, min_item_users=2)
+    kept, steps = apply_filters(table(rows), ALL_ITEMS, filters)
+    assert kept.rows() == [(1, 7, 0), (2, 7, 0)]
+    assert counts(steps)[-2:] == [(2, 3, 4), (2, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "problem"),
+    [
+        (
+            {"max_user_interactions": 4, "min_user_interactions": 5},
+            ValueError,
+            r"at least `min_user_interactions` \(5\)",
+        ),
+        ({"max_user_interactions": 0}, ValueError, "must be at least"),
+        ({"where": "event == 'buy'"}, TypeError, "`where` must be an expression of polars.*got `str`"),
+        ({"where": pl.Series([True])}, TypeError, "`where` must be an expression of polars.*got `Series`"),
+        ({"where": {}}, ValueError, "`where` is an empty mapping"),
+        ({"where": {1: "buy"}}, TypeError, "keys of `where` must be names of columns, got 1"),
+    ],
+)
+def test_filters_that_are_refused(kwargs, error, problem):
+    with pytest.raises(error, match=problem):
+        Filters(**kwargs)
+
+
+@pytest.mark.skipif(find_spec("cloudpickle") is not None, reason="polars stores Python functions by cloudpickle")
+def test_a_condition_without_a_key():
+    with pytest.raises(ValueError, match=r"calls a Python function. Compute a column by that function"):
+        Filters(where=pl.col("event").map_batches(lambda event: event == "buy", return_dtype=pl.Boolean))
+
+
+def test_filters_are_compared_and_hashed():
+    buy = pl.col("event") == "buy"
+    assert Filters(where=buy) == Filters(where=pl.col("event") == "buy")
+    assert Filters(where=buy) != Filters(where=pl.col("event") == "rent")
+    assert Filters(where=buy) != Filters()
+    assert Filters(where={"event": "buy"}) == Filters(where={"event": "buy"})
+    assert Filters(where={"event": "buy"}) != Filters(where=buy)
+    assert Filters() != 1
+    assert hash(Filters(where=buy)) == hash(Filters(where=pl.col("event") == "buy"))
+    assert hash(Filters(min_rating=3)) == hash(Filters(min_rating=3))
+
+
+def test_a_mapping_is_a_condition():
+    log = pl.DataFrame({"event": ["buy", "rent", "view", None], "is_bot": [False, True, False, False]})
+
+    def kept(**where):
+        return log.select(Filters(where=where).condition().fill_null(False)).to_series().to_list()
+
+    assert kept(event="buy") == [True, False, False, False]
+    assert kept(event=["buy", "rent"]) == [True, True, False, False]
+    assert kept(event={"buy", "view"}, is_bot=False) == [True, False, True, False]
+    assert kept(event=["buy", None]) == [True, False, False, True]
+    assert kept(event=None) == [False, False, False, True]
+
+
+def test_filters_by_which_a_reader_leaves_out_rows_are_described():
+    assert Filters().describe_reading() == "all"
+    assert Filters(where={"event": ["buy", "rent"], "is_bot": False}, min_rating=4).describe_reading() == (
+        "where event is buy, rent and is_bot is False; rating of at least 4"
+    )
+    either = (pl.col("a") == 1) | (pl.col("b") == 2)
+    (row,) = report_steps([FilterStep(Filters(where=either).describe_reading(), 1, 2, 3)]).splitlines()[2:]
+    assert row.replace("\\|", "").count("|") == 5
+
+
+def test_changes_of_the_default_filters():
+    default = Filters(min_rating=5, k_core=True)
+    assert choose_filters(None, default) is default
+    assert choose_filters(Filters(), default) == Filters()
+    assert choose_filters({"min_rating": 3}, default) == Filters(min_rating=3, k_core=True)
+    with pytest.raises(ValueError, match=r"unknown key 'kcore'; did you mean 'k_core'\?"):
+        choose_filters({"kcore": True}, default)
+    with pytest.raises(TypeError, match=r"`filters` must be `Filters\(...\)` or a mapping, got `int`"):
+        choose_filters(3, default)

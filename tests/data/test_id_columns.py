@@ -4,7 +4,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from patchrec_hf.data.id_columns import IdColumn, as_texts, is_arrow_id_type, is_id_type, numbers_if_whole, read_ids
+from patchrec_hf.data.id_columns import IdColumn, as_texts, enumerate_ids, is_arrow_id_type, is_id_type, unify_ids
 
 
 @pytest.mark.parametrize(
@@ -19,27 +19,38 @@ from patchrec_hf.data.id_columns import IdColumn, as_texts, is_arrow_id_type, is
     ],
 )
 def test_texts_that_are_numbers(texts, is_whole):
-    assert numbers_if_whole([pl.Series(texts)]) == is_whole
-    assert numbers_if_whole([pl.Series(["5"]), pl.Series(texts).cast(pl.Categorical)]) == is_whole
+    log = pl.DataFrame({"user_id": ["5"] * len(texts), "item_id": pl.Series(texts).cast(pl.Categorical)})
+    items = pl.DataFrame({"item_id": texts})
+    log, items = unify_ids(log, items)
+    assert log["user_id"].to_list() == [5] * len(texts)
+    assert log["item_id"].dtype.is_integer() == items["item_id"].dtype.is_integer() == is_whole
+    assert log["item_id"].cast(pl.String).to_list() == items["item_id"].cast(pl.String).to_list() == texts
+
+
+def test_numbers_in_one_table_and_texts_in_the_other():
+    log, items = pl.DataFrame({"user_id": [1], "item_id": [7]}), pl.DataFrame({"item_id": ["7", "B-17"]})
+    with pytest.raises(ValueError, match="`item_id` is a number in one table and a text, such as 'B-17'"):
+        unify_ids(log, items)
+    assert unify_ids(log, items[:1])[1]["item_id"].to_list() == [7]
 
 
 def test_ids_that_are_kept():
-    assert read_ids(pl.Series([3, 1], dtype=pl.UInt16)).dtype == pl.Int64
+    assert enumerate_ids(pl.Series([3, 1], dtype=pl.UInt16)).dtype == pl.Int64
     for dtype in (pl.String, pl.Categorical):
-        ids = read_ids(pl.Series(["b", "a", "b"]).cast(dtype))
+        ids = enumerate_ids(pl.Series(["b", "a", "b"]).cast(dtype))
         assert ids.to_list() == ["b", "a", "b"]
         assert ids.to_physical().to_list() == [1, 0, 1]  # in the order of the alphabet
-    assert read_ids(pl.Series([2**63 + 1, 5], dtype=pl.UInt64)).to_list() == [str(2**63 + 1), "5"]
+    assert enumerate_ids(pl.Series([2**63 + 1, 5], dtype=pl.UInt64)).to_list() == [str(2**63 + 1), "5"]
 
 
-def test_enumerations_are_written_as_texts():
+def test_enumerations_become_texts():
     table = pl.DataFrame({"user_id": [1], "item_id": ["b"], "split": ["train"]}).cast({"item_id": pl.Enum(["a", "b"])})
     assert as_texts(table).schema == {"user_id": pl.Int64, "item_id": pl.String, "split": pl.String}
 
 
 def test_columns_are_split_and_taken():
     texts = pl.Series(["b", "a", "c"])
-    column = IdColumn.of(read_ids(texts))
+    column = IdColumn.of(enumerate_ids(texts))
     assert column.take([2, 0, 0]).to_pylist() == ["c", "b", "b"]
     for array in (
         pa.chunked_array([["b", "a"], ["c"]]),

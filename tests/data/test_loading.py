@@ -9,8 +9,15 @@ from datasets import DatasetDict
 from sixty_users import COLUMNS, CUTS, preparation_rows, write_log
 from small_data import rows_of, write_directory
 
-from patchrec_hf import Filters, leave_one_out_split, load_recommendation_data, prepare_data, temporal_split
-from patchrec_hf.data import preparation
+from patchrec_hf import (
+    Filters,
+    leave_one_out_split,
+    load_recommendation_data,
+    prepare_data,
+    temporal_split,
+    tidy_title,
+)
+from patchrec_hf.data import loading, preparation
 from patchrec_hf.data.splits import SPLITS
 
 
@@ -129,3 +136,50 @@ def test_prepared_data_is_not_prepared_again(data, tmp_path, kwargs):
 def test_filters_may_be_changed_one_by_one(log):
     changed = prepare_data(log, split=CUTS, columns=COLUMNS, filters={"min_item_users": 2})
     assert changed.steps == prepare_data(log, split=CUTS, columns=COLUMNS, filters=Filters(min_item_users=2)).steps
+
+
+def test_the_cache_depends_on_how_a_log_is_read(tmp_path, log, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "patchrec_hf.data.loading.prepare", lambda *args: made.append(args[0]) or preparation.prepare(*args)
+    )
+
+    def load(**kwargs):
+        before = len(made)
+        prepare_data(log, split=CUTS, columns=COLUMNS, cache_dir=tmp_path / "cache", **kwargs)
+        return len(made) > before
+
+    assert load()
+    for filters in (
+        {"max_user_interactions": 8},
+        {"where": {"item": ["i1", "i2", "i3", "i4"]}},
+        {"where": {"item": ["i1", "i2", "i3", "i5"]}},
+        {"where": pl.col("user") != "u01"},
+        {"where": pl.col("user") != "u02"},
+    ):
+        assert load(filters=filters)
+        assert not load(filters=Filters(**filters))
+    assert load(separator=",")
+    # The file is in ASCII, so it holds the same text in this encoding.
+    assert not load(encoding="latin-1")
+
+
+def test_users_with_much_of_the_training_data_are_named(tmp_path, log, monkeypatch):
+    messages = []
+    monkeypatch.setattr(loading.logger, "warning_once", messages.append)
+    load_recommendation_data(log, split=CUTS, columns=COLUMNS)
+    assert messages == []
+    bot = pl.DataFrame({"user": "bot", "item": "i1", "time": range(2_000), "title": "Book i1"})
+    frame = pl.concat([pl.read_csv(log), bot])
+    for _ in range(2):  # also from the cache
+        load_recommendation_data(frame, split=CUTS, columns=COLUMNS)
+    assert len(messages) == 2
+    assert messages[0].startswith("The user with the most training interactions, of 61 users, holds")
+    load_recommendation_data(frame, split=CUTS, columns=COLUMNS, filters={"max_user_interactions": 100})
+    assert len(messages) == 2
+
+
+def test_titles_are_cleaned(log):
+    frame = pl.read_csv(log).with_columns(title=" <b>" + pl.col("title") + "</b>&nbsp;&amp; more ")
+    data = prepare_data(frame, split=CUTS, columns=COLUMNS, title_rule=tidy_title)
+    assert data.items["title"][0] == "Book i0 & more"

@@ -60,3 +60,18 @@ def test_other_fields_of_json_lines_are_passed_over(tmp_path):
     path.write_text('{"user_id": "a", "text": "long", "item_id": 3}\n{"item_id": 4, "user_id": "b"}\n')
     rows = scan_json_lines(path, {"user_id": pl.String, "item_id": pl.Int64}).collect()
     assert rows.rows() == [("a", 3), ("b", 4)]
+
+
+def test_rows_that_a_condition_leaves_out_are_counted_and_not_checked(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("1,5,10,4\n2,,11,4\n2,5,12,1\n")
+    schema = dict.fromkeys(("user_id", "item_id", "timestamp", "rating"), pl.Int64)
+
+    def scan(source):
+        return pl.scan_csv(source, has_header=False, schema=schema)
+
+    rows, num_read = read_interactions(path, scan, 2, where=pl.col("timestamp") != 11)
+    assert rows.rows() == [(1, 5, 10, 4)]
+    assert num_read["interactions"] == 3
+    with pytest.raises(ValueError, match="line 2: item_id is missing"):
+        read_interactions(path, scan, 2)

@@ -3,8 +3,9 @@
 import pytest
 from raw_files import MOVIES, PRODUCTS, RATINGS, prepare, write_1m, write_100k, write_core, write_csv, write_lines
 
-from patchrec_hf import load_recommendation_data
+from patchrec_hf import Filters, load_recommendation_data
 from patchrec_hf.data.sources import find_source
+from patchrec_hf.data.tables import TableOptions
 
 
 @pytest.fixture
@@ -56,8 +57,8 @@ def test_movielens_is_known_by_its_files(tmp_path, write, names, least):
     assert (source.filters.min_rating, source.filters.min_user_interactions) == (3.5, least)
     assert source.title_rule("Net, The (1995)") == "The Net"
     assert source.keeps_all_items
-    assert len(source.read(None).interactions) == len(RATINGS)
-    assert len(source.read(None).items) == len(MOVIES)
+    assert len(source.read(Filters()).interactions) == len(RATINGS)
+    assert len(source.read(Filters()).items) == len(MOVIES)
 
 
 def test_a_table_and_its_items_are_the_source(tmp_path):
@@ -66,19 +67,26 @@ def test_a_table_and_its_items_are_the_source(tmp_path):
     items.write_text("item_id,title\n2,Emma\n")
     source = find_source(log, tmp_path, items=items)
     assert source.files == (log, items)
-    assert source.read(None).items["title"].to_list() == ["Emma"]
+    assert source.read(Filters()).items["title"].to_list() == ["Emma"]
     assert source.license_terms is None
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"items": "items.csv"}, "`items` and `time_unit` apply to your own log file only"),
-        ({"time_unit": "ms"}, "`items` and `time_unit` apply to your own log file only"),
-        ({"columns": {"title": "name"}}, "`columns` applies to your own log file or to Goodreads"),
+        ({"items": "items.csv"}, "`items`, .* apply to your own log file or data frame only"),
+        ({"options": TableOptions(time_unit="ms")}, "`time_unit`.* apply to your own log file or data frame only"),
+        ({"options": TableOptions(separator=";")}, "`separator` .* apply to your own log file or data frame only"),
+        ({"options": TableOptions(columns={"title": "name"})}, "`columns` applies to your own log or to Goodreads"),
     ],
 )
 def test_settings_for_tables_are_refused_for_a_published_data_set(tmp_path, kwargs, message):
     write_csv(tmp_path)
     with pytest.raises(ValueError, match=message):
         find_source(tmp_path, tmp_path, **kwargs)
+
+
+def test_a_published_data_set_takes_no_condition(tmp_path):
+    write_csv(tmp_path)
+    with pytest.raises(ValueError, match="The filter `where` applies to your own log or data frame only"):
+        prepare(tmp_path, filters={"where": {"rating": 5}})

@@ -76,9 +76,7 @@ def test_tables_that_are_empty(tmp_path):
 
 def test_tables_without_titles(tmp_path):
     path = write_table(LOG.drop("name"), tmp_path / "log.csv")
-    with pytest.raises(
-        ValueError, match=r"no column 'name'.* If the titles are in a separate file, pass it as `items`"
-    ):
+    with pytest.raises(ValueError, match=r"no column 'name'.* If the titles are in another table, pass it as `items`"):
         prepare(path, columns=NAMES, time_unit="ms")
     with pytest.raises(FileNotFoundError, match=r"no file .*items\.csv, which `items` names"):
         prepare(path, columns=NAMES, time_unit="ms", items=tmp_path / "items.csv")
@@ -126,10 +124,122 @@ def test_tables_with_two_titles_for_an_item(tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "problem"),
     [
-        ({"columns": {"user": "customer"}}, r"`columns` names \['user'\]"),
+        ({"columns": {"user": "customer"}}, "`columns` has the unknown key 'user'; did you mean 'user_id'?"),
         ({"columns": NAMES, "time_unit": "h"}, "`time_unit` must be one of"),
     ],
 )
 def test_tables_refuse_settings(tmp_path, kwargs, problem):
     with pytest.raises(ValueError, match=problem):
         prepare(write_table(LOG, tmp_path / "log.csv"), **kwargs)
+
+
+EVENTS = LOG.with_columns(
+    event=pl.Series(["buy", "view", "return", "buy"]),
+    quantity=pl.Series([1, 1, -1, 2]),
+    price=pl.Series([1.5, None, 3.0, 2.5]),
+    is_bot=pl.Series([False, True, False, False]),
+)
+TABLES = ["log.csv", "log.csv.gz", "log.jsonl", "log.parquet", "frame"]
+
+
+def write_or_pass(frame, directory, name):
+    return frame if name == "frame" else write_table(frame, directory / name)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    ("where", "titles"),
+    [
+        ({"event": "buy"}, ["Pen", "Nib"]),
+        ({"event": ["buy", "return"], "is_bot": False}, ["Pen", "Ink", "Nib"]),
+        ({"quantity": [1, 2]}, ["Pen", "Ink", "Nib"]),
+        (pl.col("quantity") > 1, ["Nib"]),
+        ((pl.col("event") == "buy") & (pl.col("price") < 2), ["Pen"]),
+        (pl.col("price").is_null(), ["Ink"]),
+        # A comparison with a missing value is not true.
+        (pl.col("price") > 2, ["Ink", "Nib"]),
+        (~pl.col("is_bot"), ["Pen", "Ink", "Nib"]),
+        (pl.col("customer") == "bob", ["Ink"]),
+        (pl.len().over("customer") < 3, ["Ink"]),
+        (pl.col("at") > 1_700_000_000_400, ["Pen"]),
+    ],
+)
+def test_a_condition_over_the_columns_of_the_log(tmp_path, name, where, titles):
+    data = prepare(write_or_pass(EVENTS, tmp_path, name), Filters(where=where), columns=NAMES, time_unit="ms")
+    found = data.items.join(data.interactions, on="item_id", maintain_order="left")["title"].to_list()
+    assert sorted(found, key=["Pen", "Ink", "Nib"].index) == titles
+    # The catalog holds all items of the log.
+    assert data.items["title"].to_list() == ["Pen", "Ink", "Nib"]
+    assert (data.steps[0].name, data.steps[0].interactions) == ("as read", 4)
+    assert data.steps[1].name.startswith("where ")
+    assert data.steps[1].interactions == len(titles)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_condition_and_ratings(tmp_path, name):
+    log = EVENTS.with_columns(rating=pl.Series([5, 1, 4, 2]))
+    filters = {"where": {"event": ["buy", "view"]}, "min_rating": 2}
+    data = prepare(write_or_pass(log, tmp_path, name), filters, columns=NAMES, time_unit="ms")
+    assert data.steps[1].name == "where event is buy, view; rating of at least 2"
+    assert [step.interactions for step in data.steps[:2]] == [4, 2]
+    # The condition may read a column that the reader needs, too.
+    filters = {"where": pl.col("rating") > 4, "min_rating": 2}
+    assert len(prepare(write_or_pass(log, tmp_path, name), filters, columns=NAMES, time_unit="ms").interactions) == 1
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_ids_stay_texts_where_a_condition_reads_them(tmp_path, name):
+    # As numbers, 007 and 7 would be one item, and an item has one title.
+    log = EVENTS.with_columns(pl.Series("sku", ["007", "7", "7", "9"]))
+    number = pl.col("sku").cast(pl.Int64)
+    data = prepare(write_or_pass(log, tmp_path, name), Filters(where=number < 9), columns=NAMES, time_unit="ms")
+    assert data.items["title"].to_list() == ["Pen", "Ink", "Nib"]
+    assert len(data.interactions) == 3
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_rows_that_a_condition_leaves_out_are_not_checked(tmp_path, name):
+    log = EVENTS.with_columns(pl.Series("at", [1, None, 3, 4]), pl.Series("customer", ["ann", None, "ann", "ann"]))
+    path = write_or_pass(log, tmp_path, name)
+    with pytest.raises(ValueError, match="'at' is missing"):
+        prepare(path, columns=NAMES)
+    assert len(prepare(path, {"where": pl.col("customer").is_not_null()}, columns=NAMES).interactions) == 3
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    ("where", "problem"),
+    [
+        ({"evnt": "buy"}, r"has no column 'evnt'; its columns are \['customer', 'sku', 'at', 'name', 'event'"),
+        ({"user_id": "ann"}, "has no column 'user_id'.*takes the log's own names"),
+        (pl.col("quantity") + 1, "`where` must be true or false for each row, but its expression makes Int64"),
+        (pl.col("event") > 3, "`where` cannot be evaluated on columns of {'event': 'String'}"),
+        ({"quantity": "1"}, "`where` cannot be evaluated on columns of {'quantity': 'Int64'}"),
+        (pl.all() == "buy", r"`where` must be one condition.*Join them by `&`"),
+        ({"event": "bye"}, r"The step 'where event is bye' leaves no interaction"),
+    ],
+)
+def test_conditions_that_are_refused(tmp_path, name, where, problem):
+    with pytest.raises(ValueError, match=problem):
+        prepare(write_or_pass(EVENTS, tmp_path, name), Filters(where=where), columns=NAMES, time_unit="ms")
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
+def test_a_later_value_of_another_type_names_the_line(tmp_path, name):
+    lines = pl.concat([EVENTS[:1]] * 1_500).with_columns(pl.col("quantity").cast(pl.String).replace_strict({"1": 1}))
+    path = write_table(lines, tmp_path / name)
+    text = path.read_text().replace("1.5", "2.5")
+    last = text.splitlines()[-1]
+    bad = last.replace('"quantity":1', '"quantity":"many"').replace("buy,1", "buy,many")
+    path.write_text(text + bad + "\n")
+    line = len(path.read_text().splitlines())
+    with pytest.raises(ValueError, match=rf"line {line}: .*many"):
+        prepare(path, Filters(where=pl.col("quantity") > 0), columns=NAMES, time_unit="ms")
+
+
+def test_the_advice_about_items_stands_only_where_it_helps(tmp_path):
+    log = write_table(LOG.drop("name"), tmp_path / "log.csv")
+    items = write_table(LOG.select("sku", what="name"), tmp_path / "items.csv")
+    with pytest.raises(ValueError, match=r"items\.csv has no column 'name'") as caught:
+        prepare(log, items=items, columns=NAMES, time_unit="ms")
+    assert "pass it as `items`" not in str(caught.value)

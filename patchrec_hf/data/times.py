@@ -1,0 +1,166 @@
+"""Times: finds out how a column of times is written, and reads it as whole numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import polars as pl
+
+
+TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+_LATEST = 32_503_680_000  # the year 3000, in seconds
+_NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
+_YEAR_FIRST = r"^\d{4}"
+_YEAR_LAST = re.compile(
+    r"\d{1,2}(?P<between>[/.-])\d{1,2}(?P=between)(?P<year>\d{4}|\d{2})"
+    r"(?:(?P<gap>T| |, )(?P<clock>\d{1,2}:\d{2}(?P<seconds>:\d{2}(?P<fraction>\.\d+)?)?)(?P<half> ?[AaPp][Mm])?)?"
+    r"(?P<zone> ?(?:Z|[+-]\d{2}:?\d{2}))?"
+)
+_SAMPLE = 100
+_UNREADABLE = "is missing, or is not a readable number or date"
+
+
+@dataclass(frozen=True)
+class Times:
+    """
+    How to read a column of times.
+
+    Args:
+        value (`polars.Expr`):
+            Expression that reads the times as int64, and gives null for a time that it cannot read.
+        ticks_per_second (`int`):
+            Unit of the times: 1 is seconds, 1000 is milliseconds.
+        faults (`dict[str, polars.Expr]`):
+            Faults of rows that were read under the name `timestamp` (see [`read_checked`]).
+    """
+
+    value: pl.Expr
+    ticks_per_second: int
+    faults: dict[str, pl.Expr]
+
+
+def find_times(
+    label: str,
+    rows: pl.LazyFrame,
+    column: str,
+    kind: pl.DataType,
+    time_unit: str = "s",
+    date_format: str | None = None,
+) -> Times:
+    """
+    Finds out how a column of times is written. All times of the column must then be written in this way.
+
+    Args:
+        label (`str`):
+            Name of the file or frame, for error messages.
+        rows (`polars.LazyFrame`):
+            The rows.
+        column (`str`):
+            Name of the column.
+        kind (`polars.DataType`):
+            Type of the column. In `rows`, the numbers of a text file may still be texts.
+        time_unit (`"s"`, `"ms"`, `"us"` or `"ns"`, *optional*, defaults to `"s"`):
+            Unit of times that are numbers.
+        date_format (`str`, *optional*):
+            Format of texts, as for `datetime.strptime`. If not given, texts may be numbers, ISO 8601, or dates with
+            the year last, if the order of day and month follows from one of them.
+
+    Returns:
+        [`Times`]
+
+    Raises:
+        ValueError: If `time_unit` has another value, `date_format` does not apply to the column or must be given, or
+            the column is neither number, date nor text.
+    """
+    if time_unit not in TICKS_PER_SECOND:
+        raise ValueError(f"`time_unit` must be one of {list(TICKS_PER_SECOND)}, got {time_unit!r}.")
+    is_date = kind.is_temporal() and not isinstance(kind, pl.Time | pl.Duration)
+    if not (is_date or kind.is_numeric() or isinstance(kind, pl.String | pl.Categorical | pl.Enum | pl.Null)):
+        raise ValueError(f"{label}: column {column!r} holds {kind}; times must be numbers, dates or texts.")
+    if is_date:
+        if date_format is not None:
+            raise ValueError(
+                f"{label}: column {column!r} holds {kind}, so its dates are read already. Leave out `date_format`."
+            )
+        return _dates(column, pl.col(column).cast(pl.Datetime("us")), _UNREADABLE)
+    text = pl.col(column).cast(pl.String).str.strip_chars()
+    if date_format is not None:
+        return _formatted(column, text, date_format)
+    sample = _sample(rows, text)
+    if kind.is_numeric() or (sample and _NUMBER.fullmatch(sample[0])):
+        _refuse_compact_dates(label, column, sample)
+        return _numbers(column, pl.col(column) if kind.is_numeric() else text, time_unit)
+    if sample and (first := _YEAR_LAST.fullmatch(sample[0])):
+        return _formatted(column, text, _find_format(label, rows, column, text, first))
+    # Polars guesses a format for each batch of rows, so a batch must not begin with a date whose year stands last.
+    year_first = pl.when(text.str.contains(_YEAR_FIRST)).then(text)
+    value = year_first.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
+    return _dates(column, value, f"{_UNREADABLE} (dates that are not ISO 8601 need `date_format`)")
+
+
+def _numbers(column: str, value: pl.Expr, time_unit: str) -> Times:
+    ticks = TICKS_PER_SECOND[time_unit]
+    faults = {
+        f"{column!r} {_UNREADABLE}": pl.col("timestamp").is_null(),
+        f"{column!r} is beyond the year 3000 in the unit {time_unit!r}; set `time_unit`": (
+            pl.col("timestamp") > _LATEST * ticks
+        ),
+    }
+    value = value.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
+    return Times(value, ticks, faults)
+
+
+def _dates(column: str, value: pl.Expr, problem: str) -> Times:
+    faults = {f"{column!r} {problem}": pl.col("timestamp").is_null()}
+    return Times(value.dt.epoch("us"), TICKS_PER_SECOND["us"], faults)
+
+
+def _formatted(column: str, text: pl.Expr, date_format: str) -> Times:
+    # Python writes a fraction of a second as .%f, polars as %.f.
+    pattern = date_format.replace(".%f", "%.f")
+    value = text.str.to_datetime(pattern, time_unit="us", time_zone="UTC", strict=False)
+    return _dates(column, value, f"is missing, or does not have the format {date_format!r}")
+
+
+def _sample(rows: pl.LazyFrame, text: pl.Expr) -> list[str]:
+    try:
+        return rows.select(text.alias("time")).drop_nulls().head(_SAMPLE).collect(engine="streaming")["time"].to_list()
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError):
+        return []  # the reader reads the same rows next, and names the line of the fault
+
+
+def _refuse_compact_dates(label: str, column: str, sample: list[str]) -> None:
+    dates = pl.Series(sample, dtype=pl.String).str.to_date("%Y%m%d", strict=False).dt.year()
+    if sample and all(len(text) == 8 for text in sample) and dates.is_between(1900, 2100).fill_null(False).all():
+        raise ValueError(
+            f"{label}: column {column!r} holds numbers that look like dates, such as {sample[0]}. As numbers, they "
+            "would be times of 1970. Pass `date_format='%Y%m%d'`."
+        )
+
+
+def _find_format(label: str, rows: pl.LazyFrame, column: str, text: pl.Expr, first: re.Match[str]) -> str:
+    """Finds the format of dates with the year last, from the first date and from the largest numbers of the file."""
+    between = first["between"]
+    tail = f"{between}{'%Y' if len(first['year']) == 4 else '%y'}"
+    if first["clock"]:
+        hour = "%I" if first["half"] else "%H"
+        tail += f"{first['gap']}{hour}:%M{':%S' if first['seconds'] else ''}{'%.f' if first['fraction'] else ''}"
+        tail += " %p" if (first["half"] or "").startswith(" ") else "%p" if first["half"] else ""
+    if first["zone"]:
+        tail += (" " if first["zone"].startswith(" ") else "") + "%#z"
+    day_first, month_first = f"%d{between}%m{tail}", f"%m{between}%d{tail}"
+    if len(first["year"]) == 4:
+        parts = [text.str.extract(r"^(\d+)\D(\d+)\D", group).cast(pl.Int64, strict=False).max() for group in (1, 2)]
+        try:
+            largest = rows.select(parts[0].alias("first"), parts[1].alias("second")).collect(engine="streaming").row(0)
+        except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError):
+            return day_first  # the reader reads the same rows next, and names the line of the fault
+        if largest[0] > 12:
+            return day_first
+        if largest[1] > 12:
+            return month_first
+    raise ValueError(
+        f"{label}: column {column!r} holds dates such as {first.string!r}, and no date of the file tells the order of "
+        f"day, month and year. Pass `date_format={day_first!r}` or `date_format={month_first!r}`."
+    )
