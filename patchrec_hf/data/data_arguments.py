@@ -33,7 +33,7 @@ class DataArguments:
     Args:
         data (`str`, *optional*, defaults to `"sample"`):
             See `name_or_path` of [`load_recommendation_data`].
-        items, time_unit, ties, cache_dir (*optional*):
+        items, time_unit, date_format, separator, encoding, ties, cache_dir (*optional*):
             See [`prepare_data`].
         columns (`list[str]`, *optional*):
             The files' names for this library's columns, such as `["user_id=customer", "item_id=sku"]`.
@@ -41,7 +41,7 @@ class DataArguments:
             `"temporal"`, `"leave_one_out"` or `"user_ratio"`; see `split` of [`prepare_data`].
         cuts (`list[float]`, *optional*):
             Two shares, at which validation and test begin.
-        min_rating, drop_untitled, min_user_interactions, min_item_users, k_core (*optional*):
+        min_rating, drop_untitled, min_user_interactions, max_user_interactions, min_item_users, k_core (*optional*):
             See [`Filters`]. The data set's own rule if not given.
 
     Raises:
@@ -63,6 +63,9 @@ class DataArguments:
         default=None, metadata={"help": "The files' names for our columns: user_id=customer item_id=sku."}
     )
     time_unit: str | None = field(default=None, metadata={"help": "Unit of numeric times: s, ms, us or ns."})
+    date_format: str | None = field(default=None, metadata={"help": "Format of dates, such as %%d/%%m/%%Y."})
+    separator: str | None = field(default=None, metadata={"help": "Separator of CSV files. Default: found."})
+    encoding: str | None = field(default=None, metadata={"help": "Encoding of text files. Default: UTF-8."})
     ties: str | None = field(default=None, metadata={"help": "Order of equal times: stable or release."})
     split_rule: str | None = field(
         default=None, metadata={"help": "Rule that splits the interactions.", "choices": list(_SPLITS)}
@@ -73,6 +76,7 @@ class DataArguments:
         default=None, metadata={"help": "Leave out interactions with items that have no title.", **_SWITCH}
     )
     min_user_interactions: int | None = field(default=None, metadata={"help": "Leave out users with fewer."})
+    max_user_interactions: int | None = field(default=None, metadata={"help": "Leave out users with more, as bots."})
     min_item_users: int | None = field(default=None, metadata={"help": "Leave out items with fewer users."})
     k_core: bool | None = field(default=None, metadata={"help": "Repeat both filters until all pass them.", **_SWITCH})
     cache_dir: str | None = field(default=None, metadata={"help": "Directory for downloads and prepared data."})

@@ -31,6 +31,11 @@ def test_only_settings_that_are_given_are_passed_on():
         "filters": {"min_item_users": 3, "k_core": True, "drop_untitled": False},
     }
     assert parse("--data_dir", "books").data == "books"
+    found = parse("--date_format", "%d/%m/%Y", "--separator", ";", "--max_user_interactions", "900").settings()
+    assert found == {"date_format": "%d/%m/%Y", "separator": ";", "filters": {"max_user_interactions": 900}}
+    with pytest.raises(SystemExit) as stopped:  # the help text holds percent signs
+        parse("--help")
+    assert stopped.value.code == 0
 
 
 def test_split_rules():
