@@ -6,21 +6,26 @@ row per target).
     python examples/evaluate.py --baseline popularity --data_dir data/goodreads --output_dir outputs/popularity
     python examples/evaluate.py --baseline outputs/sasrec --data_dir data/goodreads --output_dir outputs/sasrec_report
 
+Your own log, with the arguments that `examples/train.py` had:
+    python examples/evaluate.py --model outputs/shop/final --data clicks.csv --items products.csv \
+        --columns user_id=customer item_id=sku title=name --output_dir outputs/shop_report --plot outputs/shop.png
+
 Several processes share the targets: `torchrun --nproc_per_node 2 examples/evaluate.py ...`. The same command resumes
-an interrupted evaluation. `--compare DIR` compares the report with the report of another run on the same targets. If
-`--output_dir` holds a finished report, `--compare` does not make it again. `--protocol effects` shows how each rule of
-the release changes the metrics.
+an interrupted evaluation. `--compare DIR` compares the report with the report of another run on the same targets. A
+report on other targets is refused before anything is ranked. If `--output_dir` holds a finished report, `--compare`
+and `--plot` do not make it again. `--protocol effects` shows how each rule of the release changes the metrics.
 """
 
 import shutil
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import polars as pl
 import torch
 from accelerate import PartialState
-from transformers import AutoModel, HfArgumentParser
+from transformers import HfArgumentParser
 
 from patchrec_hf import (
     RELEASE_PROTOCOL,
@@ -29,9 +34,12 @@ from patchrec_hf import (
     PatchRecommender,
     evaluate_model,
     evaluate_scorer,
-    load_recommendation_data,
 )
-from patchrec_hf.baselines import CoVisitation, Popularity, SequentialRecommender
+from patchrec_hf.baselines import CoVisitation, Fusion, Popularity, SequentialRecommender, load_baseline
+from patchrec_hf.baselines.fusion import FUSION_NAME
+from patchrec_hf.data.data_arguments import DataArguments
+from patchrec_hf.evaluation.plots import plot_reports
+from patchrec_hf.evaluation.targets import find_targets
 from patchrec_hf.runs import claim_run, finish_run
 
 
@@ -53,7 +61,6 @@ class Arguments:
     output_dir: str = field(metadata={"help": "Directory for the report."})
     model: str | None = field(default=None, metadata={"help": "A checkpoint of this library."})
     baseline: str | None = field(default=None, metadata={"help": f"{', '.join(BASELINES)}, or a saved baseline."})
-    data_dir: str | None = field(default=None, metadata={"help": "A prepared data set. Default: the embedded sample."})
     split: str = field(
         default="test", metadata={"help": "The rows to rank.", "choices": ["train", "validation", "test"]}
     )
@@ -74,13 +81,16 @@ class Arguments:
     batch_size: int = field(default=8, metadata={"help": "Histories per forward."})
     seed: int = field(default=0, metadata={"help": "Seed of random layouts."})
     compare: str | None = field(default=None, metadata={"help": "Directory of another report to compare with."})
+    plot: str | None = field(default=None, metadata={"help": "Where to draw the report (an image file)."})
 
 
-def main(args: Arguments) -> None:
+def main(args: Arguments, data: DataArguments) -> None:
     if (args.model is None) == (args.baseline is None):
         raise SystemExit("Give exactly one of --model and --baseline.")
     if args.baseline is not None and (args.protocol, args.method) != ("strict", None):
         raise SystemExit("A baseline scores every item: leave out --protocol and --method.")
+    if args.plot and find_spec("matplotlib") is None:  # said now, and not after the evaluation
+        raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"')
     state = PartialState(cpu=not torch.accelerator.is_available())
     max_history = args.max_history or 100
     if args.model is not None:
@@ -88,22 +98,27 @@ def main(args: Arguments) -> None:
         model, processor = recommender.model.to(state.device), recommender.processor
         max_history, own_catalog = args.max_history or processor.max_history, processor.catalog
     elif args.baseline not in BASELINES:
-        scorer = load_baseline(args.baseline).to(state.device)
+        scorer = load_saved(args.baseline)
+        if isinstance(scorer, SequentialRecommender):
+            scorer.to(state.device)
         own_catalog = scorer.catalog
-    splits, catalog = load_recommendation_data(args.data_dir or "sample", max_history=max_history)
+    splits, catalog = data.load(max_history=max_history)
     rows, train = splits[args.split], splits["train"]
     if args.baseline not in BASELINES:
         catalog.check_same_titles(own_catalog)
         catalog = own_catalog
     other = EvaluationReport.load(args.compare) if args.compare else None
+    if other is not None:
+        other.check_comparable(find_targets(rows, catalog, args.max_rows).frame(), args.ks)
+    settings = {name: value for name, value in asdict(args).items() if name not in ("compare", "plot", "batch_size")}
     try:  # the directory is claimed last, so that a mistake in the arguments leaves no files behind
-        claim_run(args.output_dir, {k: v for k, v in asdict(args).items() if k not in ("compare", "batch_size")})
+        claim_run(args.output_dir, {**settings, **asdict(data)})
     except FileExistsError as error:
-        if other is None or not Path(args.output_dir, "results.json").exists():
+        if not (args.compare or args.plot) or not Path(args.output_dir, "results.json").exists():
             raise SystemExit(str(error)) from None
-        state.print(f"{args.output_dir} holds a finished report. It is compared as it is.\n")
+        state.print(f"{args.output_dir} holds a finished report. It is {'compared' if other else 'drawn'} as it is.\n")
         if state.is_main_process:
-            compare(args, EvaluationReport.load(args.output_dir), other)
+            show_report(args, EvaluationReport.load(args.output_dir), other)
         return
 
     reports: dict[str, EvaluationReport] = {}
@@ -137,10 +152,9 @@ def main(args: Arguments) -> None:
         return
 
     num_rows = {name: len(part) for name, part in splits.items()}
-    data = {"data set": args.data_dir or "sample", "split": args.split, "rows": num_rows, "items": len(catalog)}
-    data["max_history"] = max_history
-    data["items with a shared title"] = catalog.num_shared_titles()
-    reports = {name: replace(report.with_settings(**data), ks=tuple(args.ks)) for name, report in reports.items()}
+    facts = {"data set": data.data, "split": args.split, "rows": num_rows, "items": len(catalog)}
+    facts |= {"max_history": max_history, "items with a shared title": catalog.num_shared_titles()}
+    reports = {name: replace(report.with_settings(**facts), ks=tuple(args.ks)) for name, report in reports.items()}
     last = reports[list(reports)[-1]]
     last.save(args.output_dir)
     finish_run(args.output_dir, last.metrics())
@@ -150,25 +164,29 @@ def main(args: Arguments) -> None:
         k = max(args.ks)
         table = pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()])
         show(table.select("protocol", f"hr@{k}", f"ndcg@{k}", f"title_hr@{k}"), Path(args.output_dir, "effects.md"))
-    if other is not None:
-        compare(args, last, other)
+    show_report(args, last, other)
 
 
-def load_baseline(name: str) -> SequentialRecommender:
+def load_saved(name: str) -> Fusion | Popularity | CoVisitation | SequentialRecommender:
     try:
-        model = AutoModel.from_pretrained(name)
+        return Fusion.from_pretrained(name) if Path(name, FUSION_NAME).is_file() else load_baseline(name)
+    except TypeError as error:
+        raise SystemExit(f"{error} Pass it as --model.") from None
     except OSError as error:
         raise SystemExit(
             f"--baseline must be one of {', '.join(BASELINES)} or a saved baseline, got {name}: {error}"
         ) from None
-    if not isinstance(model, SequentialRecommender):
-        raise SystemExit(f"{name} holds a {type(model).__name__}, which is no baseline. Pass it as --model.")
-    return model
 
 
-def compare(args: Arguments, report: EvaluationReport, other: EvaluationReport) -> None:
-    print(f"{args.output_dir} (this), {args.compare} (other), and this minus other with its 95% interval by users:\n")
-    show(report.compare(other), Path(args.output_dir, "comparison.md"))
+def show_report(args: Arguments, report: EvaluationReport, other: EvaluationReport | None) -> None:
+    if other is not None:
+        print(
+            f"{args.output_dir} (this), {args.compare} (other), and this minus other with its 95% interval by users:\n"
+        )
+        show(report.compare(other), Path(args.output_dir, "comparison.md"))
+    if args.plot:
+        plot_reports({args.output_dir: report, **({args.compare: other} if other else {})}, args.plot)
+        print(f"Drawn in {args.plot}.")
 
 
 def show(table: pl.DataFrame, path: Path) -> None:
@@ -187,8 +205,11 @@ def show(table: pl.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = HfArgumentParser(Arguments, description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser = HfArgumentParser(
+        (Arguments, DataArguments), description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
     try:
         main(*parser.parse_args_into_dataclasses())
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"{type(error).__name__}: {error}") from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error  # a KeyError shows its message in quotes
+        raise SystemExit(f"{type(error).__name__}: {message}") from None

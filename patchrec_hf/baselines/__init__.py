@@ -10,12 +10,15 @@ from .lin_rec import LinRec
 from .mamba4rec import Mamba4Rec
 from .mo_rec import MoRec
 from .popularity import Popularity
+from .recommending import CatalogRecommender
 from .sasrec import SASRec
+from .saved import load_baseline
 from .sequential import SequentialRecommender, training_arguments
 
 
 __all__ = [
     "Caser",
+    "CatalogRecommender",
     "CoVisitation",
     "CoVisitationWeighting",
     "Fusion",
@@ -26,6 +29,7 @@ __all__ = [
     "Popularity",
     "SASRec",
     "SequentialRecommender",
+    "load_baseline",
     "training_arguments",
 ]
 

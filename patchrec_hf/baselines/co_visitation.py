@@ -21,6 +21,7 @@ from ..runtime.hub_files import CATALOG_NAME, CO_VISITATION_NAME, find_file, pus
 from ..runtime.neighbors import NeighborTable, check_max_neighbors
 from ..runtime.progress import progress_bar
 from .histories import check_histories
+from .recommending import CatalogRecommender
 from .selection import cut_off, ranks_of_targets, single_targets
 
 
@@ -69,7 +70,7 @@ DEFAULT_GRID = tuple(
 """Default weightings among which [`CoVisitation.fit`] chooses."""
 
 
-class CoVisitation(PushToHubMixin):
+class CoVisitation(CatalogRecommender, PushToHubMixin):
     """
     Item-to-item recommendation from pairs of items in training histories (as in Linden, Smith and York, "Amazon.com
     Recommendations: Item-to-Item Collaborative Filtering", IEEE Internet Computing 2003). Departure from that paper:

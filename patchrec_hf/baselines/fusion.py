@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 import numpy as np
 from datasets import Dataset
@@ -11,15 +14,24 @@ from datasets import Dataset
 from ..evaluation.metrics import ranking_metrics, ranks_from_scores
 from ..evaluation.scorers import Scorer
 from ..runtime.catalog import Catalog
+from ..runtime.hub_files import FORMAT_VERSION, check_format_version
 from ..runtime.progress import progress_bar
-from ..runtime.ranking import CatalogRanker, RankingConfig
+from ..runtime.ranking import CatalogRanker, RankingConfig, best_items
 from ..runtime.recommender import PatchRecommender
+from .co_visitation import CoVisitation
 from .histories import HISTORIES_PER_BATCH, check_histories
+from .popularity import Popularity
+from .recommending import CatalogRecommender
+from .saved import load_baseline
 from .selection import cut_off, single_targets
+from .sequential import SequentialRecommender
 
 
 WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
 """Default weights among which [`Fusion.fit`] chooses."""
+
+FUSION_NAME = "fusion.json"
+_RECOMMENDER_DIRECTORY, _BASELINE_DIRECTORY = "recommender", "baseline"
 
 
 class Baseline(Scorer, Protocol):
@@ -28,7 +40,7 @@ class Baseline(Scorer, Protocol):
     catalog: Catalog
 
 
-class Fusion:
+class Fusion(CatalogRecommender):
     """
     Ranks the union of the best items of an LLM and of a baseline by a weighted sum of their scores. The scores are the
     exact log-probabilities of the LLM and the scores of the baseline. Both are standardized over the union (mean 0,
@@ -54,6 +66,8 @@ class Fusion:
     ```python
     >>> fusion = Fusion(PatchRecommender.from_pretrained("outputs/final"), baseline).fit(splits["validation"])
     >>> evaluate_scorer(fusion, catalog, splits["test"]).metrics()
+    >>> fusion.recommend([3, 14], k=5)
+    >>> fusion.save_pretrained("outputs/fusion")  # with both parts
     ```
     """
 
@@ -76,6 +90,7 @@ class Fusion:
                 "do not hold the same ids in the same order. Make both from one data set."
             )
         catalog.check_same_titles(baseline.catalog)
+        self.catalog = catalog
         self.recommender = recommender
         self.baseline = baseline
         self.weight = weight
@@ -145,17 +160,81 @@ class Fusion:
         check_histories(histories)
         return _mix(*self._standardized_scores(histories), self.weight)
 
-    def _standardized_scores(self, histories: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Returns both parts' scores, `(B, num_items)` each, standardized over the union and -infinity outside it."""
+    def score_candidates(self, histories: Sequence[Sequence[int]], candidates: Sequence[np.ndarray]) -> np.ndarray:
+        """Scores the union of each part's best candidates; see [`CatalogRecommender.score_candidates`]."""
+        check_histories(histories)
+        return _mix(*self._standardized_scores(histories, candidates), self.weight)
+
+    def save_pretrained(self, save_directory: str | os.PathLike) -> None:
+        """
+        Saves the settings as `fusion.json`, and the parts in the subdirectories `recommender` and `baseline`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`):
+                The directory. It is made if there is none.
+
+        Raises:
+            TypeError: If the baseline is a scorer of your own, which only your code can save.
+            RuntimeError: If the baseline has not been fitted.
+        """
+        baseline, directory = self.baseline, Path(save_directory)
+        if not isinstance(baseline, (CoVisitation, Popularity, SequentialRecommender)):
+            raise TypeError(
+                f"The fusion's baseline is a `{type(baseline).__name__}`, which the library cannot load again. Save "
+                "your parts yourself, and keep the fusion's `weight`."
+            )
+        baseline.save_pretrained(directory / _BASELINE_DIRECTORY)
+        for part in (self.recommender.model, self.recommender.processor):
+            part.save_pretrained(directory / _RECOMMENDER_DIRECTORY)
+        settings = {"weight": self.weight, "num_candidates": self.num_candidates, "batch_size": self.batch_size}
+        text = json.dumps({"format_version": FORMAT_VERSION, **settings}, indent=2)
+        (directory / FUSION_NAME).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, directory: str | os.PathLike, **kwargs: Any) -> Self:
+        """
+        Loads a fusion with both parts.
+
+        Args:
+            directory (`str` or `os.PathLike`):
+                A directory that [`Fusion.save_pretrained`] wrote.
+            **kwargs:
+                Passed to [`PatchRecommender.from_pretrained`], such as `device_map` and `dtype`.
+
+        Raises:
+            FileNotFoundError: If the directory holds no fusion.
+            ValueError: If a newer version of the library wrote it.
+        """
+        path = Path(directory, FUSION_NAME)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{directory} holds no fusion: it lacks {FUSION_NAME}. Give the directory that "
+                "`Fusion.save_pretrained` wrote."
+            )
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        check_format_version(settings.pop("format_version"), FUSION_NAME)
+        recommender = PatchRecommender.from_pretrained(Path(directory, _RECOMMENDER_DIRECTORY), **kwargs)
+        return cls(recommender, load_baseline(Path(directory, _BASELINE_DIRECTORY)), **settings)
+
+    def _standardized_scores(
+        self, histories: Sequence[Sequence[int]], candidates: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Returns both parts' scores, `(B, num_items)` each, standardized over the union and -infinity outside it. The
+        union is made of the candidates, if there are any.
+        """
         processor = self.recommender.processor
         prompts = [processor.encode(processor.catalog.indices_of(list(history))) for history in histories]
         k = min(self.num_candidates, len(processor.catalog))
         ranker = CatalogRanker(self.recommender.model, processor, RankingConfig(k=k, batch_size=self.batch_size))
         baseline = np.asarray(self.baseline.score(histories), dtype=np.float64)
-        chosen = np.argpartition(-baseline, k - 1, axis=1)[:, :k]
+        allowed = np.full(baseline.shape, candidates is None)
+        for row, items in enumerate(() if candidates is None else candidates):
+            allowed[row, items] = True
+        best, _ = best_items(np.where(allowed, baseline, -np.inf), k)
         llm = np.full(baseline.shape, -np.inf)
-        for candidates in (None, list(chosen)):
-            ranking = ranker.rank(prompts, candidates)
+        for ranked in (candidates, [items[items >= 0] for items in best]):
+            ranking = ranker.rank(prompts, ranked)
             rows, ranks = np.nonzero(ranking.items >= 0)
             llm[rows, ranking.items[rows, ranks]] = ranking.scores[rows, ranks]
         is_candidate = np.isfinite(llm)

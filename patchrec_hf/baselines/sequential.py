@@ -27,6 +27,7 @@ from ..runtime.catalog import Catalog
 from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.hub_files import CATALOG_NAME, find_file, hub_kwargs, push_kwargs
 from .histories import HISTORIES_PER_BATCH, check_histories
+from .recommending import CatalogRecommender
 
 
 _METRIC_CUT_OFFS = (10, 20)
@@ -76,7 +77,7 @@ class SequentialOutput(ModelOutput):
     logits: torch.Tensor | None = None
 
 
-class SequentialRecommender(PreTrainedModel):
+class SequentialRecommender(CatalogRecommender, PreTrainedModel):
     """
     A model that turns a history into a vector. An item's score is the product of this vector and the item's vector.
 

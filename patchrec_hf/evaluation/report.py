@@ -23,6 +23,9 @@ COUNT_COLUMNS = ("title_tokens", "history_tokens", "prompt_tokens")
 text. All are null for rankers that read no prompts.
 """
 
+TARGET_COLUMNS = ("user_id", "target_id", "history_length")
+"""The columns of [`EvaluationReport.targets`] that say what was ranked."""
+
 RESULT_SCHEMA = {
     "item_rank": pl.Float64,
     "title_rank": pl.Float64,
@@ -174,16 +177,9 @@ class EvaluationReport:
             holds 0, the two runs may be equally good.
 
         Raises:
-            ValueError: If the two runs did not rank the same targets in the same order, or a cut-off of this report is
-                larger than the other's `depth`.
+            ValueError: As [`EvaluationReport.check_comparable`] of the other run does.
         """
-        other._check_depth(self.ks)
-        keys = ["user_id", "target_id", "history_length"]
-        if not self.targets.select(keys).equals(other.targets.select(keys)):
-            raise ValueError(
-                f"Only runs on the same targets can be compared, got {len(self.targets)} and {len(other.targets)} "
-                "targets that differ. Evaluate both runs on the same split with the same `max_rows`."
-            )
+        other.check_comparable(self.targets, self.ks)
         ours, theirs = self._values(self.targets, self.ks), self._values(other.targets, self.ks)
         one, two = np.column_stack(list(ours.values())), np.column_stack(list(theirs.values()))
         low, high = bootstrap_interval(one - two, self.targets["user_id"].to_numpy())
@@ -198,10 +194,41 @@ class EvaluationReport:
             }
         )
 
+    def check_comparable(self, targets: pl.DataFrame, ks: Sequence[int]) -> None:
+        """
+        Checks that another run can be compared with this one. This needs the other run's targets but not its results,
+        so it can be checked before hours of ranking.
+
+        Args:
+            targets (`polars.DataFrame`):
+                [`TARGET_COLUMNS`] of the other run, in its order.
+            ks (`Sequence[int]`):
+                The cut-offs of the other run.
+
+        Raises:
+            ValueError: If the two runs do not rank the same targets in the same order, or a cut-off is larger than
+                this report's `depth`.
+        """
+        self._check_depth(ks)
+        ours, theirs = self.targets.select(TARGET_COLUMNS), targets.select(TARGET_COLUMNS)
+        if ours.equals(theirs):
+            return
+        fault = f"got {len(theirs)} and {len(ours)} targets"
+        if len(ours) == len(theirs):
+            number = next(index for index, pair in enumerate(zip(theirs.rows(), ours.rows(), strict=True))
+                          if pair[0] != pair[1])  # fmt: skip
+            first, second = (
+                "user {!r}, item {!r}, history of {} items".format(*rows.row(number)) for rows in (theirs, ours)
+            )
+            fault = f"got two runs on {len(ours)} targets of which number {number + 1} differs: {first}; {second}"
+        raise ValueError(
+            f"Only runs on the same targets can be compared, {fault}. Evaluate both runs on the same split, with the "
+            "same `max_rows` and `max_history`."
+        )
+
     def to_markdown(self) -> str:
-        """Formats the settings, and a table with a row for each slice."""
-        lines = ["# Evaluation", "", "| setting | value |", "|---|---|"]
-        lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.settings.items()]
+        """Formats a table of the results with a row for each slice, and then the settings."""
+        lines = ["# Evaluation"]
         summary = [f"{name} {value:.3f}" for name, value in self.metrics().items() if "@" not in name]
         table = self.intervals()
         metrics = [name for name in table["metric"].unique(maintain_order=True) if not name.startswith("title_mrr")]
@@ -214,6 +241,8 @@ class EvaluationReport:
             by_metric = {row["metric"]: row for row in part.iter_rows(named=True)}
             cells = [_interval_cell(by_metric[metric]) for metric in metrics]
             lines.append(f"| {name} | {num_targets} | {num_users} | {' | '.join(cells)} |")
+        lines += ["", "| setting | value |", "|---|---|"]
+        lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.settings.items()]
         return "\n".join(lines) + "\n"
 
     def save(self, directory: str | Path) -> None:

@@ -29,6 +29,33 @@ class Scorer(Protocol):
         ...
 
 
+def checked_scores(scorer: object, scores: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """
+    Checks that a scorer returned one score for each history and item.
+
+    Args:
+        scorer (`object`):
+            The scorer, for the error message.
+        scores (`numpy.ndarray` of shape `(B, num_items)`):
+            Its scores.
+        shape (`tuple[int, int]`):
+            The expected shape.
+
+    Returns:
+        `numpy.ndarray` of shape `(B, num_items)`, float64: a copy that may be changed.
+
+    Raises:
+        ValueError: If the scores have another shape.
+    """
+    copy = np.array(scores, dtype=np.float64)
+    if copy.shape != shape:
+        raise ValueError(
+            f"{type(scorer).__name__}.score returned an array of shape {copy.shape}, expected {shape}: one score for "
+            "each history and item."
+        )
+    return copy
+
+
 def evaluate_scorer(
     scorer: Scorer,
     catalog: Catalog,
@@ -71,12 +98,7 @@ def evaluate_scorer(
             numbers = np.arange(start, min(start + batch_size, len(targets)))
             items = targets.items[numbers]
             histories = targets.history_ids(numbers)
-            scores = np.array(scorer.score(histories), dtype=np.float64)
-            if scores.shape != (len(numbers), len(catalog)):
-                raise ValueError(
-                    f"{type(scorer).__name__}.score returned an array of shape {scores.shape}, expected "
-                    f"{(len(numbers), len(catalog))}: one score for each history and item."
-                )
+            scores = checked_scores(scorer, scorer.score(histories), (len(numbers), len(catalog)))
             allowed = np.ones(scores.shape, dtype=bool)
             if exclude_seen:
                 for row, seen in enumerate(seen_items(map(catalog.indices_of, histories), items)):

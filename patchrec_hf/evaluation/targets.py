@@ -17,7 +17,7 @@ from ..data.row_facts import check_same_catalog
 from ..data.rows import ROW_COLUMNS, check_columns, check_targets, find_bad_row, read_columns, spaced_rows
 from ..runtime.catalog import Catalog
 from ..runtime.ids import as_ids, id_numbers
-from .report import RESULT_SCHEMA, EvaluationReport
+from .report import RESULT_SCHEMA, TARGET_COLUMNS, EvaluationReport
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +66,11 @@ class Targets:
         flat = self.catalog.indices_of([item for history in self.history_ids(numbers) for item in history])
         return np.split(flat, np.cumsum(lengths)[:-1])
 
+    def frame(self) -> pl.DataFrame:
+        """Returns what is ranked, as the columns [`TARGET_COLUMNS`] of a report."""
+        values = (self.user_ids.tolist(), self.ids.tolist(), self.history_lengths)
+        return pl.DataFrame(dict(zip(TARGET_COLUMNS, values, strict=True)))
+
     def checksum(self) -> dict[str, int]:
         """Returns a few JSON-ready values that distinguish these targets from others."""
         columns = np.column_stack([id_numbers(self.user_ids), id_numbers(self.ids), self.history_lengths])
@@ -85,9 +90,7 @@ class Targets:
         """
         nulls = [None] * len(self)
         columns = [
-            pl.Series("user_id", self.user_ids.tolist()),
-            pl.Series("target_id", self.ids.tolist()),
-            pl.Series("history_length", self.history_lengths),
+            *self.frame().get_columns(),
             pl.Series("is_cold", nulls if self.is_cold is None else self.is_cold, dtype=pl.Boolean),
         ]
         filled = results.dtype.names or ()

@@ -64,8 +64,8 @@ class CheckpointCallback(TrainerCallback):
             it.
 
     Raises:
-        ValueError: If Trainer's own rotation or pushing is on, or in a hyperparameter search, whose trials write to
-            other directories.
+        ValueError: If Trainer's own rotation or pushing is on, or in a hyperparameter search that saves checkpoints,
+            because its trials write to other directories.
 
     Example:
     ```python
@@ -116,8 +116,11 @@ class CheckpointCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.is_hyper_param_search:
-            raise ValueError("`CheckpointCallback` cannot follow the directories of a hyperparameter search.")
+        if state.is_hyper_param_search and args.save_strategy != SaveStrategy.NO:
+            raise ValueError(
+                "`CheckpointCallback` cannot follow the directories of a hyperparameter search. Set "
+                "`save_strategy='no'` for the search, and train once more with the best settings."
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -52,6 +52,7 @@ from .inputs import (
 )
 from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
 from .log_blocks import show_blocks
+from .model_init import ModelInit, check_goal, check_model_init, check_searched, eval_loss, restart
 from .signature import explain_call
 from .step_events import StepEvents, check_loss
 
@@ -61,7 +62,8 @@ class PatchTrainer(SFTTrainer):
     Base of [`PatchFinetuneTrainer`] and [`PatchPretrainTrainer`], which choose the collator that encodes rows.
 
     Args:
-        model, args, train_dataset, processing_class, eval_dataset, data_collator, peft_config, callbacks, optimizers:
+        model, args, train_dataset, processing_class, eval_dataset, data_collator, peft_config, callbacks, optimizers,
+        model_init:
             As for [`PatchFinetuneTrainer`].
 
     Raises:
@@ -82,8 +84,8 @@ class PatchTrainer(SFTTrainer):
     @explain_call
     def __init__(
         self,
-        model: str | os.PathLike | PatchRecForCausalLM | PeftModel,
-        args: PatchFinetuneConfig,
+        model: str | os.PathLike | PatchRecForCausalLM | PeftModel | None = None,
+        args: PatchFinetuneConfig | None = None,
         *,
         train_dataset: Dataset | IterableDataset,
         processing_class: PatchRecProcessor,
@@ -92,13 +94,16 @@ class PatchTrainer(SFTTrainer):
         peft_config: PeftConfig | None = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[Any, Any] = (None, None),
+        model_init: ModelInit | None = None,
     ) -> None:
+        check_model_init(model, model_init, peft_config, optimizers)
         for name, value, expected in (
             ("args", args, self.config_class),
             ("processing_class", processing_class, PatchRecProcessor),
         ):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
+        args = cast(PatchFinetuneConfig, args)
         if args.n_gpu > 1 and args.objective != "title":
             raise ValueError(
                 f"`objective={args.objective!r}` does not run in one process on {args.n_gpu} GPUs (DataParallel). "
@@ -107,6 +112,9 @@ class PatchTrainer(SFTTrainer):
         check_precision(args)
         first_rows = first_train_rows(train_dataset, args)
         check_data_sets(first_rows, eval_dataset, processing_class)
+        if model_init is not None:
+            self.model_init = cast(Any, model_init)
+            model = super().call_model_init()
         model, patchrec_model = load_trainable(model, args, processing_class)
         if peft_config is not None:
             peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
@@ -130,6 +138,8 @@ class PatchTrainer(SFTTrainer):
             optimizers=optimizers,
         )
         show_blocks(self)
+        self.model_init = cast(Any, model_init)
+        self._prepared_model = self.model  # a search takes `model` away after each trial
         head = patchrec_model.item_head
         if args.objective != "title" and not any(parameter.requires_grad for parameter in head.parameters()):
             raise ValueError(
@@ -265,6 +275,44 @@ class PatchTrainer(SFTTrainer):
         self._count_tokens()
         self._train_statistics.reduce(self.accelerator)  # the next run starts anew
         return output
+
+    def call_model_init(self, trial: Any = None) -> torch.nn.Module:
+        """
+        Makes the model of a new run; see [`~transformers.Trainer.call_model_init`]. The weights of a new model go into
+        the model that this trainer has prepared.
+
+        Raises:
+            ValueError: If the new model differs in its shapes, or the trial changes a setting that the model and the
+                batches are made with.
+        """
+        if trial is not None and self.hp_search_backend is not None:
+            check_searched(trial if isinstance(trial, dict) else self.hp_space(trial))
+        new, _ = load_trainable(super().call_model_init(trial), self.args, self.processing_class)
+        restart(self._prepared_model, new)
+        self._total_train_tokens = 0
+        self._train_statistics.reduce(self.accelerator)  # a trial that was pruned leaves some
+        return self._prepared_model
+
+    def hyperparameter_search(
+        self,
+        hp_space: Any = None,
+        compute_objective: Any = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "minimize",
+        backend: Any = None,
+        hp_name: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Searches settings of the training arguments; see [`~transformers.Trainer.hyperparameter_search`]. The default
+        goal is the evaluation loss.
+
+        Raises:
+            ValueError: If `direction` is not `"minimize"`, but there is no `compute_objective`.
+        """
+        check_goal(compute_objective, direction)
+        goal = compute_objective or eval_loss
+        return super().hyperparameter_search(hp_space, goal, n_trials, direction, backend, hp_name, **kwargs)
 
     def compute_loss(
         self,

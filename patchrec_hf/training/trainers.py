@@ -38,6 +38,9 @@ class PatchFinetuneTrainer(PatchTrainer):
             `trainable_token_indices` is set.
         callbacks, optimizers:
             As for [`~transformers.Trainer`].
+        model_init (`Callable[[], PatchRecForCausalLM]`, *optional*):
+            Makes the model, in place of `model`: a new one for each `train`, and so for each trial of
+            `hyperparameter_search`. It may also return a name or a [`~peft.PeftModel`].
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -72,7 +75,8 @@ class PatchPretrainTrainer(PatchTrainer):
     number of workers, under gradient accumulation and after resuming. Evaluation uses the processor's fixed layout.
 
     Args:
-        model, args, train_dataset, processing_class, eval_dataset, data_collator, peft_config, callbacks, optimizers:
+        model, args, train_dataset, processing_class, eval_dataset, data_collator, peft_config, callbacks, optimizers,
+        model_init:
             As for [`PatchFinetuneTrainer`], with a [`PatchPretrainConfig`] and a [`PatchPretrainDataCollator`].
     """
 

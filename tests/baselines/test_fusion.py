@@ -1,11 +1,13 @@
 """Fusion equals one of its parts at each end. On the rows that chose its weight, it is at least as good as both."""
 
+import json
+
 import numpy as np
 import pytest
 from rankers import score
 
 from patchrec_hf import Catalog, PatchRecommender, evaluate_model, evaluate_scorer
-from patchrec_hf.baselines import Fusion
+from patchrec_hf.baselines import CoVisitation, Fusion, Popularity
 from patchrec_hf.runtime.trie import build_trie
 
 
@@ -97,3 +99,48 @@ def test_parts_of_different_data_sets_are_refused(recommender, baseline, catalog
     for other, problem in others:
         with pytest.raises(ValueError, match=problem):
             Fusion(recommender, Table(baseline.scores, other))
+
+
+def test_recommends_among_the_union(recommender, baseline):
+    """Without candidates, the list is the list of `score`; with candidates, the union is made of them."""
+    fusion = Fusion(recommender, baseline, weight=0.25, num_candidates=2)
+    catalog, history = fusion.catalog, [10, 11]
+    (scores,) = fusion.score([history])
+    scores[catalog.indices_of(history)] = -np.inf
+    found = fusion.recommend(history, k=12, unique_titles=False)
+    best = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
+    assert [item.item_id for item in found] == catalog.item_ids[best].tolist()
+    # None of these is among the two best of the baseline.
+    among = fusion.recommend(history, k=3, candidates=[12, 13, 16])
+    assert 2 <= len(among) <= 3
+    assert {item.item_id for item in among} <= {12, 13, 16}
+    only_baseline = Fusion(recommender, baseline, weight=1.0, num_candidates=2)
+    assert [item.item_id for item in only_baseline.recommend(history, k=2, candidates=[12, 13, 16])] == [16, 12]
+
+
+def test_is_saved_with_both_parts(recommender, catalog, rows, tmp_path):
+    fusion = Fusion(recommender, CoVisitation(catalog).fit(rows), weight=0.35, num_candidates=7, batch_size=3)
+    expected = fusion.recommend([[10, 11], [17]], k=4)
+    fusion.save_pretrained(tmp_path / "fusion")
+    loaded = Fusion.from_pretrained(tmp_path / "fusion")
+    assert (loaded.weight, loaded.num_candidates, loaded.batch_size) == (0.35, 7, 3)
+    assert isinstance(loaded.baseline, CoVisitation)
+    found = loaded.recommend([[10, 11], [17]], k=4)
+    for one, two in zip(found, expected, strict=True):
+        assert [item.item_id for item in one] == [item.item_id for item in two]
+        np.testing.assert_allclose([item.score for item in one], [item.score for item in two], rtol=1e-4)
+
+
+def test_a_fusion_that_cannot_be_saved_or_loaded_is_named(recommender, baseline, catalog, rows, tmp_path):
+    with pytest.raises(TypeError, match="baseline is a `Table`, which the library cannot load again"):
+        Fusion(recommender, baseline).save_pretrained(tmp_path / "fusion")
+    with pytest.raises(RuntimeError, match="call `fit` first"):
+        Fusion(recommender, CoVisitation(catalog)).save_pretrained(tmp_path / "fusion")
+    assert not (tmp_path / "fusion").exists()
+    with pytest.raises(FileNotFoundError, match=r"holds no fusion: it lacks fusion\.json"):
+        Fusion.from_pretrained(tmp_path)
+    Fusion(recommender, Popularity(catalog).fit(rows)).save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "fusion.json").read_text())
+    (tmp_path / "fusion.json").write_text(json.dumps({**settings, "format_version": 99}))
+    with pytest.raises(ValueError, match=r"fusion\.json has format version 99"):
+        Fusion.from_pretrained(tmp_path)

@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+import polars as pl
 import pytest
 from datasets import Dataset
 from small_data import catalog_of
@@ -53,3 +54,32 @@ def test_popularity_refuses_an_unknown_item():
     dataset = Dataset.from_list([{"user_id": 1, "item_ids": [1, 5], "target_positions": [1]}])
     with pytest.raises(KeyError, match="Item id 5"):
         Popularity(catalog_of(1, 2)).fit(dataset)
+
+
+def test_popularity_is_saved_with_its_catalog(tmp_path):
+    rows = Dataset.from_list([{"user_id": 1, "item_ids": [30, 10, 30], "target_positions": [2]}])
+    catalog = catalog_of(30, 10, 20)
+    Popularity(catalog).fit(rows).save_pretrained(tmp_path)
+    assert Popularity.from_pretrained(tmp_path).score([[10]]).tolist() == [[2, 1, 0]]
+    # New items of the catalog have not been counted, in whatever order it lists its items.
+    catalog_of(40, 10, 20, 30).to_parquet(tmp_path / "catalog.parquet")
+    assert Popularity.from_pretrained(tmp_path).score([[10]]).tolist() == [[0, 1, 0, 2]]
+    catalog_of(10, 20).to_parquet(tmp_path / "catalog.parquet")
+    with pytest.raises(KeyError, match="Item id 30"):
+        Popularity.from_pretrained(tmp_path)
+
+
+def test_popularity_that_was_not_fitted_is_not_saved(tmp_path):
+    with pytest.raises(RuntimeError, match="call `fit` first"):
+        Popularity(catalog_of(1, 2)).save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    Popularity(catalog_of(1, 2)).fit(
+        Dataset.from_list([{"user_id": 1, "item_ids": [1, 2], "target_positions": [1]}])
+    ).save_pretrained(tmp_path)
+    table = pl.read_parquet(tmp_path / "popularity.parquet")
+    table.write_parquet(tmp_path / "popularity.parquet", metadata={"format_version": "99"})
+    with pytest.raises(ValueError, match=r"popularity\.parquet has format version 99"):
+        Popularity.from_pretrained(tmp_path)

@@ -193,6 +193,24 @@ def test_compare_refuses_fewer_targets():
         make_report([1.0, 2.0, 3.0]).compare(make_report([1.0, 2.0]))
 
 
+def test_what_differs_is_named_before_anything_is_ranked():
+    report = make_report([1.0, 2.0, 3.0])
+    keys = report.targets.select("user_id", "target_id", "history_length")
+    report.check_comparable(keys, [2])
+    longer = keys.with_columns(history_length=pl.Series([5, 7, 9]))
+    with pytest.raises(
+        ValueError, match=r"number 2 differs: user 1, item 101, history of 7 items; user 1, item 101, h"
+    ):
+        report.check_comparable(longer, [2])
+    with pytest.raises(ValueError, match="same `max_rows` and `max_history`"):
+        report.check_comparable(keys.head(1), [2])
+    texts = keys.with_columns(target_id=pl.Series(["B-1", "B-2", "B-3"]))
+    with pytest.raises(ValueError, match="number 1 differs: user 0, item 'B-1'"):
+        report.check_comparable(texts, [2])
+    with pytest.raises(ValueError, match="too few for a cut-off of 20"):
+        EvaluationReport(report.targets, {}, (2,), depth=10).check_comparable(keys, [20])
+
+
 def test_with_settings():
     report = make_report([1.0], settings={"ranker": "Popularity", "seed": 0})
     assert report.with_settings(seed=1, data="books").settings == {"ranker": "Popularity", "seed": 1, "data": "books"}
@@ -240,7 +258,7 @@ def test_markdown():
     report = make_report([1.0, 4.0, 2.0], ks=(2,), settings=settings, history_length=[1, 1, 30], is_cold=[True] * 3)
     lines = report.to_markdown().splitlines()
     tables = [cells(line) for line in lines if line.startswith("|")]
-    first, second = tables[:5], tables[5:]
+    second, first = tables[:6], tables[6:]  # the results stand before the settings
     assert first[0] == ["setting", "value"]
     assert [row[0] for row in first[2:]] == list(settings)
     assert [len(row) for row in first] == [2] * 5

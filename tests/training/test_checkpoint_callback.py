@@ -123,7 +123,7 @@ def test_only_the_best_checkpoint_stays_after_training_with_a_limit_of_one(tmp_p
 def test_hyperparameter_searches_are_refused(tmp_path):
     trainer = make_trainer(tmp_path)
     callback = trainer.callback_handler.callbacks[-1]
-    with pytest.raises(ValueError, match="hyperparameter search"):
+    with pytest.raises(ValueError, match=r"hyperparameter search. Set `save_strategy='no'`"):
         callback.on_train_begin(trainer.args, TrainerState(is_hyper_param_search=True), trainer.control)
 
 

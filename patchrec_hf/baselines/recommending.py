@@ -1,0 +1,199 @@
+"""Recommending: the best items by a baseline's scores, in the form in which an LLM recommends them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..evaluation.score_ranks import TitleGroups
+from ..evaluation.scorers import checked_scores
+from ..runtime.catalog import Catalog
+from ..runtime.ids import nearest_texts
+from ..runtime.ranking import best_items
+from ..runtime.recommender import Recommendation
+from ..runtime.user_histories import Item, Title, as_batch, match_item
+from .histories import HISTORIES_PER_BATCH
+
+
+class CatalogRecommender:
+    """
+    Base of all baselines: recommends items by `score`, which a subclass implements. A subclass has a `catalog`.
+
+    Example:
+    ```python
+    >>> class RandomOrder(CatalogRecommender):
+    ...     def __init__(self, catalog):
+    ...         self.catalog = catalog
+    ...
+    ...     def score(self, histories):
+    ...         return np.random.default_rng(0).random((len(histories), len(self.catalog)))
+    >>> RandomOrder(catalog).recommend([3, 14, "A Study in Scarlet"], k=3)
+    ```
+    """
+
+    catalog: Catalog
+
+    def score(self, histories: Sequence[Sequence[Any]]) -> np.ndarray:
+        """Scores every item for every history; see [`Scorer`]."""
+        raise NotImplementedError(f"{type(self).__name__} does not implement `score`.")
+
+    def score_candidates(self, histories: Sequence[Sequence[Any]], candidates: Sequence[np.ndarray]) -> np.ndarray:
+        """
+        Scores the items that may be recommended. A subclass implements this method only if its scores depend on them.
+
+        Args:
+            histories (`Sequence[Sequence]`):
+                B lists of item ids, oldest first.
+            candidates (`Sequence[numpy.ndarray]`):
+                B arrays of catalog indices.
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, in catalog order. The scores of other items are ignored.
+        """
+        return self.score(histories)
+
+    def recommend(
+        self,
+        histories: Any,
+        k: int = 10,
+        *,
+        exclude_seen: bool = True,
+        unique_titles: bool = True,
+        candidates: Collection[Any] | Sequence[Collection[Any]] | None = None,
+    ) -> list[Recommendation] | list[list[Recommendation]]:
+        """
+        Recommends the k items with the best scores, with the arguments and results of [`PatchRecommender.recommend`].
+
+        Args:
+            histories (`Sequence[int | str | Title]`, or a sequence of them):
+                As for [`PatchRecommender.recommend`]: one history or a batch of them, oldest item first. An item is an
+                id or a title of the catalog. If several items share a title, it means the first of them.
+            k (`int`, *optional*, defaults to `10`):
+                Number of items to return; fewer if fewer are left.
+            exclude_seen (`bool`, *optional*, defaults to `True`):
+                Whether to leave out the items of the history, and all other items with the same titles.
+            unique_titles (`bool`, *optional*, defaults to `True`):
+                Whether to recommend each title once, as its best item.
+            candidates (`Collection[int | str]`, or a sequence of them, *optional*):
+                Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
+                catalog if not given.
+
+        Returns:
+            `list[Recommendation]` for one history, a list of them for a batch; best first. `score` is the baseline's
+            score, and `is_exact` is true.
+
+        Raises:
+            ValueError: If a history is empty, holds a title that the catalog lacks, or leaves nothing to recommend;
+                if `k` is below 1; or if the number of candidate lists is not the number of histories.
+            TypeError: If an item is neither an id nor a title.
+            KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it.
+            FloatingPointError: If a score is not a number.
+        """
+        if k < 1:
+            raise ValueError(f"`k` must be at least 1, got {k}.")
+        is_single, batch = as_batch(histories)
+        matches = [[self._indices(item, row) for item in history] for row, history in enumerate(batch)]
+        allowed = self._candidates(candidates, len(batch))
+        results: list[list[Recommendation]] = []
+        for start in range(0, len(batch), HISTORIES_PER_BATCH):  # bounds the memory
+            part = slice(start, start + HISTORIES_PER_BATCH)
+            part_allowed = None if allowed is None else allowed[part]
+            results += self._best(matches[part], part_allowed, k, exclude_seen, unique_titles, start)
+        return results[0] if is_single else results
+
+    def _best(
+        self,
+        matches: Sequence[Sequence[list[int]]],
+        candidates: Sequence[np.ndarray] | None,
+        k: int,
+        exclude_seen: bool,
+        unique_titles: bool,
+        first_row: int,
+    ) -> list[list[Recommendation]]:
+        """Recommends for histories, whose items are the catalog indices that match them."""
+        catalog, title_of_item = self.catalog, self._titles.title_of_item
+        histories = [catalog.item_ids[[indices[0] for indices in history]].tolist() for history in matches]
+        scores = self.score(histories) if candidates is None else self.score_candidates(histories, candidates)
+        scores = checked_scores(self, scores, (len(histories), len(catalog)))
+        if np.isnan(scores).any():
+            row = first_row + int(np.isnan(scores).any(axis=1).argmax())
+            raise FloatingPointError(f"{type(self).__name__} gives a score that is not a number (row {row}).")
+        is_allowed = np.ones(scores.shape, dtype=bool)
+        for row, history in enumerate(matches):
+            if candidates is not None:
+                is_allowed[row] = False
+                is_allowed[row, candidates[row]] = True
+            if exclude_seen:
+                seen = np.zeros(len(self._titles.starts), dtype=bool)
+                seen[title_of_item[np.concatenate(history)]] = True
+                is_allowed[row] &= ~seen[title_of_item]
+            if not is_allowed[row].any():
+                raise ValueError(
+                    f"Row {first_row + row} has no item left to recommend: the history holds all candidates. Give "
+                    "more candidates, or set `exclude_seen=False`."
+                )
+        # Items of one title have scores of their own. So more are ranked, and the best of each title stays.
+        num_alike = int(np.bincount(title_of_item).max()) if unique_titles else 1
+        masked = np.where(is_allowed, scores, -np.inf)
+        results = []
+        for items, values in zip(*best_items(masked, min(k * num_alike, len(catalog))), strict=True):
+            kept = np.flatnonzero(items >= 0)
+            if unique_titles:
+                _, first = np.unique(title_of_item[items[kept]], return_index=True)
+                kept = kept[np.sort(first)][:k]
+            results.append(
+                [
+                    Recommendation(item_id, catalog.titles[index], value, True)
+                    for item_id, index, value in zip(
+                        catalog.item_ids[items[kept]].tolist(), items[kept], values[kept].tolist(), strict=True
+                    )
+                ]
+            )
+        return results
+
+    @cached_property
+    def _titles(self) -> TitleGroups:
+        return TitleGroups.from_catalog(self.catalog)
+
+    def _indices(self, item: Item, row: int) -> list[int]:
+        """Returns the catalog indices of all items that an id or a title means."""
+        catalog = self.catalog
+        if not isinstance(item, Title) and (not isinstance(item, str) or catalog.has_text_ids):
+            return match_item(item, catalog, row)
+        title = item.text if isinstance(item, Title) else item
+        indices = catalog.indices_of_title(title)
+        if not indices:
+            nearest = nearest_texts(title, catalog.titles)
+            near = f" The nearest titles are {', '.join(map(repr, nearest))}." if nearest else ""
+            raise ValueError(
+                f"The catalog of {len(catalog)} items has no title {title!r} (row {row}).{near} "
+                f"{type(self).__name__} knows the items of its catalog only; a `PatchRecommender` reads new titles."
+            )
+        return indices
+
+    def _candidates(
+        self, candidates: Collection[Any] | Sequence[Collection[Any]] | None, num_histories: int
+    ) -> list[np.ndarray] | None:
+        if candidates is None:
+            return None
+        values = _as_list(candidates)
+        # `values` is one list of ids for all histories, or a list for each.
+        lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer, str)) else values
+        if len(lists) != num_histories:
+            raise ValueError(
+                f"`candidates` holds {len(lists)} lists for {num_histories} histories. Give one list of ids for all "
+                "histories, or one for each."
+            )
+        arrays = [self.catalog.indices_of(_as_list(item_ids)) for item_ids in lists]
+        for row, indices in enumerate(arrays):
+            if len(indices) == 0:
+                raise ValueError(f"Row {row} has no candidates. Leave out `candidates` to recommend from all items.")
+        return arrays
+
+
+def _as_list(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, torch.Tensor) else list(values)

@@ -1,0 +1,123 @@
+"""Data arguments: the settings of a data set as command-line arguments, for scripts that load one."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from ..runtime.catalog import Catalog
+from .filters import Filters
+from .loading import load_recommendation_data
+from .splits import leave_one_out_split, temporal_split, user_ratio_split
+
+
+_SPLITS: Mapping[str, Callable[..., pl.DataFrame]] = {
+    "temporal": temporal_split,
+    "leave_one_out": leave_one_out_split,
+    "user_ratio": user_ratio_split,
+}
+_SWITCH = {"nargs": "?", "const": True}  # `--k_core` means `--k_core true`
+
+
+@dataclass
+class DataArguments:
+    """
+    A data set and how to read it. Command-line parsers of transformers and TRL read this class. Each field that is an
+    argument of [`load_recommendation_data`] or a setting of [`Filters`] is passed there under its name, if it is set.
+
+    Args:
+        data (`str`, *optional*, defaults to `"sample"`):
+            See `name_or_path` of [`load_recommendation_data`].
+        items, time_unit, date_format, separator, encoding, ties, cache_dir (*optional*):
+            See [`prepare_data`].
+        columns (`list[str]`, *optional*):
+            The files' names for this library's columns, such as `["user_id=customer", "item_id=sku"]`.
+        split_rule (`str`, *optional*):
+            `"temporal"`, `"leave_one_out"` or `"user_ratio"`; see `split` of [`prepare_data`].
+        cuts (`list[float]`, *optional*):
+            Two shares, at which validation and test begin.
+        min_rating, drop_untitled, min_user_interactions, max_user_interactions, min_item_users, k_core (*optional*):
+            See [`Filters`]. The data set's own rule if not given.
+
+    Raises:
+        ValueError: If `columns` holds a text without `=`, `split_rule` is unknown, or `cuts` are given without a rule
+            that takes them.
+
+    Example:
+    ```python
+    >>> arguments = DataArguments("clicks.csv", items="products.csv", columns=["item_id=sku"], k_core=True)
+    >>> splits, catalog = arguments.load(max_history=50)
+    ```
+    """
+
+    data: str = field(
+        default="sample", metadata={"help": "A name, directory, archive or file.", "aliases": ["--data_dir"]}
+    )
+    items: str | None = field(default=None, metadata={"help": "A file with the titles, for your own log."})
+    columns: list[str] | None = field(
+        default=None, metadata={"help": "The files' names for our columns: user_id=customer item_id=sku."}
+    )
+    time_unit: str | None = field(default=None, metadata={"help": "Unit of numeric times: s, ms, us or ns."})
+    date_format: str | None = field(default=None, metadata={"help": "Format of dates, such as %%d/%%m/%%Y."})
+    separator: str | None = field(default=None, metadata={"help": "Separator of CSV files. Default: found."})
+    encoding: str | None = field(default=None, metadata={"help": "Encoding of text files. Default: UTF-8."})
+    ties: str | None = field(default=None, metadata={"help": "Order of equal times: stable or release."})
+    split_rule: str | None = field(
+        default=None, metadata={"help": "Rule that splits the interactions.", "choices": list(_SPLITS)}
+    )
+    cuts: list[float] | None = field(default=None, metadata={"help": "Shares at which validation and test begin."})
+    min_rating: float | None = field(default=None, metadata={"help": "Leave out lower ratings."})
+    drop_untitled: bool | None = field(
+        default=None, metadata={"help": "Leave out interactions with items that have no title.", **_SWITCH}
+    )
+    min_user_interactions: int | None = field(default=None, metadata={"help": "Leave out users with fewer."})
+    max_user_interactions: int | None = field(default=None, metadata={"help": "Leave out users with more, as bots."})
+    min_item_users: int | None = field(default=None, metadata={"help": "Leave out items with fewer users."})
+    k_core: bool | None = field(default=None, metadata={"help": "Repeat both filters until all pass them.", **_SWITCH})
+    cache_dir: str | None = field(default=None, metadata={"help": "Directory for downloads and prepared data."})
+
+    def __post_init__(self) -> None:
+        if self.split_rule is not None and self.split_rule not in _SPLITS:
+            raise ValueError(f"`split_rule` must be one of {', '.join(_SPLITS)}, got {self.split_rule!r}.")
+        if self.cuts is not None and (self.split_rule == "leave_one_out" or len(self.cuts) != 2):
+            raise ValueError(
+                f"`cuts` are two shares, for the split rules temporal and user_ratio, got {self.cuts} for "
+                f"{self.split_rule or 'temporal'}."
+            )
+        for pair in self.columns or ():
+            if not all(pair.partition("=")):
+                raise ValueError(f"`columns` takes pairs such as user_id=customer, got {pair!r}.")
+
+    def settings(self) -> dict[str, Any]:
+        """Returns the arguments for [`load_recommendation_data`] by name, those that were set."""
+        given = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) is not None}
+        known = inspect.signature(load_recommendation_data).parameters
+        settings = {name: value for name, value in given.items() if name in known}
+        if self.columns:
+            settings["columns"] = dict(pair.split("=", 1) for pair in self.columns)
+        if self.split_rule is not None or self.cuts is not None:
+            split = _SPLITS[self.split_rule or "temporal"]
+            settings["split"] = split if self.cuts is None else partial(split, cuts=tuple(self.cuts))
+        filters = {one.name: given[one.name] for one in fields(Filters) if one.name in given}
+        return {**settings, "filters": filters} if filters else settings
+
+    def load(self, **rows: Any) -> tuple[Any, Catalog]:
+        """
+        Loads the data set.
+
+        Args:
+            **rows:
+                Settings of rows: `max_history`, `min_history` and `targets_per_row`.
+
+        Returns:
+            See [`load_recommendation_data`].
+
+        Raises:
+            OSError, ValueError, KeyError: As [`load_recommendation_data`] does.
+        """
+        return load_recommendation_data(self.data, **self.settings(), **rows)

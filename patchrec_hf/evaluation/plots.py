@@ -1,0 +1,71 @@
+"""Plots: a picture of evaluation reports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from .report import EvaluationReport
+
+
+_COLORS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
+
+
+def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLike) -> None:
+    """
+    Draws HR@k over k, and the HR at the largest cut-off for each slice of the targets, with its 95% interval.
+
+    Args:
+        reports (`Mapping[str, EvaluationReport]`):
+            At least one report, by the name to show. The cut-offs are the first report's.
+        path (`str` or `os.PathLike`):
+            Image file to write. Its extension selects the format, and its directory is made if there is none.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no report, or a cut-off is larger than a report's `depth`.
+
+    Example:
+    ```python
+    >>> plot_reports({"all-patch": report, "co-visitation": baseline}, "outputs/report.png")
+    ```
+    """
+    if not reports:
+        raise ValueError("There is nothing to draw: `reports` is empty.")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('`plot_reports` needs matplotlib: pip install "patchrec-hf[plots]".') from error
+    depth = max(next(iter(reports.values())).ks)
+    metric, ks = f"hr@{depth}", range(1, depth + 1)
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    slices: list[str] = []
+    for number, (name, report) in enumerate(reports.items()):
+        color = _COLORS[number % len(_COLORS)]
+        values = report.metrics(ks)
+        left.plot(ks, [values[f"hr@{k}"] for k in ks], label=name, color=color)
+        if depth not in report.ks:
+            report = EvaluationReport(report.targets, report.settings, (depth,), report.depth)
+        rows = report.intervals().filter(pl.col("metric") == metric)
+        slices += [part for part in rows["slice"] if part not in slices]
+        # The reports stand beside each other within a slice.
+        shift = (number - (len(reports) - 1) / 2) * 0.6 / len(reports)
+        places = [slices.index(part) + shift for part in rows["slice"]]
+        spread = (rows["value"] - rows["low"], rows["high"] - rows["value"])
+        right.errorbar(places, rows["value"], spread, fmt="o", color=color, markersize=4, capsize=3)
+    left.set(xlabel="k", ylabel="HR@k")
+    left.set_xlim(0, depth + 0.5)
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.legend(frameon=False)
+    right.set(ylabel=f"HR@{depth}, with its 95% interval by users")
+    right.set_xticks(range(len(slices)), slices, rotation=30, ha="right")
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)

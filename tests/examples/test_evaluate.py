@@ -1,0 +1,65 @@
+"""`examples/evaluate.py` on a log of your own, with a plot and comparisons."""
+
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from processes import run_process
+
+from patchrec_hf import EvaluationReport, load_recommendation_data
+from patchrec_hf.baselines import Popularity
+
+
+EVALUATE = Path(__file__).parents[2] / "examples" / "evaluate.py"
+
+
+def run(*arguments):
+    return run_process([sys.executable, EVALUATE, *arguments])
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A shop's log with texts as ids, and the arguments that read it."""
+    rows = [(f"c{user}", f"SKU-{(item + user) % 12:03}", 100 * item + user) for user in range(20) for item in range(9)]
+    pl.DataFrame(rows, schema=["customer", "sku", "timestamp"], orient="row").write_csv(tmp_path / "clicks.csv")
+    items = pl.DataFrame({"sku": [f"SKU-{item:03}" for item in range(12)], "name": [f"Tea {i}" for i in range(12)]})
+    items.write_csv(tmp_path / "products.csv")
+    return [
+        "--data", tmp_path / "clicks.csv", "--items", tmp_path / "products.csv", "--columns", "user_id=customer",
+        "item_id=sku", "title=name", "--cuts", "0.6", "0.8", "--cache_dir", tmp_path / "cache",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_log_of_your_own(shop, tmp_path):
+    settings = ["--baseline", "co-visitation", *shop]
+    first = run(*settings, "--output_dir", tmp_path / "first", "--plot", tmp_path / "report.png")
+    assert first.returncode == 0, first.stderr
+    assert (tmp_path / "report.png").stat().st_size > 1000
+    assert first.stdout.index("| slice |") < first.stdout.index("| setting |")  # results before settings
+    assert EvaluationReport.load(tmp_path / "first").targets["target_id"][0].startswith("SKU-")
+
+    # Other targets are refused before anything is ranked, and the directory stays free.
+    unequal = run(*settings, "--output_dir", tmp_path / "second", "--max_rows", "5", "--compare", tmp_path / "first")
+    assert unequal.returncode == 1
+    assert "Only runs on the same targets can be compared, got 5 and" in unequal.stderr
+    assert "Scoring" not in unequal.stderr
+    assert not (tmp_path / "second").exists()
+
+    drawn = run(*settings, "--output_dir", tmp_path / "first", "--plot", tmp_path / "again.png")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "It is drawn as it is" in drawn.stdout
+    assert (tmp_path / "again.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_saved_popularity(tmp_path):
+    splits, catalog = load_recommendation_data("sample")
+    Popularity(catalog).fit(splits["train"]).save_pretrained(tmp_path / "popularity")
+    done = run("--baseline", tmp_path / "popularity", "--max_rows", "10", "--output_dir", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    assert "| ranker | Popularity |" in done.stdout
+    wrong = run("--baseline", "popularity", "--columns", "sku", "--output_dir", tmp_path / "other")
+    assert wrong.returncode == 1
+    assert wrong.stderr.endswith("`columns` takes pairs such as user_id=customer, got 'sku'.\n")

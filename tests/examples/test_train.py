@@ -1,0 +1,109 @@
+"""`examples/train.py`: from a log of your own to a checkpoint that recommends, by the command line only."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from processes import run_process
+
+from patchrec_hf import ALL_PATCH_PRESET, PatchRecommender
+
+
+TRAIN = Path(__file__).parents[2] / "examples" / "train.py"
+
+
+def run(*arguments):
+    return run_process([sys.executable, TRAIN, *arguments])
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_script"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["train_script"]
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A shop's log with texts as ids, and the arguments that read it."""
+    rows = [(f"c{user}", f"SKU-{(item + user) % 12:03}", 100 * item + user) for user in range(20) for item in range(9)]
+    pl.DataFrame(rows, schema=["customer", "sku", "timestamp"], orient="row").write_csv(tmp_path / "clicks.csv")
+    items = pl.DataFrame({"sku": [f"SKU-{item:03}" for item in range(12)], "name": [f"Tea {i}" for i in range(12)]})
+    items.write_csv(tmp_path / "products.csv")
+    return [
+        "--data", tmp_path / "clicks.csv", "--items", tmp_path / "products.csv", "--columns", "user_id=customer",
+        "item_id=sku", "title=name", "--cuts", "0.6", "0.8", "--cache_dir", tmp_path / "cache",
+        "--max_steps", "2", "--logging_steps", "1", "--use_cpu", "--max_history", "6", "--max_eval_rows", "8",
+        "--max_test_rows", "8", "--output_dir", tmp_path / "run",
+    ]  # fmt: skip
+
+
+def test_the_recipe_gives_the_defaults(script, tmp_path):
+    base = ["--use_cpu", "--output_dir", str(tmp_path)]
+    train, data, _, args = script.parse(base)
+    assert (train.preset, data.data, args.objective) == ("all-patch", "sample", "item")
+    assert args.learning_rate == ALL_PATCH_PRESET.training["learning_rate"]
+    _, _, _, args = script.parse([*base, "--learning_rate", "0.5", "--item_dropout", "0"])
+    assert (args.learning_rate, args.item_dropout, args.residual_dropout) == (0.5, 0, 0.2)
+    _, _, model, args = script.parse([*base, "--model_name_or_path", "some/model", "--use_peft"])
+    assert (args.learning_rate, model.use_peft) == (5e-5, True)
+    _, _, _, args = script.parse([*base, "--preset", "paper"])
+    assert (args.objective, args.per_device_train_batch_size * args.gradient_accumulation_steps) == ("title", 32)
+    (tmp_path / "run.yaml").write_text("preset: paper\nk_core: true\nlearning_rate: 0.25\n")
+    train, data, _, args = script.parse([*base, "--config", str(tmp_path / "run.yaml")])
+    assert (train.preset, data.k_core, args.learning_rate, args.objective) == ("paper", True, 0.25, "title")
+
+
+@pytest.mark.slow
+def test_a_shop_with_texts_as_ids(shop, tmp_path):
+    done = run(*shop, "--prompt", "Name the next product. A customer bought {history}")
+    assert done.returncode == 0, done.stderr
+    assert "12 items; rows: " in done.stdout
+    assert "| all-patch " in done.stdout
+    assert done.stdout.count("SKU-") >= 4
+    final = tmp_path / "run" / "final"
+    assert (final / "curves.png").stat().st_size > 1000
+    recommender = PatchRecommender.from_pretrained(final)
+    assert recommender.processor.prior is not None
+    assert recommender.processor.max_history == 6
+    assert recommender.recommend(["SKU-001", "SKU-002"], k=1)[0].item_id.startswith("SKU-")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["method"] for row in results] == ["co-visitation", "all-patch"]
+
+    again = run(*shop, "--prompt", "Name the next product. A customer bought {history}")
+    assert again.returncode == 1
+    assert "holds a finished run" in again.stderr
+
+
+@pytest.mark.slow
+def test_the_papers_stages_with_an_adapter(shop, tmp_path):
+    settings = [*shop, "--preset", "paper", "--layout", "session", "--use_peft", "--lora_r", "2", "--eval_ks", "2"]
+    done = run(*settings)
+    assert done.returncode == 0, done.stderr
+    assert "== PatchRec pre-training, from " in done.stdout
+    assert "== PatchRec fine-tuning, from " in done.stdout
+    assert (tmp_path / "run" / "final" / "adapter_config.json").is_file()
+    assert (tmp_path / "run" / "pretrain" / "final" / "curves.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt", "{history}. Name one."], "ValueError: This recipe predicts each item"),
+        (["--columns", "item_id"], "ValueError: `columns` takes pairs"),
+        (["--data", "clicks.csv"], "FileNotFoundError: "),
+    ],
+)
+def test_mistakes_leave_no_files_behind(arguments, message, tmp_path):
+    done = run(*arguments, "--output_dir", tmp_path / "run", "--use_cpu")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
