@@ -28,7 +28,7 @@ GIB = 2**30
 @dataclass(frozen=True)
 class Setting:
     """
-    What is trained.
+    Settings of a training run.
 
     Args:
         rows, targets_per_row, max_history (`int`):
@@ -155,7 +155,7 @@ def run(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     peak = None
     if estimate.total <= args.max_gib * GIB:
         longest = trainer.data_collator.row_lengths(rows).argsort()[::-1][: setting.rows]
-        trainer.train_dataset = rows.select([*longest.tolist()] * 2)
+        trainer.train_dataset = rows.select(longest.tolist())
         trainer.train()
         peak = _status("VmHWM") - before
     return {

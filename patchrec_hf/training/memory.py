@@ -26,7 +26,7 @@ _OPTIMIZER_STATES = {
 }
 """Numbers that an optimizer keeps for each weight, for the optimizers that do not keep two, as AdamW does."""
 _HEAP_LAYERS = 2
-"""What the C library holds back of arrays that were freed, as a number of layers (examples/benchmarks/memory.py)."""
+"""Layers whose arrays the C library holds back after they were freed (see examples/benchmarks/memory.py)."""
 _SCORE_BLOCKS = 3 * 2**23
 """Blocks of scores in the item loss, with what is computed from them."""
 
@@ -123,7 +123,7 @@ class BatchShape:
 @dataclass(frozen=True)
 class WeightMemory:
     """
-    What is held for weights on one process, in bytes.
+    Bytes that one process holds for weights.
 
     Args:
         weights, gradients, optimizer (`int`):
@@ -192,13 +192,13 @@ class MemoryEstimate:
         weights, gradients, optimizer (`int`):
             See [`WeightMemory`].
         activations (`int`):
-            What a forward keeps for its backward, and what the backward of one layer computes.
+            Arrays that a forward keeps for its backward, and those that the backward of one layer computes.
         scores (`int`):
             The logits of the title tokens to predict, the scores of items, and what the loss computes from them.
         batch ([`BatchShape`]):
             The batch that was counted.
         available (`int`, *optional*):
-            What the device has for training: what is free, and what the weights take already.
+            Bytes that training may use on the device: those that are free, and those that hold the weights already.
         device (`str`, *optional*, defaults to `"cpu"`):
             Name of the device.
     """
@@ -263,7 +263,7 @@ def estimate_memory(
         model ([`ModelSize`]):
             Sizes of the backbone.
         weights ([`WeightMemory`]):
-            What is held for weights.
+            Bytes that are held for weights.
         batch ([`BatchShape`]):
             The largest batch.
         attention (`str`, *optional*, defaults to `"sdpa"`):
