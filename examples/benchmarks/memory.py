@@ -55,18 +55,18 @@ class Setting:
 
 CHECKPOINTS = {"activation_checkpointing": True}
 SETTINGS = {
-    "32 rows": Setting(32),
-    "32 rows, checkpointing": Setting(32, training=CHECKPOINTS),
-    "32 rows, bf16": Setting(32, training={"bf16": True}),
-    "32 rows, LoRA": Setting(32, has_adapter=True),
-    "16 rows, eager attention": Setting(16, attention="eager"),
-    "16 rows, pre-training": Setting(16, pretrains=True),
+    "16 rows": Setting(16),
+    "16 rows, checkpointing": Setting(16, training=CHECKPOINTS),
+    "16 rows, bf16": Setting(16, training={"bf16": True}),
+    "16 rows, LoRA": Setting(16, has_adapter=True),
+    "8 rows, eager attention": Setting(8, attention="eager"),
+    "8 rows, pre-training": Setting(8, pretrains=True),
     "2 rows, pre-training": Setting(2, pretrains=True),
     "4 rows": Setting(4),
     "4 rows of 8 targets": Setting(4, 8),
     "4 rows of 8 targets, checkpointing": Setting(4, 8, training=CHECKPOINTS),
     "4 rows of 8 targets, LoRA": Setting(4, 8, has_adapter=True),
-    "8 rows of 8 targets": Setting(8, 8),
+    "6 rows of 8 targets": Setting(6, 8),
     "16 rows, all-patch recipe": Setting(16, 100, 100, "item"),
     "64 rows, all-patch recipe": Setting(64, 100, 100, "item"),
 }

@@ -21,7 +21,7 @@ def run(*arguments):
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is resident")
 def test_estimates_are_near_what_is_measured(tmp_path):
     """A padded batch of twins, packed titles, packed items, and an adapter."""
-    names = ["16 rows, pre-training", "8 rows of 8 targets", "64 rows, all-patch recipe", "32 rows, LoRA"]
+    names = ["8 rows, pre-training", "6 rows of 8 targets", "64 rows, all-patch recipe", "16 rows, LoRA"]
     done = run("--settings", *names, "--output_dir", tmp_path, "--json", tmp_path / "memory.json")
     assert done.returncode == 0, done.stderr
     settings = json.loads((tmp_path / "memory.json").read_text())["settings"]
@@ -35,6 +35,6 @@ def test_estimates_are_near_what_is_measured(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is resident")
 def test_a_setting_that_is_too_large_is_not_run(tmp_path):
-    done = run("--settings", "32 rows", "--max_gib", "0.1", "--output_dir", tmp_path)
+    done = run("--settings", "16 rows", "--max_gib", "0.1", "--output_dir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| not run | – |" in done.stdout
