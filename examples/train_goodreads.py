@@ -77,6 +77,9 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         torch.set_num_threads(os.cpu_count())
     if args.learning_rate is None:  # a tiny, new backbone needs a rate that would ruin a pretrained one
         args.learning_rate = 1e-2 if script.model_name_or_path is None else 5e-5
+    if script.model_name_or_path is None:  # one forward of a tiny backbone holds all rows of a step
+        args.per_device_train_batch_size *= args.gradient_accumulation_steps
+        args.gradient_accumulation_steps = 1
     names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
     try:
         settings = asdict(script) | {name: getattr(args, name) for name in names.split()}
@@ -194,7 +197,6 @@ if __name__ == "__main__":
     parser.set_defaults(
         learning_rate=None,
         output_dir="outputs/goodreads",
-        per_device_train_batch_size=32,
         per_device_eval_batch_size=16,
         logging_steps=25,
         save_steps=0.25,

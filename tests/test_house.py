@@ -203,7 +203,7 @@ def test_private_overrides_are_found():
         (Trainer, ["evaluation_loop", "save_model", "init_hf_repo", "create_model_card", "train"]),
         (Trainer, ["create_accelerator_and_postprocess", "get_total_train_batch_size"]),
         (TrainerCallback, ["on_step_end", "on_epoch_begin", "on_epoch_end", "on_evaluate", "on_save"]),
-        (TrainerCallback, ["on_push_begin", "on_train_end"]),
+        (TrainerCallback, ["on_push_begin", "on_train_begin", "on_train_end"]),
         (GenerationMixin, ["prepare_inputs_for_generation"]),
         (PreTrainedModel, ["get_input_embeddings", "set_input_embeddings", "get_output_embeddings"]),
         (PeftModel, ["get_base_model"]),

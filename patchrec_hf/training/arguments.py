@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from transformers.utils import is_torch_bf16_gpu_available
@@ -17,6 +17,9 @@ from ..runtime.hub_files import require_token
 from ..runtime.layouts import ItemPatchLayout
 from ..runtime.progress import shows_bars
 from ..runtime.ranking import METHODS
+
+
+_ROWS_PER_STEP = 32  # the paper's for Goodreads
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,13 @@ PAPER_PRESETS = {
 Example:
 ```python
 >>> preset = PAPER_PRESETS["goodreads"]
->>> PatchFinetuneConfig("out", learning_rate=preset.learning_rate, per_device_train_batch_size=preset.batch_size)
+>>> rows = 4  # of a forward; how many there can be depends on the memory
+>>> PatchFinetuneConfig(
+...     "out",
+...     learning_rate=preset.learning_rate,
+...     per_device_train_batch_size=rows,
+...     gradient_accumulation_steps=preset.batch_size // rows,
+... )
 ```
 """
 
@@ -92,6 +101,7 @@ ALL_PATCH_PRESET = AllPatchPreset(
             "weight_decay": 0.01,
             "max_grad_norm": 1.0,
             "per_device_train_batch_size": 16,
+            "gradient_accumulation_steps": 1,
             "num_train_epochs": 10,
             "train_sampling_strategy": "group_by_length",
             "tree_packing": False,
@@ -167,6 +177,9 @@ class PatchFinetuneConfig(SFTConfig):
     > - `lr_scheduler_type`: `"cosine"`, with `warmup_steps=0.05` (a share of all steps).
     > - `max_grad_norm`: `0.3`.
     > - `num_train_epochs`: `1`.
+    > - `per_device_train_batch_size`: `4`; in pre-training `2`, because each row is read twice. With the default
+    >   of both, `gradient_accumulation_steps` makes a step of 32 rows on each device, as the paper's for Goodreads. If
+    >   you set `per_device_train_batch_size`, `gradient_accumulation_steps` is `1` unless you set it too.
     > - `bf16`: on with CUDA, where the device supports it.
     > - `gradient_checkpointing`: unset, so `activation_checkpointing` is off.
     > - `disable_tqdm`: `True` where standard error is neither a terminal nor a notebook.
@@ -185,6 +198,14 @@ class PatchFinetuneConfig(SFTConfig):
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up steps; below 1, a share of all steps."})
     max_grad_norm: float = field(default=0.3, metadata={"help": "Norm that gradients are clipped to."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Number of epochs."})
+    per_device_train_batch_size: int = field(
+        default=None,  # type: ignore[assignment]
+        metadata={"help": "Rows of a forward on each device. Default: 4; in pre-training 2."},
+    )
+    gradient_accumulation_steps: int = field(
+        default=None,  # type: ignore[assignment]
+        metadata={"help": "Forwards of a step. Default: a step of 32 rows; 1 if the rows of a forward are set."},
+    )
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Deprecated alias of `activation_checkpointing`, which is off by default."}
     )
@@ -231,7 +252,15 @@ class PatchFinetuneConfig(SFTConfig):
         metadata={"help": "Items that compete in a batch. Default: all, of large catalogs 8192."},
     )
 
+    _default_rows: ClassVar[int] = 4
+    """Rows of a forward. With 100 items of text each, they fit on 16 GiB with a backbone of 135 million weights."""
+
     def __post_init__(self) -> None:
+        if self.gradient_accumulation_steps is None:
+            is_default = self.per_device_train_batch_size is None
+            self.gradient_accumulation_steps = _ROWS_PER_STEP // self._default_rows if is_default else 1
+        if self.per_device_train_batch_size is None:
+            self.per_device_train_batch_size = self._default_rows
         if self.bf16 is None and not self.fp16:
             self.bf16 = not self.use_cpu and torch.cuda.is_available() and is_torch_bf16_gpu_available()
         if self.disable_tqdm is None and not shows_bars():
@@ -318,6 +347,8 @@ class PatchPretrainConfig(PatchFinetuneConfig):
         ValueError: If `ignore_data_skip` is set. A resumed run would then train on rows that it has already seen, at
             compression probabilities that belong to other rows.
     """
+
+    _default_rows: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -52,6 +52,8 @@ from .inputs import (
 )
 from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
 from .log_blocks import show_blocks
+from .memory import MemoryEstimate
+from .memory_events import MemoryEvents, estimate_training
 from .model_init import ModelInit, check_goal, check_model_init, check_searched, eval_loss, restart
 from .signature import explain_call
 from .step_events import StepEvents, check_loss
@@ -162,6 +164,8 @@ class PatchTrainer(SFTTrainer):
         self._train_statistics = StepStatistics()
         self._eval_statistics = StepStatistics()
         self.add_callback(StepEvents(self._stream, self._train_statistics, self._count_tokens))
+        self._first_rows = first_rows
+        self.add_callback(MemoryEvents(self.estimate_memory, isinstance(self.model, PeftModel)))
         self._checkpoints = CheckpointCallback(self, args.save_total_limit, args.hub_strategy, self._checkpoint_facts)
         self.add_callback(self._checkpoints)
         patchrec_model.add_model_tags(list(self.card_tags))
@@ -313,6 +317,22 @@ class PatchTrainer(SFTTrainer):
         check_goal(compute_objective, direction)
         goal = compute_objective or eval_loss
         return super().hyperparameter_search(hp_space, goal, n_trials, direction, backend, hp_name, **kwargs)
+
+    def estimate_memory(self, rows_per_forward: int | None = None) -> MemoryEstimate:
+        """
+        Estimates the memory that training needs on this process. `train` prints the estimate before its first step.
+
+        Args:
+            rows_per_forward (`int`, *optional*):
+                Rows that this process reads for one forward. `per_device_train_batch_size` if not given.
+        """
+        args = self.args
+        if args.deepspeed_plugin is None:
+            sharding = 3 if self.is_fsdp_enabled else 0
+        else:
+            sharding = args.deepspeed_plugin.zero_stage
+        rows = rows_per_forward or args.per_device_train_batch_size
+        return estimate_training(self.model, args, self.data_collator, self._first_rows, rows, sharding)
 
     def compute_loss(
         self,

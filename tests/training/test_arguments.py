@@ -1,11 +1,14 @@
 """Training arguments that contradict their purpose or each other are refused."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+from transformers import HfArgumentParser
 
 from patchrec_hf import (
+    ALL_PATCH_PRESET,
     PAPER_PRESETS,
     PatchFinetuneConfig,
     PatchPretrainConfig,
@@ -48,9 +51,9 @@ def test_the_examples_configurations_are_taken(path, tmp_path):
     [
         (
             {"train_micro_batch_size_per_gpu": 7},
-            r"train_micro_batch_size_per_gpu=7 vs hf per_device_train_batch_size=8",
+            r"train_micro_batch_size_per_gpu=7 vs hf per_device_train_batch_size=4",
         ),
-        ({"gradient_accumulation_steps": 3}, r"gradient_accumulation_steps=3 vs hf gradient_accumulation_steps=1"),
+        ({"gradient_accumulation_steps": 3}, r"gradient_accumulation_steps=3 vs hf gradient_accumulation_steps=8"),
         ({"gradient_clipping": 1.0}, r"gradient_clipping=1.0 vs hf max_grad_norm=0.3"),
         ({"bf16": {"enabled": True}}, r"bf16.enabled=True vs hf .*bf16"),
     ],
@@ -106,6 +109,38 @@ def test_paper_defaults(tmp_path):
     assert (args.num_train_epochs, args.learning_rate, args.bf16) == (1, 5e-5, False)
     assert args.get_warmup_steps(100) == 5
     assert (args.objective, args.eval_method, args.num_negatives) == ("title", None, None)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "given", "expected"),
+    [
+        (PatchFinetuneConfig, {}, (4, 8)),
+        (PatchPretrainConfig, {}, (2, 16)),  # each row is read twice
+        (PatchFinetuneConfig, {"per_device_train_batch_size": 6}, (6, 1)),
+        (PatchPretrainConfig, {"per_device_train_batch_size": 6}, (6, 1)),
+        (PatchFinetuneConfig, {"gradient_accumulation_steps": 3}, (4, 3)),
+        (PatchFinetuneConfig, {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 3}, (6, 3)),
+    ],
+)
+def test_a_step_has_the_papers_rows_unless_a_batch_size_is_set(tmp_path, config_class, given, expected):
+    args = config_class(str(tmp_path), use_cpu=True, **given)
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == expected
+    again = dataclasses.replace(args, output_dir=str(tmp_path / "other"))
+    assert (again.per_device_train_batch_size, again.gradient_accumulation_steps) == expected
+
+
+def test_the_all_patch_preset_sets_the_rows_of_a_step_whole(tmp_path):
+    """In a copy of other arguments, their number of forwards does not stay."""
+    args = dataclasses.replace(PatchFinetuneConfig(str(tmp_path), use_cpu=True), **ALL_PATCH_PRESET.training)
+    assert args.per_device_train_batch_size * args.gradient_accumulation_steps == 16
+
+
+def test_the_command_line_takes_the_defaults(tmp_path):
+    parse = HfArgumentParser(PatchPretrainConfig).parse_args_into_dataclasses
+    (args,) = parse(["--output_dir", str(tmp_path), "--use_cpu"])
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 16)
+    (args,) = parse(["--output_dir", str(tmp_path), "--use_cpu", "--per_device_train_batch_size", "5"])
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (5, 1)
 
 
 def test_paper_presets():
