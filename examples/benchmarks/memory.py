@@ -1,7 +1,8 @@
 """
 Compares the memory that `PatchTrainer.estimate_memory` predicts with what training takes, setting by setting. Each
-setting trains two steps on the longest rows in a process of its own. The peak of its resident memory counts, without
-what the process held before it loaded the model. Runs on a CPU, in a few minutes:
+setting trains two steps on the longest rows in a process of its own. On a CPU, the peak of its resident memory counts,
+without what the process held before it loaded the model. On a GPU, the peak of the memory of all tensors counts. Runs
+on a CPU in a few minutes:
 
     python examples/benchmarks/memory.py --json memory.json
 
@@ -74,12 +75,13 @@ SMALL = [name for name in SETTINGS if name not in ("2 rows, pre-training", "4 ro
 
 
 def main(args: argparse.Namespace) -> None:
-    if not Path("/proc/self/status").exists():
+    if args.device == "cpu" and not Path("/proc/self/status").exists():
         raise SystemExit("This script reads the resident memory from /proc, which this system does not have.")
     results = {}
     for name in args.settings:
         command = [sys.executable, __file__, "--run", name, "--output_dir", args.output_dir]
-        command += ["--max_gib", str(args.max_gib), *(["--model", args.model] if args.model else [])]
+        command += ["--max_gib", str(args.max_gib), "--device", args.device]
+        command += ["--model", args.model] if args.model else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise SystemExit(f"{name}: the process ended with {done.returncode}.\n{done.stderr[-2000:]}")
@@ -99,6 +101,7 @@ def main(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
     """Trains two steps with a setting, in this process."""
+    import torch
     from peft import LoraConfig
     from transformers.utils import logging
 
@@ -137,27 +140,27 @@ def run(args: argparse.Namespace, setting: Setting) -> dict[str, Any]:
         gradient_accumulation_steps=1,
         max_steps=2,
         objective=setting.objective,
-        use_cpu=True,
+        use_cpu=args.device == "cpu",
         report_to="none",
         save_strategy="no",
         logging_strategy="no",
         disable_tqdm=True,
         **setting.training,
     )
-    before = _status("VmRSS")
+    before = _status("VmRSS") if args.device == "cpu" else 0
     model = PatchRecForCausalLM.from_backbone(
         backbone, processor.tokenizer, dtype="float32", attn_implementation=setting.attention
     )
     rows = splits["train"]
     adapter = LoraConfig(task_type="CAUSAL_LM") if setting.has_adapter else None
-    trainer = trainer_class(model, config, rows, processor, peft_config=adapter)
+    trainer = trainer_class(model, config, train_dataset=rows, processing_class=processor, peft_config=adapter)
     estimate = trainer.estimate_memory()
     peak = None
     if estimate.total <= args.max_gib * GIB:
         longest = trainer.data_collator.row_lengths(rows).argsort()[::-1][: setting.rows]
         trainer.train_dataset = rows.select(longest.tolist())
         trainer.train()
-        peak = _status("VmHWM") - before
+        peak = torch.cuda.max_memory_allocated() if args.device == "cuda" else _status("VmHWM") - before
     return {
         "setting": asdict(setting),
         "positions": estimate.batch.positions,
@@ -181,6 +184,7 @@ if __name__ == "__main__":
     parser.add_argument("--settings", nargs="+", default=SMALL, choices=[*SETTINGS], metavar="SETTING")
     parser.add_argument("--max_gib", type=float, default=10.0, help="the largest estimate that is run")
     parser.add_argument("--json", help="where to write the results")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--output_dir", default="outputs/memory")
     parser.add_argument("--run", choices=[*SETTINGS], help="run one setting in this process, and print its result")
     arguments = parser.parse_args()
