@@ -1,23 +1,21 @@
 """The estimate of training's memory is near what training takes."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import run_process
 
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "benchmarks" / "memory.py"
 
 
 def run(*arguments):
-    command = [sys.executable, SCRIPT, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
+    return run_process([sys.executable, SCRIPT, *arguments])
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not say what is resident")
 def test_estimates_are_near_what_is_measured(tmp_path):
     """A padded batch of twins, packed titles, packed items, and an adapter."""
