@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..evaluation.score_ranks import TitleGroups
 from ..evaluation.scorers import checked_scores
@@ -15,7 +14,7 @@ from ..runtime.catalog import Catalog
 from ..runtime.ids import nearest_texts
 from ..runtime.ranking import best_items
 from ..runtime.recommender import Recommendation
-from ..runtime.user_histories import Item, Title, as_batch, match_item
+from ..runtime.user_histories import Item, Title, as_batch, candidate_indices, match_item
 from .histories import HISTORIES_PER_BATCH
 
 
@@ -97,7 +96,7 @@ class CatalogRecommender:
             raise ValueError(f"`k` must be at least 1, got {k}.")
         is_single, batch = as_batch(histories)
         matches = [[self._indices(item, row) for item in history] for row, history in enumerate(batch)]
-        allowed = self._candidates(candidates, len(batch))
+        allowed = candidate_indices(candidates, len(batch), self.catalog)
         results: list[list[Recommendation]] = []
         for start in range(0, len(batch), HISTORIES_PER_BATCH):  # bounds the memory
             part = slice(start, start + HISTORIES_PER_BATCH)
@@ -174,26 +173,3 @@ class CatalogRecommender:
                 f"{type(self).__name__} knows the items of its catalog only; a `PatchRecommender` reads new titles."
             )
         return indices
-
-    def _candidates(
-        self, candidates: Collection[Any] | Sequence[Collection[Any]] | None, num_histories: int
-    ) -> list[np.ndarray] | None:
-        if candidates is None:
-            return None
-        values = _as_list(candidates)
-        # `values` is one list of ids for all histories, or a list for each.
-        lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer, str)) else values
-        if len(lists) != num_histories:
-            raise ValueError(
-                f"`candidates` holds {len(lists)} lists for {num_histories} histories. Give one list of ids for all "
-                "histories, or one for each."
-            )
-        arrays = [self.catalog.indices_of(_as_list(item_ids)) for item_ids in lists]
-        for row, indices in enumerate(arrays):
-            if len(indices) == 0:
-                raise ValueError(f"Row {row} has no candidates. Leave out `candidates` to recommend from all items.")
-        return arrays
-
-
-def _as_list(values: Any) -> list[Any]:
-    return values.tolist() if isinstance(values, torch.Tensor) else list(values)

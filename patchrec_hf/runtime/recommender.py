@@ -19,7 +19,7 @@ from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
 from .ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
-from .user_histories import Item, as_batch, find_items
+from .user_histories import Item, as_batch, candidate_indices, find_items
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,8 @@ class PatchRecommender:
         if k < 1:
             raise ValueError(f"`k` must be at least 1, got {k}.")
         catalog, scorer = self.processor.catalog, self._item_scorer
-        found = find_items([[item]], catalog, self.processor.title_tokens, self.processor.tokenizer)
+        _, batch = as_batch([item])
+        found = find_items(batch, catalog, self.processor.title_tokens, self.processor.tokenizer)
         vectors = F.normalize(scorer.item_vectors[:, :-1], dim=-1)
         (index,), (indices,) = found.items[0], found.matches
         if index < len(catalog):
@@ -244,11 +245,8 @@ class PatchRecommender:
         num_histories: int,
         unique_titles: bool,
     ) -> list[np.ndarray] | None:
-        catalog, trie = self.processor.catalog, self.processor.trie
-        if candidates is None:
+        trie = self.processor.trie
+        arrays = candidate_indices(candidates, num_histories, self.processor.catalog)
+        if arrays is None:
             return [trie.all_titles[1]] * num_histories if unique_titles else None
-        values: list[Any] = list(candidates)
-        # `values` is one list of ids for all histories, or a list for each.
-        lists = [values] * num_histories if not values or isinstance(values[0], (int, np.integer, str)) else values
-        arrays = [catalog.indices_of(list(item_ids)) for item_ids in lists]
         return [trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays

@@ -123,6 +123,42 @@ def _as_list(values: Any) -> list[Any]:
     return list(values)
 
 
+def candidate_indices(candidates: Any, num_histories: int, catalog: Catalog) -> list[np.ndarray] | None:
+    """
+    Turns the ids of items that may be recommended into catalog indices.
+
+    Args:
+        candidates (`Collection[int | str]`, or a sequence of them, *optional*):
+            Item ids: one collection for all histories, or one for each.
+        num_histories (`int`):
+            Number of histories B.
+        catalog ([`Catalog`]):
+            The catalog.
+
+    Returns:
+        `list[numpy.ndarray]`, *optional*: B arrays of catalog indices; `None` if there are no candidates.
+
+    Raises:
+        KeyError: If an id is not in the catalog.
+        TypeError: If the ids are not of the catalog's kind.
+        ValueError: If the number of collections is not the number of histories, or a collection is empty.
+    """
+    if candidates is None:
+        return None
+    values = _as_list(candidates)
+    is_one = not values or isinstance(values[0], (int, np.integer, str))
+    lists = [values] * num_histories if is_one else [_as_list(ids) for ids in values]
+    if len(lists) != num_histories:
+        raise ValueError(
+            f"`candidates` holds {len(lists)} lists for {num_histories} histories. Give one list of ids for all "
+            "histories, or one for each."
+        )
+    for row, item_ids in enumerate(lists):
+        if not item_ids:
+            raise ValueError(f"Row {row} has no candidates. Leave out `candidates` to recommend from all items.")
+    return [catalog.indices_of(item_ids) for item_ids in lists]
+
+
 def find_items(
     batch: Sequence[Sequence[Item]],
     catalog: Catalog,

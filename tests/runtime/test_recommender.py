@@ -290,3 +290,22 @@ def test_similar_items_that_cannot_be_found(recommender, by_items):
         by_items.similar_items(404)
     with pytest.raises(ValueError, match="needs a model with an item head"):
         recommender.recommend([10], method="item")
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        ([[10, 11], [12]], "holds 2 lists for 1 histories"),
+        ([[]], "Row 0 has no candidates"),
+    ],
+)
+def test_candidates_that_do_not_fit(recommender, candidates, message):
+    with pytest.raises(ValueError, match=message):
+        recommender.recommend([10], candidates=candidates)
+
+
+@pytest.mark.parametrize(
+    "candidates", [torch.tensor([11, 12]), np.array([11, 12]), {11, 12}, [torch.tensor([11, 12])]]
+)
+def test_candidates_of_any_kind(recommender, candidates):
+    assert {item.item_id for item in recommender.recommend([10], candidates=candidates)} == {11, 12}
