@@ -150,10 +150,11 @@ def test_rows_are_checked_as_they_are_selected(make_trainer, rows):
         make_trainer("finetune", train_dataset=dataset.shuffle(seed=0))
 
 
-def test_users_must_be_whole_numbers(make_trainer, rows):
-    dataset = rows.remove_columns("user_id").add_column("user_id", [f"u{row}" for row in range(len(rows))])
-    with pytest.raises(TypeError, match=r"Column `user_id` must hold whole numbers, got string. Number the users"):
-        make_trainer("finetune", train_dataset=dataset)
+def test_users_are_numbers_or_texts(make_trainer, rows):
+    users = rows.remove_columns("user_id")
+    make_trainer("finetune", train_dataset=users.add_column("user_id", [f"u{row}" for row in range(len(rows))]))
+    with pytest.raises(TypeError, match=r"Column `user_id` must hold whole numbers or texts, got double"):
+        make_trainer("finetune", train_dataset=users.add_column("user_id", [0.5] * len(rows)))
 
 
 @pytest.mark.parametrize("targets", [1, 1.5, [1.5], None, ["1"]])
