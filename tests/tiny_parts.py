@@ -5,8 +5,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from patchrec_hf import PatchRecConfig, PatchRecForCausalLM
-from patchrec_hf.runtime.catalog import TitleTokens
 from patchrec_hf.runtime.encoding import EncodedHistory, TokenCounts
+from patchrec_hf.runtime.title_tokens import TitleTokens
 
 
 def tiny_model():

@@ -9,8 +9,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
 
-from ..runtime.catalog import Catalog, tokenize_titles
+from ..runtime.catalog import Catalog
 from ..runtime.encoding import IGNORED_LABEL
+from ..runtime.title_tokens import tokenize_titles
 from .sasrec import SASRec, SASRecConfig
 
 

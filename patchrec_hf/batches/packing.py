@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ..runtime.catalog import ragged_arange
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory
+from ..runtime.title_tokens import ragged_arange
 
 
 _CHUNK_SIZES = np.arange(16, 513, 16)

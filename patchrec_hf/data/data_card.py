@@ -12,7 +12,8 @@ import polars as pl
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..runtime.catalog import Catalog, tokenize_titles
+from ..runtime.catalog import Catalog
+from ..runtime.title_tokens import tokenize_titles
 from .balance import find_heavy_users
 from .filters import FilterStep, report_steps
 from .preparation import PreparedData

@@ -10,7 +10,8 @@ import polars as pl
 import pyarrow as pa
 from datasets import Dataset, DatasetDict
 
-from ..runtime.catalog import Catalog, ragged_arange
+from ..runtime.catalog import Catalog
+from ..runtime.title_tokens import ragged_arange
 from .id_columns import IdColumn, enumerate_ids
 from .row_facts import keep_facts
 from .rows import CHUNK_ROWS, ROW_COLUMNS, read_columns

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from ..runtime.catalog import Catalog, ragged_arange
+from ..runtime.catalog import Catalog
+from ..runtime.title_tokens import ragged_arange
 from .id_columns import as_texts, enumerate_ids, is_id_type
 from .ties import release_order
 

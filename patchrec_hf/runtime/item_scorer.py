@@ -9,13 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .catalog import TitleTokens
 from .encoding import EncodedHistory, pad_histories
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .prior import seen_mask
 from .processing import PROMPT_KEYS, PatchRecProcessor
 from .title_similarity import title_features
+from .title_tokens import TitleTokens
 
 
 _PROMPTS_AT_ONCE = 4096

@@ -14,8 +14,9 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from .catalog import Catalog, ragged_arange
+from .catalog import Catalog
 from .hub_files import FORMAT_VERSION, check_format_version
+from .title_tokens import ragged_arange
 
 
 _ENTRIES_PER_BLOCK = 2**18

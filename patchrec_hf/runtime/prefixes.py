@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .catalog import ragged_arange
+from .title_tokens import ragged_arange
 from .trie import TitleTrie
 
 

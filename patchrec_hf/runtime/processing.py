@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import PROCESSOR_NAME, TensorType
 
-from .catalog import Catalog, TitleTokens, check_learned_items, ragged_arange, tokenize_titles
+from .catalog import Catalog, check_learned_items
 from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
 from .hub_files import (
     CATALOG_NAME,
@@ -30,6 +30,7 @@ from .neighbors import NeighborTable
 from .prior import Prior
 from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt, tokenizer_fingerprint
 from .title_similarity import title_similarity
+from .title_tokens import TitleTokens, ragged_arange, tokenize_titles
 from .trie import TitleTrie, build_trie
 from .user_histories import Item, as_batch, find_items
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .catalog import ragged_arange
 from .encoding import EncodedHistory
 from .prefixes import AllowedItems, Prefixes, ranks_in_groups, sums_before
+from .title_tokens import ragged_arange
 from .tree_reader import TreeReader
 
 

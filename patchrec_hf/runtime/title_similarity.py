@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from .catalog import TitleTokens, ragged_arange
 from .neighbors import NeighborTable, is_among_largest, sum_by_cell
+from .title_tokens import TitleTokens, ragged_arange
 
 
 DECAY = 0.8

@@ -12,10 +12,10 @@ from accelerate import PartialState
 from transformers import DynamicCache
 
 from .attention import tree_attention_mask
-from .catalog import ragged_arange
 from .encoding import EncodedHistory, pad_histories
 from .modeling import PatchRecForCausalLM
 from .read_groups import ReadCost, read_groups
+from .title_tokens import ragged_arange
 from .tree_cache import TreeCache, join_caches
 from .trie import TitleTrie
 

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .catalog import TitleTokens, ragged_arange
+from .title_tokens import TitleTokens, ragged_arange
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from .catalog import Catalog, TitleTokens, tokenize_titles
+from .catalog import Catalog
 from .ids import nearest_texts
+from .title_tokens import TitleTokens, tokenize_titles
 
 
 logger = logging.get_logger(__name__)

@@ -7,7 +7,7 @@ import pytest
 
 from patchrec_hf import RELEASE_PROTOCOL, STRICT_PROTOCOL
 from patchrec_hf.evaluation.title_lists import TitleLists
-from patchrec_hf.runtime.catalog import TitleTokens
+from patchrec_hf.runtime.title_tokens import TitleTokens
 from patchrec_hf.runtime.trie import build_trie
 
 

@@ -13,8 +13,8 @@ from item_parts import item_model, item_processor, scores_by_hand
 
 from patchrec_hf import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
 from patchrec_hf.runtime import item_scorer
-from patchrec_hf.runtime.catalog import tokenize_titles
 from patchrec_hf.runtime.item_scorer import ItemScorer, nested_prompts
+from patchrec_hf.runtime.title_tokens import tokenize_titles
 
 
 LAYOUTS = {

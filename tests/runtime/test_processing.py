@@ -26,8 +26,8 @@ from patchrec_hf import (
     TextLayout,
     add_special_tokens,
 )
-from patchrec_hf.runtime.catalog import tokenize_titles
 from patchrec_hf.runtime.layouts import Segment
+from patchrec_hf.runtime.title_tokens import tokenize_titles
 
 
 def naive_history(processor, history, segments):

@@ -9,8 +9,8 @@ from item_parts import item_model, item_processor, scores_by_hand
 from processes import run_process
 
 from patchrec_hf import PatchRecommender, TextLayout
-from patchrec_hf.runtime.catalog import tokenize_titles
 from patchrec_hf.runtime.item_scorer import item_patches
+from patchrec_hf.runtime.title_tokens import tokenize_titles
 
 
 @pytest.fixture

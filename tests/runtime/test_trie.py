@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchrec_hf.runtime.catalog import TitleTokens
+from patchrec_hf.runtime.title_tokens import TitleTokens
 from patchrec_hf.runtime.trie import build_trie
 
 

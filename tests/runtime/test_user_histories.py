@@ -10,7 +10,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from patchrec_hf import Catalog, Title
-from patchrec_hf.runtime.catalog import tokenize_titles
+from patchrec_hf.runtime.title_tokens import tokenize_titles
 from patchrec_hf.runtime.user_histories import as_batch, find_items
 
 

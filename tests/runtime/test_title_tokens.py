@@ -1,0 +1,169 @@
+"""Titles as token arrays."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from patchrec_hf.runtime.prompts import SPECIAL_TOKENS
+from patchrec_hf.runtime.title_tokens import TitleTokens, ragged_arange, tokenize_titles
+
+
+TITLES = ("Emma", "Persuasion", "Emma", "Sense & Sensibility", "Ωμέγα 書", " padded ")
+
+
+@pytest.fixture
+def tokenizer():
+    """Reads bytes: any text becomes one token a byte, so that every length can be counted by hand."""
+    core = Tokenizer(models.BPE({char: i for i, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="<|end|>",
+        additional_special_tokens=list(SPECIAL_TOKENS),
+    )
+
+
+def word_tokenizer(words):
+    """Reads whole words; drops control and zero-width characters, as BERT does."""
+    core = Tokenizer(models.WordLevel({"[UNK]": 0, **{word: i + 1 for i, word in enumerate(words)}}, "[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=False)
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="[UNK]", eos_token="</s>")
+
+
+def titles_of(*token_lists):
+    lengths = [len(tokens) for tokens in token_lists]
+    return TitleTokens(
+        np.array([token for tokens in token_lists for token in tokens], dtype=np.int64), np.cumsum([0, *lengths])
+    )
+
+
+def test_ragged_arange():
+    assert ragged_arange(np.array([2, 0, 3, 1])).tolist() == [0, 1, 0, 1, 2, 0]
+    assert ragged_arange(np.array([], dtype=np.int64)).tolist() == []
+
+
+def test_tokenize_titles_counts_bytes(tokenizer):
+    tokens = tokenize_titles(["Emma", "é", "a b"], tokenizer)
+    assert tokens.offsets.tolist() == [0, 4, 6, 9]
+    assert tokens.lengths.tolist() == [4, 2, 3]
+    assert len(tokens) == 3
+    assert tokens.ids.dtype == tokens.offsets.dtype == np.int64
+
+
+def test_tokenize_titles_equals_one_by_one(tokenizer):
+    tokens = tokenize_titles(TITLES, tokenizer)
+    alone = [tokenizer(title, add_special_tokens=False)["input_ids"] for title in TITLES]
+    assert [tokens[index].tolist() for index in range(len(tokens))] == alone
+    assert [tokenizer.decode(tokens[index]) for index in range(len(tokens))] == list(TITLES)
+    wanted = np.array([4, 0, 0, 5])
+    assert tokens.gather(wanted).tolist() == [token for index in wanted for token in alone[index]]
+    assert tokens.gather(np.array([], dtype=np.int64)).tolist() == []
+
+
+def test_tokenize_titles_of_nothing(tokenizer):
+    tokens = tokenize_titles([], tokenizer)
+    assert len(tokens) == 0
+    assert tokens.ids.tolist() == []
+
+
+def test_tokenize_titles_adds_no_bos():
+    """Also where the tokenizer would open and close every text."""
+    tokenizer = word_tokenizer(["Emma"])
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>",
+        special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
+    )
+    assert len(tokenizer("Emma")["input_ids"]) == 3
+    assert tokenize_titles(["Emma"], tokenizer).ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("token", [*SPECIAL_TOKENS, "<|end|>", "<s>"])
+def test_special_token_text_in_a_title_never_becomes_the_token(tokenizer, token):
+    special = tokenizer.convert_tokens_to_ids(token)
+    title = f"Life {token} Death"
+    assert special in tokenizer(title)["input_ids"]
+    tokens = tokenize_titles(["Emma", title], tokenizer)
+    assert special not in tokens.ids
+    assert tokenizer.decode(tokens[1]) == title
+    # The tokenizer itself still reads prompts.
+    assert tokenizer(token, add_special_tokens=False)["input_ids"] == [special]
+
+
+def test_special_token_that_is_also_a_word_is_refused():
+    tokenizer = word_tokenizer(["Life", "</s>", "Death"])
+    with pytest.raises(ValueError, match=r"The title 'Life </s> Death' holds the special token '</s>'"):
+        tokenize_titles(["Life", "Life </s> Death", "Death"], tokenizer)
+
+
+@pytest.mark.parametrize("title", ["I <think> therefore", "<think>", "<think> twice", "I am <think>"])
+def test_added_token_in_a_title_is_refused(tokenizer, title):
+    tokenizer.add_tokens(["<think>"])
+    assert tokenizer.convert_tokens_to_ids("<think>") not in tokenizer.all_special_ids
+    with pytest.raises(ValueError, match=f"The title '{title}' holds the special token '<think>'"):
+        tokenize_titles(["Emma", title, "Persuasion"], tokenizer)
+    assert len(tokenize_titles(["Emma", "I < think > therefore"], tokenizer)) == 2
+
+
+def test_title_of_no_tokens_is_refused():
+    tokenizer = word_tokenizer(["Emma"])
+    title = "\u200b"
+    assert title.strip()
+    assert tokenizer(title, add_special_tokens=False)["input_ids"] == []
+    with pytest.raises(ValueError, match="tokenizes to nothing") as error:
+        tokenize_titles(["Emma", title, "Emma"], tokenizer)
+    assert repr(title) in str(error.value)
+
+
+def test_unknown_words_are_text():
+    tokens = tokenize_titles(["Emma", "Emma Persuasion"], word_tokenizer(["Emma"]))
+    assert tokens[1].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("titles", "expected"),
+    [
+        ([[1], [2]], 0),
+        ([[1], [1, 2]], 1),
+        ([[1], [1]], 0),
+        ([[1], [1], [1, 2], [1, 2]], 2),
+        ([[1], [1, 2], [1, 2, 3], [1, 3], [2, 1]], 2),
+        ([[1, 2], [1], [1, 1, 9], [1, 2, 0]], 2),
+    ],
+)
+def test_num_prefix_titles(titles, expected):
+    assert titles_of(*titles).num_prefix_titles() == expected
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=15))
+def test_num_prefix_titles_equals_all_pairs(titles):
+    expected = sum(
+        any(len(other) > len(title) and other[: len(title)] == title for other in titles) for title in titles
+    )
+    assert titles_of(*titles).num_prefix_titles() == expected
+
+
+def test_runs_of_spaces_are_text(tokenizer):
+    import copy
+
+    spaced = copy.deepcopy(tokenizer)
+    spaced.add_tokens(["  "])
+    assert len(tokenize_titles(["The  Hobbit"], spaced)) == 1
+
+
+def test_unknown_text_must_not_end_the_turn():
+    """Where one token is both unknown and end of text, a title that the vocabulary lacks is refused."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"</s>": 0, "Emma": 1}, unk_token="</s>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>", unk_token="</s>")
+    with pytest.raises(ValueError, match="書"):
+        tokenize_titles(["Emma", "書"], tokenizer)
