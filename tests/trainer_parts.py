@@ -84,3 +84,18 @@ def blocks():
         for start in (0, 2, 4)
     ]
     return Dataset.from_list(rows)
+
+
+@pytest.fixture
+def uneven():
+    """Eight rows with one to four targets each."""
+    items = list(TITLES)
+    rows = [
+        {
+            "user_id": user,
+            "item_ids": [items[(user + 5 * place) % 12] for place in range(8)],
+            "target_positions": list(range(7 - user % 4, 8)),
+        }
+        for user in range(8)
+    ]
+    return Dataset.from_list(rows)

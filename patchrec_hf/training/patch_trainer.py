@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -16,25 +15,15 @@ from peft import PeftConfig, PeftModel
 from peft.utils import AuxiliaryTrainingWrapper
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
-from trl import SFTTrainer
+from transformers.trainer_utils import TrainOutput
 
 from ..batches.collators import PatchDataCollator
-from ..batches.filled import FilledDataset
 from ..batches.statistics import BatchSums, StepStatistics
-from ..data.row_facts import check_same_catalog
-from ..data.rows import check_rows, rows_checksum
-from ..evaluation.models import evaluate_model
-from ..evaluation.report import EvaluationReport
-from ..hub.model_card import describe_rows, describe_training, make_model_card
+from ..data.rows import rows_checksum
 from ..runtime.adapters import complete_lora_config
 from ..runtime.encoding import IGNORED_LABEL
-from ..runtime.hub_files import require_token
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.progress import no_bars_in_files
-from ..runtime.ranking import Method
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
 from .checkpoints import check_resumable, last_checkpoint, warn_of_ignored_settings
@@ -43,23 +32,24 @@ from .inputs import (
     check_data_sets,
     check_precision,
     complete_collator,
-    evaluation_sets,
     first_train_rows,
     is_prompt_learning,
     load_trainable,
     own_arguments,
     set_objective,
 )
-from .loaders import data_seed, make_eval_loader, make_stream, make_train_loader
+from .loaders import data_seed, make_stream, make_train_loader
 from .log_blocks import show_blocks
 from .memory import MemoryEstimate
 from .memory_events import MemoryEvents, estimate_training
 from .model_init import ModelInit, check_goal, check_model_init, check_searched, eval_loss, restart
+from .ranking_evaluation import RankingEvaluation
 from .signature import explain_call
 from .step_events import StepEvents, check_loss
+from .trainer_files import TrainerFiles
 
 
-class PatchTrainer(SFTTrainer):
+class PatchTrainer(RankingEvaluation, TrainerFiles):
     """
     Base of [`PatchFinetuneTrainer`] and [`PatchPretrainTrainer`], which choose the collator that encodes rows.
 
@@ -72,16 +62,8 @@ class PatchTrainer(SFTTrainer):
         TypeError, ValueError, FloatingPointError: As [`PatchFinetuneTrainer`] does.
     """
 
-    stage: ClassVar[str]
-    """Name of the stage in checkpoints and model cards."""
     collator_class: ClassVar[type[PatchDataCollator]]
     config_class: ClassVar[type[PatchFinetuneConfig]]
-    card_tags: ClassVar[tuple[str, ...]] = ("patchrec", "recommender-system", "trl", "sft")
-
-    args: PatchFinetuneConfig
-    data_collator: PatchDataCollator
-    processing_class: PatchRecProcessor
-    model: torch.nn.Module
 
     @explain_call
     def __init__(
@@ -196,50 +178,6 @@ class PatchTrainer(SFTTrainer):
             lengths=self._row_lengths,
         )
         return self.accelerator.prepare(loader)
-
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """
-        Evaluates; see [`~transformers.Trainer.evaluate`].
-
-        Args:
-            eval_dataset ([`~datasets.Dataset`], `dict[str, Dataset]` or `str`, *optional*):
-                Rows, named rows, or the name of one of the trainer's evaluation sets. The trainer's `eval_dataset` if
-                not given.
-
-        Raises:
-            TypeError, ValueError: If rows fail [`check_rows`], or there are none.
-        """
-        evaluation_sets(eval_dataset)
-        return super().evaluate(eval_dataset, *args, **kwargs)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """
-        Returns the loader of evaluation batches, in the order of the rows.
-
-        Args:
-            eval_dataset (`str` or [`~datasets.Dataset`], *optional*):
-                Rows, or the name of one of the trainer's evaluation sets. The trainer's `eval_dataset` if not given.
-
-        Raises:
-            ValueError: If there are no rows.
-        """
-        if isinstance(eval_dataset, str):
-            eval_dataset = cast(dict[str, Dataset], self.eval_dataset)[eval_dataset]
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        if dataset is None:
-            raise ValueError("The trainer has no `eval_dataset`. Pass one here, or when you make the trainer.")
-        return self.get_test_dataloader(dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """
-        Returns a loader of batches of the given rows, in their order.
-
-        Raises:
-            TypeError, ValueError: If the rows are wrong (see [`check_rows`]).
-        """
-        check_rows(test_dataset, self.processing_class.max_history)
-        check_same_catalog(test_dataset, self.processing_class.catalog)
-        return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 
     @cached_property
     def _row_lengths(self) -> np.ndarray | None:
@@ -450,153 +388,3 @@ class PatchTrainer(SFTTrainer):
 
     def _checkpoint_facts(self) -> dict[str, Any]:
         return {**self._run_facts(), **self._optimizer_facts(), "num_tokens": self._count_tokens()}
-
-    # Evaluation
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """
-        Computes the loss and ranks the catalog.
-
-        The predictions that `predict` returns are the ranked item ids of each target, of shape `(num_targets, k)`:
-        best first, with -1 after the end of a shorter ranking. The label ids are the targets' item ids, of shape
-        `(num_targets,)`. k is the largest of `eval_ks`, or 20 if there is none.
-        """
-        if prediction_loss_only is None:
-            prediction_loss_only = self.args.prediction_loss_only
-        self._eval_statistics = StepStatistics()
-        output = super().evaluation_loop(
-            dataloader, description, True, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix
-        )
-        # The mean over all labels does not depend on how batches and processes divide them.
-        sums = cast(BatchSums, self._eval_statistics.reduce(self.accelerator))
-        metrics = {"loss": sums.mean_loss, **sums.prediction_metrics()}
-        if sums.scored_labels + sums.item_targets > 0:  # as SFTTrainer logs it
-            metrics["num_tokens"] = self._total_train_tokens
-        predictions: Any = None
-        label_ids = None
-        # The catalog is ranked here, so that logging, early stopping and the choice of the best checkpoint see the
-        # metrics.
-        if self.args.eval_ks or not prediction_loss_only:
-            with self.compute_loss_context_manager():
-                report = evaluate_model(
-                    self._patchrec_model,
-                    self.processing_class,
-                    cast(FilledDataset, dataloader.dataset).dataset,
-                    seed=self.data_collator.seed,
-                    k=max(self.args.eval_ks, default=20),
-                    method=self._eval_method,
-                    max_rows=self.args.eval_max_rows if self.is_in_train else None,
-                    max_title_tokens=self.args.eval_max_title_tokens if self._eval_method == "exact" else None,
-                    keep_rankings=not prediction_loss_only,
-                    batch_size=self.args.per_device_eval_batch_size,
-                    show_progress=not self.args.disable_tqdm,
-                )
-            if self.args.eval_ks:
-                metrics |= report.metrics(self.args.eval_ks)
-            if not prediction_loss_only:
-                predictions = np.array(report.targets["ranked_ids"].to_list())
-                label_ids = report.targets["target_id"].to_numpy()
-        named = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
-        return output._replace(
-            predictions=predictions, label_ids=label_ids, metrics={**(output.metrics or {}), **named}
-        )
-
-    @property
-    def _eval_method(self) -> Method:
-        default = "exact" if self.args.objective == "title" else "item"
-        return cast(Method, self.args.eval_method or default)
-
-    # Files
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves model, processor and model card; see [`~transformers.Trainer.save_model`]."""
-        if _internal_call and self.is_in_train and output_dir is not None:  # a checkpoint, whatever made Trainer save
-            check_loss(self._train_statistics, self.args.learning_rate)
-            self._checkpoints.begin(output_dir)
-        with no_bars_in_files():
-            super().save_model(output_dir, _internal_call)
-        directory = Path(output_dir or str(self.args.output_dir))
-        if self.args.should_save:
-            (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
-            if isinstance(self.model, PeftModel):  # PEFT reads the config if another adapter is trained on this one
-                self.model.get_base_model().config.save_pretrained(directory)
-        self._write_card(directory)  # also replaces the empty template that PEFT writes
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Creates the repository; see [`~transformers.Trainer.init_hf_repo`]."""
-        if self.is_world_process_zero():
-            require_token(token or self.args.hub_token)
-        super().init_hf_repo(token=token, private=private)
-
-    def create_model_card(  # type: ignore[override]
-        self,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
-        results: EvaluationReport | None = None,
-    ) -> None:
-        """
-        Writes the model card to `output_dir/README.md`. [`~transformers.Trainer.push_to_hub`] passes its arguments to
-        this method. `save_model` and every checkpoint write a card of their own beside the model.
-
-        Args:
-            model_name (`str`, *optional*):
-                Name of the repository, used if training has no `hub_model_id` yet. The path of the directory if not
-                given.
-            dataset_name (`str`, *optional*):
-                Name of the data set in the card.
-            tags (`str` or `list[str]`, *optional*):
-                Further tags of the card.
-            results ([`EvaluationReport`], *optional*):
-                The metrics. If not given, the card shows the metrics of the trainer's last evaluation.
-        """
-        if self.is_in_train and not self.args.push_to_hub:
-            return  # SFTTrainer is about to save a checkpoint. The output directory itself holds no model.
-        self._write_card(Path(str(self.args.output_dir)), model_name, dataset_name, tags, results)
-
-    def _write_card(
-        self,
-        directory: Path,
-        model_name: str | None = None,
-        dataset_name: str | None = None,
-        tags: str | list[str] | None = None,
-        results: EvaluationReport | None = None,
-    ) -> None:
-        """Writes the card of the model in `directory`. See `create_model_card` for the arguments."""
-        if not self.is_world_process_zero():
-            return
-        base_model = self._patchrec_model.config.text_config._name_or_path
-        evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
-        last_metrics = {key.removeprefix("eval_"): value for key, value in (evaluations or [{}])[-1].items()}
-        make_model_card(
-            self.processing_class,
-            self.hub_model_id or model_name or str(directory),
-            results=results or last_metrics,
-            dataset_name=dataset_name,
-            base_model=base_model if base_model and not os.path.isdir(base_model) else None,
-            data=self._row_facts,
-            training={
-                "stage": self.stage,
-                "what was trained": "an adapter" if isinstance(self.model, PeftModel) else "all weights",
-                "tree packing": self.data_collator.tree_packing,
-                **describe_training(self.args, self.state),
-                "positions read": f"{self._total_train_tokens:.0f}",
-            },
-            tags=[*self.card_tags, *([tags] if isinstance(tags, str) else tags or [])],
-        ).save(directory / "README.md")
-
-    @cached_property
-    def _row_facts(self) -> dict[str, str]:
-        return {} if self._stream is not None else describe_rows(cast(Dataset, self.train_dataset))
-
-    @property
-    def _patchrec_model(self) -> PatchRecForCausalLM:
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model

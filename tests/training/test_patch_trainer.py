@@ -5,7 +5,6 @@ import dataclasses
 import math
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,7 @@ from datasets import Dataset
 from item_parts import item_model, item_processor
 from peft import LoraConfig, PromptTuningConfig
 from trainer_parts import STAGES, as_stream, logged
-from transformers import BloomConfig, BloomForCausalLM, TrainerCallback, TrainerState
+from transformers import BloomConfig, BloomForCausalLM, TrainerState
 from trl import RichProgressCallback, SFTTrainer
 
 from patchrec_hf import (
@@ -25,14 +24,8 @@ from patchrec_hf import (
     PatchPretrainConfig,
     PatchPretrainTrainer,
     PatchRecForCausalLM,
-    PatchRecommender,
-    evaluate_model,
-    last_checkpoint,
 )
-from patchrec_hf.batches.filled import FilledDataset, FillerRow
 from patchrec_hf.batches.sampling import ScheduledRow
-from patchrec_hf.hub.model_card import write_results
-from patchrec_hf.training import patch_trainer
 
 
 def batches(trainer):
@@ -95,64 +88,6 @@ def test_resuming_gives_the_unbroken_run(make_trainer, tmp_path, workers):
     check_resumed_run(make_trainer, tmp_path, kwargs)
 
 
-def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
-    trainer = make_trainer(
-        "finetune",
-        eval_dataset=rows,
-        eval_strategy="steps",
-        eval_steps=3,
-        save_strategy="steps",
-        save_steps=3,
-        load_best_model_at_end=True,
-        metric_for_best_model="hr@5",
-        greater_is_better=True,
-    )
-    trainer.train()
-    assert trainer.state.best_metric == max(logged(trainer, "eval_hr@5"))
-    metrics = trainer.evaluate()
-    assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_titles"}
-    ranked = evaluate_model(trainer.model, trainer.processing_class, rows, k=10, show_progress=False)
-    assert metrics["eval_hr@10"] == np.mean(ranked.targets["item_rank"].to_numpy() <= 10)
-    assert metrics["eval_title_hr@10"] == np.mean(ranked.targets["title_rank"].to_numpy() <= 10)
-
-
-@pytest.mark.parametrize("kwargs", [{}, {"dataloader_drop_last": True}])
-@pytest.mark.parametrize("batch_size", [1, 4, 14])
-def test_evaluation_loss_is_a_mean_over_all_labels(make_trainer, rows, batch_size, kwargs):
-    """The mean does not depend on the batch size, although batches hold unequal numbers of labels."""
-    trainer = make_trainer("finetune", eval_dataset=rows, per_device_eval_batch_size=batch_size, eval_ks=[], **kwargs)
-    with torch.no_grad():
-        expected = trainer.model(**trainer.data_collator(list(rows))).loss.item()
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_fillers_of_an_evaluation_have_no_labels(rows, processor):
-    filled = FilledDataset(rows, rows_per_forward=4)
-    assert len(filled) == 16
-    batch = [filled[index] for index in range(12, 16)]
-    assert [isinstance(row, FillerRow) for row in batch] == [False, False, True, True]
-    for packs in (False, True):
-        collated = PatchDataCollator(processor, tree_packing=packs)(batch)
-        whole = PatchDataCollator(processor, tree_packing=packs)(batch[:2])
-        labels, expected = ([row[row != -100].tolist() for row in part["labels"]] for part in (collated, whole))
-        assert [row for row in labels if row] == expected
-
-
-def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch):
-    caps = []
-    monkeypatch.setattr(
-        patch_trainer,
-        "evaluate_model",
-        lambda *args, **kwargs: (caps.append(kwargs["max_rows"]), evaluate_model(*args, **kwargs))[1],
-    )
-    trainer = make_trainer(
-        "finetune", eval_dataset=rows, eval_strategy="steps", eval_steps=3, max_steps=3, eval_max_rows=2
-    )
-    trainer.train()
-    trainer.evaluate()
-    assert caps == [2, None]
-
-
 @pytest.mark.parametrize("tree_packing", [False, True])
 def test_head_projects_labelled_positions_only(make_trainer, rows, tree_packing):
     projected = []
@@ -198,47 +133,6 @@ def test_nan_loss_is_an_error(make_trainer):
         trainer.model.get_input_embeddings().weight[:] = math.nan
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 0.*learning_rate"):
         trainer.train()
-
-
-def test_saved_checkpoint_recommends(make_trainer, tmp_path):
-    trainer = make_trainer("finetune", max_steps=1)
-    trainer.train()
-    trainer.save_model(str(tmp_path / "final"))
-    recommender = PatchRecommender.from_pretrained(tmp_path / "final")
-    expected = PatchRecommender(trainer.model, trainer.processing_class).recommend([10, 11], k=3)
-    recommended = recommender.recommend([10, 11], k=3)
-    assert [item.item_id for item in recommended] == [item.item_id for item in expected]
-    assert [item.score for item in recommended] == pytest.approx([item.score for item in expected])
-
-
-def test_model_card(make_trainer, rows, tmp_path):
-    trainer = make_trainer("finetune", eval_dataset=rows, max_steps=1, eval_strategy="steps", eval_steps=1)
-    trainer.train()
-    trainer.create_model_card(model_name="my-recommender")
-    card = (tmp_path / "run" / "README.md").read_text()
-    assert "my-recommender" in card
-    assert "ItemPatchLayout(num_text_items=2)" in card
-    assert "| hr@5 |" in card
-
-
-def test_the_card_stands_beside_the_model(make_trainer, rows, tmp_path, monkeypatch):
-    """Its snippet loads the directory that it stands in, and its table holds what was measured."""
-    monkeypatch.chdir(tmp_path)
-    settings = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    trainer = make_trainer("finetune", eval_dataset=rows, output_dir="run", **settings)
-    trainer.train()
-    trainer.save_model("final")
-    assert not Path("run/README.md").exists()  # the directory of checkpoints holds no model
-    for directory in ("final", "run/checkpoint-1"):
-        card = Path(directory, "README.md").read_text()
-        assert f"from_pretrained({directory!r})".replace("'", '"') in card
-        assert "| hr@5 |" in card
-        assert PatchRecommender.from_pretrained(directory).recommend([10, 11], k=1)
-    write_results("final", {"hr@5": 0.25}, "Twelve Books")
-    card = Path("final/README.md").read_text()
-    assert "| hr@5 | 0.2500 |" in card
-    assert card.count("hr@5") == 2  # the table and the metadata
-    assert "Twelve Books" in card
 
 
 def test_loss_outside_training(make_trainer, rows):
@@ -316,14 +210,6 @@ def test_what_was_fed_is_counted(make_trainer, blocks):
     assert logged(padded, "padding_share") == [pytest.approx(1 - np.mean(lengths) / max(lengths))]
 
 
-def test_packed_evaluation_loss(make_trainer, blocks):
-    padded, packed = (
-        make_trainer("finetune", train_dataset=blocks, tree_packing=packing, per_device_eval_batch_size=6)
-        for packing in (False, True)
-    )
-    assert packed.evaluate(blocks)["eval_loss"] == pytest.approx(padded.evaluate(blocks)["eval_loss"], rel=1e-5)
-
-
 def make_alibi(catalog, tokenizer):
     config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2)
     return PatchRecForCausalLM.from_backbone(BloomForCausalLM(config), tokenizer)
@@ -370,16 +256,6 @@ def test_batches_of_one_length(make_trainer):
         users[strategy] = sorted(index.row_number for index in first_epoch(trainer))
     assert shares["group_by_length"] < 0.5 * shares["random"]
     assert users["group_by_length"] == list(range(40))
-
-
-def test_grouped_batches_are_evaluated_in_order(make_trainer, rows):
-    """The base class would group evaluation rows too, by a length that they do not have."""
-    trainer = make_trainer(
-        "finetune", eval_dataset=rows, train_sampling_strategy="group_by_length", eval_strategy="steps", eval_steps=3
-    )
-    trainer.train()
-    expected = make_trainer("finetune", model=trainer.model, eval_dataset=rows).evaluate()
-    assert logged(trainer, "eval_loss")[-1] == pytest.approx(expected["eval_loss"])
 
 
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
@@ -516,13 +392,6 @@ def test_a_stream_resumes_where_it_stopped(make_trainer, rows, tmp_path, accumul
         assert torch.equal(one, other)
 
 
-def test_the_card_of_a_model_trained_on_a_stream(make_trainer, rows, tmp_path):
-    trainer = make_trainer(train_dataset=as_stream(rows), max_steps=1)
-    trainer.train()
-    trainer.create_model_card()
-    assert "PatchRec pre-training" in (tmp_path / "run" / "README.md").read_text()
-
-
 def test_the_users_arguments_are_never_written_to(make_trainer, rows, tmp_path):
     """The trainer has a copy: a second stage can be configured from the first one's arguments."""
     args = PatchPretrainConfig(
@@ -538,35 +407,6 @@ def test_the_users_arguments_are_never_written_to(make_trainer, rows, tmp_path):
     assert args.to_dict() == before
     assert dataclasses.replace(args, output_dir=str(tmp_path / "other")).max_steps == 2
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
-
-
-def test_predictions_are_ranked_item_ids(make_trainer, rows):
-    trainer = make_trainer("finetune", eval_ks=[3])
-    with torch.no_grad():  # large weights, so that users get different rankings
-        for weight in trainer.model.parameters():
-            weight.mul_(8)
-    output = trainer.predict(rows)
-    assert output.predictions.shape == (len(rows), 3)
-    assert output.label_ids.tolist() == [row["item_ids"][-1] for row in rows]
-    ranked = evaluate_model(
-        trainer.model, trainer.processing_class, rows, k=3, keep_rankings=True, show_progress=False
-    )
-    assert len(np.unique(output.predictions, axis=0)) > 1
-    assert output.predictions.tolist() == ranked.targets["ranked_ids"].to_list()
-    assert output.metrics["test_loss"] == pytest.approx(trainer.evaluate(rows)["eval_loss"])
-
-
-def test_predictions_need_no_metrics(make_trainer, rows):
-    output = make_trainer("finetune", eval_ks=[]).predict(rows.select(range(2)))
-    assert output.predictions.shape == (2, 11)  # of 20, as two items have one title
-    assert not any("hr@" in name for name in output.metrics)
-
-
-def test_evaluation_rows_with_a_column_progress_are_no_twins(make_trainer, rows):
-    trainer = make_trainer("pretrain")
-    more = rows.add_column("progress", [0.5] * len(rows)).add_column("is_filler", [True] * len(rows))
-    batch, expected = trainer.data_collator(list(more)), trainer.data_collator(list(rows))
-    assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("max_steps", [3, 4, 6])
@@ -591,18 +431,6 @@ def test_a_finished_stream_takes_no_further_step(make_trainer, rows):
     assert again.state.global_step == 2
 
 
-@pytest.mark.parametrize("settings", [{"logging_steps": 100}, {"logging_steps": 100, "save_steps": 2}])
-def test_a_loss_that_is_no_number_is_never_saved(make_trainer, tmp_path, settings):
-    """It is found at the next log entry, save or end of an epoch, and the message names the step it began at."""
-    trainer = make_trainer("finetune", save_strategy="steps", **{"save_steps": 100} | settings)
-    with torch.no_grad():
-        trainer.model.get_input_embeddings().weight[:] = math.nan
-    with pytest.raises(FloatingPointError, match="loss is nan at step 0"):
-        trainer.train()
-    assert trainer.state.global_step <= 4
-    assert last_checkpoint(tmp_path / "run") is None
-
-
 def test_num_tokens_continue_after_resuming(make_trainer, tmp_path):
     """The checkpoint holds the token count of step 4, which was not logged before."""
     unbroken = make_trainer(output_dir=str(tmp_path / "unbroken"), logging_steps=3)
@@ -612,52 +440,6 @@ def test_num_tokens_continue_after_resuming(make_trainer, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert logged(resumed, "num_tokens") == logged(unbroken, "num_tokens")
     assert len(logged(resumed, "num_tokens")) == 2
-
-
-class SavesLate(TrainerCallback):
-    """Decides to save after all other callbacks have seen the step."""
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_save = control.should_log = True
-
-
-def test_a_callback_that_is_added_later_saves_no_bad_model(make_trainer, tmp_path):
-    trainer = make_trainer("finetune", logging_steps=100)
-    trainer.add_callback(SavesLate())
-    with torch.no_grad():
-        trainer.model.get_input_embeddings().weight[:] = math.nan
-    with pytest.raises(FloatingPointError, match="loss is nan at step 0"):
-        trainer.train()
-    assert last_checkpoint(tmp_path / "run") is None
-
-
-@pytest.mark.parametrize("strategy", ["best", "late"])
-def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(
-    make_trainer, rows, tmp_path, monkeypatch, strategy
-):
-    """No save strategy leaves an old mark on a checkpoint that is being rewritten."""
-    settings = {"max_steps": 2, "eval_dataset": rows, "eval_ks": []}
-    if strategy == "best":
-        settings |= {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 2}
-        settings |= {"metric_for_best_model": "loss", "greater_is_better": False}
-    seen, save = [], PatchRecForCausalLM.save_pretrained
-
-    def noted(model, *args, **kwargs):
-        seen.append(last_checkpoint(tmp_path / "run"))
-        save(model, *args, **kwargs)
-
-    monkeypatch.setattr(PatchRecForCausalLM, "save_pretrained", noted)
-    for _ in range(2):
-        trainer = make_trainer("finetune", **settings)
-        if strategy == "late":
-            trainer.add_callback(SavesLate())
-        trainer.train()
-    first, last = (str(tmp_path / "run" / f"checkpoint-{step}") for step in (1, 2))
-    # While checkpoint-2 is written again, checkpoint-1 is the last whole one, if there is one.
-    assert seen == ([None, None] if strategy == "best" else [None, first, last, first])
-    assert last_checkpoint(tmp_path / "run") == last
-    trainer.evaluate()
-    assert last_checkpoint(tmp_path / "run") == last
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -689,34 +471,7 @@ def test_the_models_tags_name_the_library(make_trainer):
     assert {"patchrec", "trl"} <= set(make_trainer("finetune").model.model_tags)
 
 
-@pytest.mark.parametrize("kind", ["empty", "dict", "columns"])
-def test_rows_to_predict_are_checked(make_trainer, rows, kind):
-    trainer = make_trainer("finetune")
-    wrong = {
-        "empty": rows.select([]),
-        "dict": datasets.DatasetDict(test=rows),
-        "columns": rows.remove_columns("user_id"),
-    }
-    with pytest.raises((TypeError, ValueError), match=r"is empty|got `DatasetDict`|got the columns \['item_ids'"):
-        trainer.predict(wrong[kind])
-
-
 OBJECTIVES = ["item", "both"]
-
-
-@pytest.fixture
-def uneven():
-    """Eight rows with one to four targets each."""
-    items = list(TITLES)
-    rows = [
-        {
-            "user_id": user,
-            "item_ids": [items[(user + 5 * place) % 12] for place in range(8)],
-            "target_positions": list(range(7 - user % 4, 8)),
-        }
-        for user in range(8)
-    ]
-    return Dataset.from_list(rows)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -786,20 +541,6 @@ def test_packed_item_training_is_padded_training(make_trainer, processor, uneven
     assert packed.evaluate()["eval_loss"] == pytest.approx(padded.evaluate()["eval_loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_evaluation_loss_is_a_mean_over_all_targets(make_trainer, processor, uneven, batch_size, objective):
-    """Fillers fill the last batch and count nothing. Negatives are drawn in training only."""
-    trainer = make_trainer(
-        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=uneven, eval_ks=[],
-        objective=objective, per_device_eval_batch_size=batch_size, num_negatives=2, tree_packing=False,
-    )  # fmt: skip
-    trainer.model.eval()
-    with torch.no_grad():
-        expected = trainer.model(**trainer.data_collator(list(uneven))).loss.item()
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
-
-
 @pytest.mark.parametrize("num_negatives", [None, 5])
 def test_resuming_an_item_run_gives_the_unbroken_run(make_trainer, processor, tmp_path, num_negatives):
     kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
@@ -808,50 +549,6 @@ def test_resuming_an_item_run_gives_the_unbroken_run(make_trainer, processor, tm
     check_resumed_run(make_trainer, tmp_path, kwargs)
     with pytest.raises(ValueError, match="objective: old 'item', new 'both'"):
         make_trainer(**{**kwargs, "objective": "both"}).train(str(tmp_path / "broken" / "checkpoint-5"))
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_evaluation_ranks_by_items(make_trainer, processor, rows, objective):
-    trainer = make_trainer(
-        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[3, 5],
-        objective=objective,
-    )  # fmt: skip
-    metrics = trainer.evaluate()
-    report = evaluate_model(
-        trainer.model, trainer.processing_class, rows, k=5, method="item", keep_rankings=True, show_progress=False
-    )
-    ranks = report.targets["item_rank"].to_numpy()
-    assert metrics["eval_hr@3"] == np.mean(ranks <= 3)
-    assert metrics["eval_hr@5"] == np.mean(ranks <= 5)
-    assert trainer.predict(rows).predictions.tolist() == report.targets["ranked_ids"].to_list()
-    by_title = make_trainer(
-        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[5],
-        objective=objective, eval_method="exact",
-    )  # fmt: skip
-    report = evaluate_model(by_title.model, by_title.processing_class, rows, k=5, method="exact", show_progress=False)
-    assert by_title.evaluate()["eval_hr@5"] == np.mean(report.targets["item_rank"].to_numpy() <= 5)
-
-
-def test_a_title_run_ranks_by_titles_also_with_a_head(make_trainer, processor, rows):
-    trainer = make_trainer(
-        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[5]
-    )
-    report = evaluate_model(trainer.model, trainer.processing_class, rows, k=5, method="exact", show_progress=False)
-    assert trainer.evaluate()["eval_hr@5"] == np.mean(report.targets["item_rank"].to_numpy() <= 5)
-
-
-def test_a_saved_item_checkpoint_recommends_by_items(make_trainer, processor, tmp_path):
-    trainer = make_trainer("finetune", processing_class=item_processor(processor), objective="item")
-    trainer.train()
-    trainer.save_model(str(tmp_path / "final"))
-    expected = PatchRecommender(trainer.model, trainer.processing_class).recommend([10, 11, 12], k=5)
-    again = PatchRecommender.from_pretrained(tmp_path / "final")
-    assert again.model.item_head.item_ids.tolist() == list(TITLES)
-    for arguments in ({}, {"method": "item"}):
-        found = again.recommend([10, 11, 12], k=5, **arguments)
-        assert [item.item_id for item in found] == [item.item_id for item in expected]
-        assert [item.score for item in found] == pytest.approx([item.score for item in expected], rel=1e-5)
-    assert again.recommend([10, 11, 12], k=5, method="exact")[0].score < 0 < expected[0].score
 
 
 def test_an_item_loss_that_is_no_number_is_an_error(make_trainer, processor):

@@ -1,0 +1,179 @@
+"""Evaluation in a trainer: losses, rankings and predictions."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from item_parts import item_model, item_processor
+from trainer_parts import logged
+
+from patchrec_hf import (
+    PatchDataCollator,
+    evaluate_model,
+)
+from patchrec_hf.batches.filled import FilledDataset, FillerRow
+from patchrec_hf.training import patch_trainer
+
+
+OBJECTIVES = ["item", "both"]
+
+
+def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
+    trainer = make_trainer(
+        "finetune",
+        eval_dataset=rows,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="hr@5",
+        greater_is_better=True,
+    )
+    trainer.train()
+    assert trainer.state.best_metric == max(logged(trainer, "eval_hr@5"))
+    metrics = trainer.evaluate()
+    assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_titles"}
+    ranked = evaluate_model(trainer.model, trainer.processing_class, rows, k=10, show_progress=False)
+    assert metrics["eval_hr@10"] == np.mean(ranked.targets["item_rank"].to_numpy() <= 10)
+    assert metrics["eval_title_hr@10"] == np.mean(ranked.targets["title_rank"].to_numpy() <= 10)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"dataloader_drop_last": True}])
+@pytest.mark.parametrize("batch_size", [1, 4, 14])
+def test_evaluation_loss_is_a_mean_over_all_labels(make_trainer, rows, batch_size, kwargs):
+    """The mean does not depend on the batch size, although batches hold unequal numbers of labels."""
+    trainer = make_trainer("finetune", eval_dataset=rows, per_device_eval_batch_size=batch_size, eval_ks=[], **kwargs)
+    with torch.no_grad():
+        expected = trainer.model(**trainer.data_collator(list(rows))).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_fillers_of_an_evaluation_have_no_labels(rows, processor):
+    filled = FilledDataset(rows, rows_per_forward=4)
+    assert len(filled) == 16
+    batch = [filled[index] for index in range(12, 16)]
+    assert [isinstance(row, FillerRow) for row in batch] == [False, False, True, True]
+    for packs in (False, True):
+        collated = PatchDataCollator(processor, tree_packing=packs)(batch)
+        whole = PatchDataCollator(processor, tree_packing=packs)(batch[:2])
+        labels, expected = ([row[row != -100].tolist() for row in part["labels"]] for part in (collated, whole))
+        assert [row for row in labels if row] == expected
+
+
+def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch):
+    caps = []
+    monkeypatch.setattr(
+        patch_trainer,
+        "evaluate_model",
+        lambda *args, **kwargs: (caps.append(kwargs["max_rows"]), evaluate_model(*args, **kwargs))[1],
+    )
+    trainer = make_trainer(
+        "finetune", eval_dataset=rows, eval_strategy="steps", eval_steps=3, max_steps=3, eval_max_rows=2
+    )
+    trainer.train()
+    trainer.evaluate()
+    assert caps == [2, None]
+
+
+def test_packed_evaluation_loss(make_trainer, blocks):
+    padded, packed = (
+        make_trainer("finetune", train_dataset=blocks, tree_packing=packing, per_device_eval_batch_size=6)
+        for packing in (False, True)
+    )
+    assert packed.evaluate(blocks)["eval_loss"] == pytest.approx(padded.evaluate(blocks)["eval_loss"], rel=1e-5)
+
+
+def test_grouped_batches_are_evaluated_in_order(make_trainer, rows):
+    """The base class would group evaluation rows too, by a length that they do not have."""
+    trainer = make_trainer(
+        "finetune", eval_dataset=rows, train_sampling_strategy="group_by_length", eval_strategy="steps", eval_steps=3
+    )
+    trainer.train()
+    expected = make_trainer("finetune", model=trainer.model, eval_dataset=rows).evaluate()
+    assert logged(trainer, "eval_loss")[-1] == pytest.approx(expected["eval_loss"])
+
+
+def test_predictions_are_ranked_item_ids(make_trainer, rows):
+    trainer = make_trainer("finetune", eval_ks=[3])
+    with torch.no_grad():  # large weights, so that users get different rankings
+        for weight in trainer.model.parameters():
+            weight.mul_(8)
+    output = trainer.predict(rows)
+    assert output.predictions.shape == (len(rows), 3)
+    assert output.label_ids.tolist() == [row["item_ids"][-1] for row in rows]
+    ranked = evaluate_model(
+        trainer.model, trainer.processing_class, rows, k=3, keep_rankings=True, show_progress=False
+    )
+    assert len(np.unique(output.predictions, axis=0)) > 1
+    assert output.predictions.tolist() == ranked.targets["ranked_ids"].to_list()
+    assert output.metrics["test_loss"] == pytest.approx(trainer.evaluate(rows)["eval_loss"])
+
+
+def test_predictions_need_no_metrics(make_trainer, rows):
+    output = make_trainer("finetune", eval_ks=[]).predict(rows.select(range(2)))
+    assert output.predictions.shape == (2, 11)  # of 20, as two items have one title
+    assert not any("hr@" in name for name in output.metrics)
+
+
+def test_evaluation_rows_with_a_column_progress_are_no_twins(make_trainer, rows):
+    trainer = make_trainer("pretrain")
+    more = rows.add_column("progress", [0.5] * len(rows)).add_column("is_filler", [True] * len(rows))
+    batch, expected = trainer.data_collator(list(more)), trainer.data_collator(list(rows))
+    assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("kind", ["empty", "dict", "columns"])
+def test_rows_to_predict_are_checked(make_trainer, rows, kind):
+    trainer = make_trainer("finetune")
+    wrong = {
+        "empty": rows.select([]),
+        "dict": datasets.DatasetDict(test=rows),
+        "columns": rows.remove_columns("user_id"),
+    }
+    with pytest.raises((TypeError, ValueError), match=r"is empty|got `DatasetDict`|got the columns \['item_ids'"):
+        trainer.predict(wrong[kind])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_evaluation_loss_is_a_mean_over_all_targets(make_trainer, processor, uneven, batch_size, objective):
+    """Fillers fill the last batch and count nothing. Negatives are drawn in training only."""
+    trainer = make_trainer(
+        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=uneven, eval_ks=[],
+        objective=objective, per_device_eval_batch_size=batch_size, num_negatives=2, tree_packing=False,
+    )  # fmt: skip
+    trainer.model.eval()
+    with torch.no_grad():
+        expected = trainer.model(**trainer.data_collator(list(uneven))).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_evaluation_ranks_by_items(make_trainer, processor, rows, objective):
+    trainer = make_trainer(
+        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[3, 5],
+        objective=objective,
+    )  # fmt: skip
+    metrics = trainer.evaluate()
+    report = evaluate_model(
+        trainer.model, trainer.processing_class, rows, k=5, method="item", keep_rankings=True, show_progress=False
+    )
+    ranks = report.targets["item_rank"].to_numpy()
+    assert metrics["eval_hr@3"] == np.mean(ranks <= 3)
+    assert metrics["eval_hr@5"] == np.mean(ranks <= 5)
+    assert trainer.predict(rows).predictions.tolist() == report.targets["ranked_ids"].to_list()
+    by_title = make_trainer(
+        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[5],
+        objective=objective, eval_method="exact",
+    )  # fmt: skip
+    report = evaluate_model(by_title.model, by_title.processing_class, rows, k=5, method="exact", show_progress=False)
+    assert by_title.evaluate()["eval_hr@5"] == np.mean(report.targets["item_rank"].to_numpy() <= 5)
+
+
+def test_a_title_run_ranks_by_titles_also_with_a_head(make_trainer, processor, rows):
+    trainer = make_trainer(
+        "finetune", model=item_model(), processing_class=item_processor(processor), eval_dataset=rows, eval_ks=[5]
+    )
+    report = evaluate_model(trainer.model, trainer.processing_class, rows, k=5, method="exact", show_progress=False)
+    assert trainer.evaluate()["eval_hr@5"] == np.mean(report.targets["item_rank"].to_numpy() <= 5)
