@@ -75,8 +75,7 @@ class RankingConfig:
     synchronize: bool = False
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"`k` must be at least 1, got {self.k}.")
+        check_k(self.k)
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}.")
         if self.method != "beam" and (self.num_beams is not None or self.length_penalty != 0):
@@ -96,6 +95,20 @@ class RankingConfig:
     def beam_width(self) -> int | None:
         """Prefixes that a beam search keeps at each depth; `None` for the other methods."""
         return 2 * self.k if self.method == "beam" and self.num_beams is None else self.num_beams
+
+
+def check_k(k: int) -> None:
+    """
+    Checks a number of items to return.
+
+    Raises:
+        TypeError: If `k` is no whole number.
+        ValueError: If `k` is below 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise TypeError(f"`k` must be a whole number, got {k!r}.")
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1, got {k}.")
 
 
 @dataclass(frozen=True, eq=False)
