@@ -143,7 +143,8 @@ class PatchRecommender:
         Raises:
             ValueError: If a history is empty or longer than the model's context, if a title holds an added token, if k
                 is out of range, or if nothing is left to recommend for a history.
-            TypeError: If an item is neither an id nor a title, `k` is no whole number, or the backbone cannot attend to a tree.
+            TypeError: If an item is neither an id nor a title, `k` is no whole number, or the backbone cannot attend
+                to a tree.
             KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it. The message names
                 the nearest ones.
             FloatingPointError: If the model's scores are not numbers.
