@@ -10,7 +10,7 @@ Your own log, with titles in another file, filtered until every user and item ha
 
 The script writes these files to the output directory: interactions.parquet and items.parquet, which
 `load_recommendation_data` and the other examples (with `--data_dir`) read; sequences.parquet, with one row per user;
-and README.md, the card. Raw ids are kept if they are numbers. (The release counts MovieLens' items from 0, so its ids
+and README.md, the card. Raw ids are kept. (The release counts MovieLens' items from 0, so its ids
 are one less.)
 """
 

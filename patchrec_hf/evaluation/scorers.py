@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from datasets import Dataset
@@ -56,6 +56,29 @@ def checked_scores(scorer: object, scores: np.ndarray, shape: tuple[int, int]) -
     return copy
 
 
+@runtime_checkable
+class _CatalogScorer(Protocol):
+    """A scorer that knows its catalog, as all baselines do."""
+
+    catalog: Catalog
+
+
+def check_same_items(own: Catalog, given: Catalog, name: str) -> None:
+    """
+    Checks that two catalogs hold the same ids in the same order, so that scores by catalog index mean the same items.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if np.array_equal(own.id_numbers, given.id_numbers):
+        return
+    problem = "in another order" if set(own.id_numbers) == set(given.id_numbers) else "which are not the same ids"
+    raise ValueError(
+        f"{name} was fitted on a catalog of {len(own)} items, and the given catalog has {len(given)} items, {problem}."
+        f" Scores are in the order of the catalog, so pass the catalog that it was fitted on (`catalog` of {name})."
+    )
+
+
 def evaluate_scorer(
     scorer: Scorer,
     catalog: Catalog,
@@ -85,11 +108,13 @@ def evaluate_scorer(
 
     Raises:
         ValueError: If the data set is empty, a number is out of range, the scores do not have the shape
-            `(B, num_items)`, or a score is NaN.
+            `(B, num_items)`, a score is NaN, or the scorer has a `catalog` with other items or another order.
         KeyError: If the catalog lacks an item.
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if isinstance(scorer, _CatalogScorer):
+        check_same_items(scorer.catalog, catalog, type(scorer).__name__)
     targets = find_targets(dataset, catalog, max_rows, train_dataset)
     titles = TitleGroups.from_catalog(catalog)
     parts = []

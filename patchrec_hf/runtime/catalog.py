@@ -106,7 +106,8 @@ class Catalog:
 
     def with_items(self, titles: Mapping[int, str] | Mapping[str, str]) -> Catalog:
         """
-        Returns a catalog with these items, followed by new ones.
+        Returns a catalog with these items, followed by new ones. Items that the catalog has already, with the same
+        titles, stay where they are.
 
         Args:
             titles (`Mapping[int, str]` or `Mapping[str, str]`):
@@ -114,16 +115,22 @@ class Catalog:
 
         Raises:
             TypeError: If the new ids are texts and the catalog's are whole numbers, or the reverse.
-            ValueError: If an id is already in the catalog, a title is empty, or `titles` is empty.
+            ValueError: If an id is already in the catalog with another title, or a title is empty.
         """
-        new_items = Catalog.from_titles(titles)
+        if len(titles) == 0:
+            return self
+        present = dict(zip(self.item_ids.tolist(), self.titles, strict=True))
+        new_titles: dict[Any, str] = {
+            item_id: title for item_id, title in titles.items() if present.get(item_id) != title
+        }
+        if not new_titles:
+            return self
+        new_items = Catalog.from_titles(new_titles)
         self._check_kind(new_items.item_ids)
         taken = np.intersect1d(self.item_ids, new_items.item_ids)
         if len(taken) > 0:
             free = "Choose another id" if self.has_text_ids else f"Number new items from {self.item_ids.max() + 1} on"
-            raise ValueError(
-                f"Item id {taken[0]!s} is taken by {self.titles[int(self.indices_of(taken[:1])[0])]!r}. {free}."
-            )
+            raise ValueError(f"Item id {taken[0]!s} is taken by {present[taken[0]]!r}. {free}.")
         return Catalog(np.concatenate([self.item_ids, new_items.item_ids]), (*self.titles, *new_items.titles))
 
     def __repr__(self) -> str:

@@ -108,15 +108,19 @@ def nearest_texts(text: str, choices: Sequence[str], n: int = 3) -> list[str]:
     folded = text.casefold()
     by_folded = {choice.casefold(): choice for choice in reversed(choices)}
     compared = list(by_folded)
+    reverse = folded[::-1]
+
+    def num_shared(other: str) -> int:
+        return _shared_start(folded, other) + _shared_start(reverse, other[::-1])
+
     if len(compared) > _MAX_COMPARED:  # comparing all texts of a large catalog would take seconds
-        reverse = folded[::-1]
-
-        def num_shared(other: str) -> int:
-            return _shared_start(folded, other) + _shared_start(reverse, other[::-1])
-
         alike = [other for other in compared if other[:2] == folded[:2] or other[-2:] == folded[-2:]]
         compared = nlargest(_MAX_COMPARED, alike, key=num_shared)
-    return [by_folded[match] for match in difflib.get_close_matches(folded, compared, n)]
+    matches = difflib.get_close_matches(folded, compared, _MAX_COMPARED)
+    # Among texts that are equally similar, those that begin and end alike come first: 00000 before 00100 for 0000.
+    ratios = {match: round(difflib.SequenceMatcher(None, folded, match).ratio(), 2) for match in matches[: 10 * n]}
+    best = sorted(ratios, key=lambda match: (-ratios[match], -num_shared(match)))[:n]
+    return [by_folded[match] for match in best]
 
 
 def _shared_start(one: str, other: str) -> int:

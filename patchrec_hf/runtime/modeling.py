@@ -652,7 +652,6 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         Raises:
             ValueError: If model and processor do not belong together.
         """
-        self.check_prompt(processor.prompt)
         if self.config.tokenizer_fingerprint not in (None, processor.tokenizer_fingerprint):
             raise ValueError(
                 "The processor's tokenizer is not the model's: the same ids stand for other tokens (fingerprints "
@@ -660,6 +659,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 "checkpoint, or make both from one backbone with `PatchRecProcessor.from_backbone` and "
                 "`PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)`."
             )
+        self.check_prompt(processor.prompt)
         residual = self.model.item_residual
         num_residuals = 0 if residual is None or self.item_head is None else len(self.item_head.item_ids)
         if self.item_head is not None:

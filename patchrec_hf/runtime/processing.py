@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from .trie import TitleTrie, build_trie
 from .user_histories import Item, as_batch, find_items
 
 
+_SETTINGS = ("catalog", "prompt", "layout", "max_history", "separate_patches", "item_residuals")
 PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
 """Tensors of a batch that the model reads a prompt from."""
 
@@ -126,6 +128,7 @@ class PatchRecProcessor(ProcessorMixin):
                 Passed to [`~transformers.AutoTokenizer.from_pretrained`].
         """
         check_path(backbone, kwargs)
+        _check_spelling(kwargs, "from_backbone")
         tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
         add_special_tokens(tokenizer)
         return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches, item_residuals)
@@ -454,6 +457,7 @@ class PatchRecProcessor(ProcessorMixin):
             ValueError: If the saved layout is not from this library and `layout` is not given, or if a newer version
                 of the library wrote the checkpoint.
         """
+        _check_spelling(kwargs, "from_pretrained")
         trust_remote_code = kwargs.get("trust_remote_code", False)  # if unset, transformers asks at the terminal
         with open(find_file(pretrained_model_name_or_path, PROCESSOR_NAME, kwargs), encoding="utf-8") as file:
             values = json.load(file)
@@ -472,6 +476,16 @@ class PatchRecProcessor(ProcessorMixin):
         if values.get("has_prior", False):
             processor = processor.with_prior(Prior.load(pretrained_model_name_or_path, **hub_kwargs(kwargs)))
         return processor
+
+
+def _check_spelling(kwargs: Mapping[str, Any], function: str) -> None:
+    """Checks that no keyword which a tokenizer would swallow is a misspelt setting of the processor."""
+    for name in kwargs:
+        nearest = difflib.get_close_matches(name, _SETTINGS, 1, cutoff=0.8)
+        if nearest == [name]:
+            raise TypeError(f"`{function}` takes no `{name}`: a checkpoint keeps its own.")
+        if nearest:
+            raise TypeError(f"`{function}` got an unexpected keyword `{name}`; did you mean `{nearest[0]}`?")
 
 
 def _tokenize_catalog(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> TitleTokens:

@@ -63,6 +63,11 @@ class PatchRecommender:
     """
 
     def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
+        if not isinstance(model, PatchRecForCausalLM) or not isinstance(processor, PatchRecProcessor):
+            raise TypeError(
+                f"`PatchRecommender` takes a model and its processor, got `{type(model).__name__}` and "
+                f"`{type(processor).__name__}`. `PatchRecommender.from_pretrained(directory)` loads both."
+            )
         model.check_processor(processor)
         self.model = model.eval()
         self.processor = processor
@@ -219,6 +224,8 @@ class PatchRecommender:
         check_k(k)
         catalog, scorer = self.processor.catalog, self._item_scorer
         _, batch = as_batch([item])
+        if len(batch[0]) != 1:
+            raise TypeError(f"`similar_items` takes one item, got {item!r}.")
         found = find_items(batch, catalog, self.processor.title_tokens, self.processor.tokenizer)
         vectors = F.normalize(scorer.item_vectors[:, :-1], dim=-1)
         (index,), (indices,) = found.items[0], found.matches

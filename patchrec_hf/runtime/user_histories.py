@@ -37,6 +37,10 @@ class Title:
 
     text: str
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise TypeError(f"A title must be a text, got {self.text!r}.")
+
 
 Item = int | str | Title
 """An item of a history: an id of the catalog, or a title."""
@@ -177,7 +181,10 @@ def candidate_indices(candidates: Any, num_histories: int, catalog: Catalog) -> 
     for row, item_ids in enumerate(lists):
         if not item_ids:
             raise ValueError(f"Row {row} has no candidates. Leave out `candidates` to recommend from all items.")
-    return [catalog.indices_of(item_ids) for item_ids in lists]
+    try:
+        return [catalog.indices_of(item_ids) for item_ids in lists]
+    except KeyError as error:
+        raise KeyError(f"`candidates` are ids of the catalog. {error.args[0]}") from None
 
 
 def find_items(

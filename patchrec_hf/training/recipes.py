@@ -29,7 +29,7 @@ from .patch_trainer import PatchTrainer
 from .trainers import PatchFinetuneTrainer, PatchPretrainTrainer
 
 
-FINAL_NAME, CURVES_NAME = "final", "curves.png"
+FINAL_NAME, CURVES_NAME, CARD_NAME = "final", "curves.png", "README.md"
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,8 @@ def train_stage(make_trainer: Callable[[], PatchTrainer], output_dir: str | os.P
         trainer.save_model(str(part))
         if state.is_main_process:
             plot_curves(trainer.state.log_history, part / CURVES_NAME, trainer.stage)
+            trainer.create_model_card(str(final))  # the card names the directory that the model will stand in
+            Path(output_dir, CARD_NAME).replace(part / CARD_NAME)
             part.rename(final)
     state.wait_for_everyone()
     return final

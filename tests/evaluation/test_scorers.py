@@ -8,6 +8,7 @@ from patchrec_hf import (
     Catalog,
     evaluate_scorer,
 )
+from patchrec_hf.baselines import Popularity
 
 
 class FixedScorer:
@@ -123,3 +124,11 @@ def test_warm_and_cold_targets():
     books = [([1, 2], [1]), ([1, 3, 4], [1, 2]), ([2, 5], [1])]
     report = score_books(FixedScorer([1, 2, 3, 4, 5]), *books, train_dataset=train)
     assert report.targets["is_cold"].to_list() == [False, True, False, True]
+
+
+@pytest.mark.parametrize("ids", [slice(None, None, -1), slice(0, 5)])
+def test_a_catalog_in_another_order_is_refused(catalog, rows, ids):
+    """Scores are in the order of the catalog that a baseline was fitted on."""
+    other = Catalog(catalog.item_ids[ids], catalog.titles[ids])
+    with pytest.raises(ValueError, match=r"Popularity was fitted on a catalog of 12 items.*pass the catalog"):
+        evaluate_scorer(Popularity(catalog).fit(rows), other, rows.select([]) if len(other) < 12 else rows)

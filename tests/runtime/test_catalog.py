@@ -115,6 +115,12 @@ def test_new_items_have_ids_of_the_same_kind():
         catalog.with_items({18: "Persuasion"})
 
 
+def test_items_that_the_catalog_has_already():
+    catalog = Catalog.from_titles({"B-17": "Emma", "B-18": "Poems"})
+    assert catalog.with_items({}) is catalog.with_items({"B-18": "Poems"}) is catalog
+    assert catalog.with_items({"B-18": "Poems", "B-19": "Typhoon"}).item_ids.tolist() == ["B-17", "B-18", "B-19"]
+
+
 def test_large_unsigned_ids():
     large = 2**63 + 5
     with pytest.raises(ValueError, match=rf"must fit into 64 bits with a sign, got {large}\. Write such ids as texts"):

@@ -40,5 +40,6 @@ def test_texts_have_numbers_that_never_change():
 def test_nearest_texts():
     assert nearest_texts("es-0001", ["XX-1", "ES-0010", "ES-0001"]) == ["ES-0001", "ES-0010"]
     assert nearest_texts("zzz", ["ES-0001"]) == []
+    assert nearest_texts("0000", ["00100", "00090", "00000", "00080"])[0] == "00000"
     many = [f"ES-{number:05d}" for number in range(5_000)]
     assert nearest_texts("ES-4999", many)[0] == "ES-04999"

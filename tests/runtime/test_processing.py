@@ -377,3 +377,14 @@ def test_a_class_is_no_layout(processor, model):
             call()
     with pytest.raises(TypeError, match="got None"):
         processor.with_layout(None)
+
+
+@pytest.mark.parametrize("name", ["max_histroy", "seperate_patches"])
+def test_misspelt_settings_do_not_go_to_the_tokenizer(processor, tmp_path, name):
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(TypeError, match=f"unexpected keyword `{name}`; did you mean `(max_history|separate_patches)`"):
+        PatchRecProcessor.from_pretrained(tmp_path, **{name: 5})
+    with pytest.raises(TypeError, match=f"`from_backbone` got an unexpected keyword `{name}`"):
+        PatchRecProcessor.from_backbone(tmp_path, processor.catalog, BOOK_PROMPT, **{name: 5})
+    with pytest.raises(TypeError, match="`from_pretrained` takes no `max_history`"):
+        PatchRecProcessor.from_pretrained(tmp_path, max_history=5)

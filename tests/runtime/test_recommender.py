@@ -314,3 +314,13 @@ def test_candidates_of_any_kind(recommender, candidates):
 def test_k_is_a_whole_number(recommender):
     with pytest.raises(TypeError, match=r"`k` must be a whole number, got 2\.0"):
         recommender.recommend([10], k=2.0)
+
+
+def test_a_recommender_of_other_objects(model, processor):
+    with pytest.raises(TypeError, match=r"got `PatchRecProcessor` and `PatchRecForCausalLM`.*from_pretrained"):
+        PatchRecommender(processor, model)
+
+
+def test_similar_items_of_several(by_items):
+    with pytest.raises(TypeError, match=r"takes one item, got \[10, 11\]"):
+        by_items.similar_items([10, 11])
