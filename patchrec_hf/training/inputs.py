@@ -21,6 +21,7 @@ from ..batches.collators import Objective, PatchDataCollator
 from ..data.row_facts import check_same_catalog, warn_of_other_max_history
 from ..data.rows import check_rows, read_columns
 from ..runtime.adapters import load_model
+from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Similarity
 from ..runtime.modeling import PatchRecForCausalLM
@@ -191,6 +192,7 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
         )
     patchrec_model.check_processor(processor)
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
+        check_origin(patchrec_model, processor.tokenizer, args.trust_remote_code)
         patchrec_model.config.tokenizer_fingerprint = processor.tokenizer_fingerprint
     if args.eval_method == "item" and patchrec_model.item_head is None:
         raise ValueError(

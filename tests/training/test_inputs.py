@@ -383,3 +383,17 @@ def test_the_fingerprint_of_an_old_model_is_saved_with_it(make_trainer, model, p
     model.config.tokenizer_fingerprint = None
     trainer = make_trainer("finetune", model=model)
     assert trainer.model.config.tokenizer_fingerprint == processor.tokenizer_fingerprint
+
+
+def test_an_old_checkpoint_of_another_tokenizer(make_trainer, processor, tmp_path):
+    """It has no fingerprint, so the tokenizer in its directory tells which one it was made with."""
+    name, tokenizer = other_backbone(tmp_path)
+    old = PatchRecForCausalLM.from_backbone(name, tokenizer)
+    old.config.tokenizer_fingerprint = None
+    for part in (old, tokenizer):
+        part.save_pretrained(tmp_path / "old")
+    for model in (str(tmp_path / "old"), PatchRecForCausalLM.from_pretrained(tmp_path / "old")):
+        with pytest.raises(ValueError, match=r"The tokenizer is not .*old's"):
+            make_trainer("finetune", model=model)
+    processor.tokenizer.save_pretrained(tmp_path / "old")
+    assert make_trainer("finetune", model=tmp_path / "old").model.config.tokenizer_fingerprint is not None
