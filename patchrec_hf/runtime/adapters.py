@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
 from .configuration import PatchRecConfig
-from .hub_files import check_device_map, check_path, hub_kwargs
+from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .modeling import PatchRecForCausalLM
 from .prompts import PATCH_TOKEN, special_token_ids
 
@@ -43,9 +43,10 @@ def load_model(
     """
     if is_adapter(name_or_path, **kwargs):
         return load_adapted(name_or_path, **kwargs)
-    config = AutoConfig.from_pretrained(
-        name_or_path, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
-    )
+    with explained_lookup(name_or_path, kwargs):
+        config = AutoConfig.from_pretrained(
+            name_or_path, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
+        )
     if isinstance(config, PatchRecConfig):
         return PatchRecForCausalLM.from_pretrained(name_or_path, **kwargs)
     return PatchRecForCausalLM.from_backbone(name_or_path, tokenizer, **kwargs)
@@ -60,7 +61,8 @@ def is_adapter(name_or_path: str | os.PathLike, **kwargs: Any) -> bool:
     """
     check_path(name_or_path, kwargs)
     check_device_map(kwargs)
-    return find_adapter_config_file(str(name_or_path), **hub_kwargs(kwargs)) is not None
+    with explained_lookup(name_or_path, kwargs):
+        return find_adapter_config_file(str(name_or_path), **hub_kwargs(kwargs)) is not None
 
 
 def load_adapted(

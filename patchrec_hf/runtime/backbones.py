@@ -21,7 +21,7 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
 from .attention import maskable_attention
 from .configuration import PatchRecConfig
-from .hub_files import check_device_map, check_path, hub_kwargs
+from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .progress import no_bars_in_files
 from .prompts import SPECIAL_TOKENS, add_special_tokens
 from .sharding import gathered
@@ -57,15 +57,16 @@ def load_backbone(
     else:
         check_path(backbone, kwargs)
         check_device_map(kwargs)
-        saved_tokenizer = AutoTokenizer.from_pretrained(
-            backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
-        )
+        with explained_lookup(backbone, kwargs):
+            saved_tokenizer = AutoTokenizer.from_pretrained(
+                backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
+            )
         known_tokens = saved_tokenizer.get_vocab()
         if tokenizer is None:
             tokenizer = saved_tokenizer
         else:
             check_vocabulary(saved_tokenizer, tokenizer, str(backbone))
-        with no_bars_in_files():
+        with no_bars_in_files(), explained_lookup(backbone, kwargs):
             backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
     if isinstance(backbone.config, PatchRecConfig):
         raise ValueError("`backbone` is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")

@@ -21,6 +21,7 @@ from .hub_files import (
     FORMAT_VERSION,
     check_format_version,
     check_path,
+    explained_lookup,
     find_file,
     hub_kwargs,
     push_kwargs,
@@ -126,7 +127,8 @@ class PatchRecProcessor(ProcessorMixin):
                 Passed to [`~transformers.AutoTokenizer.from_pretrained`].
         """
         check_path(backbone, kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
+        with explained_lookup(backbone, kwargs):
+            tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
         add_special_tokens(tokenizer)
         return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches, item_residuals)
 
