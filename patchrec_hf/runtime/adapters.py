@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import warnings
 from typing import Any
 
@@ -147,6 +148,9 @@ def complete_lora_config(
     config = copy.deepcopy(config)
     if config.target_modules is None and config.target_parameters is None:
         config.target_modules = TARGET_MODULES.get(model.config.decoder_config.model_type, "all-linear")
+    pattern, names = config.target_modules, [name for name, _ in model.named_modules()]
+    if isinstance(pattern, str) and pattern != "all-linear" and not any(re.fullmatch(pattern, name) for name in names):
+        config.target_modules = {pattern}  # no pattern of whole names, but one name, as TRL's arguments give it
     if not isinstance(config.target_modules, str):
         _check_target_modules(config.target_modules or (), model)
     embeddings = model.get_input_embeddings()
