@@ -40,9 +40,10 @@ def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDa
     """
     Copies the training arguments for a trainer, which therefore never changes the user's own.
 
-    Two settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
+    Some settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
     If rows are streamed, Trainer does not skip batches when a run resumes, because [`ScheduledStream`] starts at the
-    right row and need not collate the rows before it.
+    right row and need not collate the rows before it. `model_init_kwargs` are unset, because the model is loaded, and
+    SFTTrainer would warn that they are ignored.
 
     Args:
         args ([`PatchFinetuneConfig`]):
@@ -53,6 +54,7 @@ def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDa
     args = copy.copy(args)
     args.save_total_limit = None
     args.hub_strategy = HubStrategy.END
+    args.model_init_kwargs = None
     if isinstance(train_dataset, IterableDataset):
         args.ignore_data_skip = True
     return args
