@@ -85,7 +85,7 @@ def main(args: Arguments) -> None:
     planned, names = names, [*names, *(name for name in chosen if name not in names)]
     study.load()  # before anything is written, because the data may be missing
     try:
-        claim_run(output_dir, study.settings())
+        claim_run(output_dir, study.settings(), scratch=["backbone", "backbone.part"])
     except FileExistsError as error:
         raise SystemExit(str(error)) from None
     for number, name in enumerate(chosen, 1):

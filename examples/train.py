@@ -2,13 +2,15 @@
 Trains a recommender on any log of interactions: your own table, a public data set by its name, or prepared data.
 
 A shop's log, whose titles are in another file, with a pretrained backbone and an adapter:
-    accelerate launch examples/train.py --data clicks.csv --items products.csv \
+    accelerate launch --config_file examples/accelerate/one_process.yaml examples/train.py \
+        --data clicks.csv --items products.csv \
         --columns user_id=customer item_id=sku title=name --min_user_interactions 5 \
         --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --use_peft --output_dir outputs/shop
 
 The same with a tiny, new backbone, in some minutes on a CPU, to see that all is in place: leave out
 `--model_name_or_path` and `--use_peft`. The paper's two stages, with a prompt of your own:
-    accelerate launch examples/train.py --data ml-1m --preset paper --layout session \
+    accelerate launch --config_file examples/accelerate/one_process.yaml examples/train.py \
+        --data ml-1m --preset paper --layout session \
         --prompt "A user has watched {history}. Please recommend one movie to watch next, by its title only."
 
 All training arguments of the trainers apply (`--num_train_epochs`, `--learning_rate`, `--bf16`), and so do the
@@ -91,7 +93,7 @@ def main(script: TrainArguments, data: DataArguments, backbone: ModelConfig, arg
     names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
     settings = {name: getattr(args, name) for name in names.split()}
     # The directory is claimed last, so that a mistake in the arguments leaves no files behind.
-    claim_run(output_dir, {**asdict(script), **asdict(data), **asdict(backbone), **settings})
+    claim_run(output_dir, {**asdict(script), **asdict(data), **asdict(backbone), **settings}, scratch=["backbone"])
     state.print(SAMPLE_NOTICE if is_sample else f"Data: {data.data}")
     state.print(f"{len(catalog)} items; rows: {', '.join(f'{len(part)} {name}' for name, part in splits.items())}.")
 

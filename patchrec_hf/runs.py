@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any], scratch: Sequ
         settings (`Mapping[str, Any]`):
             JSON-ready values that determine the results.
         scratch (`Sequence[str]`, *optional*):
-            Names in the directory that a run writes before its first step, and that a new run writes again.
+            Names of directories in it that a run writes before its first step. A run with other settings deletes them
+            and writes its own.
 
     Raises:
         FileExistsError: If the directory holds a finished run (`results.json`) or a run with other settings.
@@ -35,8 +37,11 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any], scratch: Sequ
         is_new = not (output_dir / "run.json").exists()
         if is_new or (state.is_main_process and not _holds_work(output_dir, scratch)):
             output_dir.mkdir(parents=True, exist_ok=True)
+            if not is_new and _flat(_read_settings(output_dir)) != _flat(settings):
+                for name in scratch:
+                    shutil.rmtree(output_dir / name, ignore_errors=True)
             write_json(output_dir / "run.json", dict(settings))
-        saved = json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
+        saved = _read_settings(output_dir)
     old, new = _flat(saved), _flat(settings)
     changed = [
         f"{name}: old {old.get(name)!r}, new {new.get(name)!r}"
@@ -48,6 +53,10 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any], scratch: Sequ
             f"{output_dir} holds a run with other settings ({'; '.join(changed)}). Repeat the old settings to "
             "continue that run, or choose another directory."
         )
+
+
+def _read_settings(output_dir: Path) -> dict[str, Any]:
+    return json.loads((output_dir / "run.json").read_text(encoding="utf-8"))
 
 
 def _holds_work(output_dir: Path, scratch: Sequence[str]) -> bool:

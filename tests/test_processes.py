@@ -1,6 +1,5 @@
 """No test depends on the machine's speed: all time limits stand in `processes.py`."""
 
-import os
 import re
 import subprocess
 import sys
@@ -29,8 +28,10 @@ def test_limits_stand_in_one_place():
     assert "timeout =" not in (TESTS.parent / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_pytest_has_the_limit_of_a_test():
-    assert float(os.environ["PYTEST_TIMEOUT"]) == TEST_TIMEOUT
+def test_pytest_has_the_limit_of_a_test(pytestconfig):
+    """pytest-timeout has read the limit when pytest started. Later, the environment would change nothing."""
+    assert pytestconfig.pluginmanager.hasplugin("timeout")
+    assert pytestconfig._env_timeout == TEST_TIMEOUT
 
 
 def test_a_process_has_its_own_limit(monkeypatch):

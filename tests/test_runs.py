@@ -19,6 +19,8 @@ def test_a_run_that_wrote_nothing_gives_its_directory_back(tmp_path):
         (tmp_path / name).touch()
     claim_run(tmp_path, {"seed": 2}, scratch=["backbone"])
     assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 2}
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "model.safetensors").write_text("")
     with pytest.raises(FileExistsError, match="seed: old 2, new 1"):
         claim_run(tmp_path, {"seed": 1})  # here, a backbone is work
     (tmp_path / "items" / "checkpoint-1").mkdir()
@@ -49,3 +51,20 @@ def test_finished_runs_are_never_overwritten(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == [{"hr@20": 0.5}]
     with pytest.raises(FileExistsError, match="finished run"):
         claim_run(tmp_path, {"seed": 1})
+
+
+def test_a_new_run_does_not_inherit_what_another_run_prepared(tmp_path):
+    """A script may keep what it finds there, such as a backbone that was made with another seed."""
+    claim_run(tmp_path, {"seed": 1}, scratch=["backbone"])
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "config.json").write_text("{}")
+    claim_run(tmp_path, {"seed": 1}, scratch=["backbone"])
+    assert (tmp_path / "backbone" / "config.json").exists()
+    claim_run(tmp_path, {"seed": 2}, scratch=["backbone"])
+    assert not (tmp_path / "backbone").exists()
+
+
+def test_a_first_run_deletes_nothing(tmp_path):
+    (tmp_path / "backbone").mkdir()
+    claim_run(tmp_path, {"seed": 1}, scratch=["backbone"])
+    assert (tmp_path / "backbone").exists()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -20,6 +21,9 @@ from ..runtime.prompts import END_TOKEN, START_TOKEN
 _TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 _METRICS = ("hr@", "ndcg@", "mrr@", "title_hr@", "title_ndcg@", "loss", "exact_share", "compression_")
 _HISTORY_MARK = "…"
+# Metrics of one evaluation, or of several evaluation sets by their names.
+Results = EvaluationReport | Mapping[str, float] | Mapping[str, Mapping[str, float]]
+
 # The section of results: its heading, and everything up to the next heading.
 _RESULTS = re.compile(r"^## Results\n(?:(?!## ).*\n)*", re.MULTILINE)
 
@@ -27,7 +31,7 @@ _RESULTS = re.compile(r"^## Results\n(?:(?!## ).*\n)*", re.MULTILINE)
 def make_model_card(
     processor: PatchRecProcessor,
     repo_id: str,
-    results: EvaluationReport | Mapping[str, float] | None = None,
+    results: Results | None = None,
     dataset_name: str | None = None,
     base_model: str | None = None,
     data: Mapping[str, object] | None = None,
@@ -44,8 +48,9 @@ def make_model_card(
             The checkpoint's processor.
         repo_id (`str`):
             The repository or directory that the checkpoint can be loaded from.
-        results ([`EvaluationReport`] or `Mapping[str, float]`, *optional*):
-            The metrics. A report's metrics come with their 95% intervals by users.
+        results ([`EvaluationReport`], `Mapping[str, float]` or `Mapping[str, Mapping[str, float]]`, *optional*):
+            The metrics, or the metrics of each evaluation set. A report's metrics come with their 95% intervals by
+            users.
         dataset_name (`str`, *optional*):
             Name of the data set that the model was evaluated on.
         base_model (`str`, *optional*):
@@ -98,16 +103,14 @@ def make_model_card(
     )
 
 
-def write_results(
-    directory: str | os.PathLike, results: EvaluationReport | Mapping[str, float], dataset_name: str | None = None
-) -> None:
+def write_results(directory: str | os.PathLike, results: Results, dataset_name: str | None = None) -> None:
     """
     Replaces the results in the model card of a checkpoint, in the table and in the metadata.
 
     Args:
         directory (`str` or `os.PathLike`):
             The checkpoint, as a trainer or [`export_checkpoint`] saved it.
-        results ([`EvaluationReport`] or `Mapping[str, float]`):
+        results ([`EvaluationReport`], `Mapping[str, float]` or `Mapping[str, Mapping[str, float]]`):
             The metrics (see [`make_model_card`]).
         dataset_name (`str`, *optional*):
             Name of the data set that the model was evaluated on.
@@ -130,34 +133,82 @@ def write_results(
     card.save(path)
 
 
-def _describe_results(results: EvaluationReport | Mapping[str, float] | None) -> tuple[dict[str, float], str]:
-    """Returns the metrics, and the card's section that shows them."""
-    values = results.metrics() if isinstance(results, EvaluationReport) else dict(results or {})
-    values = {name: value for name, value in values.items() if name.startswith(_METRICS)}
-    shown = {name: f"{value:.4f}" for name, value in values.items()}
-    measured_by = "From the trainer's last evaluation."
+def _describe_results(results: Results | None) -> tuple[dict[str, dict[str, float]], str]:
+    """Returns the metrics of each evaluation set, and the card's section that shows them."""
+    named: dict[str, Any] = {"": results.metrics()} if isinstance(results, EvaluationReport) else dict(results or {})
+    if not all(isinstance(metrics, Mapping) for metrics in named.values()):
+        named = {"": named}
+    values = {
+        name: {metric: value for metric, value in metrics.items() if metric.startswith(_METRICS)}
+        for name, metrics in named.items()
+    }
+    shown = {name: {metric: f"{value:.4f}" for metric, value in of.items()} for name, of in values.items()}
+    steps = {metrics["step"] for metrics in named.values() if "step" in metrics}
+    measured_by = f"The trainer measured these metrics after step {max(steps)}." if steps else ""
     if isinstance(results, EvaluationReport):
         measured_by = f"On {len(results.targets)} targets, with 95% intervals by resampling users."
         for row in results.intervals().filter(slice="all").iter_rows(named=True):
-            if row["metric"] in shown:
-                shown[row["metric"]] += f" ({row['low']:.4f}–{row['high']:.4f})"
-    rows = "".join(f"| {name} | {value} |\n" for name, value in shown.items())
-    table = f"{measured_by}\n\n| metric | value |\n|---|---|\n{rows}" if rows else "Not evaluated yet.\n"
-    return values, f"## Results\n\n{table}"
+            if row["metric"] in shown[""]:
+                shown[""][row["metric"]] += f" ({row['low']:.4f}–{row['high']:.4f})"
+    tables = [_show_table(name, metrics) for name, metrics in shown.items() if metrics]
+    text = "\n\n".join([*([measured_by] if measured_by else []), *tables]) if tables else "Not evaluated yet."
+    return values, f"## Results\n\n{text}\n"
 
 
-def _eval_results(values: Mapping[str, float], dataset_name: str | None) -> list[EvalResult] | None:
-    return [
-        EvalResult(
-            task_type="sequential-recommendation",
-            task_name="Sequential recommendation",
-            dataset_type=dataset_name or "unnamed",
-            dataset_name=dataset_name or "unnamed",
-            metric_type=name,
-            metric_value=round(value, 6),
-        )
-        for name, value in values.items()
-    ] or None
+def _show_table(name: str, metrics: Mapping[str, str]) -> str:
+    heading = f"### {name}\n\n" if name else ""
+    return f"{heading}| metric | value |\n|---|---|\n" + "\n".join(f"| {one} | {of} |" for one, of in metrics.items())
+
+
+def _eval_results(values: Mapping[str, Mapping[str, float]], dataset_name: str | None) -> list[EvalResult] | None:
+    results = []
+    for name, metrics in values.items():
+        dataset = " ".join(part for part in (dataset_name, f"({name})" if dataset_name and name else name) if part)
+        for metric, value in metrics.items():
+            results.append(
+                EvalResult(
+                    task_type="sequential-recommendation",
+                    task_name="Sequential recommendation",
+                    dataset_type=dataset or "unnamed",
+                    dataset_name=dataset or "unnamed",
+                    metric_type=metric,
+                    metric_value=round(value, 6),
+                )
+            )
+    return results or None
+
+
+def measured_results(log_history: Iterable[Mapping[str, Any]], best_step: int | None) -> dict[str, dict[str, float]]:
+    """
+    Finds in a trainer's log what was measured of the weights that it holds.
+
+    Args:
+        log_history (`Iterable[Mapping[str, Any]]`):
+            Log entries of a [`~transformers.TrainerState`].
+        best_step (`int`, *optional*):
+            The step whose weights were loaded after training (`load_best_model_at_end`). Evaluations of this step
+            count, and evaluations after training. If not given, evaluations of the last evaluated step count.
+
+    Returns:
+        `dict[str, dict[str, float]]`: metrics by the name of the evaluation set, which is empty for the only set. Each
+        has the entry `step`.
+    """
+    evaluations, is_trained = [], False
+    for entry in log_history:
+        is_trained = is_trained or "train_runtime" in entry
+        losses = [name for name in entry if name.startswith("eval_") and name.endswith("loss")]
+        if losses:
+            step = best_step if is_trained and best_step is not None else entry["step"]
+            evaluations.append((step, min(losses, key=len).removesuffix("loss"), entry))
+    last_step = evaluations[-1][0] if evaluations and best_step is None else best_step
+    return {
+        prefix.removeprefix("eval_").removesuffix("_"): {
+            **{name.removeprefix(prefix): value for name, value in entry.items() if name.startswith(prefix)},
+            "step": step,
+        }
+        for step, prefix, entry in evaluations
+        if step == last_step
+    }
 
 
 def describe_rows(dataset: Dataset) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import warnings
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
 from .configuration import PatchRecConfig
-from .hub_files import check_device_map, check_path, hub_kwargs
+from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .modeling import PatchRecForCausalLM
 from .prompts import PATCH_TOKEN, special_token_ids
 
@@ -43,9 +44,10 @@ def load_model(
     """
     if is_adapter(name_or_path, **kwargs):
         return load_adapted(name_or_path, **kwargs)
-    config = AutoConfig.from_pretrained(
-        name_or_path, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
-    )
+    with explained_lookup(name_or_path, kwargs):
+        config = AutoConfig.from_pretrained(
+            name_or_path, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
+        )
     if isinstance(config, PatchRecConfig):
         return PatchRecForCausalLM.from_pretrained(name_or_path, **kwargs)
     return PatchRecForCausalLM.from_backbone(name_or_path, tokenizer, **kwargs)
@@ -60,7 +62,8 @@ def is_adapter(name_or_path: str | os.PathLike, **kwargs: Any) -> bool:
     """
     check_path(name_or_path, kwargs)
     check_device_map(kwargs)
-    return find_adapter_config_file(str(name_or_path), **hub_kwargs(kwargs)) is not None
+    with explained_lookup(name_or_path, kwargs):
+        return find_adapter_config_file(str(name_or_path), **hub_kwargs(kwargs)) is not None
 
 
 def load_adapted(
@@ -145,6 +148,9 @@ def complete_lora_config(
     config = copy.deepcopy(config)
     if config.target_modules is None and config.target_parameters is None:
         config.target_modules = TARGET_MODULES.get(model.config.decoder_config.model_type, "all-linear")
+    pattern, names = config.target_modules, [name for name, _ in model.named_modules()]
+    if isinstance(pattern, str) and pattern != "all-linear" and not any(re.fullmatch(pattern, name) for name in names):
+        config.target_modules = {pattern}  # no pattern of whole names, but one name, as TRL's arguments give it
     if not isinstance(config.target_modules, str):
         _check_target_modules(config.target_modules or (), model)
     embeddings = model.get_input_embeddings()

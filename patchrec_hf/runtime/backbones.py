@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +17,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 
 from .attention import maskable_attention
 from .configuration import PatchRecConfig
-from .hub_files import check_device_map, check_path, hub_kwargs
+from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .progress import no_bars_in_files
 from .prompts import SPECIAL_TOKENS, add_special_tokens
 from .sharding import gathered
@@ -51,18 +53,20 @@ def load_backbone(
         if tokenizer is None:
             raise ValueError("A backbone given as a model needs its tokenizer: `from_backbone(model, tokenizer)`.")
         known_tokens = tokenizer.get_vocab()
+        check_origin(backbone, tokenizer, kwargs.get("trust_remote_code", False))
     else:
         check_path(backbone, kwargs)
         check_device_map(kwargs)
-        saved_tokenizer = AutoTokenizer.from_pretrained(
-            backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
-        )
+        with explained_lookup(backbone, kwargs):
+            saved_tokenizer = AutoTokenizer.from_pretrained(
+                backbone, trust_remote_code=kwargs.get("trust_remote_code", False), **hub_kwargs(kwargs)
+            )
         known_tokens = saved_tokenizer.get_vocab()
         if tokenizer is None:
             tokenizer = saved_tokenizer
         else:
             check_vocabulary(saved_tokenizer, tokenizer, str(backbone))
-        with no_bars_in_files():
+        with no_bars_in_files(), explained_lookup(backbone, kwargs):
             backbone = AutoModelForCausalLM.from_pretrained(backbone, **{"use_safetensors": True, **kwargs})
     if isinstance(backbone.config, PatchRecConfig):
         raise ValueError("`backbone` is a PatchRec model already. Load it with `PatchRecForCausalLM.from_pretrained`.")
@@ -110,6 +114,28 @@ def check_vocabulary(saved: PreTrainedTokenizerBase, tokenizer: PreTrainedTokeni
             f"{other[0]!r}, have other ids in it, or it lacks them. Make the processor from the same backbone: "
             f"`PatchRecProcessor.from_backbone({backbone!r}, catalog, prompt)`."
         )
+
+
+def check_origin(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool = False) -> None:
+    """
+    Checks a tokenizer against the tokenizer in the directory that a model was loaded from. If the model comes from the
+    Hub, or if the directory is gone or has no tokenizer, nothing is checked.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            A model whose configuration names its directory.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer to check.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether code in the directory may be run.
+
+    Raises:
+        ValueError: If the tokenizer in the directory is another one (see [`check_vocabulary`]).
+    """
+    directory = model.config.name_or_path
+    if directory and Path(directory, TOKENIZER_CONFIG_FILE).is_file():
+        saved = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
+        check_vocabulary(saved, tokenizer, directory)
 
 
 def scale_logits(logits: torch.Tensor, text_config: PreTrainedConfig) -> torch.Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import get_token
+from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file, is_accelerate_available
 
@@ -43,7 +45,8 @@ def find_file(name_or_path: str | os.PathLike, file: str, kwargs: Mapping[str, A
     """
     if not Path(name_or_path, kwargs.get("subfolder") or "", file).is_file():
         check_path(name_or_path, kwargs)
-    return str(cached_file(name_or_path, file, **hub_kwargs(kwargs)))
+    with explained_lookup(name_or_path, kwargs):
+        return str(cached_file(name_or_path, file, **hub_kwargs(kwargs)))
 
 
 def check_path(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> None:
@@ -75,7 +78,58 @@ def check_path(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> No
         others = {directory.name: directory for directory in _directories(path.parent)}
         nearest = get_close_matches(path.name, others, n=3) or list(others)[:5]
         hint = f" {path.parent} holds {', '.join(nearest)}." if nearest else ""
+        if path.parts[0].startswith("~"):
+            hint = f" Python does not expand `~`, as a shell does: pass `os.path.expanduser({str(path)!r})`."
         raise FileNotFoundError(f"There is no directory {path} (here, in {Path.cwd()}).{hint}")
+
+
+@contextmanager
+def explained_lookup(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """
+    Explains an error of the Hub inside the context. The name may be a mistyped path, which was looked for on the Hub
+    because no directory has it.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`):
+            A directory or a repository of the Hub.
+        kwargs (`Mapping[str, Any]`):
+            Keyword arguments of a `from_pretrained`; `subfolder` is read.
+
+    Raises:
+        FileNotFoundError: If there is no such directory, and the Hub gave no repository either. An error about a
+            repository or directory that is there is raised as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        # An error with a number comes from the file system.
+        if error.errno is not None or Path(name_or_path).exists() or _has_repository(error):
+            raise
+        nearest = _nearest_directory(Path(name_or_path))
+        hint = "" if nearest is None else f"; nearest: {nearest}"
+        raise FileNotFoundError(
+            f"There is no directory {name_or_path} (here, in {Path.cwd()}{hint}), and no repository {name_or_path} "
+            f"could be loaded: {error}"
+        ) from error
+
+
+def _has_repository(error: OSError) -> bool:
+    """Whether an error is about a repository that is there."""
+    # transformers raises the error for a missing file without a cause and without a type of its own.
+    return isinstance(error.__cause__, (GatedRepoError, RevisionNotFoundError)) or "appear to have" in str(error)
+
+
+def _nearest_directory(path: Path) -> Path | None:
+    """Returns the directory that is named most like a path: the first part that is missing is replaced."""
+    for depth, part in enumerate(path.parts):
+        parent = Path(*path.parts[:depth])
+        if not (parent / part).is_dir():
+            nearest = get_close_matches(part, [directory.name for directory in _directories(parent)], n=1)
+            if not nearest:
+                return None
+            whole = Path(parent, nearest[0], *path.parts[depth + 1 :])
+            return whole if whole.is_dir() else parent / nearest[0]
+    return None
 
 
 def _is_local(name_or_path: str | os.PathLike) -> bool:

@@ -27,7 +27,7 @@ from .backbones import check_logits, load_backbone, scale_logits
 from .catalog import Catalog, check_learned_items
 from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
 from .encoding import IGNORED_LABEL
-from .hub_files import check_device_map, check_path, hub_kwargs
+from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .item_head import ItemHead, ItemResidual
 from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
 from .progress import no_bars_in_files
@@ -348,7 +348,8 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         check_device_map(kwargs)
         kwargs.setdefault("use_safetensors", True)
         if kwargs.get("config") is None:
-            config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))
+            with explained_lookup(pretrained_model_name_or_path, kwargs):
+                config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs(kwargs))
             if config.get("model_type") != PatchRecConfig.model_type:
                 raise ValueError(
                     f"{pretrained_model_name_or_path} is not a PatchRec checkpoint: its model type is "

@@ -22,6 +22,7 @@ from .hub_files import (
     FORMAT_VERSION,
     check_format_version,
     check_path,
+    explained_lookup,
     find_file,
     hub_kwargs,
     push_kwargs,
@@ -129,7 +130,8 @@ class PatchRecProcessor(ProcessorMixin):
         """
         check_path(backbone, kwargs)
         _check_spelling(kwargs, "from_backbone")
-        tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
+        with explained_lookup(backbone, kwargs):
+            tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
         add_special_tokens(tokenizer)
         return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches, item_residuals)
 

@@ -21,6 +21,7 @@ from ..batches.collators import Objective, PatchDataCollator
 from ..data.row_facts import check_same_catalog, warn_of_other_max_history
 from ..data.rows import check_rows, read_columns
 from ..runtime.adapters import load_model
+from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Similarity
 from ..runtime.modeling import PatchRecForCausalLM
@@ -39,9 +40,10 @@ def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDa
     """
     Copies the training arguments for a trainer, which therefore never changes the user's own.
 
-    Two settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
+    Some settings differ in the copy. Trainer does not rotate or push checkpoints, because [`CheckpointCallback`] does.
     If rows are streamed, Trainer does not skip batches when a run resumes, because [`ScheduledStream`] starts at the
-    right row and need not collate the rows before it.
+    right row and need not collate the rows before it. `model_init_kwargs` are unset, because the model is loaded, and
+    SFTTrainer would warn that they are ignored.
 
     Args:
         args ([`PatchFinetuneConfig`]):
@@ -52,6 +54,7 @@ def own_arguments(args: PatchFinetuneConfig, train_dataset: Dataset | IterableDa
     args = copy.copy(args)
     args.save_total_limit = None
     args.hub_strategy = HubStrategy.END
+    args.model_init_kwargs = None
     if isinstance(train_dataset, IterableDataset):
         args.ignore_data_skip = True
     return args
@@ -96,8 +99,8 @@ def check_precision(args: PatchFinetuneConfig) -> None:
     """
     if args.fp16 and args.device.type == "cpu":
         raise ValueError(
-            "`fp16=True` has no effect on a CPU, where Trainer trains in float32 without a warning. Set `bf16=True`, "
-            "which a CPU can do too, or train on a GPU."
+            "`fp16=True` has no effect on a CPU, where Trainer trains in float32 without a warning. Set `bf16=True` "
+            "and `use_cpu=True`, which a CPU can do too, or train on a GPU."
         )
 
 
@@ -191,6 +194,7 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
         )
     patchrec_model.check_processor(processor)
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
+        check_origin(patchrec_model, processor.tokenizer, args.trust_remote_code)
         patchrec_model.config.tokenizer_fingerprint = processor.tokenizer_fingerprint
     if args.eval_method == "item" and patchrec_model.item_head is None:
         raise ValueError(

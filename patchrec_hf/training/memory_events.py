@@ -75,7 +75,10 @@ class MemoryEvents(TrainerCallback):
             advice
             for advice, applies in (
                 ("`activation_checkpointing=True` computes layers again instead of keeping what they need", True),
-                ("`bf16=True` halves most of the activations", not (args.bf16 or args.fp16)),
+                (
+                    "`bf16=True` (on a CPU with `use_cpu=True`) halves most of the activations",
+                    not (args.bf16 or args.fp16),
+                ),
                 (
                     "LoRA (`peft_config`) needs no gradients and optimizer's state of the backbone",
                     not self.has_adapter,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from typing import Any
 
 from peft import PeftModel
@@ -13,17 +14,25 @@ from ..runtime.sharding import is_sharded
 
 ModelInit = Callable[[], Any] | Callable[[Any], Any]
 
-# Settings that the model and the collator are made with, before a trial has its values.
-_FIXED = frozenset(
+# Settings that Trainer reads anew at the start of each run. Model, rows and batches are made with the others.
+_SEARCHABLE = frozenset(
     {
-        "objective",
-        "num_negatives",
-        "tree_packing",
-        "item_residual_size",
-        "item_similarity",
-        "item_dropout",
-        "residual_dropout",
-        "title_similarity",
+        "learning_rate",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+        "warmup_steps",
+        "warmup_ratio",
+        "optim",
+        "optim_args",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "max_grad_norm",
+        "num_train_epochs",
+        "max_steps",
+        "per_device_train_batch_size",
+        "gradient_accumulation_steps",
     }
 )
 
@@ -51,18 +60,42 @@ def check_model_init(model: Any, model_init: ModelInit | None, peft_config: Any,
         )
 
 
+def make_first_model(model_init: ModelInit) -> Any:
+    """
+    Makes the model that a trainer is made with, before any trial.
+
+    Args:
+        model_init (`Callable`):
+            The user's function, with a parameter for the trial or without one.
+
+    Returns:
+        `Any`: what the function returns.
+
+    Raises:
+        RuntimeError: If the function takes other parameters, or returns `None`.
+    """
+    num_parameters = len(signature(model_init).parameters)
+    if num_parameters > 1:
+        raise RuntimeError(f"`model_init` must take no parameter or the trial only, but takes {num_parameters}.")
+    model = model_init(None) if num_parameters else model_init()  # type: ignore[call-arg]
+    if model is None:
+        raise RuntimeError("`model_init` returned None. It must return a model, or the name of one.")
+    return model
+
+
 def check_searched(names: Iterable[str]) -> None:
     """
     Checks the settings that a hyperparameter search tries.
 
     Raises:
-        ValueError: If model and collator have been made with one of them already.
+        ValueError: If a setting does not change from run to run, because model, rows or batches were made with it.
     """
-    fixed = sorted(_FIXED & set(names))
-    if fixed:
+    others = sorted(set(names) - _SEARCHABLE)
+    if others:
         raise ValueError(
-            f"A search within one trainer cannot try `{fixed[0]}`, because model and batches are made with it. Make "
-            "a new trainer for each trial: docs/training.md shows a loop."
+            f"A search within one trainer cannot try `{others[0]}`. It may try {', '.join(sorted(_SEARCHABLE))}. To "
+            "try what model, rows or batches are made with, make a new trainer for each trial: docs/training.md shows "
+            "a loop."
         )
 
 

@@ -42,7 +42,7 @@ from .loaders import data_seed, make_stream, make_train_loader
 from .log_blocks import show_blocks
 from .memory import MemoryEstimate
 from .memory_events import MemoryEvents, estimate_training
-from .model_init import ModelInit, check_goal, check_model_init, check_searched, eval_loss, restart
+from .model_init import ModelInit, check_goal, check_model_init, check_searched, eval_loss, make_first_model, restart
 from .ranking_evaluation import RankingEvaluation
 from .signature import explain_call
 from .step_events import StepEvents, check_loss
@@ -97,8 +97,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         first_rows = first_train_rows(train_dataset, args)
         check_data_sets(first_rows, eval_dataset, processing_class)
         if model_init is not None:
-            self.model_init = cast(Any, model_init)
-            model = super().call_model_init()
+            model = make_first_model(model_init)
         model, patchrec_model = load_trainable(model, args, processing_class)
         if peft_config is not None:
             peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
@@ -123,6 +122,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         )
         show_blocks(self)
         self.model_init = cast(Any, model_init)
+        self._given_args = args  # how a model is loaded, if `model_init` returns a name
         self._prepared_model = self.model  # a search takes `model` away after each trial
         head = patchrec_model.item_head
         if args.objective != "title" and not any(parameter.requires_grad for parameter in head.parameters()):
@@ -208,6 +208,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
                 "or `train(resume_from_checkpoint=patchrec_hf.last_checkpoint(output_dir))`, which resumes if there "
                 "is a whole checkpoint and starts from scratch otherwise."
             )
+        if checkpoint is None and self.model_init is not None:  # a new model has read nothing
+            self._total_train_tokens = 0
         if checkpoint is not None:
             facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
             self._total_train_tokens = facts["num_tokens"]
@@ -229,9 +231,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         """
         if trial is not None and self.hp_search_backend is not None:
             check_searched(trial if isinstance(trial, dict) else self.hp_space(trial))
-        new, _ = load_trainable(super().call_model_init(trial), self.args, self.processing_class)
+        new, _ = load_trainable(super().call_model_init(trial), self._given_args, self.processing_class)
         restart(self._prepared_model, new)
-        self._total_train_tokens = 0
         self._train_statistics.reduce(self.accelerator)  # a trial that was pruned leaves some
         return self._prepared_model
 

@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..evaluation.report import EvaluationReport
-from ..hub.model_card import describe_rows, describe_training, make_model_card
+from ..hub.model_card import describe_rows, describe_training, make_model_card, measured_results
 from ..runtime.hub_files import require_token
 from ..runtime.progress import no_bars_in_files
 from .step_events import check_loss
@@ -62,7 +62,7 @@ class TrainerFiles(TrainerBase):
             tags (`str` or `list[str]`, *optional*):
                 Further tags of the card.
             results ([`EvaluationReport`], *optional*):
-                The metrics. If not given, the card shows the metrics of the trainer's last evaluation.
+                The metrics. If not given, the card shows what the trainer has measured of these weights last.
         """
         if self.is_in_train and not self.args.push_to_hub:
             return  # SFTTrainer is about to save a checkpoint. The output directory itself holds no model.
@@ -80,12 +80,13 @@ class TrainerFiles(TrainerBase):
         if not self.is_world_process_zero():
             return
         base_model = self._patchrec_model.config.text_config._name_or_path
-        evaluations = [entry for entry in self.state.log_history if "eval_loss" in entry]
-        last_metrics = {key.removeprefix("eval_"): value for key, value in (evaluations or [{}])[-1].items()}
+        # Trainer loads the best weights when it has trained.
+        loads_best = self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None
+        best_step = self.state.best_global_step if loads_best and not self.is_in_train else None
         make_model_card(
             self.processing_class,
             self.hub_model_id or model_name or str(directory),
-            results=results or last_metrics,
+            results=results or measured_results(self.state.log_history, best_step),
             dataset_name=dataset_name,
             base_model=base_model if base_model and not os.path.isdir(base_model) else None,
             data=self._row_facts,

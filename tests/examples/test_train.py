@@ -93,6 +93,17 @@ def test_the_papers_stages_with_an_adapter(shop, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_failure_before_the_first_step_does_not_keep_the_directory(shop, tmp_path):
+    """The backbone that the script has made is written again."""
+    failed = run(*shop, "--max_test_rows", "2", "--use_peft", "--lora_target_modules", "nope")
+    assert "`target_modules` of the adapter names 'nope'" in failed.stderr
+    assert (tmp_path / "run" / "backbone" / "config.json").is_file()
+    done = run(*shop, "--max_test_rows", "2", "--max_steps", "1")
+    assert done.returncode == 0, done.stderr
+    assert "model_init_kwargs" not in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,7 +6,13 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from transformers import TrainerState, TrainingArguments
 
-from patchrec_hf.hub.model_card import describe_rows, describe_training, make_model_card, write_results
+from patchrec_hf.hub.model_card import (
+    describe_rows,
+    describe_training,
+    make_model_card,
+    measured_results,
+    write_results,
+)
 
 
 def test_the_card_says_twice_what_was_measured(processor):
@@ -105,3 +111,57 @@ def test_results_need_a_card_of_this_library(tmp_path):
 def test_the_first_lines_say_how_a_checkpoint_loads(processor):
     text = make_model_card(processor, "user/books").text
     assert "`AutoModelForCausalLM` knows it only after `import patchrec_hf`" in text.split("\n\n")[1]
+
+
+def test_every_evaluation_set_has_a_table(processor):
+    results = {"old": {"loss": 2.0, "hr@5": 0.25, "step": 7}, "new": {"hr@5": 0.5, "step": 7}}
+    card = make_model_card(processor, "user/books", results, "Twelve Books")
+    assert card.text.count("## Results") == 1
+    assert "The trainer measured these metrics after step 7." in card.text
+    assert "### old\n\n| metric | value |\n|---|---|\n| loss | 2.0000 |\n| hr@5 | 0.2500 |\n" in card.text
+    assert "### new\n\n| metric | value |\n|---|---|\n| hr@5 | 0.5000 |\n\n## How" in card.text
+    found = [(result.dataset_name, result.metric_type, result.metric_value) for result in card.data.eval_results]
+    assert found == [
+        ("Twelve Books (old)", "loss", 2.0), ("Twelve Books (old)", "hr@5", 0.25), ("Twelve Books (new)", "hr@5", 0.5),
+    ]  # fmt: skip
+
+
+def test_tables_of_sets_are_replaced(processor, tmp_path):
+    make_model_card(processor, "user/books", {"old": {"hr@5": 0.25}, "new": {"hr@5": 0.5}}).save(
+        tmp_path / "README.md"
+    )
+    write_results(tmp_path, {"hr@5": 0.75})
+    text = (tmp_path / "README.md").read_text()
+    assert "### old" not in text
+    assert text.count("hr@5") == 2  # the table and the metadata
+
+
+HISTORY = [
+    {"eval_loss": 1.0, "eval_hr@5": 0.5, "step": 2},
+    {"loss": 0.1, "step": 4},
+    {"eval_loss": 3.0, "eval_hr@5": 0.25, "step": 4},
+]
+END = {"train_runtime": 1.0, "train_loss": 1.0, "step": 4}
+NAMED = [
+    {"eval_a_loss": 1.0, "eval_a_item_loss": 0.5, "step": 2},
+    {"eval_b_loss": 2.0, "step": 2},
+    {"eval_a_loss": 3.0, "eval_a_item_loss": 2.5, "step": 4},
+    {"eval_b_loss": 4.0, "step": 4},
+]
+
+
+@pytest.mark.parametrize(
+    ("history", "best_step", "expected"),
+    [
+        ([], None, {}),
+        ([{"loss": 1.0, "step": 2}], None, {}),
+        (HISTORY, None, {"": {"loss": 3.0, "hr@5": 0.25, "step": 4}}),
+        (HISTORY, 2, {"": {"loss": 1.0, "hr@5": 0.5, "step": 2}}),
+        # After training, the loaded weights are evaluated once more.
+        ([*HISTORY, END, {"eval_loss": 1.5, "step": 4}], 2, {"": {"loss": 1.5, "step": 2}}),
+        (NAMED, None, {"a": {"loss": 3.0, "item_loss": 2.5, "step": 4}, "b": {"loss": 4.0, "step": 4}}),
+        (NAMED, 2, {"a": {"loss": 1.0, "item_loss": 0.5, "step": 2}, "b": {"loss": 2.0, "step": 2}}),
+    ],
+)  # fmt: skip
+def test_results_are_of_the_weights_that_are_saved(history, best_step, expected):
+    assert measured_results(history, best_step) == expected

@@ -326,3 +326,16 @@ def test_quantized_backbones_train_an_item_head(catalog, rows, tmp_path, monkeyp
     assert merged.keys() == after.keys()
     for name, tensor in merged.items():
         assert torch.equal(tensor, after[name]), name
+
+
+def test_one_target_module_may_be_a_text(model, tokenizer):
+    """TRL gives `--lora_target_modules q_proj` as a text, which PEFT would take for a pattern of whole names."""
+
+    def complete(target):
+        return complete_lora_config(LoraConfig(target_modules=target), model, tokenizer).target_modules
+
+    assert complete("q_proj") == {"q_proj"}
+    assert complete(r".*\.[qv]_proj") == r".*\.[qv]_proj"
+    assert complete("all-linear") == "all-linear"
+    with pytest.raises(ValueError, match="names 'nope', which the backbone"):
+        complete("nope")

@@ -16,6 +16,7 @@ from families import (
 )
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     LlamaModel,
     MambaConfig,
@@ -204,3 +205,21 @@ def test_tokens_new_to_the_directory_start_as_the_mean_with_a_prepared_tokenizer
     rows = model.get_input_embeddings().weight[special_ids(prepared)]
     mean = backbone.get_input_embeddings().weight[: len(plain_tokenizer())].mean(dim=0)
     torch.testing.assert_close(rows, mean.expand(4, -1))
+
+
+def test_a_loaded_model_with_the_tokenizer_of_another_backbone(processor: PatchRecProcessor, tmp_path: Path) -> None:
+    """A model remembers the directory that it came from, and the tokenizer there is its own."""
+    make_backbone(make_config("llama_tied", processor.tokenizer)).save_pretrained(tmp_path)
+    backbone = AutoModelForCausalLM.from_pretrained(tmp_path)
+    plain_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"The tokenizer is not .*'s: .*have other ids in it"):
+        PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)
+    processor.tokenizer.save_pretrained(tmp_path)
+    model = PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)
+    assert model.config.tokenizer_fingerprint == processor.tokenizer_fingerprint
+
+
+def test_a_directory_without_a_tokenizer_tells_nothing(processor: PatchRecProcessor, tmp_path: Path) -> None:
+    make_backbone(make_config("llama_tied", processor.tokenizer)).save_pretrained(tmp_path)
+    backbone = AutoModelForCausalLM.from_pretrained(tmp_path)
+    PatchRecForCausalLM.from_backbone(backbone, processor.tokenizer)

@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from patchrec_hf import PatchRecForCausalLM, PatchRecommender, PatchRecProcessor, load_model
+from patchrec_hf.baselines import Popularity
 from patchrec_hf.runtime import hub_files
-from patchrec_hf.runtime.hub_files import check_device_map, check_path, hub_kwargs, push_kwargs, require_token
+from patchrec_hf.runtime.hub_files import (
+    check_device_map,
+    check_path,
+    find_file,
+    hub_kwargs,
+    push_kwargs,
+    require_token,
+)
 from patchrec_hf.runtime.prompts import BOOK_PROMPT
 
 
@@ -47,17 +55,18 @@ def outputs(tmp_path, monkeypatch):
     return tmp_path / "outputs"
 
 
-@pytest.mark.parametrize(
-    ("load", "more"),
-    [
-        (PatchRecommender.from_pretrained, ()),
-        (PatchRecForCausalLM.from_pretrained, ()),
-        (PatchRecForCausalLM.from_backbone, ()),
-        (PatchRecProcessor.from_pretrained, ()),
-        (PatchRecProcessor.from_backbone, (None, BOOK_PROMPT)),
-        (load_model, ()),
-    ],
-)
+LOADERS = [
+    (PatchRecommender.from_pretrained, ()),
+    (PatchRecForCausalLM.from_pretrained, ()),
+    (PatchRecForCausalLM.from_backbone, ()),
+    (PatchRecProcessor.from_pretrained, ()),
+    (PatchRecProcessor.from_backbone, (None, BOOK_PROMPT)),
+    (load_model, ()),
+    (Popularity.from_pretrained, ()),
+]
+
+
+@pytest.mark.parametrize(("load", "more"), LOADERS)
 def test_paths_without_a_checkpoint(outputs, load, more):
     """Without the checks, transformers looks for a repository of that name on the Hub."""
     with pytest.raises(FileNotFoundError, match=r"no directory outputs/itemz .*outputs holds items"):
@@ -66,6 +75,43 @@ def test_paths_without_a_checkpoint(outputs, load, more):
         FileNotFoundError, match=r"sub-directories do: checkpoint-5, checkpoint-10\. .*checkpoint-10\."
     ):
         load("outputs/items", *more)
+
+
+@pytest.mark.parametrize(("load", "more"), LOADERS)
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("outputz", "outputs"),
+        ("outputz/items", "outputs/items"),
+        ("outputz/nothing", "outputs"),
+    ],
+)
+def test_mistyped_paths_that_could_be_repositories(outputs, load, more, name, nearest):
+    """The Hub's own error says only that there is no connection, or no such repository."""
+    with pytest.raises(FileNotFoundError) as caught:
+        load(name, *more)
+    message = str(caught.value)
+    assert f"There is no directory {name} (here, in {Path.cwd()}; nearest: {nearest})" in message
+    assert f"no repository {name} could be loaded: " in message
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_names_that_resemble_no_directory(outputs):
+    with pytest.raises(FileNotFoundError, match=r"no directory user/repository \(here, in [^;]*\), and no repo"):
+        load_model("user/repository")
+
+
+def test_a_home_directory_is_not_expanded(outputs):
+    with pytest.raises(FileNotFoundError, match=r"Python does not expand `~`.*`os\.path\.expanduser\('~/model'\)`"):
+        load_model("~/model")
+
+
+def test_files_that_a_directory_lacks(outputs):
+    """The directory is there, so the error of transformers, which names the file, stays."""
+    (outputs / "items" / "checkpoint-5" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(OSError, match="does not appear to have a file named") as caught:
+        find_file("outputs/items/checkpoint-5", "catalog.parquet", {})
+    assert not isinstance(caught.value, FileNotFoundError)
 
 
 def test_which_names_are_paths(outputs):

@@ -383,3 +383,43 @@ def test_the_fingerprint_of_an_old_model_is_saved_with_it(make_trainer, model, p
     model.config.tokenizer_fingerprint = None
     trainer = make_trainer("finetune", model=model)
     assert trainer.model.config.tokenizer_fingerprint == processor.tokenizer_fingerprint
+
+
+def test_an_old_checkpoint_of_another_tokenizer(make_trainer, processor, tmp_path):
+    """It has no fingerprint, so the tokenizer in its directory tells which one it was made with."""
+    name, tokenizer = other_backbone(tmp_path)
+    old = PatchRecForCausalLM.from_backbone(name, tokenizer)
+    old.config.tokenizer_fingerprint = None
+    for part in (old, tokenizer):
+        part.save_pretrained(tmp_path / "old")
+    for model in (str(tmp_path / "old"), PatchRecForCausalLM.from_pretrained(tmp_path / "old")):
+        with pytest.raises(ValueError, match=r"The tokenizer is not .*old's"):
+            make_trainer("finetune", model=model)
+    processor.tokenizer.save_pretrained(tmp_path / "old")
+    assert make_trainer("finetune", model=tmp_path / "old").model.config.tokenizer_fingerprint is not None
+
+
+def test_settings_of_loading_are_for_loading_only(make_trainer, catalog, tmp_path, caplog):
+    """SFTTrainer gets a model that is loaded already, and would warn that the settings are ignored."""
+    for part in build_tiny_backbone(catalog, vocab_size=400, hidden_size=32):
+        part.save_pretrained(tmp_path / "backbone")
+    settings = {"dtype": "bfloat16"}
+    trainer = make_trainer("finetune", model=tmp_path / "backbone", model_init_kwargs=settings)
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.bfloat16}
+    assert "model_init_kwargs" not in caplog.text
+    assert settings == {"dtype": "bfloat16"}
+
+
+def test_a_model_init_may_return_a_name(processor, rows, catalog, tmp_path):
+    for part in build_tiny_backbone(catalog, vocab_size=400, hidden_size=32):
+        part.save_pretrained(tmp_path / "backbone")
+    args = PatchFinetuneConfig(
+        str(tmp_path / "run"), use_cpu=True, max_steps=1, report_to="none", disable_tqdm=True, save_strategy="no",
+        model_init_kwargs={"attn_implementation": "eager"},
+    )  # fmt: skip
+    trainer = PatchFinetuneTrainer(
+        model_init=lambda: str(tmp_path / "backbone"), args=args, train_dataset=rows, processing_class=processor
+    )
+    trainer.train()
+    assert trainer.model.config._attn_implementation == "eager"
+    assert args.model_init_kwargs == {"attn_implementation": "eager"}

@@ -104,6 +104,15 @@ def test_each_run_begins_anew(make_searcher):
     assert trainer.state.log_history[0]["num_tokens"] == tokens
 
 
+def test_a_resumed_run_counts_its_tokens_on(make_searcher, tmp_path):
+    trainer = make_searcher(save_strategy="steps", save_steps=2)
+    trainer.train()
+    expected = [entry["num_tokens"] for entry in trainer.state.log_history if "loss" in entry]
+    resumed = make_searcher(save_strategy="steps", save_steps=2)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert [entry["num_tokens"] for entry in resumed.state.log_history if "loss" in entry] == expected
+
+
 def test_an_adapter_begins_anew(make_model, make_searcher):
     def make():
         torch.manual_seed(0)
@@ -129,9 +138,21 @@ def test_a_sum_of_all_metrics_is_no_goal(make_searcher, offline):
         make_searcher().hyperparameter_search(hp_space=space, n_trials=1, direction="maximize", backend="optuna")
 
 
-@pytest.mark.parametrize("name", ["item_dropout", "objective", "tree_packing"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "item_dropout",
+        "objective",
+        "tree_packing",
+        "seed",
+        "layout",
+        "eval_method",
+        "train_sampling_strategy",
+        "learnig_rate",
+    ],
+)
 def test_settings_that_the_model_was_made_with_are_refused(make_searcher, offline, name):
-    with pytest.raises(ValueError, match=f"`{name}`.*a new trainer for each trial"):
+    with pytest.raises(ValueError, match=f"`{name}`.*may try.*learning_rate.*a new trainer for each trial"):
         make_searcher().hyperparameter_search(hp_space=lambda trial: {name: 1}, n_trials=1, backend="optuna")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import TITLES
 from item_parts import item_processor
-from trainer_parts import as_stream
+from trainer_parts import as_stream, logged
 from transformers import TrainerCallback
 
 from patchrec_hf import (
@@ -64,6 +64,36 @@ def test_the_card_stands_beside_the_model(make_trainer, rows, tmp_path, monkeypa
     assert "| hr@5 | 0.2500 |" in card
     assert card.count("hr@5") == 2  # the table and the metadata
     assert "Twelve Books" in card
+
+
+def test_the_card_shows_the_metrics_of_the_best_model(make_trainer, rows, tmp_path):
+    """The last evaluation is worse here, and the weights that are saved are those of the first."""
+    settings = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    trainer = make_trainer(
+        "finetune", eval_dataset=rows, load_best_model_at_end=True, metric_for_best_model="loss",
+        greater_is_better=True, learning_rate=1e-2, **settings,
+    )  # fmt: skip
+    trainer.train()
+    first, last = (entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry)
+    assert trainer.state.best_global_step == 2
+    assert first > last
+    trainer.save_model(str(tmp_path / "final"))
+    card = (tmp_path / "final" / "README.md").read_text()
+    assert f"| loss | {first:.4f} |" in card
+    assert "after step 2" in card
+    assert f"| loss | {last:.4f} |" in (tmp_path / "run" / "checkpoint-4" / "README.md").read_text()
+
+
+def test_the_card_shows_each_evaluation_set(make_trainer, rows, tmp_path):
+    sets = {"few": rows.select(range(4)), "all": rows}
+    trainer = make_trainer("finetune", eval_dataset=sets, max_steps=1, eval_strategy="steps", eval_steps=1)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    card = (tmp_path / "final" / "README.md").read_text()
+    for name in sets:
+        (loss,) = logged(trainer, f"eval_{name}_loss")
+        assert f"### {name}\n\n| metric | value |\n|---|---|\n| loss | {loss:.4f} |\n" in card
+    assert "Not evaluated" not in card
 
 
 def test_the_card_of_a_model_trained_on_a_stream(make_trainer, rows, tmp_path):
