@@ -129,6 +129,7 @@ def _read_log(
     rows, num_read = read_interactions(
         log, scan_log, filters.min_rating, faults=faults, has_header=table.has_header, where=where
     )
+    times.check_latest(str(log), time, rows["timestamp"].max())  # type: ignore[arg-type]
     return rows.drop("is_kept", strict=False), num_read, times.ticks_per_second
 
 
