@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import polars as pl
 from filelock import FileLock
 
+from ..runtime.ids import nearest_texts
 from .frames import Frame
 
 
@@ -96,11 +97,15 @@ def require_columns(path: Path | Frame, columns: Sequence[str], required: Sequen
             A sentence that ends the error message.
 
     Raises:
-        ValueError: If a required column is missing.
+        ValueError: If a required column is missing. The message names the column whose name is most like it.
     """
     for column in required:
         if column not in columns:
-            raise ValueError(f"{path} has no column {column!r}; its columns are {list(columns)}. {advice}".rstrip())
+            matches = nearest_texts(column, columns, n=1)
+            question = f"Did you mean {matches[0]!r}? " if matches else ""
+            raise ValueError(
+                f"{path} has no column {column!r}; its columns are {list(columns)}. {question}{advice}".rstrip()
+            )
 
 
 def columns_of(path: Path | Frame, rows: pl.LazyFrame) -> pl.Schema:

@@ -25,7 +25,7 @@ from .files import make_once
 from .filters import Filters, choose_filters, report_steps
 from .frames import Frame, FrameLike, read_frame
 from .interactions import INTERACTIONS_NAME, ITEMS_NAME, PREPARED_NAMES, order_interactions
-from .keywords import name_nearest_keyword
+from .keywords import name_nearest_keyword, nearest_file
 from .preparation import PreparedData, prepare
 from .row_facts import keep_facts
 from .sample import generate_sample_interactions, load_sample_items
@@ -316,8 +316,8 @@ def _from_hub(name: str) -> Path | None:
         return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet", "*.json"]))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(
-            f"There is no file or directory {name!r}, and no data set of that name could be loaded from the Hub: "
-            f"{error}"
+            f"There is no file or directory {name!r}.{nearest_file(Path(name))} And no data set of that name could be "
+            f"loaded from the Hub: {error}"
         ) from error
 
 

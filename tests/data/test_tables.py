@@ -65,6 +65,23 @@ def test_tables_with_a_missing_column(tmp_path, change, problem):
         prepare(path, columns=NAMES, time_unit="ms")
 
 
+@pytest.mark.parametrize(
+    ("change", "columns", "problem"),
+    [
+        ({"customer": "User_ID"}, NAMES, r"has no column 'user_id'.* Did you mean 'User_ID'\? Name the file's own"),
+        ({"sku": "SKU"}, NAMES, r"has no column 'skuu'.* Did you mean 'SKU'\?"),
+        ({"name": "Titel"}, NAMES, r"has no column 'title'.* Did you mean 'Titel'\?"),
+    ],
+)
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+def test_a_missing_column_names_the_nearest(tmp_path, name, change, columns, problem):
+    path = write_table(LOG.rename(change), tmp_path / name)
+    asked = {"customer": "user_id", "sku": "skuu", "name": "title"}[next(iter(change))]
+    given = {ours: asked if theirs in change else theirs for ours, theirs in columns.items()}
+    with pytest.raises(ValueError, match=problem):
+        prepare(path, columns=given, time_unit="ms")
+
+
 def test_tables_that_are_empty(tmp_path):
     (tmp_path / "log.csv").write_text("")
     with pytest.raises(ValueError, match=r"log\.csv cannot be read: empty CSV"):
@@ -210,7 +227,7 @@ def test_rows_that_a_condition_leaves_out_are_not_checked(tmp_path, name):
 @pytest.mark.parametrize(
     ("where", "problem"),
     [
-        ({"evnt": "buy"}, r"has no column 'evnt'; its columns are \['customer', 'sku', 'at', 'name', 'event'"),
+        ({"evnt": "buy"}, r"has no column 'evnt'; its columns are \['customer', 'sku', .*Did you mean 'event'\?"),
         ({"user_id": "ann"}, "has no column 'user_id'.*takes the log's own names"),
         (pl.col("quantity") + 1, "`where` must be true or false for each row, but its expression makes Int64"),
         (pl.col("event") > 3, "`where` cannot be evaluated on columns of {'event': 'String'}"),
