@@ -170,6 +170,9 @@ def write_or_pass(frame, directory, name):
         ({"event": "buy"}, ["Pen", "Nib"]),
         ({"event": ["buy", "return"], "is_bot": False}, ["Pen", "Ink", "Nib"]),
         ({"quantity": [1, 2]}, ["Pen", "Ink", "Nib"]),
+        # Texts are read by the type of the column, as they come from a command line.
+        ({"quantity": ["1", "2"], "is_bot": "false"}, ["Pen", "Nib"]),
+        ({"price": [" 1.5 ", None]}, ["Pen", "Ink"]),
         (pl.col("quantity") > 1, ["Nib"]),
         ((pl.col("event") == "buy") & (pl.col("price") < 2), ["Pen"]),
         (pl.col("price").is_null(), ["Ink"]),
@@ -231,7 +234,7 @@ def test_rows_that_a_condition_leaves_out_are_not_checked(tmp_path, name):
         ({"user_id": "ann"}, "has no column 'user_id'.*takes the log's own names"),
         (pl.col("quantity") + 1, "`where` must be true or false for each row, but its expression makes Int64"),
         (pl.col("event") > 3, "`where` cannot be evaluated on columns of {'event': 'String'}"),
-        ({"quantity": "1"}, "`where` cannot be evaluated on columns of {'quantity': 'Int64'}"),
+        ({"quantity": "one"}, "`where` gives 'one' for the column 'quantity', which holds Int64. Give a whole number"),
         (pl.all() == "buy", r"`where` must be one condition.*Join them by `&`"),
         ({"event": "bye"}, r"The step 'where event is bye' leaves no interaction"),
     ],
@@ -239,6 +242,20 @@ def test_rows_that_a_condition_leaves_out_are_not_checked(tmp_path, name):
 def test_conditions_that_are_refused(tmp_path, name, where, problem):
     with pytest.raises(ValueError, match=problem):
         prepare(write_or_pass(EVENTS, tmp_path, name), Filters(where=where), columns=NAMES, time_unit="ms")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_values_that_no_row_has(tmp_path, name, monkeypatch):
+    logged = []
+    monkeypatch.setattr("patchrec_hf.data.conditions.logger.warning_once", logged.append)
+    log = write_or_pass(EVENTS, tmp_path, name)
+    prepare(log, Filters(where={"event": ["buy", "view"], "customer": ["ann", "bob"]}), columns=NAMES, time_unit="ms")
+    assert logged == []
+    prepare(log, Filters(where={"event": ["buy", "veiw"], "quantity": [1, 2, 9]}), columns=NAMES, time_unit="ms")
+    assert [message.split(": ", 1)[1] for message in logged] == [
+        "`where` asks for 'veiw', but no row has it in the column 'event'. Did you mean 'view'?",
+        "`where` asks for 9, but no row has it in the column 'quantity'.",
+    ]
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])
