@@ -13,6 +13,7 @@ from .conditions import read_values, warn_of_absent_values
 from .files import NotUtf8Error, columns_of, read_checked, require_columns
 from .filters import Filters
 from .frames import Frame
+from .id_columns import is_id_type
 from .keywords import check_keys
 from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions
 from .text_files import INFERRED_ROWS, find_separator, refuse_other_kinds
@@ -142,6 +143,9 @@ def _read_items(
 ) -> pl.DataFrame:
     id_column, title_column = names["item_id"], names["title"]
     table = _Table.of(source, [id_column, title_column], separator, advice=advice)
+    kind = table.kinds[title_column]
+    if kind.is_nested() or kind in (pl.Binary, pl.Object):
+        raise ValueError(f"{source}: column {title_column!r} holds {kind}; titles must be texts.")
 
     def scan_items(part: Any) -> pl.LazyFrame:
         title = null_if_blank(pl.col(title_column).cast(pl.String))
@@ -255,7 +259,7 @@ class _Table:
 
     def id(self, column: str) -> pl.Expr:
         kind = self.kinds[column]
-        if kind.is_float() or kind.is_decimal() or kind.is_nested() or kind.is_temporal() or kind == pl.Object:
+        if not is_id_type(kind) and kind != pl.Null:  # a column of nulls is an error that names the first row
             raise ValueError(
                 f"{self.source}: column {column!r} holds {kind}; ids must be whole numbers or texts. (In pandas, a "
                 "column of whole numbers with missing values holds floats.)"

@@ -177,6 +177,14 @@ def test_a_column_of_pandas_with_texts_and_numbers():
         prepare(frame, columns=NAMES)
 
 
+def test_advice_about_types_stands_only_where_it_helps():
+    pandas = pytest.importorskip("pandas")
+    twice = pandas.DataFrame([["ann", 7, 1]], columns=["customer", "sku", "sku"])
+    with pytest.raises(ValueError, match=r"The data frame cannot be read: .*unique string names") as caught:
+        prepare(twice, columns=NAMES)
+    assert "astype" not in str(caught.value)
+
+
 def test_large_unsigned_ids_are_texts():
     ids = pl.Series([2**64 - 1, 5], dtype=pl.UInt64)
     log = pl.DataFrame({"user_id": [1, 1], "item_id": ids, "timestamp": [1, 2], "title": ["Pen", "Ink"]})

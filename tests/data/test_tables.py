@@ -150,6 +150,30 @@ def test_tables_refuse_settings(tmp_path, kwargs, problem):
         prepare(write_table(LOG, tmp_path / "log.csv"), **kwargs)
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet", "frame"])
+@pytest.mark.parametrize("column", ["customer", "sku"])
+def test_truth_values_are_no_ids(tmp_path, name, column):
+    log = LOG.with_columns(pl.Series(column, [True, False, True, False]))
+    with pytest.raises(ValueError, match=f"column '{column}' holds Boolean; ids must be whole numbers or texts"):
+        prepare(write_or_pass(log, tmp_path, name), columns=NAMES, time_unit="ms")
+
+
+@pytest.mark.parametrize("kind", [pl.Binary, pl.Float64, pl.Date, pl.Time, pl.Decimal(10, 2)])
+@pytest.mark.parametrize("name", ["log.parquet", "frame"])
+def test_types_that_are_no_ids(tmp_path, name, kind):
+    log = LOG.with_columns(sku=pl.Series([None] * 4, dtype=kind))
+    with pytest.raises(ValueError, match=r"column 'sku' holds .*; ids must be whole numbers or texts"):
+        prepare(write_or_pass(log, tmp_path, name), columns=NAMES, time_unit="ms")
+
+
+@pytest.mark.parametrize("values", [[b"Pen"] * 4, [["Pen"]] * 4])
+@pytest.mark.parametrize("name", ["log.parquet", "frame"])
+def test_types_that_are_no_titles(tmp_path, name, values):
+    log = write_or_pass(LOG.with_columns(name=pl.Series(values)), tmp_path, name)
+    with pytest.raises(ValueError, match=r"column 'name' holds .*; titles must be texts"):
+        prepare(log, columns=NAMES, time_unit="ms")
+
+
 EVENTS = LOG.with_columns(
     event=pl.Series(["buy", "view", "return", "buy"]),
     quantity=pl.Series([1, 1, -1, 2]),
