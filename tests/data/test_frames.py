@@ -73,11 +73,11 @@ def test_rows_for_training_from_frames(tmp_path):
 
 
 def test_what_is_cached_depends_on_the_values_of_a_frame(tmp_path, monkeypatch):
-    from patchrec_hf.data import loading
+    from patchrec_hf.data import cache
 
     made = []
-    prepare_raw = loading.prepare
-    monkeypatch.setattr(loading, "prepare", lambda *args: made.append(args[0]) or prepare_raw(*args))
+    prepare_raw = cache.prepare
+    monkeypatch.setattr(cache, "prepare", lambda *args: made.append(args[0]) or prepare_raw(*args))
 
     def load(log, **kwargs):
         before = len(made)

@@ -68,7 +68,7 @@ def test_a_path_that_may_be_a_name_of_the_hub(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr("patchrec_hf.data.loading.snapshot_download", fail)
+    monkeypatch.setattr("patchrec_hf.data.cache.snapshot_download", fail)
     for path in ("logs/clicks.cvs", "lgos/clicks.csv"):
         with pytest.raises(FileNotFoundError, match=r"Did you mean logs/clicks\.csv\?.*no data set.*Hub"):
             prepare(path)
