@@ -46,12 +46,21 @@ def parse_where(pairs: Sequence[str]) -> dict[str, list[str | None]]:
 
 
 def as_values(value: Any) -> tuple[Any, ...]:
-    """Returns one value, or the values of a list, set, array or series, as a tuple. A set's values are sorted."""
+    """
+    Returns one value, or the values of a list, set, array or series, as a tuple. A set's values are sorted.
+
+    Raises:
+        TypeError: If a value is itself a list, a set or a mapping.
+    """
     if isinstance(value, set | frozenset):
         value = sorted(value, key=repr)
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     values = value if isinstance(value, Iterable) and not isinstance(value, str | bytes) else [value]
+    values = list(values)
+    for one in values:
+        if isinstance(one, list | set | dict | np.ndarray):
+            raise TypeError(f"`where` takes a value or a list of values for each column, got {one!r} within a list.")
     return tuple(one.item() if isinstance(one, np.generic) else one for one in values)
 
 

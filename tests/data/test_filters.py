@@ -102,6 +102,7 @@ def test_users_with_too_many_interactions():
         ({"min_user_interactions": None}, TypeError, "`min_user_interactions` must be a whole number, got None"),
         ({"min_rating": "4"}, TypeError, "`min_rating` must be a number, got '4'"),
         ({"k_core": 5}, TypeError, "`k_core` must be True or False, got 5"),
+        ({"where": {"tags": [["a"]]}}, TypeError, r"a list of values for each column, got \['a'\] within a list"),
         ({"where": {1: "buy"}}, TypeError, "keys of `where` must be names of columns, got 1"),
     ],
 )
