@@ -8,6 +8,9 @@ Your own log, with titles in another file, filtered until every user and item ha
     python examples/prepare_data.py clicks.csv data/clicks --items products.csv \
         --columns user_id=customer item_id=sku --min_user_interactions 5 --min_item_users 5 --k_core
 
+The same without returns and bots, by columns of the log:
+    python examples/prepare_data.py clicks.csv data/clicks --items products.csv --where event=buy,rent is_bot=false
+
 The script writes these files to the output directory: interactions.parquet and items.parquet, which
 `load_recommendation_data` and the other examples (with `--data_dir`) read; sequences.parquet, with one row per user;
 and README.md, the card. Raw ids are kept. (The release counts MovieLens' items from 0, so its ids
@@ -29,6 +32,7 @@ from patchrec_hf import (
     tidy_title,
     user_ratio_split,
 )
+from patchrec_hf.data.conditions import parse_where
 
 
 SPLITS = {"temporal": temporal_split, "leave_one_out": leave_one_out_split, "user_ratio": user_ratio_split}
@@ -41,9 +45,12 @@ def main(args: argparse.Namespace) -> None:
     if args.plot and not args.tokenizer:
         raise SystemExit("`--plot` draws the number of tokens per title, so it needs `--tokenizer`.")
     split = SPLITS[args.split]
+    filters = {name: getattr(args, name) for name in FILTERS if getattr(args, name) is not None}
+    if args.where:
+        filters["where"] = parse_where(args.where)
     data = prepare_data(
         args.data,
-        filters={name: getattr(args, name) for name in FILTERS if getattr(args, name) is not None},
+        filters=filters,
         split=partial(split, cuts=tuple(args.cuts)) if args.cuts else split,
         ties=args.ties,
         columns=dict(pair.split("=", 1) for pair in args.columns) if args.columns else None,
@@ -94,6 +101,12 @@ if __name__ == "__main__":
     for name, (kind, text) in FILTERS.items():
         options = {"type": kind} if kind else {"action": argparse.BooleanOptionalAction}
         parser.add_argument(f"--{name}", default=None, help=f"{text}; the data set's own rule if not given", **options)
+    parser.add_argument(
+        "--where",
+        nargs="+",
+        metavar="COLUMN=VALUE",
+        help="keep the rows with these values: event=buy,rent is_bot=false",
+    )
     parser.add_argument("--split", choices=list(SPLITS), default="temporal", help="rule that splits the interactions")
     parser.add_argument("--cuts", type=float, nargs=2, help="shares at which validation and test begin")
     parser.add_argument("--ties", choices=["stable", "release"], default="stable", help="order of equal times")

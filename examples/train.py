@@ -5,6 +5,7 @@ A shop's log, whose titles are in another file, with a pretrained backbone and a
     accelerate launch --config_file examples/accelerate/one_process.yaml examples/train.py \
         --data clicks.csv --items products.csv \
         --columns user_id=customer item_id=sku title=name --min_user_interactions 5 \
+        --where event=buy,rent is_bot=false \
         --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --use_peft --output_dir outputs/shop
 
 The same with a tiny, new backbone, in some minutes on a CPU, to see that all is in place: leave out

@@ -11,9 +11,11 @@ from typing import Any
 import polars as pl
 
 from ..runtime.catalog import Catalog
+from .conditions import parse_where
 from .filters import Filters
 from .loading import load_recommendation_data
 from .splits import leave_one_out_split, temporal_split, user_ratio_split
+from .titles import tidy_title
 
 
 _SPLITS: Mapping[str, Callable[..., pl.DataFrame]] = {
@@ -43,10 +45,15 @@ class DataArguments:
             Two shares, at which validation and test begin.
         min_rating, drop_untitled, min_user_interactions, max_user_interactions, min_item_users, k_core (*optional*):
             See [`Filters`]. The data set's own rule if not given.
+        where (`list[str]`, *optional*):
+            Columns of your own log, and the values that a row must have there: `["event=buy,rent", "is_bot=false"]`.
+            An empty value stands for a missing one (see [`parse_where`]).
+        tidy_titles (`bool`, *optional*, defaults to `False`):
+            Whether [`tidy_title`] cleans the titles.
 
     Raises:
-        ValueError: If `columns` holds a text without `=`, `split_rule` is unknown, or `cuts` are given without a rule
-            that takes them.
+        ValueError: If `columns` or `where` holds a text without `=`, `split_rule` is unknown, or `cuts` are given
+            without a rule that takes them.
 
     Example:
     ```python
@@ -79,6 +86,12 @@ class DataArguments:
     max_user_interactions: int | None = field(default=None, metadata={"help": "Leave out users with more, as bots."})
     min_item_users: int | None = field(default=None, metadata={"help": "Leave out items with fewer users."})
     k_core: bool | None = field(default=None, metadata={"help": "Repeat both filters until all pass them.", **_SWITCH})
+    where: list[str] | None = field(
+        default=None, metadata={"help": "Keep the rows that have these values: event=buy,rent is_bot=false."}
+    )
+    tidy_titles: bool = field(
+        default=False, metadata={"help": "Remove HTML and superfluous white space in titles.", **_SWITCH}
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Directory for downloads and prepared data."})
 
     def __post_init__(self) -> None:
@@ -92,6 +105,7 @@ class DataArguments:
         for pair in self.columns or ():
             if not all(pair.partition("=")):
                 raise ValueError(f"`columns` takes pairs such as user_id=customer, got {pair!r}.")
+        parse_where(self.where or ())
 
     def settings(self) -> dict[str, Any]:
         """Returns the arguments for [`load_recommendation_data`] by name, those that were set."""
@@ -103,7 +117,11 @@ class DataArguments:
         if self.split_rule is not None or self.cuts is not None:
             split = _SPLITS[self.split_rule or "temporal"]
             settings["split"] = split if self.cuts is None else partial(split, cuts=tuple(self.cuts))
+        if self.tidy_titles:
+            settings["title_rule"] = tidy_title
         filters = {one.name: given[one.name] for one in fields(Filters) if one.name in given}
+        if self.where:
+            filters["where"] = parse_where(self.where)
         return {**settings, "filters": filters} if filters else settings
 
     def load(self, **rows: Any) -> tuple[Any, Catalog]:

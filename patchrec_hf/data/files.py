@@ -10,11 +10,12 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import polars as pl
 from filelock import FileLock
 
+from ..runtime.ids import nearest_texts
 from .frames import Frame
 
 
@@ -96,11 +97,15 @@ def require_columns(path: Path | Frame, columns: Sequence[str], required: Sequen
             A sentence that ends the error message.
 
     Raises:
-        ValueError: If a required column is missing.
+        ValueError: If a required column is missing. The message names the column whose name is most like it.
     """
     for column in required:
         if column not in columns:
-            raise ValueError(f"{path} has no column {column!r}; its columns are {list(columns)}. {advice}".rstrip())
+            matches = nearest_texts(column, columns, n=1)
+            question = f"Did you mean {matches[0]!r}? " if matches else ""
+            raise ValueError(
+                f"{path} has no column {column!r}; its columns are {list(columns)}. {question}{advice}".rstrip()
+            )
 
 
 def columns_of(path: Path | Frame, rows: pl.LazyFrame) -> pl.Schema:
@@ -243,6 +248,11 @@ def _raise_at_row(path: Path | Frame, scan: Scan, faults: Mapping[str, pl.Expr],
     raise ValueError(f"{path} changed while it was being read. Run this again.")
 
 
+def open_raw(path: Path) -> IO[bytes]:
+    """Opens a file to read its bytes, those that it held before it was compressed (`.gz`)."""
+    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
 def is_utf8(line: bytes) -> bool:
     """Whether a line is in UTF-8."""
     try:
@@ -260,7 +270,7 @@ class _TruncatedError(Exception):
 
 def _lines(path: Path) -> Iterator[bytes]:
     number = 0
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+    with open_raw(path) as file:
         try:
             for line in file:
                 number += 1

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from .conditions import as_values, has_values, read_values
 from .keywords import check_keys
 
 
@@ -48,7 +49,8 @@ class Filters:
     ```
 
     Raises:
-        TypeError: If `where` is neither an expression nor a mapping with texts as keys.
+        TypeError: If `where` is neither an expression nor a mapping with texts as keys, or another setting is of
+            another type.
         ValueError: If a minimum is below 1, `max_user_interactions` is below `min_user_interactions`, or `where` is an
             empty mapping or an expression that calls a Python function.
     """
@@ -63,6 +65,17 @@ class Filters:
     where: pl.Expr | Mapping[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
+        for name in ("min_user_interactions", "min_item_users", "max_user_interactions"):
+            value = getattr(self, name)
+            is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+            if not is_whole and not (value is None and name == "max_user_interactions"):
+                raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
+        for name in ("drop_untitled", "drop_duplicates", "k_core"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
+        is_number = isinstance(self.min_rating, int | float | np.number) and not isinstance(self.min_rating, bool)
+        if self.min_rating is not None and not is_number:
+            raise TypeError(f"`min_rating` must be a number, got {self.min_rating!r}.")
         for name in ("min_user_interactions", "min_item_users"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -76,6 +89,8 @@ class Filters:
                 raise ValueError("`where` is an empty mapping. Name a column and its values, or leave it out.")
             if names := [name for name in self.where if not isinstance(name, str)]:
                 raise TypeError(f"The keys of `where` must be names of columns, got {names[0]!r}.")
+            # Tuples can be compared, and stay as they are when the user's list changes.
+            object.__setattr__(self, "where", {name: as_values(value) for name, value in self.where.items()})
         elif not (self.where is None or isinstance(self.where, pl.Expr)):
             raise TypeError(
                 "`where` must be an expression of polars, such as `polars.col('event') == 'buy'`, or a mapping, such "
@@ -95,17 +110,31 @@ class Filters:
             return NotImplemented
         return all(_is_equal(getattr(self, entry.name), getattr(other, entry.name)) for entry in fields(self))
 
-    def condition(self) -> pl.Expr | None:
-        """Returns `where` as an expression."""
+    def condition(self, schema: Mapping[str, pl.DataType], label: str) -> pl.Expr | None:
+        """
+        Returns `where` as an expression.
+
+        Args:
+            schema (`Mapping[str, polars.DataType]`):
+                The types of the log's columns.
+            label (`str`):
+                Name of the file or frame, for error messages.
+
+        Raises:
+            ValueError: If a column cannot hold a value that `where` gives for it.
+        """
         if self.where is None or isinstance(self.where, pl.Expr):
             return self.where
-        return pl.all_horizontal(_has_value(name, _values(value)) for name, value in self.where.items())
+        return has_values(read_values(self.where, schema, label))
 
     def describe_reading(self) -> str:
         """Describes the filters that a reader applies while it reads: `where` and `min_rating`."""
         parts = []
         if isinstance(self.where, Mapping):
-            values = {name: ", ".join(map(str, _values(value))) for name, value in self.where.items()}
+            values = {
+                name: ", ".join("missing" if value is None else str(value) for value in values)
+                for name, values in self.where.items()
+            }
             parts.append("where " + " and ".join(f"{name} is {texts}" for name, texts in values.items()))
         elif self.where is not None:
             parts.append(f"where {self.where}")
@@ -136,16 +165,6 @@ def _is_equal(one: Any, other: Any) -> bool:
     if isinstance(one, pl.Expr) and isinstance(other, pl.Expr):
         return one.meta == other.meta  # `==` of two expressions is a third one
     return not isinstance(one, pl.Expr) and not isinstance(other, pl.Expr) and bool(one == other)
-
-
-def _values(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple | set | frozenset | pl.Series | np.ndarray) else [value]
-
-
-def _has_value(name: str, values: list[Any]) -> pl.Expr:
-    known = [value for value in values if value is not None]
-    has_value = pl.col(name).is_in(known)
-    return has_value | pl.col(name).is_null() if len(known) < len(values) else has_value
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,13 @@ def read_frame(data: Any, label: str) -> Frame:
         if isinstance(data, ArrowFrame):
             return Frame(label, pl.DataFrame(data).lazy())
     except (pa.ArrowException, pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{label} cannot be read: {str(error).rstrip('.')}. If a column holds values of several types, make all "
-            "of them texts, in pandas by `frame['sku'] = frame['sku'].astype(str)`."
-        ) from error
+        advice = ""
+        if isinstance(error, pa.ArrowTypeError | pa.ArrowInvalid):
+            advice = (
+                " If a column holds values of several types, make all of them texts, in pandas by "
+                "`frame['sku'] = frame['sku'].astype(str)`."
+            )
+        raise ValueError(f"{label} cannot be read: {str(error).rstrip('.')}.{advice}") from error
     raise TypeError(
         f"{label} must be a file, or a data frame of polars, pandas, Arrow or `datasets`, got "
         f"`{type(data).__name__}`. Make a frame of it, such as `polars.DataFrame(...)`."

@@ -1,12 +1,14 @@
-"""Keywords: names the nearest right one for a misspelt keyword or key."""
+"""Keywords: names the nearest right one for a misspelt keyword, key or file."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterable
-from difflib import get_close_matches
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
+
+from ..runtime.ids import nearest_texts
 
 
 P = ParamSpec("P")
@@ -15,8 +17,33 @@ R = TypeVar("R")
 
 def nearest(name: str, known: Collection[str]) -> str:
     """Returns the end of an error message: the known name that is most like `name`, or all of them if no one is."""
-    matches = get_close_matches(name, known, n=1)
+    matches = nearest_texts(name, list(known), n=1)
     return f"did you mean {matches[0]!r}?" if matches else f"it must be among {list(known)}."
+
+
+def nearest_file(path: Path) -> str:
+    """
+    Returns a question that names the file or directory whose name is most like the one of a path that does not exist.
+
+    Args:
+        path (`pathlib.Path`):
+            The path. Its first part that does not exist may be the misspelt one.
+
+    Returns:
+        `str`: a blank and the question; empty if there is no similar name, or the directory cannot be read.
+    """
+    missing = path
+    while not missing.parent.exists() and missing.parent != missing:
+        missing = missing.parent
+    try:
+        matches = nearest_texts(missing.name, sorted(child.name for child in missing.parent.iterdir()), n=1)
+    except OSError:
+        return ""
+    if not matches:
+        return ""
+    found = missing.parent / matches[0]
+    whole = found / path.relative_to(missing)
+    return f" Did you mean {whole if whole.exists() else found}?"
 
 
 def check_keys(argument: str, keys: Iterable[object], known: Collection[str]) -> None:

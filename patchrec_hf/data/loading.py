@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import polars as pl
 from datasets import Dataset, DatasetDict, IterableDataset
 from datasets.fingerprint import Hasher
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from transformers.utils import logging
 
 from ..runtime.catalog import Catalog
-from .balance import find_heavy_users
-from .downloads import cache_directory, log_terms
+from .cache import Preparation, Split, prepare_in_cache, prepare_sample
+from .downloads import cache_directory
 from .examples import make_rows
 from .files import make_once
-from .filters import Filters, choose_filters, report_steps
+from .filters import Filters
 from .frames import Frame, FrameLike, read_frame
-from .interactions import INTERACTIONS_NAME, ITEMS_NAME, PREPARED_NAMES, order_interactions
+from .interactions import INTERACTIONS_NAME, ITEMS_NAME
 from .keywords import name_nearest_keyword
-from .preparation import PreparedData, prepare
+from .preparation import PreparedData
 from .row_facts import keep_facts
-from .sample import generate_sample_interactions, load_sample_items
-from .sources import TitleRule, find_source
-from .splits import SPLITS, temporal_split
+from .sources import TitleRule
+from .splits import SPLITS
 from .streams import stream_rows
 from .tables import TableOptions
-
-
-logger = logging.get_logger(__name__)
-
-Split = Callable[[pl.DataFrame], pl.DataFrame]
-
-_CACHE_VERSION = 2  # raise this number when the same settings give other rows
 
 
 @name_nearest_keyword
@@ -111,13 +96,13 @@ def load_recommendation_data(
     }
     data = _name_path_or_frame(name_or_path)
     options = TableOptions(columns, time_unit, date_format, separator, encoding)
-    preparation = _Preparation(filters, split, ties, title_rule, options, items)
+    preparation = Preparation(filters, split, ties, title_rule, options, items)
     if data == "sample" and not streaming:
-        sample = _prepare_sample(preparation)
+        sample = prepare_sample(preparation)
         catalog = sample.catalog
         return make_rows(sample.interactions, catalog, **row_settings), catalog
     cache = cache_directory(cache_dir)
-    prepared = _prepare_in_cache(data, cache, preparation)
+    prepared = prepare_in_cache(data, cache, preparation)
     catalog = Catalog.from_parquet(prepared / ITEMS_NAME)
     kept = SPLITS[1:] if streaming else SPLITS
 
@@ -200,137 +185,13 @@ def prepare_data(
     """
     data = _name_path_or_frame(name_or_path)
     options = TableOptions(columns, time_unit, date_format, separator, encoding)
-    preparation = _Preparation(filters, split, ties, title_rule, options, items)
+    preparation = Preparation(filters, split, ties, title_rule, options, items)
     if data == "sample":
-        return _prepare_sample(preparation)
-    return PreparedData.load(_prepare_in_cache(data, cache_directory(cache_dir), preparation))
-
-
-@dataclass(frozen=True)
-class _Preparation:
-    """The settings of [`prepare_data`] that change its result."""
-
-    filters: Filters | Mapping[str, Any] | None = None
-    split: Split | None = None
-    ties: Literal["stable", "release"] = "stable"
-    title_rule: TitleRule | None = None
-    options: TableOptions = field(default_factory=TableOptions)
-    items: str | Path | FrameLike | None = None
-
-    def check_only_split(self, name: str) -> None:
-        """
-        Checks that no setting but `split` is given, for data that is already prepared.
-
-        Args:
-            name (`str`):
-                Name of the data, for the error message.
-
-        Raises:
-            ValueError: If another setting is given.
-        """
-        others = (self.filters or None, self.title_rule, self.items)
-        is_default = self.ties == "stable" and self.options == TableOptions()
-        if not is_default or any(other is not None for other in others):
-            raise ValueError(
-                f"{name} is prepared already: `filters`, `ties`, `title_rule`, `columns`, `items`, `time_unit`, "
-                "`date_format`, `separator` and `encoding` apply to raw data only. Leave them out; only `split` "
-                "applies here."
-            )
-
-
-def _prepare_sample(preparation: _Preparation) -> PreparedData:
-    preparation.check_only_split("The sample")
-    interactions = order_interactions(generate_sample_interactions())
-    items = load_sample_items().select("item_id", "title")
-    return PreparedData("sample", (preparation.split or temporal_split)(interactions), items)
+        return prepare_sample(preparation)
+    return PreparedData.load(prepare_in_cache(data, cache_directory(cache_dir), preparation))
 
 
 def _name_path_or_frame(data: str | Path | FrameLike) -> str | Path | Frame:
     if isinstance(data, str):
         return data
     return Path(data) if isinstance(data, os.PathLike) else read_frame(data, "The data frame")
-
-
-def _prepare_in_cache(data: str | Path | Frame, cache: Path, preparation: _Preparation) -> Path:
-    """Returns the directory in the cache with the prepared data, and prepares the data if the cache lacks it."""
-    directory = _find_in_cache(data, cache, preparation)
-    interactions = pl.scan_parquet(directory / INTERACTIONS_NAME)
-    if warning := find_heavy_users(interactions):
-        logger.warning_once(warning)
-    return directory
-
-
-def _find_in_cache(data: str | Path | Frame, cache: Path, preparation: _Preparation) -> Path:
-    split = preparation.split
-    if data == "sample":
-        sample = _prepare_sample(preparation)
-        return make_once(cache / "prepared" / f"sample-{Hasher.hash([_CACHE_VERSION, split])}", sample.save)
-    if isinstance(data, Frame):
-        return _prepare_raw("frame", data, cache, preparation)
-    path = Path(data).expanduser()
-    name = re.sub(r"[^\w.-]+", "-", str(data) if not path.exists() else path.name)
-    if not path.exists() and (snapshot := _from_hub(str(data))):
-        path = snapshot
-    if not any((path / file).is_file() for file in PREPARED_NAMES):
-        return _prepare_raw(name, path if path.exists() else str(data), cache, preparation)
-    preparation.check_only_split(str(path))
-
-    def make(directory: Path) -> None:
-        found = PreparedData.load(path)
-        has_split = "split" in found.interactions.columns
-        (found if has_split and split is None else found.with_split(split or temporal_split)).save(directory)
-
-    key = _key([path / file for file in PREPARED_NAMES if (path / file).is_file()], split)
-    return make_once(cache / "prepared" / f"{name}-{key}", make)
-
-
-def _prepare_raw(name: str, data: str | Path | Frame, cache: Path, preparation: _Preparation) -> Path:
-    options, ties = preparation.options, preparation.ties
-    source = find_source(data, cache, options, preparation.items)
-    if source.license_terms:
-        log_terms(source.license_terms)
-    filters = choose_filters(preparation.filters, source.filters)
-    title_rule = preparation.title_rule or source.title_rule
-    splitter = preparation.split or temporal_split
-
-    def make(directory: Path) -> None:
-        logger.info(f"Preparing {', '.join(str(file) for file in source.files)}")
-        raw = source.read(filters)
-        prepared = prepare(
-            name, raw, filters, splitter, title_rule, ties, source.keeps_all_items, source.license_terms
-        )
-        logger.info(f"{name}:\n{report_steps(list(prepared.steps))}")
-        prepared.save(directory)
-
-    # The encoding changes the files themselves, which are re-encoded by now.
-    read_as = replace(options, encoding=None)
-    key = _key(source.files, [filters, splitter, title_rule, ties, read_as, source.keeps_all_items])
-    return make_once(cache / "prepared" / f"{name}-{key}", make)
-
-
-def _from_hub(name: str) -> Path | None:
-    """Downloads a prepared data set from the Hub. Returns `None` if `name` cannot be the name of one."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.split("/")[0] in ("goodreads", "amazon-2023"):
-        return None
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet", "*.json"]))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(
-            f"There is no file or directory {name!r}, and no data set of that name could be loaded from the Hub: "
-            f"{error}"
-        ) from error
-
-
-def _key(files: Sequence[Path | Frame], settings: Any) -> str:
-    """
-    Returns the cache key: a hash of the contents of files and frames, and of settings. Functions of a script and
-    lambdas are hashed by their code, imported functions by their name.
-    """
-    digests = []
-    for path in files:
-        if isinstance(path, Frame):
-            digests.append((str(path), path.digest()))
-            continue
-        with path.open("rb") as file:
-            digests.append((path.name, hashlib.file_digest(file, "blake2b").hexdigest()))
-    return Hasher.hash([_CACHE_VERSION, digests, settings])

@@ -26,7 +26,8 @@ _MAX_CHANGED = 0.1
 class RowFacts:
     """
     The settings and the catalog that rows were made with. A data set keeps them as JSON in the description of its
-    `info`, which `select`, `shuffle`, `map` and `save_to_disk` keep.
+    `info`, which `select`, `shuffle`, `map`, `filter`, `save_to_disk` and `concatenate_datasets` keep. Rows that pass
+    through a Parquet file or a data frame lose them.
 
     Args:
         max_history (`int`):
@@ -39,16 +40,29 @@ class RowFacts:
     titles: tuple[tuple[int | str, str], ...]
 
     @classmethod
-    def of(cls, dataset: Dataset | IterableDataset) -> RowFacts | None:
-        """Reads the facts of a data set; `None` if it has none, as rows of your own."""
-        try:
-            values = json.loads(dataset.info.description or "null")
-        except json.JSONDecodeError:
-            return None
-        if not isinstance(values, dict) or _KEY not in values:
-            return None
-        facts = values[_KEY]
-        return cls(facts["max_history"], tuple((item_id, title) for item_id, title in facts["titles"]))
+    def all_of(cls, dataset: Dataset | IterableDataset) -> tuple[RowFacts, ...]:
+        """
+        Reads the facts of a data set.
+
+        Args:
+            dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+                The rows.
+
+        Returns:
+            `tuple[RowFacts, ...]`: the distinct facts of the data sets that were joined to this one; empty if there
+            are none, as for rows of your own.
+        """
+        facts = []
+        # `datasets` joins unequal descriptions by blank lines, which JSON in one line does not hold.
+        for part in (dataset.info.description or "").split("\n\n"):
+            try:
+                values = json.loads(part)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(values, dict) and _KEY in values:
+                found = values[_KEY]
+                facts.append(cls(found["max_history"], tuple((item_id, title) for item_id, title in found["titles"])))
+        return tuple(dict.fromkeys(facts))
 
 
 def keep_facts(dataset: Dataset | IterableDataset, catalog: Catalog, max_history: int) -> None:
@@ -80,11 +94,14 @@ def check_same_catalog(dataset: Dataset | IterableDataset, catalog: Catalog) -> 
             The catalog in which the ids of the rows are looked up.
 
     Raises:
-        ValueError: If the rows were made with another catalog, whose ids name other items.
+        ValueError: If the rows, or some of several data sets that were joined, were made with another catalog, whose
+            ids name other items.
     """
-    facts = RowFacts.of(dataset)
-    if facts is None:
-        return
+    for facts in RowFacts.all_of(dataset):
+        _check_titles(facts, catalog)
+
+
+def _check_titles(facts: RowFacts, catalog: Catalog) -> None:
     shared = [(item_id, title) for item_id, title in facts.titles if item_id in catalog]
     if not shared:
         raise ValueError(
@@ -118,26 +135,38 @@ def warn_of_other_max_history(dataset: Dataset, max_history: int) -> None:
         max_history (`int`):
             The processor's `max_history`.
     """
-    parts = [
-        part.select("user_id", length=pl.col("target_positions").list.first())
-        for part in read_columns(dataset, "user_id", "target_positions")
-    ]
-    rows = pl.concat(parts)
-    longest: Any = rows["length"].max()
-    facts = RowFacts.of(dataset)
+    facts = [one.max_history for one in RowFacts.all_of(dataset)]
+    if facts and set(facts) == {max_history}:
+        return
+    if len(set(facts)) > 1:
+        made_with = " and ".join(map(str, sorted(set(facts))))
+        logger.warning_once(
+            f"The rows were made with `max_history` of {made_with}, but the processor has "
+            f"`max_history={max_history}`. Give `load_recommendation_data` and the processor the same "
+            "`max_history`."
+        )
+        return
+    lengths = pl.concat([part["target_positions"].list.first() for part in read_columns(dataset, "target_positions")])
+    longest: Any = lengths.max()
     if longest is None or longest == max_history:
         return
     if longest > max_history:
         effect = f"The processor reads only the latest {max_history} items of each history."
-    elif longest == facts.max_history if facts else _repeats(rows.filter(pl.col("length") == longest)["user_id"]):
+    elif _was_cut(dataset, lengths, longest, facts):
         effect = "The model would learn from shorter histories than it reads when it recommends."
     else:
-        return  # no history was cut: the longest one has all of its user's items
+        return  # the longest history has all of its user's items
     logger.warning_once(
         f"The rows hold up to {longest} items before a target, but the processor has `max_history={max_history}`. "
         f"{effect} Give `load_recommendation_data` and the processor the same `max_history`."
     )
 
 
-def _repeats(users: pl.Series) -> bool:
+def _was_cut(dataset: Dataset, lengths: pl.Series, longest: int, facts: list[int]) -> bool:
+    """Whether the longest histories were cut."""
+    if facts:
+        return longest in facts
+    # The users of all rows would take long to read.
+    dataset = dataset.select((lengths == longest).arg_true().to_list())
+    users = pl.concat([part["user_id"] for part in read_columns(dataset, "user_id")])
     return bool(users.is_duplicated().any())

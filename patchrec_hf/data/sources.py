@@ -7,17 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..runtime.ids import nearest_texts
 from .amazon import AMAZON_FILTERS, read_amazon
 from .downloads import AMAZON_TERMS, GOODREADS_TERMS, MOVIELENS_TERMS, download
 from .files import place_for, unpack
 from .filters import Filters
 from .frames import Frame, FrameLike, read_frame
 from .goodreads import GOODREADS_FILTERS, read_goodreads
+from .keywords import nearest_file
 from .movielens import MOVIELENS_100K_FILTERS, MOVIELENS_FILTERS, clean_movie_title, read_movielens
 from .raw import RawData
 from .tables import TableOptions, is_table, is_text_table, read_tables
 from .text_files import recode, refuse_spreadsheet
 
+
+_PUBLIC_NAMES = ("ml-100k", "ml-1m", "ml-latest-small", "ml-32m", "goodreads", "sample")
 
 TitleRule = Callable[[str], str]
 
@@ -88,9 +92,11 @@ def find_source(
     if not path.exists():
         downloaded = download(str(data), cache)
         if downloaded is None:
+            alike = nearest_texts(str(data), _PUBLIC_NAMES, n=1)
+            question = nearest_file(path) or (f" Did you mean {alike[0]!r}?" if alike else "")
             raise FileNotFoundError(
-                f"There is no file, directory or public data set {str(data)!r}. The known names are ml-100k, "
-                "ml-1m, ml-latest-small, ml-32m, goodreads, goodreads/<genre>, amazon-2023/<Category> and sample."
+                f"There is no file, directory or public data set {str(data)!r}.{question} The known names are "
+                f"{', '.join(_PUBLIC_NAMES)}, goodreads/<genre> and amazon-2023/<Category>."
             )
         path = downloaded
     if path.is_file():
@@ -129,7 +135,7 @@ def _find_table(log: Path | Frame, items: str | Path | FrameLike | None, cache: 
     if isinstance(items, str | os.PathLike):
         titles = Path(items).expanduser()
         if not titles.is_file():
-            raise FileNotFoundError(f"There is no file {titles}, which `items` names.")
+            raise FileNotFoundError(f"There is no file {titles}, which `items` names.{nearest_file(titles)}")
         refuse_spreadsheet(titles)
     elif items is not None:
         titles = read_frame(items, "The data frame of `items`")

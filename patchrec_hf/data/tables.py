@@ -9,9 +9,11 @@ from typing import Any
 
 import polars as pl
 
+from .conditions import read_values, warn_of_absent_values
 from .files import NotUtf8Error, columns_of, read_checked, require_columns
 from .filters import Filters
 from .frames import Frame
+from .id_columns import is_id_type
 from .keywords import check_keys
 from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions
 from .text_files import INFERRED_ROWS, find_separator, refuse_other_kinds
@@ -110,7 +112,7 @@ def _read_log(
 ) -> tuple[pl.DataFrame, dict[str, int], int]:
     has_rating = filters.min_rating is not None or "rating" in (options.columns or {})
     required = ["user_id", "item_id", "timestamp", *(["rating"] if has_rating else [])]
-    table = _Table.of(log, [names[name] for name in required], options.separator, filters.condition())
+    table = _Table.of(log, [names[name] for name in required], options.separator, filters)
     time = names["timestamp"]
     times = find_times(str(log), table.scan(log), time, table.kinds[time], options.time_unit, options.date_format)
     others, faults, where = {}, dict(times.faults), None
@@ -129,6 +131,10 @@ def _read_log(
     rows, num_read = read_interactions(
         log, scan_log, filters.min_rating, faults=faults, has_header=table.has_header, where=where
     )
+    if isinstance(filters.where, Mapping):
+        values = read_values(filters.where, table.typed, str(log))
+        warn_of_absent_values(values, table.scan_as(log, table.typed), str(log))
+    times.check_latest(str(log), time, rows["timestamp"].max())  # type: ignore[arg-type]
     return rows.drop("is_kept", strict=False), num_read, times.ticks_per_second
 
 
@@ -137,6 +143,9 @@ def _read_items(
 ) -> pl.DataFrame:
     id_column, title_column = names["item_id"], names["title"]
     table = _Table.of(source, [id_column, title_column], separator, advice=advice)
+    kind = table.kinds[title_column]
+    if kind.is_nested() or kind in (pl.Binary, pl.Object):
+        raise ValueError(f"{source}: column {title_column!r} holds {kind}; titles must be texts.")
 
     def scan_items(part: Any) -> pl.LazyFrame:
         title = null_if_blank(pl.col(title_column).cast(pl.String))
@@ -171,7 +180,7 @@ class _Table:
         source: Path | Frame,
         columns: Sequence[str],
         separator: str | None = None,
-        where: pl.Expr | None = None,
+        filters: Filters | None = None,
         advice: str = "",
     ) -> _Table:
         char = ","
@@ -197,13 +206,15 @@ class _Table:
             naming += " The index of a pandas frame is no column; `frame.reset_index()` makes it one."
         require_columns(source, schema.names(), columns, f"{naming} {advice}")
         table = cls(source, {name: schema[name] for name in columns}, char)
-        return table if where is None else table._with_where(where, schema)
+        return table if filters is None or filters.where is None else table._with_where(filters, schema)
 
-    def _with_where(self, where: pl.Expr, schema: pl.Schema) -> _Table:
-        if where.meta.has_multiple_outputs():
+    def _with_where(self, filters: Filters, schema: pl.Schema) -> _Table:
+        if isinstance(filters.where, pl.Expr) and filters.where.meta.has_multiple_outputs():
             raise ValueError("`where` must be one condition, but its expression makes several. Join them by `&`.")
-        names = list(dict.fromkeys(where.meta.root_names()))
+        roots = filters.where.meta.root_names() if isinstance(filters.where, pl.Expr) else filters.where or ()
+        names = list(dict.fromkeys(roots))
         require_columns(self.source, schema.names(), names, "`where` reads that column; it takes the log's own names.")
+        where = filters.condition(schema, str(self.source))
         try:
             # An empty table shows which types do not go together before any row is read.
             kind = schema.to_frame().select(is_kept=where).schema["is_kept"]
@@ -221,17 +232,8 @@ class _Table:
     def scan(self, source: Any) -> pl.LazyFrame:
         """Reads the columns of `kinds`, as texts from a text file, and `is_kept` if there is a condition."""
         others = {name: kind for name, kind in self.typed.items() if name not in self.kinds}
-        names = [*self.kinds, *others]
-        if isinstance(self.source, Frame):
-            rows = self.source.rows.select(names)
-        elif self.has_header:
-            rows = pl.scan_csv(source, separator=self.separator, infer_schema=False, schema_overrides=others)
-            rows = drop_blank_rows(rows.select(names))
-        elif _kind(self.source) in _JSON:
-            # Read values as texts, because `kinds` is inferred from the first rows, and later ids may be texts.
-            rows = pl.scan_ndjson(source, schema={**dict.fromkeys(self.kinds, pl.String()), **others})
-        else:
-            rows = pl.scan_parquet(source).select(names)
+        # Read values as texts, because `kinds` is inferred from the first rows, and later ids may be texts.
+        rows = self.scan_as(source, {**dict.fromkeys(self.kinds, pl.String()), **others})
         if self.where is None:
             return rows
         if not self._is_text_file():
@@ -244,9 +246,20 @@ class _Table:
         texts = {name: pl.col(f"text of {name}") if name in shared else pl.col(name) for name in self.kinds}
         return rows.select("is_kept", **texts)
 
+    def scan_as(self, source: Any, kinds: Mapping[str, pl.DataType]) -> pl.LazyFrame:
+        """Reads the columns of `kinds`; from a text file, with these types."""
+        if isinstance(self.source, Frame):
+            return self.source.rows.select(list(kinds))
+        if self.has_header:
+            rows = pl.scan_csv(source, separator=self.separator, infer_schema=False, schema_overrides=kinds)
+            return drop_blank_rows(rows.select(list(kinds)))
+        if _kind(self.source) in _JSON:
+            return pl.scan_ndjson(source, schema=dict(kinds))
+        return pl.scan_parquet(source).select(list(kinds))
+
     def id(self, column: str) -> pl.Expr:
         kind = self.kinds[column]
-        if kind.is_float() or kind.is_decimal() or kind.is_nested() or kind.is_temporal() or kind == pl.Object:
+        if not is_id_type(kind) and kind != pl.Null:  # a column of nulls is an error that names the first row
             raise ValueError(
                 f"{self.source}: column {column!r} holds {kind}; ids must be whole numbers or texts. (In pandas, a "
                 "column of whole numbers with missing values holds floats.)"

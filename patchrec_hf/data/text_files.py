@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import shutil
 import zipfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
-from .files import BROKEN_COMPRESSION, NotUtf8Error, is_utf8, make_once, place_for
+from .files import BROKEN_COMPRESSION, NotUtf8Error, is_utf8, make_once, open_raw, place_for
 
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -154,7 +152,7 @@ def recode(path: Path, encoding: str, parent: Path) -> Path:
     def write(directory: Path) -> None:
         try:
             with (
-                _open(path) as file,
+                open_raw(path) as file,
                 codecs.getreader(encoding)(file) as text,
                 (directory / _new_name(path)).open("w", encoding="utf-8", newline="") as new,
             ):
@@ -173,7 +171,7 @@ def _is_surely_utf8(path: Path) -> bool:
     """Whether a file is valid UTF-8 and not only ASCII. Text of another encoding hardly ever is."""
     decoder, is_ascii = codecs.getincrementaldecoder("utf-8")(), True
     try:
-        with _open(path) as file:
+        with open_raw(path) as file:
             while part := file.read(_PART):
                 decoder.decode(part)
                 is_ascii &= part.isascii()
@@ -190,13 +188,9 @@ def _new_name(path: Path) -> str:
 
 def _first_lines(path: Path, number: int) -> list[bytes]:
     try:
-        with _open(path) as file:
+        with open_raw(path) as file:
             return list(islice(file, number))
     except BROKEN_COMPRESSION as error:
         raise ValueError(
             f"{path}: the compressed file ends or breaks near its beginning ({error}). Download or copy it again."
         ) from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]

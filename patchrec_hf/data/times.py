@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import polars as pl
+from transformers.utils import logging
 
+
+logger = logging.get_logger(__name__)
 
 TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 _LATEST = 32_503_680_000  # the year 3000, in seconds
+_EARLIEST = 157_766_400  # the year 1975, in seconds; a log that ends before it is read in another unit, or is no time
+_COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # numbers that are dates, by their digits
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
 _YEAR_FIRST = r"^\d{4}"
 _YEAR_LAST = re.compile(
@@ -33,11 +39,47 @@ class Times:
             Unit of the times: 1 is seconds, 1000 is milliseconds.
         faults (`dict[str, polars.Expr]`):
             Faults of rows that were read under the name `timestamp` (see [`read_checked`]).
+        unit (`str`, *optional*):
+            The `time_unit`, if the times are numbers.
     """
 
     value: pl.Expr
     ticks_per_second: int
     faults: dict[str, pl.Expr]
+    unit: str | None = None
+
+    def check_latest(self, label: str, column: str, latest: int | None) -> None:
+        """
+        Checks that numbers are times in their unit: a log that ends before 1975 hardly is one. In seconds, numbers
+        may also count the interactions, so that they only give an order. One warning is logged then.
+
+        Args:
+            label (`str`):
+                Name of the file or frame, for messages.
+            column (`str`):
+                Name of the column.
+            latest (`int`, *optional*):
+                The latest time, as `value` reads it; `None` if there is no time.
+
+        Raises:
+            ValueError: If the latest time is before 1975, in a unit other than seconds.
+        """
+        if self.unit is None or latest is None or latest >= _EARLIEST * self.ticks_per_second:
+            return
+        try:
+            date = str(datetime.fromtimestamp(latest // self.ticks_per_second, UTC).date())
+        except (ValueError, OverflowError, OSError):
+            date = "before the year 1"
+        problem = (
+            f"{label}: the latest of {column!r} is {date} in the unit {self.unit!r}, which is the number {latest}. "
+        )
+        advice = (
+            "If the numbers are times in another unit, pass it as `time_unit`. If they are dates, such as the day "
+            "numbers of a spreadsheet, write them as dates, and name their form by `date_format` if need be."
+        )
+        if self.unit != "s":
+            raise ValueError(f"{problem}{advice} Times before 1975 must be written as dates.")
+        logger.warning_once(f"{problem}{advice} If they only count the interactions, all is well.")
 
 
 def find_times(
@@ -86,7 +128,9 @@ def find_times(
         return _dates(column, pl.col(column).cast(pl.Datetime("us")), _UNREADABLE)
     text = pl.col(column).cast(pl.String).str.strip_chars()
     if date_format is not None:
-        return _formatted(column, text, date_format)
+        # Pandas makes floats of whole numbers if one is missing.
+        digits = pl.col(column).cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
+        return _formatted(column, digits if kind.is_float() else text, date_format)
     sample = _sample(rows, text)
     if kind.is_numeric() or (sample and _NUMBER.fullmatch(sample[0])):
         _refuse_compact_dates(label, column, sample)
@@ -108,7 +152,7 @@ def _numbers(column: str, value: pl.Expr, time_unit: str) -> Times:
         ),
     }
     value = value.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
-    return Times(value, ticks, faults)
+    return Times(value, ticks, faults, time_unit)
 
 
 def _dates(column: str, value: pl.Expr, problem: str) -> Times:
@@ -131,11 +175,17 @@ def _sample(rows: pl.LazyFrame, text: pl.Expr) -> list[str]:
 
 
 def _refuse_compact_dates(label: str, column: str, sample: list[str]) -> None:
-    dates = pl.Series(sample, dtype=pl.String).str.to_date("%Y%m%d", strict=False).dt.year()
-    if sample and all(len(text) == 8 for text in sample) and dates.is_between(1900, 2100).fill_null(False).all():
+    texts = pl.Series(sample, dtype=pl.String)
+    digits = texts.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
+    lengths = digits.str.len_chars().unique().to_list()
+    date_format = _COMPACT.get(lengths[0]) if len(lengths) == 1 and lengths[0] is not None else None
+    if date_format is None:
+        return
+    years = digits.str.to_datetime(date_format, strict=False).dt.year()
+    if years.is_between(1900, 2100).fill_null(False).all():
         raise ValueError(
-            f"{label}: column {column!r} holds numbers that look like dates, such as {sample[0]}. As numbers, they "
-            "would be times of 1970. Pass `date_format='%Y%m%d'`."
+            f"{label}: column {column!r} holds numbers that look like dates, such as {digits[0]}. As numbers, they "
+            f"would be other times. Pass `date_format={date_format!r}`."
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 from transformers import HfArgumentParser
 from trl import TrlParser
 
-from patchrec_hf import Filters, load_recommendation_data
+from patchrec_hf import Filters, load_recommendation_data, prepare_data, tidy_title
 from patchrec_hf.data.data_arguments import DataArguments
 from patchrec_hf.data.splits import leave_one_out_split, temporal_split, user_ratio_split
 
@@ -38,6 +38,12 @@ def test_only_settings_that_are_given_are_passed_on():
     assert stopped.value.code == 0
 
 
+def test_conditions_and_titles():
+    found = parse("--where", "event=buy,rent", "returned=", "is_bot=false", "--tidy_titles").settings()
+    where = {"event": ["buy", "rent"], "returned": [None], "is_bot": ["false"]}
+    assert found == {"filters": {"where": where}, "title_rule": tidy_title}
+
+
 def test_split_rules():
     assert parse("--split_rule", "leave_one_out").settings() == {"split": leave_one_out_split}
     split = parse("--cuts", "0.8", "0.9").settings()["split"]
@@ -48,16 +54,14 @@ def test_split_rules():
 
 def test_all_filters_can_be_given():
     """A filter that the library gets needs one line among the arguments."""
-    assert {one.name for one in fields(Filters)} - {one.name for one in fields(DataArguments)} <= {
-        "drop_duplicates",
-        "where",  # takes an expression
-    }
+    assert {one.name for one in fields(Filters)} - {one.name for one in fields(DataArguments)} == {"drop_duplicates"}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"columns": ["customer"]}, "pairs such as user_id=customer, got 'customer'"),
+        ({"where": ["buy"]}, "such as event=buy,rent, got 'buy'"),
         ({"columns": ["user_id="]}, "got 'user_id='"),
         ({"split_rule": "random"}, "must be one of temporal, leave_one_out, user_ratio, got 'random'"),
         ({"cuts": [0.5]}, r"two shares.*got \[0.5\] for temporal"),
@@ -87,6 +91,20 @@ def test_loads_a_log_with_texts_as_ids(tmp_path):
     )  # fmt: skip
     assert splits["test"].to_list() == expected["test"].to_list()
     assert set(catalog.item_ids.tolist()) == {f"SKU-{item:03}" for item in range(9)}
+
+
+@pytest.mark.parametrize(("where", "items"), [("is_bot=false", [0, 2, 4, 6, 8]), ("stars=4,5", [0, 4, 5, 9])])
+def test_a_log_without_bots(tmp_path, where, items):
+    """The texts of a command line are read by the types of the columns."""
+    rows = [(1, item, item, item % 2 == 1, item % 5 + (item % 5 == 0) * 5, f" Book  {item}") for item in range(10)]
+    schema = ["user_id", "item_id", "timestamp", "is_bot", "stars", "title"]
+    pl.DataFrame(rows, schema=schema, orient="row").write_csv(tmp_path / "clicks.csv")
+    settings = DataArguments(str(tmp_path / "clicks.csv"), where=[where], tidy_titles=True, cache_dir=str(tmp_path))
+    data = prepare_data(
+        settings.data, **settings.settings(), split=lambda rows: rows.with_columns(split=pl.lit("train"))
+    )
+    assert data.interactions["item_id"].to_list() == items
+    assert data.items["title"][0] == "Book 0"
 
 
 def test_trl_reads_it_from_a_file(tmp_path):

@@ -1,6 +1,7 @@
 from collections import Counter
 from importlib.util import find_spec
 
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
@@ -96,6 +97,12 @@ def test_users_with_too_many_interactions():
         ({"where": "event == 'buy'"}, TypeError, "`where` must be an expression of polars.*got `str`"),
         ({"where": pl.Series([True])}, TypeError, "`where` must be an expression of polars.*got `Series`"),
         ({"where": {}}, ValueError, "`where` is an empty mapping"),
+        ({"max_user_interactions": 3.5}, TypeError, "`max_user_interactions` must be a whole number, got 3.5"),
+        ({"min_item_users": "3"}, TypeError, "`min_item_users` must be a whole number, got '3'"),
+        ({"min_user_interactions": None}, TypeError, "`min_user_interactions` must be a whole number, got None"),
+        ({"min_rating": "4"}, TypeError, "`min_rating` must be a number, got '4'"),
+        ({"k_core": 5}, TypeError, "`k_core` must be True or False, got 5"),
+        ({"where": {"tags": [["a"]]}}, TypeError, r"a list of values for each column, got \['a'\] within a list"),
         ({"where": {1: "buy"}}, TypeError, "keys of `where` must be names of columns, got 1"),
     ],
 )
@@ -118,6 +125,14 @@ def test_filters_are_compared_and_hashed():
     assert Filters(where={"event": "buy"}) == Filters(where={"event": "buy"})
     assert Filters(where={"event": "buy"}) != Filters(where=buy)
     assert Filters() != 1
+    for values in (["buy", "rent"], ("buy", "rent"), {"rent", "buy"}, pl.Series(["buy", "rent"]),
+                   np.array(["buy", "rent"])):  # fmt: skip
+        assert Filters(where={"event": values}) == Filters(where={"event": ["buy", "rent"]})
+        assert Filters(where={"event": values}) != Filters(where={"event": ["buy", "view"]})
+    given = ["buy"]
+    filters = Filters(where={"event": given})
+    given.append("rent")
+    assert filters == Filters(where={"event": "buy"})
     assert hash(Filters(where=buy)) == hash(Filters(where=pl.col("event") == "buy"))
     assert hash(Filters(min_rating=3)) == hash(Filters(min_rating=3))
 
@@ -126,7 +141,7 @@ def test_a_mapping_is_a_condition():
     log = pl.DataFrame({"event": ["buy", "rent", "view", None], "is_bot": [False, True, False, False]})
 
     def kept(**where):
-        return log.select(Filters(where=where).condition().fill_null(False)).to_series().to_list()
+        return log.select(Filters(where=where).condition(log.schema, "The log").fill_null(False)).to_series().to_list()
 
     assert kept(event="buy") == [True, False, False, False]
     assert kept(event=["buy", "rent"]) == [True, True, False, False]
@@ -137,8 +152,8 @@ def test_a_mapping_is_a_condition():
 
 def test_filters_by_which_a_reader_leaves_out_rows_are_described():
     assert Filters().describe_reading() == "all"
-    assert Filters(where={"event": ["buy", "rent"], "is_bot": False}, min_rating=4).describe_reading() == (
-        "where event is buy, rent and is_bot is False; rating of at least 4"
+    assert Filters(where={"event": ["buy", None], "is_bot": False}, min_rating=4).describe_reading() == (
+        "where event is buy, missing and is_bot is False; rating of at least 4"
     )
     either = (pl.col("a") == 1) | (pl.col("b") == 2)
     (row,) = report_steps([FilterStep(Filters(where=either).describe_reading(), 1, 2, 3)]).splitlines()[2:]

@@ -73,11 +73,11 @@ def test_rows_for_training_from_frames(tmp_path):
 
 
 def test_what_is_cached_depends_on_the_values_of_a_frame(tmp_path, monkeypatch):
-    from patchrec_hf.data import loading
+    from patchrec_hf.data import cache
 
     made = []
-    prepare_raw = loading.prepare
-    monkeypatch.setattr(loading, "prepare", lambda *args: made.append(args[0]) or prepare_raw(*args))
+    prepare_raw = cache.prepare
+    monkeypatch.setattr(cache, "prepare", lambda *args: made.append(args[0]) or prepare_raw(*args))
 
     def load(log, **kwargs):
         before = len(made)
@@ -175,6 +175,14 @@ def test_a_column_of_pandas_with_texts_and_numbers():
     frame = pandas.DataFrame({"customer": ["ann"] * 2, "sku": [7, "B-17"], "at": [1, 2], "name": ["Pen", "Ink"]})
     with pytest.raises(ValueError, match=r"The data frame cannot be read.*sku.*astype\(str\)"):
         prepare(frame, columns=NAMES)
+
+
+def test_advice_about_types_stands_only_where_it_helps():
+    pandas = pytest.importorskip("pandas")
+    twice = pandas.DataFrame([["ann", 7, 1]], columns=["customer", "sku", "sku"])
+    with pytest.raises(ValueError, match=r"The data frame cannot be read: .*unique string names") as caught:
+        prepare(twice, columns=NAMES)
+    assert "astype" not in str(caught.value)
 
 
 def test_large_unsigned_ids_are_texts():

@@ -5,12 +5,27 @@ import inspect
 import pytest
 
 from patchrec_hf import load_recommendation_data, prepare_data
-from patchrec_hf.data.keywords import check_keys, name_nearest_keyword, nearest
+from patchrec_hf.data.keywords import check_keys, name_nearest_keyword, nearest, nearest_file
 
 
 def test_the_nearest_name():
     assert nearest("max_histroy", ["min_history", "max_history", "split"]) == "did you mean 'max_history'?"
     assert nearest("zzz", ["split", "ties"]) == "it must be among ['split', 'ties']."
+
+
+def test_upper_case_is_no_difference():
+    assert nearest("user_id", ["TITLE", "USER_ID"]) == "did you mean 'USER_ID'?"
+
+
+def test_the_nearest_file(tmp_path):
+    for name in ("logs/clicks.csv", "logs/products.csv", "Logs-old/clicks.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert nearest_file(tmp_path / "logs" / "clicks.cvs") == f" Did you mean {tmp_path / 'logs' / 'clicks.csv'}?"
+    # A directory that does not exist may be the misspelt part.
+    assert nearest_file(tmp_path / "lgos" / "clicks.csv") == f" Did you mean {tmp_path / 'logs' / 'clicks.csv'}?"
+    assert nearest_file(tmp_path / "lgos" / "more" / "clicks.csv") == f" Did you mean {tmp_path / 'logs'}?"
+    assert nearest_file(tmp_path / "else.txt") == ""
 
 
 def test_keys_of_a_mapping():

@@ -1,6 +1,7 @@
 """`find_source` recognizes data sets by name or path."""
 
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 from raw_files import MOVIES, PRODUCTS, RATINGS, prepare, write_1m, write_100k, write_core, write_csv, write_lines
 
 from patchrec_hf import Filters, load_recommendation_data
@@ -39,6 +40,38 @@ def test_names_that_stand_for_nothing(tmp_path):
         load_recommendation_data(tmp_path)
     with pytest.raises(ValueError, match=r"notes\.txt is of no known kind"):
         load_recommendation_data(tmp_path / "notes.txt")
+
+
+def test_a_misspelt_name_or_path(tmp_path, monkeypatch):
+    (tmp_path / "clicks.csv").write_text("user_id,item_id,timestamp\n1,2,3\n")
+    (tmp_path / "products.csv").write_text("item_id,title\n2,Pen\n")
+    found = rf"Did you mean {tmp_path / 'clicks.csv'}\?"
+    with pytest.raises(FileNotFoundError, match=rf"no file, directory or public data set .*clicks\.cvs'\. {found}"):
+        prepare(tmp_path / "clicks.cvs")
+    with pytest.raises(FileNotFoundError, match=r"no file .*product\.csv, which `items` names\. Did.*products\.csv\?"):
+        prepare(tmp_path / "clicks.csv", items=tmp_path / "product.csv")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"Did you mean clicks\.csv\?"):
+        prepare("click.csv")
+    with pytest.raises(FileNotFoundError, match=r"'movielens-1m'\. The known names are ml-100k, ml-1m"):
+        prepare("movielens-1m")
+    with pytest.raises(FileNotFoundError, match=r"'ML-1M'\. Did you mean 'ml-1m'\?"):
+        prepare("ML-1M")
+
+
+def test_a_path_that_may_be_a_name_of_the_hub(tmp_path, monkeypatch):
+    """With an owner that is a directory here, the name can be a mistyped path."""
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "clicks.csv").touch()
+    monkeypatch.chdir(tmp_path)
+
+    def fail(*args, **kwargs):
+        raise LocalEntryNotFoundError("no connection")
+
+    monkeypatch.setattr("patchrec_hf.data.cache.snapshot_download", fail)
+    for path in ("logs/clicks.cvs", "lgos/clicks.csv"):
+        with pytest.raises(FileNotFoundError, match=r"Did you mean logs/clicks\.csv\?.*no data set.*Hub"):
+            prepare(path)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,23 @@ def test_tables_with_a_missing_column(tmp_path, change, problem):
         prepare(path, columns=NAMES, time_unit="ms")
 
 
+@pytest.mark.parametrize(
+    ("change", "columns", "problem"),
+    [
+        ({"customer": "User_ID"}, NAMES, r"has no column 'user_id'.* Did you mean 'User_ID'\? Name the file's own"),
+        ({"sku": "SKU"}, NAMES, r"has no column 'skuu'.* Did you mean 'SKU'\?"),
+        ({"name": "Titel"}, NAMES, r"has no column 'title'.* Did you mean 'Titel'\?"),
+    ],
+)
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+def test_a_missing_column_names_the_nearest(tmp_path, name, change, columns, problem):
+    path = write_table(LOG.rename(change), tmp_path / name)
+    asked = {"customer": "user_id", "sku": "skuu", "name": "title"}[next(iter(change))]
+    given = {ours: asked if theirs in change else theirs for ours, theirs in columns.items()}
+    with pytest.raises(ValueError, match=problem):
+        prepare(path, columns=given, time_unit="ms")
+
+
 def test_tables_that_are_empty(tmp_path):
     (tmp_path / "log.csv").write_text("")
     with pytest.raises(ValueError, match=r"log\.csv cannot be read: empty CSV"):
@@ -133,6 +150,30 @@ def test_tables_refuse_settings(tmp_path, kwargs, problem):
         prepare(write_table(LOG, tmp_path / "log.csv"), **kwargs)
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet", "frame"])
+@pytest.mark.parametrize("column", ["customer", "sku"])
+def test_truth_values_are_no_ids(tmp_path, name, column):
+    log = LOG.with_columns(pl.Series(column, [True, False, True, False]))
+    with pytest.raises(ValueError, match=f"column '{column}' holds Boolean; ids must be whole numbers or texts"):
+        prepare(write_or_pass(log, tmp_path, name), columns=NAMES, time_unit="ms")
+
+
+@pytest.mark.parametrize("kind", [pl.Binary, pl.Float64, pl.Date, pl.Time, pl.Decimal(10, 2)])
+@pytest.mark.parametrize("name", ["log.parquet", "frame"])
+def test_types_that_are_no_ids(tmp_path, name, kind):
+    log = LOG.with_columns(sku=pl.Series([None] * 4, dtype=kind))
+    with pytest.raises(ValueError, match=r"column 'sku' holds .*; ids must be whole numbers or texts"):
+        prepare(write_or_pass(log, tmp_path, name), columns=NAMES, time_unit="ms")
+
+
+@pytest.mark.parametrize("values", [[b"Pen"] * 4, [["Pen"]] * 4])
+@pytest.mark.parametrize("name", ["log.parquet", "frame"])
+def test_types_that_are_no_titles(tmp_path, name, values):
+    log = write_or_pass(LOG.with_columns(name=pl.Series(values)), tmp_path, name)
+    with pytest.raises(ValueError, match=r"column 'name' holds .*; titles must be texts"):
+        prepare(log, columns=NAMES, time_unit="ms")
+
+
 EVENTS = LOG.with_columns(
     event=pl.Series(["buy", "view", "return", "buy"]),
     quantity=pl.Series([1, 1, -1, 2]),
@@ -153,6 +194,9 @@ def write_or_pass(frame, directory, name):
         ({"event": "buy"}, ["Pen", "Nib"]),
         ({"event": ["buy", "return"], "is_bot": False}, ["Pen", "Ink", "Nib"]),
         ({"quantity": [1, 2]}, ["Pen", "Ink", "Nib"]),
+        # Texts are read by the type of the column, as they come from a command line.
+        ({"quantity": ["1", "2"], "is_bot": "false"}, ["Pen", "Nib"]),
+        ({"price": [" 1.5 ", None]}, ["Pen", "Ink"]),
         (pl.col("quantity") > 1, ["Nib"]),
         ((pl.col("event") == "buy") & (pl.col("price") < 2), ["Pen"]),
         (pl.col("price").is_null(), ["Ink"]),
@@ -210,11 +254,11 @@ def test_rows_that_a_condition_leaves_out_are_not_checked(tmp_path, name):
 @pytest.mark.parametrize(
     ("where", "problem"),
     [
-        ({"evnt": "buy"}, r"has no column 'evnt'; its columns are \['customer', 'sku', 'at', 'name', 'event'"),
+        ({"evnt": "buy"}, r"has no column 'evnt'; its columns are \['customer', 'sku', .*Did you mean 'event'\?"),
         ({"user_id": "ann"}, "has no column 'user_id'.*takes the log's own names"),
         (pl.col("quantity") + 1, "`where` must be true or false for each row, but its expression makes Int64"),
         (pl.col("event") > 3, "`where` cannot be evaluated on columns of {'event': 'String'}"),
-        ({"quantity": "1"}, "`where` cannot be evaluated on columns of {'quantity': 'Int64'}"),
+        ({"quantity": "one"}, "`where` gives 'one' for the column 'quantity', which holds Int64. Give a whole number"),
         (pl.all() == "buy", r"`where` must be one condition.*Join them by `&`"),
         ({"event": "bye"}, r"The step 'where event is bye' leaves no interaction"),
     ],
@@ -222,6 +266,20 @@ def test_rows_that_a_condition_leaves_out_are_not_checked(tmp_path, name):
 def test_conditions_that_are_refused(tmp_path, name, where, problem):
     with pytest.raises(ValueError, match=problem):
         prepare(write_or_pass(EVENTS, tmp_path, name), Filters(where=where), columns=NAMES, time_unit="ms")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_values_that_no_row_has(tmp_path, name, monkeypatch):
+    logged = []
+    monkeypatch.setattr("patchrec_hf.data.conditions.logger.warning_once", logged.append)
+    log = write_or_pass(EVENTS, tmp_path, name)
+    prepare(log, Filters(where={"event": ["buy", "view"], "customer": ["ann", "bob"]}), columns=NAMES, time_unit="ms")
+    assert logged == []
+    prepare(log, Filters(where={"event": ["buy", "veiw"], "quantity": [1, 2, 9]}), columns=NAMES, time_unit="ms")
+    assert [message.split(": ", 1)[1] for message in logged] == [
+        "`where` asks for 'veiw', but no row has it in the column 'event'. Did you mean 'view'?",
+        "`where` asks for 9, but no row has it in the column 'quantity'.",
+    ]
 
 
 @pytest.mark.parametrize("name", ["log.csv", "log.jsonl"])

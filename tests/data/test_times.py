@@ -1,5 +1,6 @@
 """How a column of times is written follows from the whole file."""
 
+import re
 from datetime import UTC, datetime
 
 import polars as pl
@@ -112,11 +113,42 @@ def test_a_fraction_of_a_second_is_kept():
         (["31/12/2024", "31/02/2024"], {}, r"line 3: .* does not have the format '%d/%m/%Y'"),
         (["2024-12-25"], {"date_format": "%d/%m/%Y"}, r"line 2: .* does not have the format '%d/%m/%Y'"),
         (["20240403", "20240404"], {}, r"numbers that look like dates, such as 20240403.*date_format='%Y%m%d'"),
+        # 12 digits as milliseconds would be times of 1976, and 14 digits as milliseconds times of 2611.
+        (["202401011030"], {}, r"look like dates, such as 202401011030.*date_format='%Y%m%d%H%M'`"),
+        (["202401011030"], {"time_unit": "ms"}, r"look like dates, such as 202401011030.*date_format='%Y%m%d%H%M'`"),
+        (["20240101103059"], {"time_unit": "ms"}, r"look like dates, such as 20240101103059.*'%Y%m%d%H%M%S'`"),
+        (["20240101103059"], {"time_unit": "us"}, r"look like dates, such as 20240101103059.*'%Y%m%d%H%M%S'`"),
+        (["1700000000"], {"time_unit": "ms"}, r"latest of 'timestamp' is 1970-01-20 in the unit 'ms'.*`time_unit`"),
+        (["45000.5"], {"time_unit": "us"}, r"latest of 'timestamp' is 1970-01-01.*45000.*spreadsheet"),
     ],
 )
 def test_all_times_must_fit(tmp_path, times, kwargs, problem):
     with pytest.raises(ValueError, match=problem):
         prepare(log_of(times, tmp_path / "log.csv"), **kwargs)
+
+
+@pytest.mark.parametrize("time", [20240403.0, 20240403103059.0])
+def test_dates_that_pandas_made_floats(time):
+    """A column of whole numbers with a missing value holds floats in pandas."""
+    log = pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [time], "title": ["Pen"]})
+    with pytest.raises(ValueError, match=f"look like dates, such as {time:.0f}") as caught:
+        prepare(log)
+    date_format = re.search(r"date_format='(.*)'", str(caught.value))[1]
+    assert datetime.fromtimestamp(interactions_of(prepare(log, date_format=date_format))[0][2], UTC).year == 2024
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_numbers_that_may_be_no_seconds(tmp_path, name, monkeypatch):
+    logged = []
+    monkeypatch.setattr("patchrec_hf.data.times.logger.warning_once", logged.append)
+    times_of(log_of([3, 1_700_000_000], tmp_path / name))
+    times_of(log_of(["1970-01-01"], tmp_path / name))
+    assert logged == []
+    assert times_of(log_of([45_000, 45_001], tmp_path / name)) == [45_000, 45_001]
+    (message,) = logged
+    assert "latest of 'timestamp' is 1970-01-01 in the unit 's', which is the number 45001" in message
+    assert "`time_unit`" in message
+    assert "`date_format`" in message
 
 
 def test_times_that_are_dates_already(tmp_path):

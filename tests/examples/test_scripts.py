@@ -197,6 +197,7 @@ def test_prepare_data(tmp_path):
     settings = [
         tmp_path / "log.csv", tmp_path / "out", "--columns", "user_id=customer", "item_id=sku", "--cuts", "0.6", "0.8",
         "--cache_dir", tmp_path / "cache", "--min_item_users", "3", "--k_core",
+        "--where", "sku=0,1,2,3,4,5,6,7,8",
     ]  # fmt: skip
     done = run(PREPARE_DATA, *settings)
     assert done.returncode == 0, done.stderr
