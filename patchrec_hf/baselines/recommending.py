@@ -40,15 +40,17 @@ class CatalogRecommender:
         """Scores every item for every history; see [`Scorer`]."""
         raise NotImplementedError(f"{type(self).__name__} does not implement `score`.")
 
-    def score_candidates(self, histories: Sequence[Sequence[Any]], candidates: Sequence[np.ndarray]) -> np.ndarray:
+    def score_candidates(self, histories: Sequence[Sequence[Any]], allowed: np.ndarray, k: int) -> np.ndarray:
         """
         Scores the items that may be recommended. A subclass implements this method only if its scores depend on them.
 
         Args:
             histories (`Sequence[Sequence]`):
                 B lists of item ids, oldest first.
-            candidates (`Sequence[numpy.ndarray]`):
-                B arrays of catalog indices.
+            allowed (`numpy.ndarray` of shape `(B, num_items)`, bool):
+                Whether each item may be recommended, in catalog order.
+            k (`int`):
+                Number of allowed items that need a score above -infinity for each history; all if fewer are allowed.
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, in catalog order. The scores of other items are ignored.
@@ -116,31 +118,23 @@ class CatalogRecommender:
         """Recommends for histories, whose items are the catalog indices that match them."""
         catalog, title_of_item = self.catalog, self._titles.title_of_item
         histories = [catalog.item_ids[[indices[0] for indices in history]].tolist() for history in matches]
-        scores = self.score(histories) if candidates is None else self.score_candidates(histories, candidates)
-        scores = checked_scores(self, scores, (len(histories), len(catalog)))
+        allowed = self._allowed(matches, candidates, exclude_seen, first_row)
+        # Items of one title have scores of their own. So more are ranked, and the best of each title stays.
+        num_alike = int(np.bincount(title_of_item).max()) if unique_titles else 1
+        num_ranked = min(k * num_alike, len(catalog))
+        scores = checked_scores(self, self.score_candidates(histories, allowed, num_ranked), allowed.shape)
         if np.isnan(scores).any():
             row = first_row + int(np.isnan(scores).any(axis=1).argmax())
             raise FloatingPointError(f"{type(self).__name__} gives a score that is not a number (row {row}).")
-        is_allowed = np.ones(scores.shape, dtype=bool)
-        for row, history in enumerate(matches):
-            if candidates is not None:
-                is_allowed[row] = False
-                is_allowed[row, candidates[row]] = True
-            if exclude_seen:
-                seen = np.zeros(len(self._titles.starts), dtype=bool)
-                seen[title_of_item[np.concatenate(history)]] = True
-                is_allowed[row] &= ~seen[title_of_item]
-            if not is_allowed[row].any():
-                raise ValueError(
-                    f"Row {first_row + row} has no item left to recommend: the history holds all candidates. Give "
-                    "more candidates, or set `exclude_seen=False`."
-                )
-        # Items of one title have scores of their own. So more are ranked, and the best of each title stays.
-        num_alike = int(np.bincount(title_of_item).max()) if unique_titles else 1
-        masked = np.where(is_allowed, scores, -np.inf)
         results = []
-        for items, values in zip(*best_items(masked, min(k * num_alike, len(catalog))), strict=True):
+        ranked = best_items(np.where(allowed, scores, -np.inf), num_ranked)
+        for row, (items, values) in enumerate(zip(*ranked, strict=True)):
             kept = np.flatnonzero(items >= 0)
+            if len(kept) == 0:
+                raise ValueError(
+                    f"Row {first_row + row} has no item left to recommend: {type(self).__name__} scores all "
+                    f"{allowed[row].sum()} items that may be recommended with -infinity. Give more candidates."
+                )
             if unique_titles:
                 _, first = np.unique(title_of_item[items[kept]], return_index=True)
                 kept = kept[np.sort(first)][:k]
@@ -153,6 +147,30 @@ class CatalogRecommender:
                 ]
             )
         return results
+
+    def _allowed(
+        self,
+        matches: Sequence[Sequence[list[int]]],
+        candidates: Sequence[np.ndarray] | None,
+        exclude_seen: bool,
+        first_row: int,
+    ) -> np.ndarray:
+        """Returns whether each item may be recommended for each history, `(B, num_items)`."""
+        title_of_item = self._titles.title_of_item
+        allowed = np.full((len(matches), len(self.catalog)), candidates is None)
+        for row, history in enumerate(matches):
+            if candidates is not None:
+                allowed[row, candidates[row]] = True
+            if exclude_seen:
+                seen = np.zeros(len(self._titles.starts), dtype=bool)
+                seen[title_of_item[np.concatenate(history)]] = True
+                allowed[row] &= ~seen[title_of_item]
+            if not allowed[row].any():
+                raise ValueError(
+                    f"Row {first_row + row} has no item left to recommend: the history holds all candidates. Give "
+                    "more candidates, or set `exclude_seen=False`."
+                )
+        return allowed
 
     @cached_property
     def _titles(self) -> TitleGroups:

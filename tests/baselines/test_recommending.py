@@ -53,7 +53,26 @@ def test_equal_scores_are_in_catalog_order():
 
 
 def test_an_item_that_scores_minus_infinity_is_not_recommended():
-    assert ids(Fixed([1, -np.inf, -np.inf, 2, 0]).recommend([5])) == [4, 1]
+    fixed = Fixed([1, -np.inf, -np.inf, 2, 0])
+    assert ids(fixed.recommend([5])) == [4, 1]
+    with pytest.raises(ValueError, match=r"Row 1 has no item left to recommend: Fixed scores .* -infinity"):
+        fixed.recommend([[5], [1, 4, 5]])
+
+
+def test_scores_may_depend_on_the_items_that_may_be_recommended():
+    """A subclass learns which items these are, and how many of them the list needs."""
+
+    class Chosen(Fixed):
+        def score_candidates(self, histories, allowed, k):
+            self.asked.append((BOOKS.item_ids[allowed[0]].tolist(), k))
+            return np.where(allowed, self.scores, -np.inf)
+
+    chosen = Chosen([5, 1, 4, 2, 3])
+    assert ids(chosen.recommend([4], k=2, unique_titles=False)) == [1, 3]
+    assert ids(chosen.recommend([2], k=2)) == [1, 5]
+    assert ids(chosen.recommend([2], k=9, candidates=[2, 4, 1], exclude_seen=False)) == [1, 4, 2]
+    # Two items share the title of the poems, so that two titles may take four items.
+    assert chosen.asked == [([1, 2, 3, 5], 2), ([1, 4, 5], 4), ([1, 2, 4], 5)]
 
 
 def test_candidates_for_all_histories_or_for_each():
