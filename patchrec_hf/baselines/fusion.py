@@ -22,7 +22,7 @@ from .co_visitation import CoVisitation
 from .histories import HISTORIES_PER_BATCH, check_histories
 from .popularity import Popularity
 from .recommending import CatalogRecommender
-from .saved import load_baseline
+from .saved import FUSION_NAME, load_baseline
 from .selection import cut_off, single_targets
 from .sequential import SequentialRecommender
 
@@ -30,7 +30,6 @@ from .sequential import SequentialRecommender
 WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
 """Default weights among which [`Fusion.fit`] chooses."""
 
-FUSION_NAME = "fusion.json"
 _RECOMMENDER_DIRECTORY, _BASELINE_DIRECTORY = "recommender", "baseline"
 
 
@@ -55,8 +54,8 @@ class Fusion(CatalogRecommender):
         weight (`float`, *optional*, defaults to `0.5`):
             Weight of the baseline, between 0 and 1. The LLM has the weight `1 - weight`. [`Fusion.fit`] chooses it.
         num_candidates (`int`, *optional*, defaults to `200`):
-            Number of best items that each of the two contributes to the union. `recommend` chooses them among the items
-            that may be recommended, and takes more if a list of k items needs more.
+            Number of best items that each of the two contributes to the union. For `recommend`, they are chosen among
+            the items that may be recommended, and there are more of them if a list of k items needs more.
         batch_size (`int`, *optional*, defaults to `8`):
             Histories per forward of the LLM.
 
