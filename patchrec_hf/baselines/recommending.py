@@ -12,7 +12,7 @@ from ..evaluation.score_ranks import TitleGroups
 from ..evaluation.scorers import checked_scores
 from ..runtime.catalog import Catalog
 from ..runtime.ids import nearest_texts
-from ..runtime.ranking import best_items
+from ..runtime.ranking import best_items, check_k
 from ..runtime.recommender import Recommendation
 from ..runtime.user_histories import Item, Title, as_batch, candidate_indices, match_item
 from .histories import HISTORIES_PER_BATCH
@@ -67,7 +67,7 @@ class CatalogRecommender:
         candidates: Collection[Any] | Sequence[Collection[Any]] | None = None,
     ) -> list[Recommendation] | list[list[Recommendation]]:
         """
-        Recommends the k items with the best scores, with the arguments and results of [`PatchRecommender.recommend`].
+        Recommends the k items with the best scores. All arguments mean the same for [`PatchRecommender.recommend`].
 
         Args:
             histories (`Sequence[int | str | Title]`, or a sequence of them):
@@ -90,12 +90,11 @@ class CatalogRecommender:
         Raises:
             ValueError: If a history is empty, holds a title that the catalog lacks, or leaves nothing to recommend;
                 if `k` is below 1; or if the number of candidate lists is not the number of histories.
-            TypeError: If an item is neither an id nor a title.
+            TypeError: If an item is neither an id nor a title, or `k` is no whole number.
             KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it.
             FloatingPointError: If a score is not a number.
         """
-        if k < 1:
-            raise ValueError(f"`k` must be at least 1, got {k}.")
+        check_k(k)
         is_single, batch = as_batch(histories)
         matches = [[self._indices(item, row) for item in history] for row, history in enumerate(batch)]
         allowed = candidate_indices(candidates, len(batch), self.catalog)

@@ -29,6 +29,24 @@ METHODS = get_args(Method)
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
 
 
+def check_k(k: int) -> None:
+    """
+    Checks the number of items of a ranking.
+
+    Args:
+        k (`int`):
+            The number.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is less than 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise TypeError(f"`k` must be a whole number, got {k!r}.")
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1, got {k}.")
+
+
 @dataclass(frozen=True)
 class RankingConfig:
     """
@@ -64,6 +82,7 @@ class RankingConfig:
 
     Raises:
         ValueError: If a number is out of range, or a setting does not belong to the method.
+        TypeError: If `k` is no whole number.
     """
 
     k: int = 20
@@ -75,8 +94,7 @@ class RankingConfig:
     synchronize: bool = False
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"`k` must be at least 1, got {self.k}.")
+        check_k(self.k)
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}.")
         if self.method != "beam" and (self.num_beams is not None or self.length_penalty != 0):

@@ -1,6 +1,8 @@
 """All baselines recommend with the arguments, the results and the meaning of `PatchRecommender.recommend`."""
 
 import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -132,6 +134,9 @@ def test_many_histories_are_scored_in_parts(monkeypatch):
     ("arguments", "error", "message"),
     [
         (([1], 0), ValueError, "`k` must be at least 1, got 0"),
+        (([1], 2.0), TypeError, r"`k` must be a whole number, got 2\.0"),
+        (([1], "2"), TypeError, "`k` must be a whole number, got '2'"),
+        (([1], True), TypeError, "`k` must be a whole number, got True"),
         (([],), ValueError, "history is empty"),
         (([9],), KeyError, "Item id 9"),
         ((["Emmma"],), ValueError, "Emmma"),
@@ -174,6 +179,15 @@ def test_the_arguments_are_those_of_the_llm():
     assert set(ours) <= set(theirs)
     for name in ("k", "exclude_seen", "unique_titles", "candidates"):
         assert ours[name].default == theirs[name].default, name
+    docs = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text(encoding="utf-8")
+    mean_the_same, others = docs[docs.index("\n`k`, `exclude_seen`") :].split(" mean the same", 1)
+    lacking = others[others.index("by name only.") : others.index("how an LLM ranks")]
+    assert re.findall(r"`(\w+)`", mean_the_same) == list(ours)[2:]
+    assert re.findall(r"`(\w+)`", lacking) == [name for name in theirs if name not in ours]
+
+
+def test_numbers_of_numpy_are_whole_numbers():
+    assert ids(Fixed([5, 1, 4, 2, 3]).recommend([5], k=np.int64(2))) == [1, 3]
 
 
 def test_every_baseline_ranks_as_its_scores(catalog, rows, make_baseline):
