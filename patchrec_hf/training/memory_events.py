@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -22,12 +23,20 @@ from .arguments import PatchFinetuneConfig
 from .memory import GIB, BatchShape, MemoryEstimate, ModelSize, WeightMemory, estimate_memory
 
 
+if sys.platform != "win32":
+    import resource
+
 logger = logging.get_logger(__name__)
 
 _SAMPLE_ROWS = 256
 _PROGRESS = (0.0, 0.1, 0.25, 0.5)
 """Padded batches of pre-training are longest at first, and packed ones a little later."""
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUP_NAMES = {
+    "": ("memory.max", "memory.current", "inactive_file"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
+"""For versions 2 and 1: the files of a group's limit and usage, and the name of cached files in `memory.stat`."""
 
 
 class MemoryEvents(TrainerCallback):
@@ -58,11 +67,13 @@ class MemoryEvents(TrainerCallback):
 
     def _advice(self, args: TrainingArguments, estimate: MemoryEstimate, rows: int) -> str:
         """Says what to lower. The first advice changes neither what is learned nor how fast."""
+        rows_of_step = args.gradient_accumulation_steps * rows
         fewer, smaller = rows, estimate
         while not smaller.fits and fewer > 1:
-            fewer //= 2
+            # Only a divisor keeps the rows of a step.
+            fewer = max(number for number in range(1, fewer) if rows_of_step % number == 0)
             smaller = self.estimate(fewer)
-        steps = args.gradient_accumulation_steps * rows // fewer
+        steps = rows_of_step // fewer
         needs = f"about {smaller.total / GIB:.1f} GiB"
         if smaller.fits:
             first = (
@@ -99,7 +110,7 @@ def estimate_training(
     sharding: int = 0,
 ) -> MemoryEstimate:
     """
-    Estimates the memory of training on one process, from the longest of 256 evenly spaced rows.
+    Estimates the memory of training on one process, from its largest batch (see [`largest_batch`]).
 
     Args:
         model ([`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
@@ -140,7 +151,8 @@ def estimate_training(
 
 def largest_batch(collator: PatchDataCollator, rows: Dataset, rows_per_forward: int) -> BatchShape:
     """
-    Collates the longest of 256 evenly spaced rows, at some moments of training.
+    Collates the longest rows of a sample, at some moments of training. The sample has 256 evenly spaced rows, or as
+    many as a batch needs.
 
     Args:
         collator ([`PatchDataCollator`]):
@@ -153,7 +165,7 @@ def largest_batch(collator: PatchDataCollator, rows: Dataset, rows_per_forward: 
     Returns:
         [`BatchShape`]: of the batch with the most positions.
     """
-    sample = select_spaced(rows, _SAMPLE_ROWS)
+    sample = select_spaced(rows, max(_SAMPLE_ROWS, rows_per_forward))
     longest = collator.row_lengths(sample).argsort()[::-1][:rows_per_forward]
     chosen = sample.select(longest.tolist()).to_list()
     shapes = [
@@ -168,13 +180,49 @@ def _free_memory(device: torch.device, weights: int) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     if device.type != "cpu":
         return None
-    free = min(psutil.virtual_memory().available, _free_in_container(_CGROUP))
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + weights
+    free = min(psutil.virtual_memory().available, _free_in_container(_CGROUPS, _own_cgroups()))
+    free = free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(min(free, _free_addresses())) + weights
 
 
-def _free_in_container(group: Path) -> float:
-    """Returns the bytes that the limit of a container leaves (cgroup, version 2); infinity without a limit."""
-    limit, used = group / "memory.max", group / "memory.current"
-    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
+def _own_cgroups() -> str:
+    """Returns the lines that name the control groups of this process; nothing on systems without them."""
+    path = Path("/proc/self/cgroup")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _free_in_container(root: Path, own_groups: str) -> float:
+    """
+    Returns the bytes that the limits of control groups leave, as containers, batch systems and systemd set them;
+    infinity without a limit. `own_groups` holds lines such as `0::/path` (version 2) and `5:memory:/path` (version 1).
+    """
+    free = float("inf")
+    for line in own_groups.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        for level in (group, *group.parents):  # a limit also holds for all groups below
+            free = min(free, _free_in_group(root / controllers / level, *_CGROUP_NAMES[controllers]))
+    return free
+
+
+def _free_in_group(group: Path, limit_name: str, usage_name: str, cache_name: str) -> float:
+    """Returns the bytes that the limit of one control group leaves; infinity without a limit."""
+    limit, usage, statistics = group / limit_name, group / usage_name, group / "memory.stat"
+    if not (limit.is_file() and usage.is_file()) or limit.read_text().strip() == "max":
         return float("inf")
-    return max(int(limit.read_text()) - int(used.read_text()), 0)
+    counts = dict(line.split() for line in statistics.read_text().splitlines()) if statistics.is_file() else {}
+    # The usage counts files that the system has cached. It drops those that were not read lately.
+    used = int(usage.read_text()) - int(counts.get(cache_name, 0))
+    return max(int(limit.read_text()) - used, 0)
+
+
+def _free_addresses() -> float:
+    """Returns the bytes that `ulimit -v` leaves to this process; infinity without a limit."""
+    if sys.platform == "win32":
+        return float("inf")
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return float("inf")
+    return max(limit - psutil.Process().memory_info().vms, 0)
