@@ -20,7 +20,8 @@ from ..batches.collators import PatchDataCollator
 from ..batches.sampling import ScheduledRow
 from ..data.rows import select_spaced
 from .arguments import PatchFinetuneConfig
-from .memory import GIB, BatchShape, MemoryEstimate, ModelSize, WeightMemory, estimate_memory
+from .memory import GIB, MemoryEstimate, estimate_memory
+from .memory_sizes import BatchShape, ModelSize, WeightMemory
 
 
 if sys.platform != "win32":

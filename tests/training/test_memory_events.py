@@ -7,8 +7,9 @@ import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from patchrec_hf import PatchDataCollator, PatchPretrainDataCollator, TextLayout
-from patchrec_hf.training.memory import GIB, BatchShape, MemoryEstimate
+from patchrec_hf.training.memory import GIB, MemoryEstimate
 from patchrec_hf.training.memory_events import MemoryEvents, _free_in_container, estimate_training, largest_batch
+from patchrec_hf.training.memory_sizes import BatchShape
 
 
 def estimate_of(gib_per_row, available):
