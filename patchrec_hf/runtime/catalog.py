@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .ids import as_ids, id_numbers, is_text, nearest_texts
+from .ids import as_ids, id_numbers, is_text, name_nearest
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -69,8 +69,19 @@ class Catalog:
         return cls(as_ids(titles), tuple(titles.values()))
 
     @classmethod
-    def from_frame(cls, items: pl.DataFrame) -> Catalog:
-        """Builds a catalog from a frame with the columns `item_id` (whole numbers or texts) and `title` (texts)."""
+    def from_frame(cls, items: Any) -> Catalog:
+        """
+        Builds a catalog from a frame.
+
+        Args:
+            items (`polars.DataFrame`, or a frame of pandas or Arrow):
+                The columns `item_id` (whole numbers or texts) and `title` (texts).
+
+        Raises:
+            TypeError: If ids are of several kinds.
+            ValueError: If a column is missing, an id is missing, repeated or of another kind, or a title is empty.
+        """
+        items = pl.DataFrame(items)
         for column in ("item_id", "title"):
             if column not in items.columns:
                 raise ValueError(f"The items table has no column {column!r}; its columns are {items.columns}.")
@@ -149,7 +160,7 @@ class Catalog:
 
     def __contains__(self, item_id: object) -> bool:
         if self.has_text_ids:
-            return item_id in self._indices_by_text_id
+            return isinstance(item_id, str) and item_id in self._indices_by_text_id
         return isinstance(item_id, (int, np.integer)) and bool(np.isin(item_id, self.item_ids))
 
     def indices_of(self, item_ids: Sequence[int | str] | np.ndarray) -> np.ndarray:
@@ -182,9 +193,9 @@ class Catalog:
             is_unknown = self.item_ids[indices] != ids
         if is_unknown.any():
             raise KeyError(
-                f"Item id {ids[is_unknown][0]!s} is not in the catalog of {len(self)} items"
-                f"{self._nearest_ids(ids[is_unknown][0])}. Add it to the items table (`Catalog.with_items`), or drop "
-                "the interactions that name it."
+                f"Item id {ids[is_unknown][0]!s} is not in the catalog of {len(self)} items."
+                f"{self.name_nearest_ids(ids[is_unknown][0])} Add it to the items table (`Catalog.with_items`), or "
+                "drop the interactions that name it."
             )
         return indices
 
@@ -197,9 +208,9 @@ class Catalog:
                 f"{ids.tolist()[0]!r} is not. Name items by their ids in the catalog."
             )
 
-    def _nearest_ids(self, item_id: Any) -> str:
-        nearest = nearest_texts(item_id, self.item_ids.tolist()) if self.has_text_ids else []
-        return f" (the nearest ids are {', '.join(map(repr, nearest))})" if nearest else ""
+    def name_nearest_ids(self, text: str) -> str:
+        """Returns a sentence that names the ids that are spelled most like a text, if the catalog's ids are texts."""
+        return name_nearest("ids", text, self.item_ids.tolist()) if self.has_text_ids else ""
 
     def check_same_titles(self, other: Catalog) -> None:
         """

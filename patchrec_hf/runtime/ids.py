@@ -31,34 +31,34 @@ def as_ids(values: Iterable[Any], name: str = "An item id") -> np.ndarray:
         TypeError: If an id is neither a whole number nor a text, or ids are of both kinds.
         ValueError: If a number needs more than 63 bits.
     """
-    if not isinstance(values, np.ndarray):
-        values = list(values)
-    if len(values) == 0:
+    if isinstance(values, np.ndarray) and values.dtype.kind == "i":
+        return values.astype(np.int64, copy=False)
+    listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    kinds = set(map(type, listed))
+    if not kinds:
         return np.empty(0, dtype=np.int64)
-    if not isinstance(values[0], str):
-        array = np.asarray(values)
-        if array.dtype.kind == "i":
-            return array.astype(np.int64, copy=False)
-        if array.dtype.kind == "u" and array.max() <= np.iinfo(np.int64).max:
-            return array.astype(np.int64)
-    listed = values.tolist() if isinstance(values, np.ndarray) else values
-    if all(isinstance(value, str) for value in listed):
+    if kinds == {str}:
         ids = np.empty(len(listed), dtype=object)
         ids[:] = listed
         return ids
+    if kinds == {int}:
+        try:
+            return np.array(listed, dtype=np.int64)
+        except OverflowError:
+            largest = max(listed, key=abs)
+            raise ValueError(
+                f"{name} must fit into 64 bits with a sign, got {largest}. Write such ids as texts."
+            ) from None
+    if kinds <= {int, str}:
+        text, number = (next(value for value in listed if type(value) is kind) for kind in (str, int))
+        raise TypeError(
+            f"Ids must be all whole numbers or all texts, got both {text!r} and {number!r}. Write all of them "
+            "as texts."
+        )
     for value in listed:
         if isinstance(value, bool) or not isinstance(value, (int, np.integer, str)):
             raise TypeError(f"{name} must be a whole number or a text, got {value!r}.")
-    texts = [value for value in listed if isinstance(value, str)]
-    numbers = [value for value in listed if not isinstance(value, str)]
-    if texts:
-        raise TypeError(
-            f"Ids must be all whole numbers or all texts, got both {texts[0]!r} and {numbers[0]!r}. Write all of them "
-            "as texts."
-        )
-    raise ValueError(
-        f"{name} must fit into 64 bits with a sign, got {max(numbers, key=abs)}. Write such ids as texts."
-    )
+    return as_ids([str(value) if isinstance(value, str) else int(value) for value in listed], name)
 
 
 def is_text(ids: np.ndarray) -> bool:
@@ -82,6 +82,12 @@ def id_numbers(ids: np.ndarray) -> np.ndarray:
         return ids
     digests = b"".join(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in ids)
     return np.frombuffer(digests, dtype="<i8").astype(np.int64)
+
+
+def name_nearest(kind: str, text: str, choices: Sequence[str]) -> str:
+    """Returns a sentence that names the texts that are spelled most like another one; empty if none is similar."""
+    nearest = nearest_texts(text, choices)
+    return f" The nearest {kind} are {', '.join(map(repr, nearest))}." if nearest else ""
 
 
 def nearest_texts(text: str, choices: Sequence[str], n: int = 3) -> list[str]:

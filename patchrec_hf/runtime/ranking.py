@@ -116,6 +116,20 @@ class RankingConfig:
         return 2 * self.k if self.method == "beam" and self.num_beams is None else self.num_beams
 
 
+def check_k(k: int) -> None:
+    """
+    Checks a number of items to return.
+
+    Raises:
+        TypeError: If `k` is no whole number.
+        ValueError: If `k` is below 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise TypeError(f"`k` must be a whole number, got {k!r}.")
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1, got {k}.")
+
+
 @dataclass(frozen=True, eq=False)
 class CatalogRanking:
     """

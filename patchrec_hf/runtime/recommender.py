@@ -18,7 +18,7 @@ from .layouts import Layout
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .processing import PatchRecProcessor
-from .ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
+from .ranking import CatalogRanker, Method, RankingConfig, best_items, check_k, default_method
 from .user_histories import Item, as_batch, candidate_indices, find_items
 
 
@@ -99,6 +99,7 @@ class PatchRecommender:
         self,
         histories: Sequence[Item] | Sequence[Sequence[Item]],
         k: int = 10,
+        *,
         exclude_seen: bool = True,
         unique_titles: bool = True,
         candidates: Collection[int | str] | Sequence[Collection[int | str]] | None = None,
@@ -142,11 +143,13 @@ class PatchRecommender:
         Raises:
             ValueError: If a history is empty or longer than the model's context, if a title holds an added token, if k
                 is out of range, or if nothing is left to recommend for a history.
-            TypeError: If an item is neither an id nor a title, or the backbone cannot attend to a tree.
+            TypeError: If an item is neither an id nor a title, `k` is no whole number, or the backbone cannot attend
+                to a tree.
             KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it. The message names
                 the nearest ones.
             FloatingPointError: If the model's scores are not numbers.
         """
+        check_k(k)
         is_single, batch = as_batch(histories)
         processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
         found = find_items(batch, catalog, processor.title_tokens, processor.tokenizer)
@@ -159,7 +162,7 @@ class PatchRecommender:
         # The items of one title have scores of their own. So more are ranked, and the best of each title stays.
         num_alike = int(np.bincount(trie.leaf_of_item[trie.items]).max()) if by_item and unique_titles else 1
         config = RankingConfig(
-            k=min(k * num_alike, len(trie.items)) if k > 0 else k,
+            k=min(k * num_alike, len(trie.items)),
             method=method,
             num_beams=num_beams,
             max_title_tokens=max_title_tokens,
@@ -213,8 +216,7 @@ class PatchRecommender:
         >>> recommender.similar_items("A Study in Scarlet", k=3)
         ```
         """
-        if k < 1:
-            raise ValueError(f"`k` must be at least 1, got {k}.")
+        check_k(k)
         catalog, scorer = self.processor.catalog, self._item_scorer
         _, batch = as_batch([item])
         found = find_items(batch, catalog, self.processor.title_tokens, self.processor.tokenizer)

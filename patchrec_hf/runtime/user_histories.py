@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .catalog import Catalog
-from .ids import nearest_texts
+from .ids import name_nearest
 from .title_tokens import TitleTokens, tokenize_titles
 
 
@@ -84,15 +84,18 @@ def as_batch(histories: Any) -> tuple[bool, list[list[Any]]]:
         TypeError: If this is no history.
         ValueError: If a history is empty, or a frame has no column `item_ids`.
     """
-    if isinstance(histories, (str, int, Title)):
-        raise TypeError(f"A history is a list of item ids and titles, such as [3, 14], got {histories!r}.")
+    example = "A history is a list of item ids and titles, oldest first, such as [3, 14]"
+    if isinstance(histories, (str, int, float, Title)) or _is_number(histories):
+        raise TypeError(f"{example}, got {histories!r}.")
+    if isinstance(histories, (Mapping, Set)):
+        raise TypeError(f"{example}, got a {type(histories).__name__}, {_mend(histories)}.")
     values = _as_list(histories)
     is_single = not values or isinstance(values[0], (int, np.integer, str, Title))
     for row, history in enumerate(() if is_single else values):
+        if isinstance(history, (Mapping, Set)):
+            raise TypeError(f"{example}, got a {type(history).__name__} in row {row}, {_mend(history)}.")
         if not isinstance(history, (Iterable, torch.Tensor)) or isinstance(history, (str, Title)):
-            raise TypeError(
-                f"A history is a list of item ids and titles, such as [3, 14], got {history!r} in row {row}."
-            )
+            raise TypeError(f"{example}, got {history!r} in row {row}.")
     batch = [_as_list(history) for history in ([values] if is_single else values)]
     for row, history in enumerate(batch):
         if not history:
@@ -105,23 +108,40 @@ def as_batch(histories: Any) -> tuple[bool, list[list[Any]]]:
     return is_single, batch
 
 
+def _mend(value: Any) -> str:
+    return "which has no order" if isinstance(value, Set) else "so pass its list of ids, such as row['item_ids']"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is an array or a tensor without dimensions."""
+    return isinstance(value, (torch.Tensor, np.ndarray)) and value.ndim == 0
+
+
 def _as_list(values: Any) -> list[Any]:
     if isinstance(values, (torch.Tensor, np.ndarray)):
-        return list(values.tolist()) if values.ndim > 0 else [values.item()]
+        return list(values.tolist())
+    if isinstance(values, pl.LazyFrame):
+        values = values.collect()
     if isinstance(values, pl.Series):
         return values.to_list()
-    if isinstance(values, _Frame) and not isinstance(values, Sequence):
+    if isinstance(values, pl.DataFrame):
+        return _item_lists(values)
+    if isinstance(values, _Frame):
         series = pl.Series(values=values)
-        if series.dtype != pl.Struct:
-            return series.to_list()
-        frame = series.struct.unnest()
-        if "item_ids" not in frame.columns:
-            raise ValueError(
-                f"A frame of histories needs the column 'item_ids' with a list of ids in each row; its columns are "
-                f"{frame.columns}."
-            )
-        return frame["item_ids"].to_list()
-    return list(values)
+        return _item_lists(series.struct.unnest()) if series.dtype == pl.Struct else series.to_list()
+    return [value.item() if _is_number(value) else value for value in values]
+
+
+def _item_lists(frame: pl.DataFrame) -> list[Any]:
+    """Returns the column `item_ids` of a frame."""
+    if "item_ids" not in frame.columns or not isinstance(frame["item_ids"].dtype, pl.List | pl.Array):
+        schema = ", ".join(f"{name} ({dtype})" for name, dtype in frame.schema.items())
+        raise ValueError(
+            "A frame of histories needs the column 'item_ids' with a list of ids in each row; its columns are "
+            f"{schema}. From one interaction in each row, polars makes such lists: "
+            "`frame.group_by('user_id', maintain_order=True).agg('item_ids')`."
+        )
+    return frame["item_ids"].to_list()
 
 
 def candidate_indices(candidates: Any, num_histories: int, catalog: Catalog) -> list[np.ndarray] | None:
@@ -214,7 +234,7 @@ def find_items(
     )
 
 
-def match_item(item: Item, catalog: Catalog, row: int | None = None) -> list[int]:
+def match_item(item: Item, catalog: Catalog, row: int | None = None, allows_new: bool = True) -> list[int]:
     """
     Returns the catalog indices of the items that an id or a title means; an empty list for a new title.
 
@@ -225,38 +245,38 @@ def match_item(item: Item, catalog: Catalog, row: int | None = None) -> list[int
             The catalog.
         row (`int`, *optional*):
             The number of the history that holds the item, for the error message.
+        allows_new (`bool`, *optional*, defaults to `True`):
+            Whether a title may be new.
 
     Raises:
-        KeyError, TypeError: As [`find_items`] does.
+        KeyError: If an id is not in the catalog, a text is neither an id nor a title of it, or a title is new and new
+            ones are not allowed.
+        TypeError: If an item is a whole number, but the catalog's ids are texts.
     """
-    if isinstance(item, Title):
-        return catalog.indices_of_title(item.text)
-    if not isinstance(item, str):
+    if not isinstance(item, Title) and (not isinstance(item, str) or (catalog.has_text_ids and item in catalog)):
         return catalog.indices_of([item]).tolist()
-    if catalog.has_text_ids and item in catalog:
-        return catalog.indices_of([item]).tolist()
-    indices = catalog.indices_of_title(item)
-    if indices:
+    text = item.text if isinstance(item, Title) else item
+    if indices := catalog.indices_of_title(text):
         return indices
     where = "" if row is None else f" in row {row}"
-    is_number = item.strip().lstrip("-").isdecimal()
-    if not catalog.has_text_ids and not is_number:
-        nearest = nearest_texts(item, catalog.titles)
-        near = f" The nearest titles are {', '.join(map(repr, nearest))}." if nearest else ""
+    near = name_nearest("titles", text, catalog.titles)
+    if isinstance(item, str):
+        near = catalog.name_nearest_ids(text) + near
+    is_title = isinstance(item, Title) or not (catalog.has_text_ids or text.strip().lstrip("-").isdecimal())
+    if is_title and not allows_new:
+        raise KeyError(
+            f"{text!r}{where} is no title of the catalog of {len(catalog)} items.{near} Only the items of the catalog "
+            "are known here; a `PatchRecommender` also reads new titles."
+        )
+    if isinstance(item, Title):
+        return []
+    if is_title:
         logger.warning_once(
             f"{item!r}{where} is no title of the catalog of {len(catalog)} items, and is read as a new title.{near} "
             f"Write `Title({item!r})` to say that it is new."
         )
         return []
-    nearest_ids = nearest_texts(item, catalog.item_ids.tolist()) if catalog.has_text_ids else []
-    near = "".join(
-        f" The nearest {kind} are {', '.join(map(repr, texts))}."
-        for kind, texts in (("ids", nearest_ids), ("titles", nearest_texts(item, catalog.titles)))
-        if texts
-    )
     kind = "neither an id nor a title" if catalog.has_text_ids else "a text, and no title"
     mend = "" if catalog.has_text_ids else " Ids of this catalog are whole numbers: write them without quotes."
-    raise KeyError(
-        f"{item!r}{where} is {kind} of the catalog of {len(catalog)} items.{near}{mend} Write `Title({item!r})` for a "
-        "title that the catalog lacks."
-    )
+    new = f" Write `Title({item!r})` for a title that the catalog lacks." if allows_new else ""
+    raise KeyError(f"{item!r}{where} is {kind} of the catalog of {len(catalog)} items.{near}{mend}{new}")

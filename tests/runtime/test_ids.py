@@ -17,6 +17,19 @@ def test_ids_keep_their_values(values, dtype):
     assert is_text(ids) == (dtype is object)
 
 
+def test_object_arrays_hold_ids_of_any_kind():
+    assert as_ids(np.array([1, 2], dtype=object)).tolist() == [1, 2]
+    assert as_ids(np.array(["a", "b"], dtype=object)).tolist() == ["a", "b"]
+    assert as_ids([np.int32(5), 6]).tolist() == [5, 6]
+    assert as_ids([np.str_("a"), "b"]).tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("values", [[1, True], [True, False], [1.0], [None], [b"a"], np.array([True])])
+def test_other_values_are_no_ids(values):
+    with pytest.raises(TypeError, match="An item id must be a whole number or a text, got"):
+        as_ids(values)
+
+
 def test_texts_have_numbers_that_never_change():
     """The numbers are in checkpoints, so they must be the same on every machine and in every version."""
     numbers = id_numbers(as_ids(["B-17", "é", ""]))

@@ -309,3 +309,8 @@ def test_candidates_that_do_not_fit(recommender, candidates, message):
 )
 def test_candidates_of_any_kind(recommender, candidates):
     assert {item.item_id for item in recommender.recommend([10], candidates=candidates)} == {11, 12}
+
+
+def test_k_is_a_whole_number(recommender):
+    with pytest.raises(TypeError, match=r"`k` must be a whole number, got 2\.0"):
+        recommender.recommend([10], k=2.0)

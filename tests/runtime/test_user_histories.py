@@ -7,11 +7,12 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 from transformers.utils import logging as transformers_logging
 
 from patchrec_hf import Catalog, Title
 from patchrec_hf.runtime.title_tokens import tokenize_titles
-from patchrec_hf.runtime.user_histories import as_batch, find_items
+from patchrec_hf.runtime.user_histories import as_batch, find_items, match_item
 
 
 @pytest.fixture
@@ -53,6 +54,8 @@ def test_one_history(histories):
         pl.DataFrame({"user_id": ["a", "b"], "item_ids": [[3, 14], [5, 6]]}),
         pa.table({"user_id": ["a", "b"], "item_ids": [[3, 14], [5, 6]]}),
         pl.DataFrame({"item_ids": [[3, 14], [5, 6]]}),
+        pl.LazyFrame({"item_ids": [[3, 14], [5, 6]]}),
+        pa.table({"item_ids": [[3, 14], [5, 6]]}),
     ],
 )
 def test_a_batch(histories):
@@ -67,15 +70,53 @@ def test_pandas():
     assert as_batch(pd.Series([3, 14])) == (True, [[3, 14]])
 
 
-@pytest.mark.parametrize("histories", ["ES-1", 3, Title("Emma"), [["ES-1"], "ES-1"], [[1.5]], [[True]], [[None]]])
+@pytest.mark.parametrize(
+    "histories",
+    [
+        "ES-1",
+        3,
+        torch.tensor(3),
+        np.array(3),
+        Title("Emma"),
+        [["ES-1"], "ES-1"],
+        [[1.5]],
+        [[True]],
+        [[None]],
+        {"item_ids": [3]},
+        [{"item_ids": [3]}],
+        {3, 14},
+        [{3, 14}],
+        Dataset.from_dict({"item_ids": [[3]]}),
+    ],
+)
 def test_no_histories(histories):
     with pytest.raises(TypeError, match=r"A history is a list|An item is an id"):
         as_batch(histories)
 
 
-def test_a_frame_without_histories():
-    with pytest.raises(ValueError, match=r"needs the column 'item_ids' .* its columns are \['user', 'items'\]"):
-        as_batch(pl.DataFrame({"user": ["a"], "items": [[3]]}))
+def test_rows_name_the_mend():
+    with pytest.raises(TypeError, match=r"got a dict in row 0, so pass its list of ids, such as row\['item_ids'\]"):
+        as_batch(Dataset.from_dict({"item_ids": [[3]], "user_id": [1]}))
+    assert as_batch(Dataset.from_dict({"item_ids": [[3]]})["item_ids"]) == (False, [[3]])
+
+
+def test_tensors_of_single_ids_are_one_history():
+    assert as_batch([torch.tensor(3), torch.tensor(14)]) == (True, [[3, 14]])
+    assert as_batch(list(np.array([3, 14]))) == (True, [[3, 14]])
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"user": ["a"], "items": [[3]]},
+        {"user_id": [1, 2, 3]},
+        {"user_id": [1, 1, 2], "item_ids": [5, 6, 7]},
+    ],
+)
+@pytest.mark.parametrize("kind", [pl.DataFrame, pa.table, lambda frame: pl.LazyFrame(frame)])
+def test_a_frame_without_histories(frame, kind):
+    with pytest.raises(ValueError, match=r"needs the column 'item_ids' with a list .*group_by\('user_id'"):
+        as_batch(kind(frame))
 
 
 def test_texts_are_ids_before_they_are_titles(find, named):
@@ -110,3 +151,11 @@ def test_a_new_title_in_a_catalog_of_numbers_warns(find, catalog, caplog):
     transformers_logging.disable_propagation()
     (record,) = caplog.records
     assert "nearest titles are 'A Study in Scarlet'" in record.message
+
+
+@pytest.mark.parametrize("item", ["Tyfoon", Title("Tyfoon")])
+def test_new_titles_where_only_the_catalog_is_known(catalog, named, item):
+    with pytest.raises(KeyError, match=r"Tyfoon.* in row 2 .*The nearest titles are .*Typhoon"):
+        match_item(item, named, 2, allows_new=False)
+    with pytest.raises(KeyError, match=r"is no title of the catalog of 12 items.*`PatchRecommender` also reads"):
+        match_item(item, catalog, 2, allows_new=False)
