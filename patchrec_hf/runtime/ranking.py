@@ -29,24 +29,6 @@ METHODS = get_args(Method)
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
 
 
-def check_k(k: int) -> None:
-    """
-    Checks the number of items of a ranking.
-
-    Args:
-        k (`int`):
-            The number.
-
-    Raises:
-        TypeError: If it is no whole number.
-        ValueError: If it is less than 1.
-    """
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
-        raise TypeError(f"`k` must be a whole number, got {k!r}.")
-    if k < 1:
-        raise ValueError(f"`k` must be at least 1, got {k}.")
-
-
 @dataclass(frozen=True)
 class RankingConfig:
     """
