@@ -36,7 +36,7 @@ from patchrec_hf import (
     evaluate_scorer,
 )
 from patchrec_hf.baselines import CoVisitation, Fusion, Popularity, SequentialRecommender, load_baseline
-from patchrec_hf.baselines.fusion import FUSION_NAME
+from patchrec_hf.baselines.saved import FUSION_NAME
 from patchrec_hf.data.data_arguments import DataArguments
 from patchrec_hf.evaluation.plots import plot_reports
 from patchrec_hf.evaluation.targets import find_targets

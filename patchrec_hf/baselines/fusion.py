@@ -22,7 +22,7 @@ from .co_visitation import CoVisitation
 from .histories import HISTORIES_PER_BATCH, check_histories
 from .popularity import Popularity
 from .recommending import CatalogRecommender
-from .saved import load_baseline
+from .saved import FUSION_NAME, load_baseline
 from .selection import cut_off, single_targets
 from .sequential import SequentialRecommender
 
@@ -30,7 +30,6 @@ from .sequential import SequentialRecommender
 WEIGHTS = tuple(np.linspace(0, 1, 21).round(2).tolist())
 """Default weights among which [`Fusion.fit`] chooses."""
 
-FUSION_NAME = "fusion.json"
 _RECOMMENDER_DIRECTORY, _BASELINE_DIRECTORY = "recommender", "baseline"
 
 
@@ -55,7 +54,8 @@ class Fusion(CatalogRecommender):
         weight (`float`, *optional*, defaults to `0.5`):
             Weight of the baseline, between 0 and 1. The LLM has the weight `1 - weight`. [`Fusion.fit`] chooses it.
         num_candidates (`int`, *optional*, defaults to `200`):
-            Number of best items that each of the two contributes to the union.
+            Number of best items that each of the two contributes to the union. For `recommend`, they are chosen among
+            the items that may be recommended, and there are more of them if a list of k items needs more.
         batch_size (`int`, *optional*, defaults to `8`):
             Histories per forward of the LLM.
 
@@ -160,10 +160,10 @@ class Fusion(CatalogRecommender):
         check_histories(histories)
         return _mix(*self._standardized_scores(histories), self.weight)
 
-    def score_candidates(self, histories: Sequence[Sequence[int]], candidates: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores the union of each part's best candidates; see [`CatalogRecommender.score_candidates`]."""
+    def score_candidates(self, histories: Sequence[Sequence[int]], allowed: np.ndarray, k: int) -> np.ndarray:
+        """Scores the union of each part's best allowed items; see [`CatalogRecommender.score_candidates`]."""
         check_histories(histories)
-        return _mix(*self._standardized_scores(histories, candidates), self.weight)
+        return _mix(*self._standardized_scores(histories, allowed, k), self.weight)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """
@@ -217,22 +217,21 @@ class Fusion(CatalogRecommender):
         return cls(recommender, load_baseline(Path(directory, _BASELINE_DIRECTORY)), **settings)
 
     def _standardized_scores(
-        self, histories: Sequence[Sequence[int]], candidates: Sequence[np.ndarray] | None = None
+        self, histories: Sequence[Sequence[int]], allowed: np.ndarray | None = None, num_needed: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         Returns both parts' scores, `(B, num_items)` each, standardized over the union and -infinity outside it. The
-        union is made of the candidates, if there are any.
+        union is made of the allowed items; of all if `allowed` is not given. Each part contributes at least
+        `num_needed` of them.
         """
         processor = self.recommender.processor
         prompts = [processor.encode(processor.catalog.indices_of(list(history))) for history in histories]
-        k = min(self.num_candidates, len(processor.catalog))
+        k = min(max(self.num_candidates, num_needed), len(processor.catalog))
         ranker = CatalogRanker(self.recommender.model, processor, RankingConfig(k=k, batch_size=self.batch_size))
         baseline = np.asarray(self.baseline.score(histories), dtype=np.float64)
-        allowed = np.full(baseline.shape, candidates is None)
-        for row, items in enumerate(() if candidates is None else candidates):
-            allowed[row, items] = True
-        best, _ = best_items(np.where(allowed, baseline, -np.inf), k)
+        best, _ = best_items(baseline if allowed is None else np.where(allowed, baseline, -np.inf), k)
         llm = np.full(baseline.shape, -np.inf)
+        candidates = None if allowed is None else [np.flatnonzero(row) for row in allowed]
         for ranked in (candidates, [items[items >= 0] for items in best]):
             ranking = ranker.rank(prompts, ranked)
             rows, ranks = np.nonzero(ranking.items >= 0)

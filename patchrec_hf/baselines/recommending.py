@@ -12,7 +12,7 @@ from ..evaluation.score_ranks import TitleGroups
 from ..evaluation.scorers import checked_scores
 from ..runtime.catalog import Catalog
 from ..runtime.ids import nearest_texts
-from ..runtime.ranking import best_items
+from ..runtime.ranking import best_items, check_k
 from ..runtime.recommender import Recommendation
 from ..runtime.user_histories import Item, Title, as_batch, candidate_indices, match_item
 from .histories import HISTORIES_PER_BATCH
@@ -40,15 +40,17 @@ class CatalogRecommender:
         """Scores every item for every history; see [`Scorer`]."""
         raise NotImplementedError(f"{type(self).__name__} does not implement `score`.")
 
-    def score_candidates(self, histories: Sequence[Sequence[Any]], candidates: Sequence[np.ndarray]) -> np.ndarray:
+    def score_candidates(self, histories: Sequence[Sequence[Any]], allowed: np.ndarray, k: int) -> np.ndarray:
         """
         Scores the items that may be recommended. A subclass implements this method only if its scores depend on them.
 
         Args:
             histories (`Sequence[Sequence]`):
                 B lists of item ids, oldest first.
-            candidates (`Sequence[numpy.ndarray]`):
-                B arrays of catalog indices.
+            allowed (`numpy.ndarray` of shape `(B, num_items)`, bool):
+                Whether each item may be recommended, in catalog order.
+            k (`int`):
+                Number of allowed items that need a score above -infinity for each history; all if fewer are allowed.
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, in catalog order. The scores of other items are ignored.
@@ -65,7 +67,7 @@ class CatalogRecommender:
         candidates: Collection[Any] | Sequence[Collection[Any]] | None = None,
     ) -> list[Recommendation] | list[list[Recommendation]]:
         """
-        Recommends the k items with the best scores, with the arguments and results of [`PatchRecommender.recommend`].
+        Recommends the k items with the best scores. All arguments mean the same for [`PatchRecommender.recommend`].
 
         Args:
             histories (`Sequence[int | str | Title]`, or a sequence of them):
@@ -88,12 +90,11 @@ class CatalogRecommender:
         Raises:
             ValueError: If a history is empty, holds a title that the catalog lacks, or leaves nothing to recommend;
                 if `k` is below 1; or if the number of candidate lists is not the number of histories.
-            TypeError: If an item is neither an id nor a title.
+            TypeError: If an item is neither an id nor a title, or `k` is no whole number.
             KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it.
             FloatingPointError: If a score is not a number.
         """
-        if k < 1:
-            raise ValueError(f"`k` must be at least 1, got {k}.")
+        check_k(k)
         is_single, batch = as_batch(histories)
         matches = [[self._indices(item, row) for item in history] for row, history in enumerate(batch)]
         allowed = candidate_indices(candidates, len(batch), self.catalog)
@@ -116,31 +117,23 @@ class CatalogRecommender:
         """Recommends for histories, whose items are the catalog indices that match them."""
         catalog, title_of_item = self.catalog, self._titles.title_of_item
         histories = [catalog.item_ids[[indices[0] for indices in history]].tolist() for history in matches]
-        scores = self.score(histories) if candidates is None else self.score_candidates(histories, candidates)
-        scores = checked_scores(self, scores, (len(histories), len(catalog)))
+        allowed = self._allowed(matches, candidates, exclude_seen, first_row)
+        # Items of one title have scores of their own. So more are ranked, and the best of each title stays.
+        num_alike = int(np.bincount(title_of_item).max()) if unique_titles else 1
+        num_ranked = min(k * num_alike, len(catalog))
+        scores = checked_scores(self, self.score_candidates(histories, allowed, num_ranked), allowed.shape)
         if np.isnan(scores).any():
             row = first_row + int(np.isnan(scores).any(axis=1).argmax())
             raise FloatingPointError(f"{type(self).__name__} gives a score that is not a number (row {row}).")
-        is_allowed = np.ones(scores.shape, dtype=bool)
-        for row, history in enumerate(matches):
-            if candidates is not None:
-                is_allowed[row] = False
-                is_allowed[row, candidates[row]] = True
-            if exclude_seen:
-                seen = np.zeros(len(self._titles.starts), dtype=bool)
-                seen[title_of_item[np.concatenate(history)]] = True
-                is_allowed[row] &= ~seen[title_of_item]
-            if not is_allowed[row].any():
-                raise ValueError(
-                    f"Row {first_row + row} has no item left to recommend: the history holds all candidates. Give "
-                    "more candidates, or set `exclude_seen=False`."
-                )
-        # Items of one title have scores of their own. So more are ranked, and the best of each title stays.
-        num_alike = int(np.bincount(title_of_item).max()) if unique_titles else 1
-        masked = np.where(is_allowed, scores, -np.inf)
         results = []
-        for items, values in zip(*best_items(masked, min(k * num_alike, len(catalog))), strict=True):
+        ranked = best_items(np.where(allowed, scores, -np.inf), num_ranked)
+        for row, (items, values) in enumerate(zip(*ranked, strict=True)):
             kept = np.flatnonzero(items >= 0)
+            if len(kept) == 0:
+                raise ValueError(
+                    f"Row {first_row + row} has no item left to recommend: {type(self).__name__} scores all "
+                    f"{allowed[row].sum()} items that may be recommended with -infinity. Give more candidates."
+                )
             if unique_titles:
                 _, first = np.unique(title_of_item[items[kept]], return_index=True)
                 kept = kept[np.sort(first)][:k]
@@ -153,6 +146,30 @@ class CatalogRecommender:
                 ]
             )
         return results
+
+    def _allowed(
+        self,
+        matches: Sequence[Sequence[list[int]]],
+        candidates: Sequence[np.ndarray] | None,
+        exclude_seen: bool,
+        first_row: int,
+    ) -> np.ndarray:
+        """Returns whether each item may be recommended for each history, `(B, num_items)`."""
+        title_of_item = self._titles.title_of_item
+        allowed = np.full((len(matches), len(self.catalog)), candidates is None)
+        for row, history in enumerate(matches):
+            if candidates is not None:
+                allowed[row, candidates[row]] = True
+            if exclude_seen:
+                seen = np.zeros(len(self._titles.starts), dtype=bool)
+                seen[title_of_item[np.concatenate(history)]] = True
+                allowed[row] &= ~seen[title_of_item]
+            if not allowed[row].any():
+                raise ValueError(
+                    f"Row {first_row + row} has no item left to recommend: the history holds all candidates. Give "
+                    "more candidates, or set `exclude_seen=False`."
+                )
+        return allowed
 
     @cached_property
     def _titles(self) -> TitleGroups:

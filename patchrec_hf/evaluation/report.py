@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from .comparison import check_same_targets, paired_differences
 from .metrics import bootstrap_interval, compression_ratios, per_target_metrics
 
 
@@ -22,9 +23,6 @@ COUNT_COLUMNS = ("title_tokens", "history_tokens", "prompt_tokens")
 [`TokenCounts`] of a prompt as it is fed. The columns with the prefix `text_` count the same prompt with every item as
 text. All are null for rankers that read no prompts.
 """
-
-TARGET_COLUMNS = ("user_id", "target_id", "history_length")
-"""The columns of [`EvaluationReport.targets`] that say what was ranked."""
 
 RESULT_SCHEMA = {
     "item_rank": pl.Float64,
@@ -181,18 +179,7 @@ class EvaluationReport:
         """
         other.check_comparable(self.targets, self.ks)
         ours, theirs = self._values(self.targets, self.ks), self._values(other.targets, self.ks)
-        one, two = np.column_stack(list(ours.values())), np.column_stack(list(theirs.values()))
-        low, high = bootstrap_interval(one - two, self.targets["user_id"].to_numpy())
-        return pl.DataFrame(
-            {
-                "metric": list(ours),
-                "this": one.mean(axis=0),
-                "other": two.mean(axis=0),
-                "difference": (one - two).mean(axis=0),
-                "low": low,
-                "high": high,
-            }
-        )
+        return paired_differences(ours, theirs, self.targets["user_id"].to_numpy())
 
     def check_comparable(self, targets: pl.DataFrame, ks: Sequence[int]) -> None:
         """
@@ -201,7 +188,7 @@ class EvaluationReport:
 
         Args:
             targets (`polars.DataFrame`):
-                [`TARGET_COLUMNS`] of the other run, in its order.
+                `user_id`, `target_id` and `history_length` of the other run, in its order.
             ks (`Sequence[int]`):
                 The cut-offs of the other run.
 
@@ -210,21 +197,7 @@ class EvaluationReport:
                 this report's `depth`.
         """
         self._check_depth(ks)
-        ours, theirs = self.targets.select(TARGET_COLUMNS), targets.select(TARGET_COLUMNS)
-        if ours.equals(theirs):
-            return
-        fault = f"got {len(theirs)} and {len(ours)} targets"
-        if len(ours) == len(theirs):
-            number = next(index for index, pair in enumerate(zip(theirs.rows(), ours.rows(), strict=True))
-                          if pair[0] != pair[1])  # fmt: skip
-            first, second = (
-                "user {!r}, item {!r}, history of {} items".format(*rows.row(number)) for rows in (theirs, ours)
-            )
-            fault = f"got two runs on {len(ours)} targets of which number {number + 1} differs: {first}; {second}"
-        raise ValueError(
-            f"Only runs on the same targets can be compared, {fault}. Evaluate both runs on the same split, with the "
-            "same `max_rows` and `max_history`."
-        )
+        check_same_targets(targets, self.targets)
 
     def to_markdown(self) -> str:
         """Formats a table of the results with a row for each slice, and then the settings."""

@@ -17,7 +17,8 @@ from ..data.row_facts import check_same_catalog
 from ..data.rows import ROW_COLUMNS, check_columns, check_targets, find_bad_row, read_columns, spaced_rows
 from ..runtime.catalog import Catalog
 from ..runtime.ids import as_ids, id_numbers
-from .report import RESULT_SCHEMA, TARGET_COLUMNS, EvaluationReport
+from .comparison import TARGET_COLUMNS
+from .report import RESULT_SCHEMA, EvaluationReport
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,6 +64,7 @@ class RankingConfig:
 
     Raises:
         ValueError: If a number is out of range, or a setting does not belong to the method.
+        TypeError: If `k` is no whole number.
     """
 
     k: int = 20

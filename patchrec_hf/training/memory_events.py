@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
 import torch
 from datasets import Dataset
 from peft import PeftModel
@@ -19,7 +16,9 @@ from ..batches.collators import PatchDataCollator
 from ..batches.sampling import ScheduledRow
 from ..data.rows import select_spaced
 from .arguments import PatchFinetuneConfig
-from .memory import GIB, BatchShape, MemoryEstimate, ModelSize, WeightMemory, estimate_memory
+from .free_memory import free_memory
+from .memory import GIB, MemoryEstimate, estimate_memory
+from .memory_sizes import BatchShape, ModelSize, WeightMemory
 
 
 logger = logging.get_logger(__name__)
@@ -27,7 +26,6 @@ logger = logging.get_logger(__name__)
 _SAMPLE_ROWS = 256
 _PROGRESS = (0.0, 0.1, 0.25, 0.5)
 """Padded batches of pre-training are longest at first, and packed ones a little later."""
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class MemoryEvents(TrainerCallback):
@@ -58,11 +56,13 @@ class MemoryEvents(TrainerCallback):
 
     def _advice(self, args: TrainingArguments, estimate: MemoryEstimate, rows: int) -> str:
         """Says what to lower. The first advice changes neither what is learned nor how fast."""
+        rows_of_step = args.gradient_accumulation_steps * rows
         fewer, smaller = rows, estimate
         while not smaller.fits and fewer > 1:
-            fewer //= 2
+            # Only a divisor keeps the rows of a step.
+            fewer = max(number for number in range(1, fewer) if rows_of_step % number == 0)
             smaller = self.estimate(fewer)
-        steps = args.gradient_accumulation_steps * rows // fewer
+        steps = rows_of_step // fewer
         needs = f"about {smaller.total / GIB:.1f} GiB"
         if smaller.fits:
             first = (
@@ -102,7 +102,7 @@ def estimate_training(
     sharding: int = 0,
 ) -> MemoryEstimate:
     """
-    Estimates the memory of training on one process, from the longest of 256 evenly spaced rows.
+    Estimates the memory of training on one process, from its largest batch (see [`largest_batch`]).
 
     Args:
         model ([`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
@@ -136,14 +136,15 @@ def estimate_training(
         element_size=2 if is_half or uses_autocast else 4,
         uses_autocast=uses_autocast,
         checkpoints_layers=bool(args.activation_checkpointing),
-        available=_free_memory(args.device, weights.weights),
+        available=free_memory(args.device, weights.weights),
         device=args.device.type,
     )
 
 
 def largest_batch(collator: PatchDataCollator, rows: Dataset, rows_per_forward: int) -> BatchShape:
     """
-    Collates the longest of 256 evenly spaced rows, at some moments of training.
+    Collates the longest rows of a sample, at some moments of training. The sample has 256 evenly spaced rows, or as
+    many as a batch needs.
 
     Args:
         collator ([`PatchDataCollator`]):
@@ -156,28 +157,10 @@ def largest_batch(collator: PatchDataCollator, rows: Dataset, rows_per_forward: 
     Returns:
         [`BatchShape`]: of the batch with the most positions.
     """
-    sample = select_spaced(rows, _SAMPLE_ROWS)
+    sample = select_spaced(rows, max(_SAMPLE_ROWS, rows_per_forward))
     longest = collator.row_lengths(sample).argsort()[::-1][:rows_per_forward]
     chosen = sample.select(longest.tolist()).to_list()
     shapes = [
         BatchShape.from_batch(collator([ScheduledRow(row, 0, progress) for row in chosen])) for progress in _PROGRESS
     ]
     return max(shapes, key=lambda shape: shape.positions)
-
-
-def _free_memory(device: torch.device, weights: int) -> int | None:
-    """Returns the bytes that training may use on a device: what is free, and what holds the weights already."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    if device.type != "cpu":
-        return None
-    free = min(psutil.virtual_memory().available, _free_in_container(_CGROUP))
-    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) + weights
-
-
-def _free_in_container(group: Path) -> float:
-    """Returns the bytes that the limit of a container leaves (cgroup, version 2); infinity without a limit."""
-    limit, used = group / "memory.max", group / "memory.current"
-    if not (limit.is_file() and used.is_file()) or limit.read_text().strip() == "max":
-        return float("inf")
-    return max(int(limit.read_text()) - int(used.read_text()), 0)

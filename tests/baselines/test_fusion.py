@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rankers import score
 
-from patchrec_hf import Catalog, PatchRecommender, evaluate_model, evaluate_scorer
+from patchrec_hf import Catalog, PatchRecommender, PatchRecProcessor, evaluate_model, evaluate_scorer
 from patchrec_hf.baselines import CoVisitation, Fusion, Popularity
 from patchrec_hf.runtime.trie import build_trie
 
@@ -102,20 +102,46 @@ def test_parts_of_different_data_sets_are_refused(recommender, baseline, catalog
 
 
 def test_recommends_among_the_union(recommender, baseline):
-    """Without candidates, the list is the list of `score`; with candidates, the union is made of them."""
-    fusion = Fusion(recommender, baseline, weight=0.25, num_candidates=2)
+    """The union is made of the items that may be recommended."""
+    fusion = Fusion(recommender, baseline, weight=0.25, num_candidates=12)
     catalog, history = fusion.catalog, [10, 11]
-    (scores,) = fusion.score([history])
-    scores[catalog.indices_of(history)] = -np.inf
+    allowed = ~np.isin(catalog.item_ids, history)[None]
+    (scores,) = fusion.score_candidates([history], allowed, 12)
+    assert np.isneginf(scores[:2]).all()
     found = fusion.recommend(history, k=12, unique_titles=False)
-    best = np.argsort(-scores, kind="stable")[: np.isfinite(scores).sum()]
+    best = np.argsort(-scores, kind="stable")[:10]
     assert [item.item_id for item in found] == catalog.item_ids[best].tolist()
     # None of these is among the two best of the baseline.
-    among = fusion.recommend(history, k=3, candidates=[12, 13, 16])
-    assert 2 <= len(among) <= 3
-    assert {item.item_id for item in among} <= {12, 13, 16}
+    among = Fusion(recommender, baseline, 0.25, 2).recommend(history, k=3, candidates=[12, 13, 16])
+    assert {item.item_id for item in among} == {12, 13, 16}
     only_baseline = Fusion(recommender, baseline, weight=1.0, num_candidates=2)
     assert [item.item_id for item in only_baseline.recommend(history, k=2, candidates=[12, 13, 16])] == [16, 12]
+
+
+@pytest.mark.parametrize("num_candidates", [1, 3, 12])
+@pytest.mark.parametrize("unique_titles", [True, False])
+def test_seen_items_take_no_places_of_the_union(recommender, baseline, num_candidates, unique_titles):
+    fusion = Fusion(recommender, baseline, 0.25, num_candidates)
+    titles = dict(zip(fusion.catalog.item_ids.tolist(), fusion.catalog.titles, strict=True))
+    for history in ([10], [14, 18, 19, 20], list(range(10, 21))):  # the baseline likes those four most
+        seen = {titles[item_id] for item_id in history}
+        left = [title for title in titles.values() if title not in seen]
+        for k in (1, 4, 12):
+            found = fusion.recommend(history, k=k, unique_titles=unique_titles)
+            assert len(found) == min(k, len(set(left) if unique_titles else left)), (history, k)
+            assert not {item.title for item in found} & seen
+    with pytest.raises(ValueError, match="Row 0 has no item left to recommend"):
+        fusion.recommend(list(titles))
+
+
+def test_items_of_one_title_take_no_places_of_other_titles(model, processor, catalog):
+    """A list of k titles needs more than k items in the union if several items share a title."""
+    alike = Catalog(catalog.item_ids, [*catalog.titles[:6], *[catalog.titles[6]] * 6])
+    recommender = PatchRecommender(model, PatchRecProcessor(processor.tokenizer, alike, processor.prompt))
+    # The baseline likes the items that share a title.
+    fusion = Fusion(recommender, Table(np.arange(12), alike), weight=1.0, num_candidates=1)
+    found = fusion.recommend([10], k=4)
+    assert [item.item_id for item in found] == [21, 15, 13, 12]  # 14 and 15 share a title, too
 
 
 def test_is_saved_with_both_parts(recommender, catalog, rows, tmp_path):

@@ -1,6 +1,8 @@
 """All baselines recommend with the arguments, the results and the meaning of `PatchRecommender.recommend`."""
 
 import inspect
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -53,7 +55,26 @@ def test_equal_scores_are_in_catalog_order():
 
 
 def test_an_item_that_scores_minus_infinity_is_not_recommended():
-    assert ids(Fixed([1, -np.inf, -np.inf, 2, 0]).recommend([5])) == [4, 1]
+    fixed = Fixed([1, -np.inf, -np.inf, 2, 0])
+    assert ids(fixed.recommend([5])) == [4, 1]
+    with pytest.raises(ValueError, match=r"Row 1 has no item left to recommend: Fixed scores .* -infinity"):
+        fixed.recommend([[5], [1, 4, 5]])
+
+
+def test_scores_may_depend_on_the_items_that_may_be_recommended():
+    """A subclass learns which items these are, and how many of them the list needs."""
+
+    class Chosen(Fixed):
+        def score_candidates(self, histories, allowed, k):
+            self.asked.append((BOOKS.item_ids[allowed[0]].tolist(), k))
+            return np.where(allowed, self.scores, -np.inf)
+
+    chosen = Chosen([5, 1, 4, 2, 3])
+    assert ids(chosen.recommend([4], k=2, unique_titles=False)) == [1, 3]
+    assert ids(chosen.recommend([2], k=2)) == [1, 5]
+    assert ids(chosen.recommend([2], k=9, candidates=[2, 4, 1], exclude_seen=False)) == [1, 4, 2]
+    # Two items share the title of the poems, so that two titles may take four items.
+    assert chosen.asked == [([1, 2, 3, 5], 2), ([1, 4, 5], 4), ([1, 2, 4], 5)]
 
 
 def test_candidates_for_all_histories_or_for_each():
@@ -113,6 +134,9 @@ def test_many_histories_are_scored_in_parts(monkeypatch):
     ("arguments", "error", "message"),
     [
         (([1], 0), ValueError, "`k` must be at least 1, got 0"),
+        (([1], 2.0), TypeError, r"`k` must be a whole number, got 2\.0"),
+        (([1], "2"), TypeError, "`k` must be a whole number, got '2'"),
+        (([1], True), TypeError, "`k` must be a whole number, got True"),
         (([],), ValueError, "history is empty"),
         (([9],), KeyError, "Item id 9"),
         ((["Emmma"],), ValueError, "Emmma"),
@@ -155,6 +179,15 @@ def test_the_arguments_are_those_of_the_llm():
     assert set(ours) <= set(theirs)
     for name in ("k", "exclude_seen", "unique_titles", "candidates"):
         assert ours[name].default == theirs[name].default, name
+    docs = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text(encoding="utf-8")
+    mean_the_same, others = docs[docs.index("\n`k`, `exclude_seen`") :].split(" mean the same", 1)
+    lacking = others[others.index("by name only.") : others.index("how an LLM ranks")]
+    assert re.findall(r"`(\w+)`", mean_the_same) == list(ours)[2:]
+    assert re.findall(r"`(\w+)`", lacking) == [name for name in theirs if name not in ours]
+
+
+def test_numbers_of_numpy_are_whole_numbers():
+    assert ids(Fixed([5, 1, 4, 2, 3]).recommend([5], k=np.int64(2))) == [1, 3]
 
 
 def test_every_baseline_ranks_as_its_scores(catalog, rows, make_baseline):

@@ -135,6 +135,12 @@ def test_k_outside_the_catalog(model, processor, prompts, trie, k, message):
         rank(model, trie, prompts, processor.prompt.pad_id, k=k)
 
 
+@pytest.mark.parametrize("k", [2.0, "2", True, None])
+def test_k_that_is_no_whole_number(k):
+    with pytest.raises(TypeError, match=f"`k` must be a whole number, got {k!r}"):
+        RankingConfig(k=k)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
