@@ -11,10 +11,9 @@ import numpy as np
 from ..evaluation.score_ranks import TitleGroups
 from ..evaluation.scorers import checked_scores
 from ..runtime.catalog import Catalog
-from ..runtime.ids import nearest_texts
 from ..runtime.ranking import best_items, check_k
 from ..runtime.recommender import Recommendation
-from ..runtime.user_histories import Item, Title, as_batch, candidate_indices, match_item
+from ..runtime.user_histories import as_batch, candidate_indices, match_item
 from .histories import HISTORIES_PER_BATCH
 
 
@@ -88,15 +87,18 @@ class CatalogRecommender:
             score, and `is_exact` is true.
 
         Raises:
-            ValueError: If a history is empty, holds a title that the catalog lacks, or leaves nothing to recommend;
+            ValueError: If a history is empty or leaves nothing to recommend;
                 if `k` is below 1; or if the number of candidate lists is not the number of histories.
             TypeError: If an item is neither an id nor a title, or `k` is no whole number.
-            KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it.
+            KeyError: If an id or a title is not in the catalog.
             FloatingPointError: If a score is not a number.
         """
         check_k(k)
         is_single, batch = as_batch(histories)
-        matches = [[self._indices(item, row) for item in history] for row, history in enumerate(batch)]
+        matches = [
+            [match_item(item, self.catalog, row, allows_new=False) for item in history]
+            for row, history in enumerate(batch)
+        ]
         allowed = candidate_indices(candidates, len(batch), self.catalog)
         results: list[list[Recommendation]] = []
         for start in range(0, len(batch), HISTORIES_PER_BATCH):  # bounds the memory
@@ -174,19 +176,3 @@ class CatalogRecommender:
     @cached_property
     def _titles(self) -> TitleGroups:
         return TitleGroups.from_catalog(self.catalog)
-
-    def _indices(self, item: Item, row: int) -> list[int]:
-        """Returns the catalog indices of all items that an id or a title means."""
-        catalog = self.catalog
-        if not isinstance(item, Title) and (not isinstance(item, str) or catalog.has_text_ids):
-            return match_item(item, catalog, row)
-        title = item.text if isinstance(item, Title) else item
-        indices = catalog.indices_of_title(title)
-        if not indices:
-            nearest = nearest_texts(title, catalog.titles)
-            near = f" The nearest titles are {', '.join(map(repr, nearest))}." if nearest else ""
-            raise ValueError(
-                f"The catalog of {len(catalog)} items has no title {title!r} (row {row}).{near} "
-                f"{type(self).__name__} knows the items of its catalog only; a `PatchRecommender` reads new titles."
-            )
-        return indices
