@@ -147,14 +147,25 @@ def _find_table(log: Path | Frame, items: str | Path | FrameLike | None, cache: 
                 f"`{name}` applies to CSV files" + (" and JSON lines" if name == "encoding" else "") + ", but there "
                 f"is no such file among {[str(file) for file in files]}. Leave it out."
             )
+    given = files
     if options.encoding is not None:
         files = [
             recode(file, options.encoding, cache / "recoded") if isinstance(file, Path) and file in texts else file
             for file in files
         ]
+
+    def read(filters: Filters) -> RawData:
+        try:
+            return read_tables(files[0], files[1] if len(files) > 1 else None, options, filters)
+        except ValueError as error:
+            message = str(error)
+            for file, copy in zip(given, files, strict=True):  # a re-encoded copy lies in the cache
+                message = message.replace(str(copy), str(file))
+            raise ValueError(message) from error
+
     return Source(
         tuple(files),
-        lambda filters: read_tables(files[0], files[1] if len(files) > 1 else None, options, filters),
+        read,
         Filters(),
         None,
         keeps_all_items=True,

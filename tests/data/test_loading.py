@@ -96,3 +96,9 @@ def test_titles_are_cleaned(log):
     frame = pl.read_csv(log).with_columns(title=" <b>" + pl.col("title") + "</b>&nbsp;&amp; more ")
     data = prepare_data(frame, split=CUTS, columns=COLUMNS, title_rule=tidy_title)
     assert data.items["title"][0] == "Book i0 & more"
+
+
+def test_messages_name_the_file_and_not_its_copy(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id;item_id;timestamp;title\n1;2;soon;Café\n", encoding="latin-1")
+    with pytest.raises(ValueError, match=rf"^{tmp_path / 'log.csv'}, line 2: 'timestamp'"):
+        prepare_data(tmp_path / "log.csv", encoding="latin-1", cache_dir=tmp_path / "cache")
