@@ -26,6 +26,7 @@ from ..evaluation.metrics import mean_rank, ranking_metrics
 from ..runtime.catalog import Catalog
 from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.hub_files import CATALOG_NAME, find_file, hub_kwargs, push_kwargs
+from ..runtime.progress import shows_bars
 from .histories import HISTORIES_PER_BATCH, check_histories
 from .recommending import CatalogRecommender
 
@@ -395,6 +396,7 @@ def training_arguments(output_dir: str | os.PathLike, **changes: Any) -> Trainin
         "save_only_model": True,
         "dataloader_pin_memory": torch.accelerator.is_available(),
         "report_to": "none",
+        "disable_tqdm": not shows_bars(),
     }
     return TrainingArguments(str(output_dir), **{**settings, **changes})
 

@@ -55,6 +55,14 @@ class Preparation:
     options: TableOptions = field(default_factory=TableOptions)
     items: str | Path | FrameLike | None = None
 
+    def __post_init__(self) -> None:
+        for name, value, example in (
+            ("split", self.split, "leave_one_out_split"),
+            ("title_rule", self.title_rule, "tidy_title"),
+        ):
+            if value is not None and not callable(value):
+                raise TypeError(f"`{name}` must be a function, such as `patchrec_hf.{example}`, got {value!r}.")
+
     def check_only_split(self, name: str) -> None:
         """
         Checks that no setting but `split` is given, for data that is already prepared.

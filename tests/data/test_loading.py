@@ -102,3 +102,9 @@ def test_messages_name_the_file_and_not_its_copy(tmp_path):
     (tmp_path / "log.csv").write_text("user_id;item_id;timestamp;title\n1;2;soon;Café\n", encoding="latin-1")
     with pytest.raises(ValueError, match=rf"^{tmp_path / 'log.csv'}, line 2: 'timestamp'"):
         prepare_data(tmp_path / "log.csv", encoding="latin-1", cache_dir=tmp_path / "cache")
+
+
+@pytest.mark.parametrize(("name", "example"), [("split", "leave_one_out_split"), ("title_rule", "tidy_title")])
+def test_functions_are_not_given_by_name(log, name, example):
+    with pytest.raises(TypeError, match=f"`{name}` must be a function, such as `patchrec_hf.{example}`, got 'tidy'"):
+        prepare_data(log, **{name: "tidy"})
