@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.processing_utils import ProcessorMixin
 
 from .adapters import is_adapter, load_adapted
 from .item_scorer import ItemScorer, item_vectors_of
@@ -63,7 +64,8 @@ class PatchRecommender:
     """
 
     def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
-        if not isinstance(model, PatchRecForCausalLM) or not isinstance(processor, PatchRecProcessor):
+        # Code that comes with a checkpoint may be loaded twice, and then has classes of its own.
+        if not isinstance(model, torch.nn.Module) or not isinstance(processor, ProcessorMixin):
             raise TypeError(
                 f"`PatchRecommender` takes a model and its processor, got `{type(model).__name__}` and "
                 f"`{type(processor).__name__}`. `PatchRecommender.from_pretrained(directory)` loads both."

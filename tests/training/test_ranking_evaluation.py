@@ -12,7 +12,6 @@ from patchrec_hf import (
     evaluate_model,
 )
 from patchrec_hf.batches.filled import FilledDataset, FillerRow
-from patchrec_hf.training import patch_trainer
 
 
 OBJECTIVES = ["item", "both"]
@@ -64,7 +63,7 @@ def test_fillers_of_an_evaluation_have_no_labels(rows, processor):
 def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch):
     caps = []
     monkeypatch.setattr(
-        patch_trainer,
+        ranking_evaluation,
         "evaluate_model",
         lambda *args, **kwargs: (caps.append(kwargs["max_rows"]), evaluate_model(*args, **kwargs))[1],
     )
