@@ -12,6 +12,7 @@ from patchrec_hf import (
     evaluate_model,
 )
 from patchrec_hf.batches.filled import FilledDataset, FillerRow
+from patchrec_hf.training import ranking_evaluation
 
 
 OBJECTIVES = ["item", "both"]
