@@ -252,6 +252,8 @@ class _Table:
             return self.source.rows.select(list(kinds))
         if self.has_header:
             rows = pl.scan_csv(source, separator=self.separator, infer_schema=False, schema_overrides=kinds)
+            # polars must read all columns. If it read only some, it would cut a line with too many values in silence.
+            rows = rows.map_batches(_as_it_is, projection_pushdown=False, streamable=True)
             return drop_blank_rows(rows.select(list(kinds)))
         if _kind(self.source) in _JSON:
             return pl.scan_ndjson(source, schema=dict(kinds))
@@ -271,6 +273,10 @@ class _Table:
 
     def _is_text_file(self) -> bool:
         return isinstance(self.source, Path) and is_text_table(self.source)
+
+
+def _as_it_is(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows
 
 
 def _kind(path: Path) -> str:

@@ -301,3 +301,19 @@ def test_the_advice_about_items_stands_only_where_it_helps(tmp_path):
     with pytest.raises(ValueError, match=r"items\.csv has no column 'name'") as caught:
         prepare(log, items=items, columns=NAMES, time_unit="ms")
     assert "pass it as `items`" not in str(caught.value)
+
+
+@pytest.mark.parametrize("line", [2, 3, 1_500])
+def test_lines_with_too_many_values_are_named(tmp_path, line):
+    """An entity such as `&amp;` ends a value where semicolons separate values."""
+    log = [f"{user};A1;{1_700_000_000 + user};1.0" for user in range(1_600)]
+    (tmp_path / "log.csv").write_text("\n".join(["user_id;item_id;timestamp;price", *log]))
+    items = [f"A{number};Tea pot;2.0" for number in range(1_600)]
+    items[line - 2] = "A1;Tea &amp; pot;2.0"
+    (tmp_path / "items.csv").write_text("\n".join(["item_id;title;price", *items]))
+    with pytest.raises(ValueError, match=rf"items\.csv, line {line}: .*The line is 'A1;Tea &amp; pot;2\.0'"):
+        prepare(tmp_path / "log.csv", items=tmp_path / "items.csv")
+    log[line - 2] += ";returned"
+    (tmp_path / "log.csv").write_text("\n".join(["user_id;item_id;timestamp;price", *log]))
+    with pytest.raises(ValueError, match=rf"log\.csv, line {line}: "):
+        prepare(tmp_path / "log.csv", items=tmp_path / "items.csv")
