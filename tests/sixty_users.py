@@ -3,8 +3,9 @@
 from functools import partial
 
 import polars as pl
+import pytest
 
-from patchrec_hf import temporal_split
+from patchrec_hf import prepare_data, temporal_split
 
 
 CUTS = partial(temporal_split, cuts=(0.6, 0.8))
@@ -25,3 +26,13 @@ def write_log(directory):
     table = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row")
     table.with_columns(title=pl.lit("Book ") + pl.col("item")).write_csv(directory / "log.csv")
     return directory / "log.csv"
+
+
+@pytest.fixture
+def log(tmp_path):
+    return write_log(tmp_path)
+
+
+@pytest.fixture
+def data(log):
+    return prepare_data(log, split=CUTS, columns=COLUMNS)

@@ -91,8 +91,8 @@ def load_backbone(
 
 def check_vocabulary(saved: PreTrainedTokenizerBase, tokenizer: PreTrainedTokenizerBase, backbone: str) -> None:
     """
-    Checks that a tokenizer is a backbone's own, to which tokens may have been added. A model that reads ids of another
-    tokenizer would train without an error, on titles that mean nothing to it.
+    Checks that a tokenizer is the one that a backbone was saved with. Tokens may have been added to it. A model that
+    reads ids of another tokenizer would train without an error, on titles that mean nothing to it.
 
     Args:
         saved ([`~transformers.PreTrainedTokenizerBase`]):

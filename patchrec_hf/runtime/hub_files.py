@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from huggingface_hub import get_token
 from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file, is_accelerate_available
+
+from .ids import nearest_texts
 
 
 CATALOG_NAME = "catalog.parquet"
@@ -76,7 +77,7 @@ def check_path(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> No
             )
     elif _is_local(name_or_path):
         others = {directory.name: directory for directory in _directories(path.parent)}
-        nearest = get_close_matches(path.name, others, n=3) or list(others)[:5]
+        nearest = nearest_texts(path.name, list(others)) or list(others)[:5]
         hint = f" {path.parent} holds {', '.join(nearest)}." if nearest else ""
         if path.parts[0].startswith("~"):
             hint = f" Python does not expand `~`, as a shell does: pass `os.path.expanduser({str(path)!r})`."
@@ -124,7 +125,7 @@ def _nearest_directory(path: Path) -> Path | None:
     for depth, part in enumerate(path.parts):
         parent = Path(*path.parts[:depth])
         if not (parent / part).is_dir():
-            nearest = get_close_matches(part, [directory.name for directory in _directories(parent)], n=1)
+            nearest = nearest_texts(part, [directory.name for directory in _directories(parent)], n=1)
             if not nearest:
                 return None
             whole = Path(parent, nearest[0], *path.parts[depth + 1 :])

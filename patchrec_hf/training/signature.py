@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from functools import wraps
 from typing import Any, ParamSpec
+
+from ..runtime.ids import nearest_texts
 
 
 P = ParamSpec("P")
@@ -73,7 +74,7 @@ def _check_call(
     for argument in named:
         if argument in known:
             continue
-        nearest = get_close_matches(argument, known, n=1)
+        nearest = nearest_texts(argument, known, n=1)
         instead = _INSTEAD.get(argument) or (
             f"Did you mean `{nearest[0]}`?" if nearest else f"It takes {', '.join(f'`{one}`' for one in known)}."
         )

@@ -5,20 +5,10 @@ from functools import partial
 
 import polars as pl
 import pytest
-from sixty_users import COLUMNS, CUTS, write_log
+from sixty_users import COLUMNS, CUTS
 
 from patchrec_hf import Filters, leave_one_out_split, load_recommendation_data, prepare_data, temporal_split
 from patchrec_hf.data import cache, preparation
-
-
-@pytest.fixture
-def log(tmp_path):
-    return write_log(tmp_path)
-
-
-@pytest.fixture
-def data(log):
-    return prepare_data(log, split=CUTS, columns=COLUMNS)
 
 
 def test_what_is_cached_depends_on_the_content_and_the_settings(log, tmp_path, monkeypatch):

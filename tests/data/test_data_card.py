@@ -2,20 +2,10 @@
 
 import polars as pl
 import pytest
-from sixty_users import COLUMNS, CUTS, write_log
+from sixty_users import COLUMNS, CUTS
 
 from patchrec_hf import PreparedData, describe_data, prepare_data
 from patchrec_hf.data import data_card
-
-
-@pytest.fixture
-def log(tmp_path):
-    return write_log(tmp_path)
-
-
-@pytest.fixture
-def data(log):
-    return prepare_data(log, split=CUTS, columns=COLUMNS)
 
 
 def test_the_card_by_hand(tmp_path, tokenizer):

@@ -3,7 +3,7 @@
 import polars as pl
 import pytest
 from datasets import DatasetDict
-from sixty_users import COLUMNS, CUTS, preparation_rows, write_log
+from sixty_users import COLUMNS, CUTS, preparation_rows
 from small_data import rows_of, write_directory
 
 from patchrec_hf import (
@@ -13,16 +13,6 @@ from patchrec_hf import (
     tidy_title,
 )
 from patchrec_hf.data.splits import SPLITS
-
-
-@pytest.fixture
-def log(tmp_path):
-    return write_log(tmp_path)
-
-
-@pytest.fixture
-def data(log):
-    return prepare_data(log, split=CUTS, columns=COLUMNS)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from functools import partial
 
 import polars as pl
 import pytest
-from sixty_users import COLUMNS, CUTS, preparation_rows, write_log
+from sixty_users import COLUMNS, CUTS, preparation_rows
 
 from patchrec_hf import (
     Filters,
@@ -17,16 +17,6 @@ from patchrec_hf import (
 from patchrec_hf.data import preparation
 from patchrec_hf.data.preparation import prepare
 from patchrec_hf.data.raw import RawData
-
-
-@pytest.fixture
-def log(tmp_path):
-    return write_log(tmp_path)
-
-
-@pytest.fixture
-def data(log):
-    return prepare_data(log, split=CUTS, columns=COLUMNS)
 
 
 def test_an_interrupted_preparation_leaves_nothing(log, tmp_path, monkeypatch):

@@ -2,16 +2,11 @@
 
 import pytest
 from datasets import Dataset, IterableDataset
-from sixty_users import COLUMNS, CUTS, write_log
+from sixty_users import COLUMNS, CUTS
 from torch.utils.data import DataLoader
 
 from patchrec_hf import load_recommendation_data
 from patchrec_hf.data import preparation
-
-
-@pytest.fixture
-def log(tmp_path):
-    return write_log(tmp_path)
 
 
 @pytest.mark.parametrize("targets_per_row", [1, 3])

@@ -3,9 +3,9 @@
 import sys
 from pathlib import Path
 
-import polars as pl
 import pytest
 from processes import run_process
+from small_shop import write_shop
 
 from patchrec_hf import EvaluationReport, load_recommendation_data
 from patchrec_hf.baselines import Popularity
@@ -20,15 +20,7 @@ def run(*arguments):
 
 @pytest.fixture
 def shop(tmp_path):
-    """A shop's log with texts as ids, and the arguments that read it."""
-    rows = [(f"c{user}", f"SKU-{(item + user) % 12:03}", 100 * item + user) for user in range(20) for item in range(9)]
-    pl.DataFrame(rows, schema=["customer", "sku", "timestamp"], orient="row").write_csv(tmp_path / "clicks.csv")
-    items = pl.DataFrame({"sku": [f"SKU-{item:03}" for item in range(12)], "name": [f"Tea {i}" for i in range(12)]})
-    items.write_csv(tmp_path / "products.csv")
-    return [
-        "--data", tmp_path / "clicks.csv", "--items", tmp_path / "products.csv", "--columns", "user_id=customer",
-        "item_id=sku", "title=name", "--cuts", "0.6", "0.8", "--cache_dir", tmp_path / "cache",
-    ]  # fmt: skip
+    return write_shop(tmp_path)
 
 
 @pytest.mark.slow

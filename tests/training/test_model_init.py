@@ -14,7 +14,7 @@ RATES = [1e-2, 1e-9, 1e-2]
 
 
 class Trial:
-    """What a backend passes to `hp_space`: it remembers what it has suggested."""
+    """A backend passes such an object to `hp_space`. It remembers the values that it has suggested."""
 
     def __init__(self, number):
         self.number, self.params = number, {}

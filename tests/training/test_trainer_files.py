@@ -67,7 +67,7 @@ def test_the_card_stands_beside_the_model(make_trainer, rows, tmp_path, monkeypa
 
 
 def test_the_card_shows_the_metrics_of_the_best_model(make_trainer, rows, tmp_path):
-    """The last evaluation is worse here, and the weights that are saved are those of the first."""
+    """The last evaluation is worse here, so the trainer saves the weights of the first one."""
     settings = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
     trainer = make_trainer(
         "finetune", eval_dataset=rows, load_best_model_at_end=True, metric_for_best_model="loss",
