@@ -44,7 +44,6 @@ from patchrec_hf import (
     evaluate_model,
     evaluate_scorer,
     fit_prior,
-    last_checkpoint,
     load_recommendation_data,
 )
 from patchrec_hf.baselines import CoVisitation, Popularity
@@ -53,6 +52,8 @@ from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.hub.model_card import write_results
 from patchrec_hf.runs import claim_run, finish_run
 from patchrec_hf.runtime.progress import no_bars_in_files
+from patchrec_hf.training.patch_trainer import PatchTrainer
+from patchrec_hf.training.recipes import train_stage
 
 
 LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}
@@ -112,27 +113,23 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     if script.model_name_or_path is not None:  # the preset's rate suits a new backbone
         item_settings["learning_rate"] = args.learning_rate
 
-    def train_stage(
-        name: str, trainer_class: type, model: str, processor: PatchRecProcessor, rows: Dataset, **settings: Any
+    def train_from(
+        model: str, name: str, trainer_class: type, processor: PatchRecProcessor, rows: Dataset, **settings: Any
     ) -> str:
         """Trains `model`, unless a finished result exists, and returns the result's directory."""
-        final = output_dir / name / "final"
-        if not (final / "README.md").is_file():  # the model card is the last file that `save_model` writes
+
+        def make_trainer() -> PatchTrainer:
             state.print(f"\n== {name} ==")
             # Made anew, so that DeepSpeed takes its "auto" values from this stage.
             stage_args = replace(args, output_dir=str(output_dir / name), **settings)
-            trainer = trainer_class(model, stage_args, train_dataset=rows, processing_class=processor)
-            trainer.train(resume_from_checkpoint=last_checkpoint(stage_args.output_dir))
-            processes = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
-            state.print(f"Trained by {processes} in {type(trainer.model_wrapped).__name__}.")
-            trainer.save_model(str(final))
-        state.wait_for_everyone()
-        return str(final)
+            return trainer_class(model, stage_args, train_dataset=rows, processing_class=processor)
 
-    vanilla = train_stage("vanilla", PatchFinetuneTrainer, backbone, processor.with_layout(TextLayout()), train)
-    pretrained = train_stage("pretrain", PatchPretrainTrainer, backbone, processor, train)
-    finetuned = train_stage("finetune", PatchFinetuneTrainer, pretrained, processor, train)
-    items = train_stage("items", PatchFinetuneTrainer, backbone, item_processor, item_splits["train"], **item_settings)
+        return str(train_stage(make_trainer, output_dir / name))
+
+    vanilla = train_from(backbone, "vanilla", PatchFinetuneTrainer, processor.with_layout(TextLayout()), train)
+    pretrained = train_from(backbone, "pretrain", PatchPretrainTrainer, processor, train)
+    finetuned = train_from(pretrained, "finetune", PatchFinetuneTrainer, processor, train)
+    items = train_from(backbone, "items", PatchFinetuneTrainer, item_processor, item_splits["train"], **item_settings)
 
     unset_hf_deepspeed_config()  # so that under ZeRO-3, each process loads whole models from here on
     co_visitation = CoVisitation(catalog).fit(splits["train"], splits["validation"], show_progress=False)

@@ -178,11 +178,11 @@ def train_recipe(
             trainer_class: type[PatchTrainer] = trainer_class, start: Any = model, directory: Path = directory
         ) -> PatchTrainer:
             state.print(f"\n== {trainer_class.stage}, from {start} ==")
+            # Made anew, so that DeepSpeed takes its "auto" values from this stage.
+            stage_args = replace(args, output_dir=str(directory))
             return trainer_class(
                 start,
-                replace(
-                    args, output_dir=str(directory)
-                ),  # made anew, so that DeepSpeed's "auto" values are this stage's
+                stage_args,
                 train_dataset=train_dataset,
                 processing_class=processor,
                 eval_dataset=eval_dataset,
@@ -213,6 +213,8 @@ def train_stage(make_trainer: Callable[[], PatchTrainer], output_dir: str | os.P
         part = final.with_suffix(".part")
         trainer = make_trainer()
         trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+        processes = f"{state.num_processes} process{'es' if state.num_processes > 1 else ''}"
+        state.print(f"Trained by {processes} in {type(trainer.model_wrapped).__name__}.")
         trainer.save_model(str(part))
         if state.is_main_process:
             plot_curves(trainer.state.log_history, part / CURVES_NAME, trainer.stage)
