@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from gradients import assert_same_gradients, gradients, one_by_one
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, item_processor
 from trees import ITEM_IDS, LAYOUTS, ROW, plain
@@ -132,17 +132,17 @@ def test_every_example_is_a_path_and_no_prefix_stands_twice(processor, rows, lay
         folded.setdefault(int(position), []).append((int(token), int(divisor)))
     contents = [(int(token), *folded.get(place, ())) for place, token in enumerate(packed["input_ids"][0])]
     start = 0
-    for example in examples:
-        num_labels = len(example.input_ids) - example.prompt_length
+    for history in examples:
+        num_labels = len(history.input_ids) - history.prompt_length
         last = packed["supervised_positions"][0, start + num_labels - 1]
-        whole = prefixes(example)[1]
+        whole = prefixes(history)[1]
         assert [contents[k] for k in paths[last]] == whole[:-1]
         assert packed["shift_labels"][0, start : start + num_labels].tolist() == [
-            token for token, *_ in whole[example.prompt_length :]
+            token for token, *_ in whole[history.prompt_length :]
         ]
         start += num_labels
-    own = sum(len(example.input_ids) - example.prompt_length + 1 for example in examples)
-    assert length == own + len({prefix for example in examples for prefix in prefixes(example)[0]})
+    own = sum(len(history.input_ids) - history.prompt_length + 1 for history in examples)
+    assert length == own + len({prefix for history in examples for prefix in prefixes(history)[0]})
 
     ancestors = packed["chunk_ancestors"]
     size = -(-length // len(ancestors))
@@ -249,6 +249,18 @@ def item_head_model():
     layout=st.sampled_from(list(ITEM_LAYOUTS)),
     implementation=st.sampled_from(IMPLEMENTATIONS),
     separate=st.booleans(),
+)
+@example(  # the gradient of the scale nearly cancels
+    rows=[
+        {
+            "user_id": 0,
+            "item_ids": [10, 10, 10, 10, 10, 11, 11, 13, 13, 18, 11, 16, 10],
+            "target_positions": [12],
+        }
+    ],
+    layout="patches",
+    implementation="patchrec_chunks",
+    separate=False,
 )
 def test_item_targets_equal_the_examples_one_by_one(
     item_head_model, processor, objective, rows, layout, implementation, separate
