@@ -20,6 +20,7 @@ import pytest
 import torch
 from datasets import Dataset
 from hypothesis import settings
+from transformers.utils import logging
 
 from patchrec_hf import (
     BOOK_PROMPT,
@@ -60,6 +61,14 @@ TITLES = {
     21: "Ozma of Oz (Oz, #3)",
 }
 ITEM_IDS = list(TITLES)
+
+
+@pytest.fixture(autouse=True)
+def kept_verbosity():
+    """Scripts that a test calls set the verbosity for their own process, and Trainer's bars follow it."""
+    verbosity = logging.get_verbosity()
+    yield
+    logging.set_verbosity(verbosity)
 
 
 @pytest.fixture(scope="session")

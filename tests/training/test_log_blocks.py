@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from transformers import PrinterCallback, ProgressCallback, TrainerState
+from transformers.utils import logging
 
 from patchrec_hf import PatchFinetuneConfig
 from patchrec_hf.training.log_blocks import BlockPrinter, BlockProgress, format_block
@@ -42,6 +43,7 @@ def test_a_run_whose_output_is_a_file(make_trainer, rows, monkeypatch, capsys):
 
 
 def test_bars_are_on_at_a_terminal_only(monkeypatch, tmp_path):
+    logging.set_verbosity_warning()
     assert PatchFinetuneConfig(str(tmp_path), use_cpu=True).disable_tqdm
     monkeypatch.setattr("patchrec_hf.training.arguments.shows_bars", lambda: True)
     assert not PatchFinetuneConfig(str(tmp_path), use_cpu=True).disable_tqdm
