@@ -88,6 +88,7 @@ class PatchPretrainTrainer(PatchTrainer):
         # The compression probability depends on the total number of steps.
         return {
             **super()._run_facts(),
+            "twin": self.data_collator.twin,
             "num_train_epochs": self.args.num_train_epochs,
             "max_steps": self.args.max_steps,
         }
