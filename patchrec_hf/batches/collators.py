@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -24,7 +24,7 @@ from .sampling import ScheduledRow
 Objective = Literal["title", "item", "both"]
 OBJECTIVES = get_args(Objective)
 Twin = Literal["compressed", "dropped"]
-_TWIN_LAYOUTS = {"compressed": RandomPatchLayout, "dropped": DropLayout}
+_TWIN_LAYOUTS: Mapping[str, Callable[[float], Layout]] = {"compressed": RandomPatchLayout, "dropped": DropLayout}
 
 AnyRow = Row | Mapping[str, Any] | ScheduledRow | FillerRow
 
