@@ -177,7 +177,8 @@ def bootstrap_interval(
 
 def compression_ratios(fed: np.ndarray, as_text: np.ndarray) -> dict[str, float]:
     """
-    Computes the share of the uncompressed length that is fed to the model, counted in three ways.
+    Computes the compression ratio (section 4.1.3): tokens before compression / tokens after it, counted in three ways.
+    Tokens are summed over all targets before they are divided.
 
     Args:
         fed (`numpy.ndarray` of shape `(num_targets, 3)`, int64):
@@ -186,11 +187,16 @@ def compression_ratios(fed: np.ndarray, as_text: np.ndarray) -> dict[str, float]
             The same counts with every item as text.
 
     Returns:
-        `dict[str, float]`: `compression_titles` (the paper's count, without separators), `compression_history` and
-        `compression_prompt`. 1 means no compression; smaller means shorter.
+        `dict[str, float]`:
+            - `compression_ratio`: of title tokens and patches, without separators, as the paper counts.
+            - `compression_ratio_history`: of the history with its separators.
+            - `compression_ratio_prompt`: of the whole prompt.
+
+            1 means no compression; 4 means that the model reads a quarter of the tokens.
     """
-    ratios = np.asarray(fed).sum(axis=0) / np.asarray(as_text).sum(axis=0)
+    before, after = (np.asarray(counts).sum(axis=0).tolist() for counts in (as_text, fed))
+    names = ("compression_ratio", "compression_ratio_history", "compression_ratio_prompt")
+    # Histories without items have no title token, before and after.
     return {
-        f"compression_{name}": float(ratio)
-        for name, ratio in zip(("titles", "history", "prompt"), ratios, strict=True)
+        name: tokens / shorter if shorter else 1.0 for name, tokens, shorter in zip(names, before, after, strict=True)
     }

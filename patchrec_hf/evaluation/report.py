@@ -118,8 +118,9 @@ class EvaluationReport:
             `dict[str, float]`:
                 - `hr@k`, `ndcg@k` and `mrr@k` by item rank, and with the prefix `title_` by title rank.
                 - `tied_share`: the share of targets that share their rank with other items.
-                - For models that read prompts: `exact_share`, `compression_titles`, `compression_history` and
-                  `compression_prompt`.
+                - For models that read prompts: `exact_share`, and the ratios of tokens before compression to tokens
+                  after it: `compression_ratio` (titles and patches, as the paper counts), `compression_ratio_history`
+                  (with separators) and `compression_ratio_prompt` (the whole prompt).
 
         Raises:
             ValueError: If a cut-off is larger than `depth`.

@@ -98,7 +98,7 @@ class PatchPretrainTrainer(PatchTrainer):
         # Without titles to predict, a row's twins are not counted one after the other.
         compression = {}
         if self.args.objective != "item":
-            compression["compression_prompt"] = (sums.prompt_tokens - sums.text_tokens) / sums.text_tokens
+            compression["compression_ratio_prompt"] = sums.text_tokens / (sums.prompt_tokens - sums.text_tokens)
         probability = max(self.state.global_step - 1, 0) / max(self.state.max_steps, 1)
         return {
             **super()._batch_metrics(sums),

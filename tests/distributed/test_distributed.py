@@ -123,7 +123,7 @@ def test_two_processes_evaluate_as_one(directory, alone, scenario):
     for results in read(directory, scenario):
         metrics = results["metrics"]
         assert metrics["eval_loss"] == pytest.approx(expected["eval_loss"], rel=2e-3 if scenario.bf16 else 1e-4)
-        for name in ("eval_hr@5", "eval_ndcg@5", "eval_exact_share", "eval_compression_prompt"):
+        for name in ("eval_hr@5", "eval_ndcg@5", "eval_exact_share", "eval_compression_ratio_prompt"):
             assert metrics[name] == pytest.approx(expected[name], abs=1e-6), name
             assert results["ranking"][name.removeprefix("eval_")] == metrics[name]
 

@@ -14,6 +14,7 @@ from patchrec_hf.evaluation.metrics import (
     ranking_metrics,
     ranks_from_scores,
 )
+from patchrec_hf.runtime.layouts import ItemPatchLayout, SessionPatchLayout
 
 
 INF = math.inf
@@ -210,9 +211,32 @@ def test_compression_ratios_by_hand():
     as_text = np.array([[100, 120, 150], [60, 80, 90]])
     # Sums over sums, so that a long history weighs more than a short one.
     assert compression_ratios(fed, as_text) == pytest.approx(
-        {"compression_titles": 40 / 160, "compression_history": 60 / 200, "compression_prompt": 120 / 240}
+        {"compression_ratio": 160 / 40, "compression_ratio_history": 200 / 60, "compression_ratio_prompt": 240 / 120}
     )
     assert set(compression_ratios(as_text, as_text).values()) == {1.0}
+    no_items = np.array([[0, 2, 20]])
+    assert set(compression_ratios(no_items, no_items).values()) == {1.0}
+
+
+@pytest.mark.parametrize(
+    ("title_length", "layout", "ratio"),
+    [
+        (3.94, ItemPatchLayout(5), 3.44),  # MovieLens-1M
+        (3.94, SessionPatchLayout(5), 9.23),
+        (9.82, ItemPatchLayout(5), 6.81),  # Goodreads
+        (9.82, SessionPatchLayout(5), 13.62),
+        (3.86, ItemPatchLayout(5), 3.38),  # MovieLens-100K
+        (3.86, SessionPatchLayout(20), 3.85),
+    ],
+)
+def test_the_papers_compression_ratios(title_length, layout, ratio):
+    """The ratios of Table 2 belong to histories of 100 items whose titles have the mean length of Table 1."""
+    fed = 0.0
+    for granularity, start, stop in layout(100):
+        num_items = stop - start
+        fed += {"text": num_items * title_length, "item_patch": num_items, "session_patch": 1}[granularity]
+    ratios = compression_ratios(np.array([[fed] * 3]), np.array([[100 * title_length] * 3]))
+    assert round(ratios["compression_ratio"], 2) == ratio
 
 
 def test_agrees_with_torchmetrics():

@@ -82,9 +82,9 @@ def test_compression_is_of_all_tokens_together():
     """Sums are divided, not shares averaged; and only models that read prompts have any."""
     counts = dict(zip(COUNTS, ([1, 5], [3, 7], [10, 20], [2, 18], [5, 35], [20, 80]), strict=True))
     metrics = make_report([1.0, 1.0], **counts).metrics()
-    assert metrics["compression_titles"] == 6 / 20
-    assert metrics["compression_history"] == 10 / 40
-    assert metrics["compression_prompt"] == 30 / 100
+    assert metrics["compression_ratio"] == 20 / 6
+    assert metrics["compression_ratio_history"] == 40 / 10
+    assert metrics["compression_ratio_prompt"] == 100 / 30
     assert not [name for name in make_report([1.0, 1.0]).metrics() if name.startswith("compression")]
 
 

@@ -191,7 +191,7 @@ def test_packed_training_is_padded_training(make_trainer, blocks, stage, accumul
     assert max(logged(packed, "positions_per_example")) < min(logged(padded, "positions_per_example"))
     packed.save_model()  # how it attended is not a part of the checkpoint
     assert "patchrec_chunks" not in Path(packed.args.output_dir, "config.json").read_text()
-    for key in ("compression_probability", "compression_prompt"):
+    for key in ("compression_probability", "compression_ratio_prompt"):
         assert logged(packed, key) == pytest.approx(logged(padded, key))
 
 

@@ -33,7 +33,7 @@ def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
     trainer.train()
     assert trainer.state.best_metric == max(logged(trainer, "eval_hr@5"))
     metrics = trainer.evaluate()
-    assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_titles"}
+    assert metrics.keys() >= {"eval_hr@5", "eval_hr@10", "eval_ndcg@5", "eval_loss", "eval_compression_ratio"}
     ranked = evaluate_model(trainer.model, trainer.processing_class, rows, k=10, show_progress=False)
     assert metrics["eval_hr@10"] == np.mean(ranked.targets["item_rank"].to_numpy() <= 10)
     assert metrics["eval_title_hr@10"] == np.mean(ranked.targets["title_rank"].to_numpy() <= 10)

@@ -18,9 +18,9 @@ def test_probability_rises_with_the_steps(make_trainer):
     trainer = make_trainer(max_steps=-1, num_train_epochs=2)  # 14 rows: 4 steps an epoch
     trainer.train()
     assert logged(trainer, "compression_probability") == [step / 8 for step in range(8)]
-    ratios = logged(trainer, "compression_prompt")
+    ratios = logged(trainer, "compression_ratio_prompt")
     assert ratios[0] == 1.0
-    assert all(ratio < 1.0 for ratio in ratios[4:])
+    assert all(ratio > 1.0 for ratio in ratios[4:])
     assert all(tokens > 0 for tokens in logged(trainer, "prompt_tokens"))
 
 
