@@ -141,6 +141,7 @@ def main(args: Arguments) -> None:
         shown = [*plan.methods, *(name for name in chosen if name not in plan.methods)]
         done = [name for name in shown if study.result(name) is not None]
         directory = study.output_dir / plan.title.lower().replace(" ", "_")
+        directory.mkdir(parents=True, exist_ok=True)
         # Latencies are measured in one process.
         latencies = latency(study, done, directory / "latency.json") if state.num_processes == 1 else {}
         write_results(study, plan, done, latencies, directory)

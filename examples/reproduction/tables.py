@@ -42,9 +42,8 @@ def write_results(
         latencies (`dict[str, float]`):
             Ranking time of methods, relative to the first one.
         directory (`pathlib.Path`):
-            Where to write.
+            Where to write; it exists.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     at_least = max((study.methods[name].min_interactions or 0 for name in names if name in study.methods), default=0)
     splits, catalog = study.load(min_interactions=at_least or None)
     results = [result for name in names if (result := study.result(name)) is not None]

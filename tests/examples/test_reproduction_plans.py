@@ -1,0 +1,278 @@
+"""The plans of the paper's tables and figures, held against the paper's sections 4.1 to 4.6."""
+
+import json
+import os
+import re
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from patchrec_hf import DropLayout, ItemPatchLayout, SessionPatchLayout, TextLayout, load_recommendation_data
+
+
+ROOT = Path(__file__).parents[2]
+TEXT, ITEM, BOTH = TextLayout(), ItemPatchLayout(5), ("pretrain", "finetune")
+LENGTHS = (" (20 items)", " (40 items)", " (60 items)", " (80 items)", "")  # of 100
+TEXT_COUNTS = (5, 25, 50, 75)  # the paper does not say how many items stay text in Figures 2, 6 and 7
+
+
+def item(count):
+    return "PatchRec-I" if count == 5 else f"PatchRec-I ({count} as text)"
+
+
+def like(count):
+    return "Vanilla (tokens of PatchRec-I)" if count == 5 else f"Vanilla (tokens of PatchRec-I, {count} as text)"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return lambda name: import_module(f"reproduction.{name}")
+
+
+@pytest.fixture
+def script(module):
+    return import_module("reproduce_paper")
+
+
+def table_of(output, method):
+    """The cells of a method's lines in what a dry run prints, by column."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in output.splitlines() if line[:1] == "|"]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:] if line[0] == method]
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "methods"),
+    [
+        (
+            "table",
+            2,
+            ["GRU4Rec", "Caser", "SASRec", "LinRec", "Mamba4Rec", "MoRec", "Vanilla", "PatchRec-I", "PatchRec-S"],
+        ),
+        (
+            "table",
+            3,
+            ["PatchRec-I without pre-training", "PatchRec-I", "PatchRec-S without pre-training", "PatchRec-S"],
+        ),
+        ("table", 4, ["Vanilla", "Dropout", "Patch Pre-training"]),
+        (
+            "figure",
+            5,
+            [f"{name}{length}" for name in ("Vanilla", "PatchRec-I") for length in LENGTHS],
+        ),
+        ("figure", 6, [name for count in TEXT_COUNTS for name in (like(count), item(count))]),
+        (
+            "figure",
+            7,
+            [
+                "Vanilla",
+                *(item(count) for count in TEXT_COUNTS),
+                "PatchRec-S (groups of 2)",
+                "PatchRec-S",
+                "PatchRec-S (groups of 10)",
+                "PatchRec-S (groups of 20)",
+            ],
+        ),
+        (
+            "figure",
+            8,
+            ["Vanilla (long histories)", "PatchRec-I (long histories)", "PatchRec-S (long histories)"],
+        ),
+    ],
+)
+def test_the_methods_of_each(module, kind, number, methods):
+    plans = module("plans")
+    given = {"table": None, "figure": None, "ablation": None, kind: number}
+    plan = plans.find_plan(**given, max_history=100, session_group_size=5)
+    own = {"Popularity", "CoVisitation", "Fusion"}  # which the paper's Table 2 lacks
+    assert [name for name in plan.methods if name not in own] == methods
+    assert own <= set(plan.methods) or (kind, number) != ("table", 2)
+    assert plan.title == f"{kind.title()} {number}"
+
+
+def test_figures_2_and_7_show_the_same_methods(module):
+    find = module("plans").find_plan
+    two, seven = (find(None, figure, None, 100, 5) for figure in (2, 7))
+    assert two.methods == seven.methods
+    assert two.axis == seven.axis == "compression ratio"
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "stages", "others"),
+    [
+        ("Vanilla", TEXT, ("finetune",), {}),
+        ("PatchRec-I", ITEM, BOTH, {}),
+        ("PatchRec-S", SessionPatchLayout(20), BOTH, {}),  # 20 on MovieLens-100K
+        ("PatchRec-I without pre-training", ITEM, ("finetune",), {}),
+        ("PatchRec-S without pre-training", SessionPatchLayout(20), ("finetune",), {}),
+        ("Dropout", TEXT, ("dropout",), {}),  # nothing is dropped at test
+        ("Patch Pre-training", ITEM, ("pretrain",), {}),
+        ("Vanilla (40 items)", TEXT, ("finetune",), {"max_history": 40}),
+        ("PatchRec-I (40 items)", ITEM, BOTH, {"max_history": 40}),
+        ("PatchRec-I (75 as text)", ItemPatchLayout(75), BOTH, {}),
+        (like(75), TEXT, ("finetune",), {"tokens_of": "PatchRec-I (75 as text)"}),
+        ("PatchRec-S (groups of 10)", SessionPatchLayout(10), BOTH, {}),
+        ("Vanilla (long histories)", TEXT, ("finetune",), {"max_history": 150, "min_interactions": 500}),
+        ("PatchRec-I (long histories)", ItemPatchLayout(20), BOTH, {"max_history": 350, "min_interactions": 500}),
+        ("PatchRec-S (long histories)", SessionPatchLayout(20), BOTH, {"max_history": "all", "min_interactions": 500}),
+        ("Drop 90%", DropLayout(0.9), ("finetune",), {}),
+    ],
+)
+def test_what_each_method_is(module, name, layout, stages, others):
+    plans = module("plans")
+    assert plans.llm_methods(20, 100)[name] == plans.LLMMethod(layout, stages, **others)
+
+
+@pytest.mark.parametrize("max_history", [10, 20, 100])
+def test_every_plan_names_methods_that_exist(module, max_history):
+    plans = module("plans")
+    known = {*plans.llm_methods(5, max_history), *plans.BASELINES, plans.FUSION}
+    choices = [("table", plans.TABLES), ("figure", plans.FIGURES), ("ablation", plans.ABLATIONS)]
+    for kind, values in choices:
+        for value in values:
+            given = {"table": None, "figure": None, "ablation": None, kind: value}
+            plan = plans.find_plan(**given, max_history=max_history, session_group_size=5)
+            assert len(set(plan.methods)) == len(plan.methods) >= 3
+            assert set(plan.methods) <= known
+            assert plan.reference in plan.methods
+            waits_for = [name.removesuffix(" (equal time)") for name in plan.methods]
+            assert set(waits_for) <= set(plan.methods)
+
+
+def test_the_papers_figures_belong_to_methods(module):
+    plans, paper = module("plans"), module("tables").PAPER
+    known = {*plans.llm_methods(5, 100), *plans.PAPER_BASELINES}
+    assert {name for methods in paper.values() for name in methods} <= known
+    assert paper["ml-1m"]["PatchRec-I"]["compression_ratio"] == 3.44
+    assert paper["ml-1m"]["Patch Pre-training"]["hr@20"] == 0.161
+    assert paper["goodreads"]["PatchRec-S"]["hr@20"] == 0.1013
+
+
+def dry_run(script, capsys, **arguments):
+    script.main(script.Arguments(**{"scale": "paper", "dataset": "ml-100k", "dry_run": True} | arguments))
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("dataset", "examples", "batch_size"), [("ml-100k", 47_749, 64), ("goodreads", 149_773, 32)])
+def test_a_dry_run_of_the_paper(script, capsys, tmp_path, dataset, examples, batch_size):
+    output = dry_run(script, capsys, table=2, dataset=dataset, device_memory=80, output_dir=str(tmp_path / "study"))
+    for method, num_stages in (("Vanilla", 1), ("PatchRec-I", 2), ("PatchRec-S", 2)):
+        stages = table_of(output, method)
+        assert len(stages) == num_stages
+        for stage in stages:
+            assert stage["budget"] == "one epoch a stage"
+            assert stage["steps"] == f"{-(-examples // batch_size):,}"
+            assert stage["rows a step"] == str(batch_size)
+            assert batch_size % int(stage["rows a forward"]) == 0
+            assert "too much" not in stage["GiB"]
+    assert table_of(output, "PatchRec-S")[0]["time"] == "shared"  # one pre-training serves both
+    assert not (tmp_path / "study").exists()
+
+
+def test_a_dry_run_of_every_table_and_figure(script, module, capsys):
+    plans = module("plans")
+    for kind, values in (("table", plans.TABLES), ("figure", plans.FIGURES[:-1]), ("ablation", plans.ABLATIONS)):
+        for value in values:
+            output = dry_run(script, capsys, device_memory=80, **{kind: value})
+            assert "training would take about" in output
+            assert "GiB" in output
+    fitted = table_of(dry_run(script, capsys, figure=6, device_memory=80), like(25))
+    # 25 items of 3.86 tokens and a separator, and 75 patches with a separator, take 271.5: room for 55 items.
+    assert [stage["items"] for stage in fitted] == ["55"]
+
+
+def test_fewer_rows_a_forward_where_memory_is_short(script, capsys):
+    rows = {}
+    for memory in (40, 640):
+        output = dry_run(script, capsys, table=4, methods=["Vanilla"], device_memory=memory)
+        rows[memory] = int(table_of(output, "Vanilla")[0]["rows a forward"])
+    assert rows[40] < rows[640] == 64
+    given = dry_run(script, capsys, table=4, methods=["Vanilla"], device_memory=640, per_device_batch_size=4)
+    assert table_of(given, "Vanilla")[0]["rows a forward"] == "4"
+    assert "(too much)" in dry_run(script, capsys, table=4, methods=["Vanilla"], device_memory=4)
+
+
+def test_epochs_of_a_method(script, capsys):
+    epochs = ["Vanilla=2", "PatchRec-I=1,3"]
+    output = dry_run(script, capsys, table=2, methods=["Vanilla", "PatchRec-I"], epochs=epochs)
+    assert [stage["steps"] for stage in table_of(output, "Vanilla")] == ["1,494"]
+    assert [stage["steps"] for stage in table_of(output, "PatchRec-I")] == ["747", "2,241"]
+    assert table_of(output, "PatchRec-I")[0]["budget"] == "1 + 3 epochs"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"table": 2, "backbone": "nobody/knows-this"}, "The size of the backbone 'nobody/knows-this' is not known"),
+        ({"figure": 8}, "Figure 8 ranks users with more than 500 interactions, but in ml-100k no user has more"),
+    ],
+)
+def test_what_a_dry_run_cannot_know(script, capsys, arguments, message):
+    with pytest.raises(SystemExit, match=re.escape(message)):
+        dry_run(script, capsys, **arguments)
+
+
+def test_a_dry_run_without_data(script, capsys, tmp_path):
+    with pytest.raises((OSError, ValueError), match=str(tmp_path)):
+        dry_run(script, capsys, table=2, dataset="ml-1m", data_dir=str(tmp_path))
+
+
+def test_a_real_run_takes_the_steps_of_the_dry_run(script, capsys, tmp_path):
+    settings = {"scale": "tiny", "dataset": "sample", "table": 4, "methods": ["Dropout"], "max_eval_rows": 10}
+    settings |= {"output_dir": str(tmp_path), "epochs": ["Dropout=0.002"]}
+    planned = table_of(dry_run(script, capsys, **settings), "Dropout")
+    script.main(script.Arguments(**settings))
+    (row,) = json.loads((tmp_path / "table_4" / "results.json").read_text())["methods"]
+    assert [f"{stage['steps']:,}" for stage in row["stages"]] == [stage["steps"] for stage in planned]
+    assert row["budget"] == "0.002 epochs"
+    assert row["settings"]["layout"] == "TextLayout()"
+    assert row["compression_ratio"] == 1.0
+    assert "--epochs Dropout=0.002 --methods Dropout`" in (tmp_path / "table_4" / "table.md").read_text()
+
+
+@pytest.mark.slow
+def test_every_table_and_figure_runs(script, module, tmp_path):
+    plans = module("plans")
+    for kind, values in (("table", plans.TABLES), ("figure", plans.FIGURES)):
+        for value in values:
+            settings = {"scale": "tiny", "num_examples": 32, "max_eval_rows": 8, "output_dir": str(tmp_path)}
+            if (kind, value) == ("table", 2):
+                settings["methods"] = ["CoVisitation", "Vanilla", "PatchRec-I", "PatchRec-S"]
+            script.main(script.Arguments(**settings, **{kind: value}))
+            directory = tmp_path / f"{kind}_{value}"
+            results = json.loads((directory / "results.json").read_text())
+            expected = settings.get("methods", results["planned"])
+            assert [row["method"] for row in results["methods"]] == expected
+            assert (directory / "plot.svg").stat().st_size > 0
+    lengths = {row["method"]: row["settings"]["max_history"] for row in results["methods"]}
+    assert list(lengths.values()) == [15, 35, 119]  # 119: all items of the user with most of them
+    assert results["rows"]["test"] == 8
+    assert results["users"]["test"] <= 43  # who have more than 50 interactions
+
+
+@pytest.mark.parametrize(
+    ("dataset", "variable"), [("ml-100k", "PATCHREC_ML100K_DIR"), ("goodreads", "PATCHREC_GOODREADS_DIR")]
+)
+def test_known_counts_are_those_of_the_data(module, dataset, variable):
+    if variable not in os.environ:
+        pytest.skip(f"{variable} is not set")
+    facts = module("settings").DATA[dataset].facts
+    splits, _ = load_recommendation_data(os.environ[variable], 10**6, targets_per_row=10**6)
+    targets = np.concatenate([np.asarray(positions) for positions in splits["train"]["target_positions"]])
+    assert len(targets) == facts.num_train_examples == facts.num_train_rows
+    assert np.minimum(targets, 100).mean() == pytest.approx(facts.mean_history, abs=0.005)
+    assert max(len(items) - 1 for items in splits["test"]["item_ids"]) == facts.longest_history
+
+
+def test_ties_change_nearly_all_test_rows_of_ml_100k():
+    """What docs/baselines.md says of the order of simultaneous interactions."""
+    if "PATCHREC_ML100K_DIR" not in os.environ:
+        pytest.skip("PATCHREC_ML100K_DIR is not set")
+    rows = [
+        load_recommendation_data(os.environ["PATCHREC_ML100K_DIR"], ties=ties)[0]["test"].to_list()
+        for ties in ("stable", "release")
+    ]
+    assert len(rows[0]) == len(rows[1]) == 1024
+    assert sum(one == other for one, other in zip(*rows, strict=True)) == 5
