@@ -13,7 +13,7 @@ import torch
 from accelerate import DeepSpeedPlugin, PartialState
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-from patchrec_hf import ItemPatchLayout, TextLayout
+from patchrec_hf import ItemPatchLayout, TextLayout, build_tiny_backbone
 from patchrec_hf.training.free_memory import free_memory
 from patchrec_hf.training.memory import MemoryEstimate, estimate_memory
 from patchrec_hf.training.memory_sizes import BatchShape, ModelSize, WeightMemory
@@ -42,7 +42,7 @@ PROMPT_TOKENS = 100
 @dataclass(frozen=True)
 class Cost:
     """
-    What a stage costs.
+    Steps, memory and operations of a stage.
 
     Args:
         steps, rows_per_step, rows_per_forward (`int`):
@@ -85,7 +85,7 @@ def backbone_config(study: Study) -> PreTrainedConfig:
 
 
 def facts_of(study: Study) -> DataFacts:
-    """Returns the counts of a study's data: those that are known, or those of the data."""
+    """Returns the counts of a study's data. Data whose counts are known is not loaded."""
     data = DATA[study.dataset]
     if study.data_dir is None and data.facts is not None and study.scale.targets_per_row == 1:
         return data.facts
@@ -103,6 +103,12 @@ def facts_of(study: Study) -> DataFacts:
 
 
 def _title_tokens(study: Study) -> float:
+    if isinstance(study.scale.backbone, dict):  # a new backbone, which a dry run does not write
+        _, catalog = study.load()
+        tokenizer = build_tiny_backbone(catalog, DATA[study.dataset].vocab_size)[1]
+        return float(
+            np.mean([len(ids) for ids in tokenizer(list(catalog.titles), add_special_tokens=False).input_ids])
+        )
     try:
         return float(study.processor(TextLayout()).title_tokens.lengths.mean())
     except OSError as error:
