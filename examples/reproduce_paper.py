@@ -3,14 +3,16 @@ Reproduces the tables and figures of the PatchRec paper, at one of three scales.
 
     python examples/reproduce_paper.py --scale smoke --table 2
     python examples/reproduce_paper.py --scale laptop --table 2 --dataset goodreads --data_dir data/goodreads
+    python examples/reproduce_paper.py --scale paper --table 2 --dataset ml-100k --dry_run
     accelerate launch --config_file examples/accelerate/zero2.yaml examples/reproduce_paper.py --scale paper \
-        --table 3 --dataset ml-1m --methods PatchRec-I "PatchRec-I without pre-training"
+        --table 3 --dataset ml-1m
 
-The script runs the methods that have no results yet, resumes interrupted ones, and writes a folder with JSON, a
-Markdown table that also has the paper's figures, and a plot. It prints how long each method took. The scale `smoke` is
-for the sample, and `tiny` for tests. `laptop` takes a night on two CPU cores, with a backbone of a few million
-parameters. `paper` trains the paper's backbone, on GPUs. Under a launcher, only LLMs are trained: run the baselines
-and the fusion with plain `python` and the same directory.
+The script runs the methods that have no results yet, resumes interrupted ones, and writes a folder with JSON,
+Markdown tables that also have the paper's figures, and a plot. It prints how long each method took. The scale `smoke`
+is for the sample, and `tiny` for tests. `laptop` takes a night on two CPU cores, with a backbone of a few million
+parameters. `paper` trains the paper's backbone on GPUs, one epoch in each stage. `--dry_run` prints what would be
+trained, and what it costs. Under a launcher, only LLMs are trained: run the baselines and the fusion with plain
+`python` and the same directory.
 """
 
 import os
@@ -23,11 +25,14 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from reproduction.baseline_runs import is_current, run_baseline, run_fusion
+from reproduction.dry_run import print_dry_run
 from reproduction.llms import latency, run_llm
-from reproduction.plans import BASELINES, FUSION, plan
+from reproduction.plans import ABLATIONS, BASELINES, FUSION, find_plan
+from reproduction.plots import require_matplotlib
 from reproduction.settings import DATA, SCALES
-from reproduction.study import Study, check_data_dir
-from reproduction.tables import require_matplotlib, write_results
+from reproduction.stages import check_epochs
+from reproduction.study import Study, check_data
+from reproduction.tables import write_results
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
@@ -38,12 +43,28 @@ from patchrec_hf.runs import claim_run, finish_run
 class Arguments:
     """The table or figure, the data, and the scale."""
 
-    table: int | None = field(default=None, metadata={"help": "2 (overall), 3 (pre-training) or 4 (dropping items)."})
-    figure: int | None = field(default=None, metadata={"help": "5 (length), 6 (tokens), 7 (text items), 8 (groups)."})
+    table: int | None = field(
+        default=None, metadata={"help": "2 (all methods), 3 (without pre-training) or 4 (pre-training alone)."}
+    )
+    figure: int | None = field(
+        default=None,
+        metadata={"help": "2 or 7 (compression), 5 (equal items), 6 (equal tokens) or 8 (long histories)."},
+    )
+    ablation: str | None = field(
+        default=None, metadata={"help": "An ablation that the paper does not have.", "choices": list(ABLATIONS)}
+    )
     scale: str = field(default="smoke", metadata={"help": "Size of models and trainings.", "choices": list(SCALES)})
     dataset: str = field(default="sample", metadata={"help": "Name of the data set.", "choices": list(DATA)})
     data_dir: str | None = field(
         default=None, metadata={"help": "Directory with the data set, raw or prepared. Default: loaded by its name."}
+    )
+    ties: str | None = field(
+        default=None,
+        metadata={
+            "help": "Order of simultaneous interactions: as in the authors' files (release), or in the raw file "
+            "(stable). Default: release for raw MovieLens.",
+            "choices": ["release", "stable"],
+        },
     )
     methods: list[str] | None = field(
         default=None, metadata={"help": "Run only these methods, named as in the table."}
@@ -51,12 +72,29 @@ class Arguments:
     output_dir: str | None = field(
         default=None, metadata={"help": "Default: outputs/reproduction/DATASET-SCALE-SEED."}
     )
+    backbone: str | None = field(default=None, metadata={"help": "Another backbone, by its name or directory."})
+    epochs: list[str] | None = field(
+        default=None,
+        metadata={"help": "Epochs of each stage of a method, such as Vanilla=2 PatchRec-I=1,2. Default: the scale's."},
+    )
     num_examples: int | None = field(
         default=None, metadata={"help": "Training examples (targets) that an LLM sees. Default: the scale's number."}
     )
     max_eval_rows: int | None = field(default=None, metadata={"help": "Rows to rank. Default: the scale's number."})
-    per_device_batch_size: int | None = field(default=None, metadata={"help": "Rows per forward in training."})
+    release_metrics: bool | None = field(
+        default=None,
+        metadata={"help": "Also rank by the decoding of the authors' code. Default: at the scale paper."},
+    )
+    per_device_batch_size: int | None = field(
+        default=None, metadata={"help": "Rows per forward in training. Default at the scale paper: as many as fit."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of weights, order and draws."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Print methods, steps, tokens, memory and a time estimate. Train nothing."}
+    )
+    device_memory: float | None = field(
+        default=None, metadata={"help": "For a dry run: GiB of one device. Default: what this machine has."}
+    )
 
 
 def main(args: Arguments) -> None:
@@ -65,27 +103,25 @@ def main(args: Arguments) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # for loading and saving; training and ranking show their own progress bars
-    output_dir = Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}-{args.seed}")
-    changes = {"num_examples": args.num_examples, "max_eval_rows": args.max_eval_rows}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    for name, value in changes.items():
-        if value < 1:
-            raise SystemExit(f"--{name} must be at least 1, got {value}.")
-    check_data_dir(args.dataset, args.data_dir)
-    require_matplotlib()  # checked before the runs, which may take a night
-    study = Study(args.dataset, args.data_dir, args.scale, output_dir, args.per_device_batch_size, args.seed, changes)
+    check_data(args.dataset, args.data_dir, args.ties)
+    study = _study(args)
     try:
-        names = plan(args.table, args.figure, study.scale.max_history, study.session_group_size)
+        plan = find_plan(args.table, args.figure, args.ablation, study.scale.max_history, study.session_group_size)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    chosen = names if args.methods is None else args.methods
+    chosen = list(plan.methods) if args.methods is None else args.methods
     unknown = [name for name in chosen if name not in (*BASELINES, FUSION, *study.methods)]
     if unknown:
-        raise SystemExit(f"There is no method {unknown[0]!r}; this table has {', '.join(map(repr, names))}.")
-    planned, names = names, [*names, *(name for name in chosen if name not in names)]
+        raise SystemExit(f"There is no method {unknown[0]!r}; this table has {', '.join(map(repr, plan.methods))}.")
+    check_epochs(study)
+    if args.dry_run:
+        print_dry_run(study, plan, chosen, args.device_memory)
+        return
+    require_matplotlib()  # checked before the runs, which may take a night
     study.load()  # before anything is written, because the data may be missing
+    study.check(plan)
     try:
-        claim_run(output_dir, study.settings(), scratch=["backbone", "backbone.part"])
+        claim_run(study.output_dir, study.settings(), scratch=["backbone", "backbone.part"])
     except FileExistsError as error:
         raise SystemExit(str(error)) from None
     for number, name in enumerate(chosen, 1):
@@ -102,12 +138,44 @@ def main(args: Arguments) -> None:
         state.print(f"{name} took {timedelta(seconds=round(time.perf_counter() - start))} (h:mm:ss) at this scale.")
         state.wait_for_everyone()  # because the next method may read this method's results
     if state.is_main_process:
-        done = [name for name in names if study.result(name) is not None]
-        title = f"Table {args.table}" if args.figure is None else f"Figure {args.figure}"
-        latencies = latency(study, done) if state.num_processes == 1 else {}  # latencies are measured in one process
-        directory = write_results(study, title, done, planned, latencies)
+        shown = [*plan.methods, *(name for name in chosen if name not in plan.methods)]
+        done = [name for name in shown if study.result(name) is not None]
+        directory = study.output_dir / plan.title.lower().replace(" ", "_")
+        # Latencies are measured in one process.
+        latencies = latency(study, done, directory / "latency.json") if state.num_processes == 1 else {}
+        write_results(study, plan, done, latencies, directory)
         print((directory / "table.md").read_text(encoding="utf-8"))
         print(f"Written to {directory}.")
+
+
+def _study(args: Arguments) -> Study:
+    names = ("num_examples", "max_eval_rows", "backbone", "release_metrics")
+    changes = {name: value for name in names if (value := getattr(args, name)) is not None}
+    for name in ("num_examples", "max_eval_rows", "per_device_batch_size"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise SystemExit(f"--{name} must be at least 1, got {value}.")
+    return Study(
+        args.dataset,
+        args.data_dir,
+        args.scale,
+        Path(args.output_dir or f"outputs/reproduction/{args.dataset}-{args.scale}-{args.seed}"),
+        args.per_device_batch_size,
+        args.seed,
+        args.ties,
+        dict(_epochs(given) for given in args.epochs or []),
+        changes,
+    )
+
+
+def _epochs(given: str) -> tuple[str, tuple[float, ...]]:
+    """Reads `METHOD=1,2`."""
+    name, _, numbers = given.rpartition("=")
+    try:
+        return name, tuple(float(number) for number in numbers.split(","))
+    except ValueError:
+        raise SystemExit(
+            f"--epochs takes METHOD=EPOCHS, such as Vanilla=2 or PatchRec-I=1,2. Got {given!r}."
+        ) from None
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from reproduction.tables import plot, require_matplotlib, to_markdown
+from reproduction.plots import plot, require_matplotlib
+from reproduction.tables import to_markdown
 
 from patchrec_hf.runs import write_json
 

@@ -29,7 +29,7 @@ from patchrec_hf.baselines import (
 from patchrec_hf.runs import write_json
 
 from .llms import load_llm
-from .plans import BASELINES, FUSION, REFERENCE
+from .plans import BASELINES, FUSION
 from .study import RANKINGS, Study, summarize
 
 
@@ -41,6 +41,8 @@ _NEURAL = {
     "Mamba4Rec": Mamba4Rec,
     "MoRec": MoRec,
 }
+FUSED = "PatchRec-I"
+"""The LLM that the fusion joins with a baseline."""
 _TARGETS_PER_ROW = 32  # a neural baseline reads a row once for all of its targets
 
 
@@ -115,19 +117,19 @@ def _new_model(study: Study, name: str, catalog: Catalog, settings: dict[str, An
 
 
 def run_fusion(study: Study, name: str) -> dict[str, Any]:
-    """Fuses the reference with the finished baseline that ranks validation best."""
+    """Fuses PatchRec-I with the finished baseline that ranks validation best."""
     finished = _finished(study)
-    if not finished or study.result(REFERENCE) is None:
-        raise SystemExit(f"{name!r} needs {REFERENCE!r} and at least one baseline. Run these methods first.")
+    if not finished or study.result(FUSED) is None:
+        raise SystemExit(f"{name!r} needs {FUSED!r} and at least one baseline. Run these methods first.")
     best = max(finished, key=lambda baseline: finished[baseline])
     begin = time.perf_counter()
     splits, _ = study.load()
-    fusion = Fusion(load_llm(study, REFERENCE), load_baseline(study, best), batch_size=16).fit(splits["validation"])
+    fusion = Fusion(load_llm(study, FUSED), load_baseline(study, best), batch_size=16).fit(splits["validation"])
     return {
         "method": name,
         "budget": None,
         "train_seconds": time.perf_counter() - begin,
-        "settings": {"parts": [REFERENCE, best], "weight of the baseline": fusion.weight, "of": list(finished)},
+        "settings": {"parts": [FUSED, best], "weight of the baseline": fusion.weight, "of": list(finished)},
         **_ranked(study, name, fusion),
     }
 

@@ -29,11 +29,11 @@ class Scale:
             MoRec's training arguments that differ from the other baselines' arguments.
         num_examples (`int`, *optional*):
             Training examples (targets) that a method sees at equal examples, over all its stages, with repetitions.
-            If not given, twice the training set: one epoch of each stage.
+            If not given, every stage is one epoch, as in the paper (section 4.1.2).
         max_history (`int`, *optional*, defaults to `100`):
             Items per history.
         pretraining_share (`float`, *optional*, defaults to `0.5`):
-            Share of the examples for patch pre-training, in methods that have it.
+            Share of the `num_examples` for patch pre-training, in methods that fine-tune after it.
         targets_per_row (`int`, *optional*, defaults to `1`):
             Targets per training row of an LLM. Rows with several targets are packed.
         rows_per_step (`int`, *optional*):
@@ -44,6 +44,12 @@ class Scale:
             Weight decay of all stages.
         max_grad_norm (`float`, *optional*, defaults to `0.3`):
             Norm that gradients are clipped to. The default is the paper's.
+        activation_checkpointing (`bool`, *optional*, defaults to `False`):
+            Whether layers are computed again in the backward, as in the released code.
+        fits_forwards (`bool`, *optional*, defaults to `False`):
+            Whether the rows of a forward are as many as the device is estimated to have memory for.
+        release_metrics (`bool`, *optional*, defaults to `False`):
+            Whether LLMs also rank the test rows by the decoding of the released code.
         instruction_first (`bool`, *optional*, defaults to `False`):
             Whether the prompt's instruction stands before the history, where the targets of a row share it.
         baseline_epochs (`int`, *optional*, defaults to `200`):
@@ -67,6 +73,9 @@ class Scale:
     learning_rate: float | None = None
     weight_decay: float = 0.0
     max_grad_norm: float = 0.3
+    activation_checkpointing: bool = False
+    fits_forwards: bool = False
+    release_metrics: bool = False
     instruction_first: bool = False
     baseline_epochs: int = 200
     baseline_grid: tuple[dict[str, Any], ...] = tuple(
@@ -87,10 +96,15 @@ def _llama(hidden_size: int, num_layers: int) -> dict[str, Any]:
     }
 
 
+PAPER_BACKBONE = "meta-llama/Llama-3.2-1B-Instruct"
+
 SCALES = {
     # The paper's backbone and settings, for GPUs.
     "paper": Scale(
-        backbone="meta-llama/Llama-3.2-1B-Instruct",
+        backbone=PAPER_BACKBONE,
+        activation_checkpointing=True,
+        fits_forwards=True,
+        release_metrics=True,
         text_encoder="google-bert/bert-base-uncased",
         # A learning rate that suits a pretrained encoder, and as many rows per step as the other baselines have.
         text_encoder_training={
@@ -160,6 +174,32 @@ SCALES["tiny"] = replace(
 
 
 @dataclass(frozen=True)
+class DataFacts:
+    """
+    Counts of a prepared data set that decide what training costs.
+
+    Args:
+        num_train_rows, num_train_examples (`int`):
+            Rows and targets of the training set.
+        mean_history (`float`):
+            Mean number of items before a training target, of at most 100.
+        longest_history (`int`):
+            Items before the last target of the user with most interactions.
+        title_tokens (`float`):
+            Mean number of tokens of a title.
+        source (`str`):
+            Where the counts come from.
+    """
+
+    num_train_rows: int
+    num_train_examples: int
+    mean_history: float
+    longest_history: int
+    title_tokens: float
+    source: str
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """
     Settings of a data set.
@@ -171,6 +211,13 @@ class DataSettings:
             A key of [`PAPER_PRESETS`].
         raw_file (`str`, *optional*):
             A file that only a directory of this data set holds, in its published form.
+        has_file_order (`bool`, *optional*, defaults to `False`):
+            Whether the raw file orders simultaneous interactions as the file that the authors began with. Then the
+            order of the authors' files can be reproduced (`ties="release"`).
+        title_tokens (`float`, *optional*):
+            Mean number of tokens of a title (the paper's Table 1).
+        facts ([`DataFacts`], *optional*):
+            Counts of the data as the paper prepares it. A dry run uses them where the data is not at hand.
         vocab_size (`int`, *optional*, defaults to `3000`):
             Number of words that a new backbone's tokenizer learns from the titles.
     """
@@ -179,14 +226,32 @@ class DataSettings:
     instruction_first_prompt: PromptTemplate
     preset: str
     raw_file: str | None = None
+    has_file_order: bool = False
+    title_tokens: float | None = None
+    facts: DataFacts | None = None
     vocab_size: int = 3000
 
 
 _BOOKS, _MOVIES = (BOOK_PROMPT, BOOK_PROMPT_INSTRUCTION_FIRST), (MOVIE_PROMPT, MOVIE_PROMPT_INSTRUCTION_FIRST)
 
+_KNOWN = "counted earlier on the data as the paper prepares it"
+
 DATA = {
     "sample": DataSettings(*_BOOKS, "goodreads"),
-    "goodreads": DataSettings(*_BOOKS, "goodreads", vocab_size=8000),
-    "ml-100k": DataSettings(*_MOVIES, "ml-100k", "u.data"),
-    "ml-1m": DataSettings(*_MOVIES, "ml-1m", "ratings.dat"),
+    "goodreads": DataSettings(
+        *_BOOKS,
+        "goodreads",
+        title_tokens=9.82,
+        facts=DataFacts(149_773, 149_773, 45.42, 429, 9.82, _KNOWN),
+        vocab_size=8000,
+    ),
+    "ml-100k": DataSettings(
+        *_MOVIES,
+        "ml-100k",
+        "u.data",
+        has_file_order=True,
+        title_tokens=3.86,
+        facts=DataFacts(47_749, 47_749, 50.22, 321, 3.86, _KNOWN),
+    ),
+    "ml-1m": DataSettings(*_MOVIES, "ml-1m", "ratings.dat", has_file_order=True, title_tokens=3.94),
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,6 +21,7 @@ from patchrec_hf import (
     Catalog,
     EvaluationReport,
     Layout,
+    PatchDataCollator,
     PatchRecProcessor,
     build_tiny_backbone,
     load_recommendation_data,
@@ -26,12 +29,14 @@ from patchrec_hf import (
 from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.training.arguments import PaperPreset
 
-from .plans import LLMMethod, llm_methods
-from .settings import DATA, SCALES, Scale
+from .plans import ALL_ITEMS, LLMMethod, Plan, llm_methods
+from .settings import DATA, SCALES, DataFacts, Scale
 
 
 RANKINGS = {"validation": ("validation", False), "test": ("test", False), "test_seen_excluded": ("test", True)}
 """The rankings of each method, by name: the split, and whether items of the history are left out."""
+
+_WHOLE_HISTORY = 10**6
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +54,18 @@ class Study:
         output_dir (`pathlib.Path`):
             Directory for all files of the study.
         per_device_batch_size (`int`, *optional*):
-            Rows per forward in training. If not given, a process reads its share of a step's rows in one forward.
+            Rows per forward in training. If not given, as many as fit at the scale "paper"; at other scales, a process
+            reads its share of a step's rows in one forward.
         seed (`int`, *optional*, defaults to `0`):
             Seed of weights, order and draws.
-        changes (`dict[str, int]`):
+        ties (`"release"` or `"stable"`, *optional*):
+            Order of simultaneous interactions. If not given, the authors' order where the data has file order.
+        epochs (`Mapping[str, tuple[float, ...]]`):
+            Epochs of each stage, for methods that do not get the scale's.
+        changes (`dict[str, Any]`):
             Settings that differ from the scale's.
+        facts ([`DataFacts`], *optional*):
+            Counts that a dry run uses in place of the data.
     """
 
     dataset: str
@@ -62,7 +74,10 @@ class Study:
     output_dir: Path
     per_device_batch_size: int | None = None
     seed: int = 0
-    changes: dict[str, int] = field(default_factory=dict)
+    ties: str | None = None
+    epochs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    facts: DataFacts | None = None
 
     @cached_property
     def scale(self) -> Scale:
@@ -85,18 +100,87 @@ class Study:
     def methods(self) -> dict[str, LLMMethod]:
         return llm_methods(self.session_group_size, self.scale.max_history)
 
-    def load(self, max_history: int | None = None, targets_per_row: int = 1) -> tuple[DatasetDict, Catalog]:
-        """Loads the splits and the catalog. Validation and test hold the rows that the scale ranks."""
-        max_history = max_history or self.scale.max_history
-        splits, catalog = _load(self.data_dir or self.dataset, max_history, min(targets_per_row, max_history))
-        ranked = {split: select_spaced(splits[split], self.scale.max_eval_rows) for split in ("validation", "test")}
+    @property
+    def order_of_ties(self) -> str:
+        """Order of simultaneous interactions. A prepared directory keeps the order that it was prepared in."""
+        data = DATA[self.dataset]
+        is_raw = self.data_dir is None or (
+            data.raw_file is not None and (Path(self.data_dir) / data.raw_file).exists()
+        )
+        return self.ties or ("release" if data.has_file_order and is_raw else "stable")
+
+    def load(
+        self, max_history: int | None = None, targets_per_row: int = 1, min_interactions: int | None = None
+    ) -> tuple[DatasetDict, Catalog]:
+        """
+        Loads the splits and the catalog. Validation and test hold the rows that the scale ranks, of users with more
+        than `min_interactions` interactions if that is given.
+        """
+        splits, catalog = self._all_rows(max_history or self.scale.max_history, targets_per_row)
+        ranked = {}
+        for split in ("validation", "test"):
+            rows = splits[split]
+            if min_interactions is not None:
+                counts = self._num_interactions
+                rows = rows.select(
+                    [row for row, user in enumerate(rows["user_id"]) if counts[user] > min_interactions]
+                )
+            ranked[split] = select_spaced(rows, self.scale.max_eval_rows)
         return DatasetDict({**splits, **ranked}), catalog
+
+    def _all_rows(self, max_history: int, targets_per_row: int = 1) -> tuple[DatasetDict, Catalog]:
+        source = self.data_dir or self.dataset
+        return _load(source, max_history, min(targets_per_row, max_history), self.order_of_ties)
+
+    @cached_property
+    def _num_interactions(self) -> dict[Any, int]:
+        """Number of interactions of each user who has validation or test rows."""
+        splits, _ = self._all_rows(_WHOLE_HISTORY, _WHOLE_HISTORY)
+        rows = [splits[split].select_columns(["user_id", "item_ids"]).to_polars() for split in ("validation", "test")]
+        counts = pl.concat(rows).group_by("user_id").agg(pl.col("item_ids").list.len().max())
+        return dict(counts.iter_rows())  # the last row of a user ends with the last interaction
+
+    @property
+    def longest_history(self) -> int:
+        """Items before the last target of the user with most interactions, among those who are ranked."""
+        return self.facts.longest_history if self.facts else max(self._num_interactions.values()) - 1
+
+    def check(self, plan: Plan) -> None:
+        """Ends the script if a plan ranks users with more interactions than any user has."""
+        at_least = [self.methods[name].min_interactions or 0 for name in plan.methods if name in self.methods]
+        if max(at_least, default=0) > self.longest_history:
+            raise SystemExit(
+                f"{plan.title} ranks users with more than {max(at_least)} interactions, but in {self.dataset} no user "
+                f"has more than {self.longest_history + 1}. Choose another --dataset (the paper: ml-1m), or a "
+                "--scale with shorter histories."
+            )
+
+    def max_history(self, name: str) -> int:
+        """Returns the number of items that a method reads of a history."""
+        method = self.methods[name]
+        if method.tokens_of is not None:
+            return self._fitting_length(method.layout, method.tokens_of)
+        if method.max_history == ALL_ITEMS:
+            return self.longest_history
+        return method.max_history or self.scale.max_history
+
+    def _fitting_length(self, layout: Layout, other: str) -> int:
+        """Returns how many items, in a layout, take as many tokens as another method's histories on average."""
+
+        def mean_length(layout: Layout, max_history: int) -> float:
+            if self.facts:
+                return history_tokens(layout, max_history, self.facts.title_tokens)
+            rows = self.load()[0]["validation"]
+            return PatchDataCollator(self.processor(layout, max_history)).row_lengths(rows).mean()
+
+        limit = mean_length(self.methods[other].layout, self.max_history(other))
+        lengths = range(1, self.scale.max_history + 1)
+        return max(bisect_right(lengths, limit, key=lambda length: mean_length(layout, length)), 1)
 
     @cached_property
     def num_train_examples(self) -> int:
         """Number of targets in the training set."""
-        splits, _ = self.load()
-        return len(splits["train"])
+        return self.facts.num_train_examples if self.facts else len(self.load()[0]["train"])
 
     @cached_property
     def backbone(self) -> str:
@@ -149,21 +233,41 @@ class Study:
             "data_dir": self.data_dir,
             "scale": {"name": self.scale_name, **json.loads(json.dumps(asdict(self.scale)))},
             "changes": self.changes,
+            "ties": self.order_of_ties,
+            "epochs": {name: list(epochs) for name, epochs in self.epochs.items()},
             "session_group_size": self.session_group_size,
             "vocab_size": DATA[self.dataset].vocab_size,
             "seed": self.seed,
         }
 
 
+def history_tokens(layout: Layout, num_items: int, title_tokens: float) -> float:
+    """Returns about how many tokens and patches a history takes, with a separator for each unit."""
+    segments = layout(num_items)
+    texts = sum(stop - start for kind, start, stop in segments if kind == "text")
+    patches = sum(stop - start for kind, start, stop in segments if kind == "item_patch")
+    sessions = sum(kind == "session_patch" for kind, _, _ in segments)
+    return texts * (title_tokens + 1) + 2 * (patches + sessions)
+
+
 @cache
-def _load(name_or_path: str, max_history: int, targets_per_row: int) -> tuple[DatasetDict, Catalog]:
+def _load(name_or_path: str, max_history: int, targets_per_row: int, ties: str) -> tuple[DatasetDict, Catalog]:
     # Kept, because each load reads all data files to find its key in the cache.
-    splits, catalog = load_recommendation_data(name_or_path, max_history, targets_per_row=targets_per_row)
+    splits, catalog = load_recommendation_data(name_or_path, max_history, targets_per_row=targets_per_row, ties=ties)
     return DatasetDict(splits), catalog
 
 
-def check_data_dir(dataset: str, data_dir: str | None) -> None:
-    """Ends the script if a directory clearly holds another data set, so that no results get a wrong name."""
+def check_data(dataset: str, data_dir: str | None, ties: str | None) -> None:
+    """
+    Ends the script if a directory clearly holds another data set, so that no results get a wrong name, or if the data
+    cannot be in the authors' order.
+    """
+    if ties == "release" and not DATA[dataset].has_file_order:
+        known = ", ".join(name for name, data in DATA.items() if data.has_file_order)
+        raise SystemExit(
+            f"--ties release needs the order of the raw file that the authors began with, which {dataset} does not "
+            f"have ({known} do). Leave --ties out."
+        )
     if data_dir is None:
         return
     if dataset == "sample":

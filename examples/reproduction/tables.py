@@ -1,9 +1,10 @@
-"""Writes a study's results as a table that also has the paper's figures, as a plot, and as one JSON file."""
+"""Writes a study's results as tables, as a plot, and as one JSON file."""
 
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,54 +13,57 @@ import polars as pl
 from patchrec_hf import EvaluationReport
 from patchrec_hf.runs import write_json
 
-from .plans import REFERENCE
+from .plans import TIME_REFERENCE, Plan
+from .plots import plot
+from .settings import PAPER_BACKBONE
 from .study import Study
 
 
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
 _NOT_SHOWN = ("setting", "of")  # shown in results.json only: the chosen grid point, and the baselines to choose from
-_STAGES = {"pretrain": "pre-training", "finetune": "fine-tuning"}
-_PAPER_COLUMNS = {"paper HR@20": "hr@20", "paper NDCG@10": "ndcg@10"}
+_STAGES = {"pretrain": "pre-training", "dropout": "pre-training with items left out", "finetune": "fine-tuning"}
 _METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
 _SAME_TIME = 0.05  # two trainings count as equally long if their times differ by no more than this share
 
 
-def write_results(study: Study, title: str, names: list[str], planned: list[str], latencies: dict[str, float]) -> Path:
+def write_results(
+    study: Study, plan: Plan, names: Sequence[str], latencies: dict[str, float], directory: Path
+) -> None:
     """
-    Writes `results.json`, `table.md` and `plot.svg` into a directory of the study.
+    Writes `results.json`, `table.md` and `plot.svg`.
 
     Args:
         study ([`Study`]):
             The study that ran the methods.
-        title (`str`):
-            Title of the table or figure, such as `"Table 2"`.
-        names (`list[str]`):
+        plan ([`Plan`]):
+            The plan. Some of its methods may be missing.
+        names (`Sequence[str]`):
             The finished methods to show, in order.
-        planned (`list[str]`):
-            All methods of the table or figure, finished or not.
         latencies (`dict[str, float]`):
             Ranking time of methods, relative to the first one.
-
-    Returns:
-        `pathlib.Path`: the directory.
+        directory (`pathlib.Path`):
+            Where to write.
     """
-    directory = study.output_dir / title.lower().replace(" ", "_")
     directory.mkdir(parents=True, exist_ok=True)
-    splits, catalog = study.load()
+    at_least = max((study.methods[name].min_interactions or 0 for name in names if name in study.methods), default=0)
+    splits, catalog = study.load(min_interactions=at_least or None)
     results = [result for name in names if (result := study.result(name)) is not None]
     rows = [
         {
             **result,
             "latency": latencies.get(result["method"]),
             "paper": PAPER.get(study.dataset, {}).get(result["method"], {}),
-            "less_reference": _less_reference(study, result),
+            "less_reference": _less_reference(study, result, plan.reference),
         }
         for result in results
     ]
     values = {
-        "title": title,
+        "title": plan.title,
+        "about": plan.about,
+        "axis": plan.axis,
+        "reference": plan.reference,
         **study.settings(),
-        "planned": planned,
+        "planned": list(plan.methods),
         "rows": {split: len(part) for split, part in splits.items()},
         "users": {split: len(part.unique("user_id")) for split, part in splits.items()},
         "items": len(catalog),
@@ -68,109 +72,199 @@ def write_results(study: Study, title: str, names: list[str], planned: list[str]
     write_json(directory / "results.json", values)
     (directory / "table.md").write_text(to_markdown(values), encoding="utf-8")
     plot(values, directory / "plot.svg")
-    return directory
 
 
-def _less_reference(study: Study, result: dict[str, Any]) -> list[float] | None:
+def _less_reference(study: Study, result: dict[str, Any], reference: str) -> list[float] | None:
     """
     Returns HR@20 minus the reference's HR@20, with its interval by paired bootstrap. Returns `None` for the reference
-    itself, without results of the reference, and for a method that ranked other rows (other history lengths).
+    itself and without results of the reference.
     """
-    reference = study.result(REFERENCE)
-    length = result["settings"].get("max_history", study.scale.max_history)
-    if reference is None or result["method"] == REFERENCE or length != study.scale.max_history:
+    if study.result(reference) is None or result["method"] == reference:
         return None
-    this, other = (EvaluationReport.load(study.directory(name) / "test") for name in (result["method"], REFERENCE))
+    this, other = (_report(study, name) for name in (result["method"], reference))
     row = this.compare(other).row(by_predicate=pl.col("metric") == "hr@20", named=True)
     return [row["difference"], row["low"], row["high"]]
 
 
+def _report(study: Study, name: str) -> EvaluationReport:
+    """Returns a method's report on test rows. Methods that read fewer items of a history rank the same targets."""
+    report = EvaluationReport.load(study.directory(name) / "test")
+    return replace(report, targets=report.targets.with_columns(history_length=pl.lit(0, pl.Int64)))
+
+
 def to_markdown(values: dict[str, Any]) -> str:
-    """Formats the table of one `results.json`, with notes that explain it."""
-    rows, sizes = values["methods"], values["rows"]
-    reference = next((row for row in rows if row["method"] == REFERENCE), None)
-    known = {name for row in rows for name in row["paper"]}
-    paper_columns = {title: name for title, name in _PAPER_COLUMNS.items() if name in known}
-    columns = [
-        "method",
-        "budget",
-        *(name.upper() for name in _METRICS),
-        f"HR@20 minus {REFERENCE}'s",
-        "HR@20, seen excluded",
-        "validation HR@20",
-        "history tokens",
-        "examples seen",
-        "training time",
-        "title tokens read",
-        "ranking time",
-        *paper_columns,
-    ]
+    """Formats the tables of one `results.json`, with notes that explain them."""
+    rows, sizes, reference = values["methods"], values["rows"], _reference(values)
     lines = [
         f"### {values['title']}: {values['dataset']}, {values['scale']['name']} scale",
         "",
+        *([values["about"], ""] if "about" in values else []),
         f"`{_command(values)}`",
         "",
         f"{sizes['test']:,} test rows of {values['users']['test']:,} users, {values['items']:,} items to rank, "
         f"nothing excluded (HR@20 of a random order: {min(20 / values['items'], 1):.3f}); seed {values['seed']}. With "
-        "95% intervals by resampling users. “Seen excluded”: items of the history cannot be recommended.",
+        "95% intervals by resampling users.",
         "",
-        f"| {' | '.join(columns)} |",
-        "|---" * len(columns) + "|",
-        *(f"| {' | '.join(_cells(row, reference, paper_columns))} |" for row in rows),
+        *_table([_quality(row) for row in rows]),
         "",
+        *_beside_the_paper(values),
+        "Differences, and what the methods cost:",
+        "",
+        *_table([_cost(row, reference, _name_of_reference(values)) for row in rows]),
+        "",
+        *_notes(values, reference),
     ]
-    if reference is not None:
+    return "\n".join(lines) + "\n"
+
+
+def _quality(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "method": row["method"],
+        **{name.upper(): _with_interval(row["test"][name]) for name in _METRICS},
+        "compression ratio": _number(row.get("compression_ratio"), ".2f"),
+        "HR@20, seen excluded": f"{row['test_seen_excluded']['hr@20'][0]:.3f}",
+        "validation HR@20": f"{row['validation']['hr@20'][0]:.3f}",
+    }
+
+
+def _cost(row: dict[str, Any], reference: dict[str, Any] | None, name: str) -> dict[str, str]:
+    is_llm = row["budget"] is not None
+    time = row["train_seconds"] / reference["train_seconds"] if is_llm and reference else None
+    return {
+        "method": row["method"],
+        f"HR@20 minus {name}'s": _with_interval(row["less_reference"], "+") if row["less_reference"] else "–",
+        "budget": _budget(row, reference, time),
+        "examples seen": f"{row['examples_seen']:,}" if is_llm else "–",
+        "training time": _number(time, ".2f"),
+        "history tokens": f"{row['history_tokens']:.0f}" if is_llm else "–",
+        "title tokens read": f"{row['title_tokens_read']:.0f}" if is_llm else "–",
+        "ranking time": _number(row["latency"], ".2f"),
+    }
+
+
+def _budget(row: dict[str, Any], reference: dict[str, Any] | None, time: float | None) -> str:
+    """Returns what the number of examples comes from. Results of earlier versions say `"examples"` and `"time"`."""
+    if row["budget"] is None:
+        return "–"
+    budget = {"examples": "equal examples", "time": "equal time"}.get(row["budget"], row["budget"])
+    is_same_time = budget == "equal examples" and row is not reference and time and abs(time - 1) <= _SAME_TIME
+    return f"{budget} and time" if is_same_time else budget
+
+
+def _beside_the_paper(values: dict[str, Any]) -> list[str]:
+    """Returns a table of our figures and the paper's, where the paper has any."""
+    rows = [row for row in values["methods"] if row["paper"]]
+    if not rows:
+        return []
+    names = (*_METRICS, "compression_ratio")
+    cells = []
+    for row in rows:
+        line = {"method": row["method"]}
+        for name in names:
+            title = name.replace("_", " ") if "@" not in name else name.upper()
+            ours = row["test"][name][0] if "@" in name else row.get(name)
+            line[title] = _number(ours, ".3f" if "@" in name else ".2f")
+            if "@" in name and any("release" in one for one in rows):
+                line[f"{title}, as released"] = _number(row["release"][name][0], ".3f") if "release" in row else "–"
+            line[f"paper's {title}"] = _number(row["paper"].get(name), ".4f" if "@" in name else ".2f")
+        cells.append(line)
+    scale = values["scale"]
+    is_same = scale["name"] == "paper" and scale["backbone"] == PAPER_BACKBONE
+    origin = "the same backbone and budget" if is_same else "another backbone and budget"
+    about = f"Beside the paper's figures, which come from {origin}:"
+    return [about, "", *_table(cells), ""]
+
+
+def _notes(values: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
+    rows, sizes, scale = values["methods"], values["rows"], values["scale"]
+    llms = [row for row in rows if row["budget"] is not None]
+    lines = [
+        "- Seen excluded: items of the history cannot be recommended. Compression ratio: title tokens of the "
+        "histories before compression, divided by title tokens and patches after it."
+    ]
+    budgets = {_budget(row, None, None) for row in llms}
+    if "equal examples" in budgets and reference is not None:
         stages = ", ".join(f"{stage['examples']:,} in {_STAGES[stage['stage']]}" for stage in reference["stages"])
+        lines.append(
+            "- Equal examples: every method saw the same number of targets over all its stages "
+            f"({reference['method']}: {stages}), of {sizes['train']:,} in the training set; a history as text and its "
+            f"twin count once. “Equal examples and time”: this took the same time as {reference['method']}, within "
+            f"{_SAME_TIME:.0%}."
+        )
+    if "one epoch a stage" in budgets:
+        lines.append(
+            f"- One epoch a stage: each stage saw the {sizes['train']:,} targets of the training set once, so a "
+            "method of two stages saw them twice (the paper's section 4.1.2)."
+        )
+    if "equal time" in budgets:
+        lines.append(
+            f"- Equal time: trained as long as {TIME_REFERENCE}, by the rates measured at equal numbers of examples."
+        )
+    if llms and reference is not None:
         clock = "computing time" if reference["stages"][0]["machine"]["device"] == "cpu" else "time"
         lines += [
-            "- Equal examples: every method saw the same number of targets over all its stages "
-            f"({REFERENCE}: {stages}), of {sizes['train']:,} in the training set; a history as text and its "
-            "compressed twin count once.",
-            f"- Equal time: trained as long as {REFERENCE}, by the rates measured at equal examples. “Equal examples "
-            f"and time”: the same number of examples took the same time, within {_SAME_TIME:.0%}.",
-            f"- Training time: {clock} relative to {REFERENCE}'s.",
+            f"- Training time: {clock} relative to {reference['method']}'s.",
             "- Ranking time: relative to the first method that has one. The methods rank the same rows in turn, "
             "exactly, and keep each prompt's keys and values once. The time grows with the prompt, and with the title "
             "tokens that are read for a history until the ranking is proven: the less sure a model is, the more it "
             "reads.",
         ]
-        lines += _findings(rows)
+    lines += _findings(rows, _name_of_reference(values))
     num_settings = max(len(row.get("tried", ())) for row in rows)
     if num_settings:
         lines.append(
             "- Baselines are not matched to the LLMs' budget: the neural ones trained for up to "
-            f"{values['scale']['baseline_epochs']} epochs of the whole training set, once for each setting that "
+            f"{scale['baseline_epochs']} epochs of the whole training set, once for each setting that "
             f"validation chose from ({num_settings}); the others count the whole training set."
         )
     missing = [name for name in values["planned"] if name not in {row["method"] for row in rows}]
     if missing:
         lines.append(f"- Not run: {', '.join(missing)}.")
-    lines += [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if _describe(row["settings"])]
-    if paper_columns:
-        lines.append("- Paper: only the figures at hand are given; they come from other backbones and scales.")
-    return "\n".join(lines) + "\n"
+    if any("release" in row for row in rows):
+        lines.append(
+            "- As released: ranked by the decoding of the authors' code, once for @10 and once for @20, so the two "
+            "can contradict each other (see evaluation.md)."
+        )
+    return lines + [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if _describe(row["settings"])]
+
+
+def _name_of_reference(values: dict[str, Any]) -> str:
+    return values.get("reference", TIME_REFERENCE)  # results of earlier versions do not name it
+
+
+def _reference(values: dict[str, Any]) -> dict[str, Any] | None:
+    return next((row for row in values["methods"] if row["method"] == _name_of_reference(values)), None)
 
 
 def _command(values: dict[str, Any]) -> str:
-    """Returns the command that makes the same table."""
+    """Returns the command that makes the same tables."""
     kind, number = values["title"].lower().split()
     options = {"scale": values["scale"]["name"], kind: number, "dataset": values["dataset"], **values["changes"]}
+    if options.pop("release_metrics", False):
+        options["release_metrics"] = "true"
     if values["data_dir"] is not None:
         options["data_dir"] = "DIRECTORY"
     if values["seed"] != 0:
         options["seed"] = values["seed"]
+    if values.get("epochs"):
+        epochs = {name: ",".join(f"{number:g}" for number in given) for name, given in values["epochs"].items()}
+        options["epochs"] = " ".join(_quoted(f"{name}={numbers}") for name, numbers in epochs.items())
     names = [row["method"] for row in values["methods"]]
     if names != values["planned"]:
-        options["methods"] = " ".join(f'"{name}"' if " " in name else name for name in names)
+        options["methods"] = " ".join(_quoted(name) for name in names)
     return " ".join(["python examples/reproduce_paper.py", *(f"--{name} {value}" for name, value in options.items())])
 
 
-def _findings(rows: list[dict[str, Any]]) -> list[str]:
+def _quoted(text: str) -> str:
+    return f'"{text}"' if " " in text else text
+
+
+def _findings(rows: list[dict[str, Any]], reference: str) -> list[str]:
     """Lists the methods that are above or below the reference beyond chance, and the undecided ones."""
     compared = [row for row in rows if row["less_reference"]]
     kinds = {
-        f"above {REFERENCE}": [row["method"] for row in compared if row["less_reference"][1] > 0],
-        f"below {REFERENCE}": [row["method"] for row in compared if row["less_reference"][2] < 0],
+        f"above {reference}": [row["method"] for row in compared if row["less_reference"][1] > 0],
+        f"below {reference}": [row["method"] for row in compared if row["less_reference"][2] < 0],
         "undecided": [row["method"] for row in compared if row["less_reference"][1] <= 0 <= row["less_reference"][2]],
     }
     findings = "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in kinds.items() if methods)
@@ -179,64 +273,18 @@ def _findings(rows: list[dict[str, Any]]) -> list[str]:
     return [f"- By HR@20, with one seed and these rows (undecided: the interval holds 0) – {findings}."]
 
 
-def _cells(row: dict[str, Any], reference: dict[str, Any] | None, paper_columns: dict[str, str]) -> list[str]:
-    is_llm, paper = row["budget"] is not None, row["paper"]
-    time = row["train_seconds"] / reference["train_seconds"] if is_llm and reference else None
-    is_same_time = row["budget"] == "examples" and row is not reference and time and abs(time - 1) <= _SAME_TIME
+def _table(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Formats rows of one shape. A column without any value is left out."""
+    columns = [name for name in rows[0] if any(row[name] != "–" for row in rows)]
     return [
-        row["method"],
-        f"equal {row['budget']}{' and time' if is_same_time else ''}" if is_llm else "–",
-        *(_with_interval(row["test"][name]) for name in _METRICS),
-        _with_interval(row["less_reference"], "+") if row["less_reference"] else "–",
-        f"{row['test_seen_excluded']['hr@20'][0]:.3f}",
-        f"{row['validation']['hr@20'][0]:.3f}",
-        f"{row['history_tokens']:.0f}" if is_llm else "–",
-        f"{row['examples_seen']:,}" if is_llm else "–",
-        "–" if time is None else f"{time:.2f}",
-        f"{row['title_tokens_read']:.0f}" if is_llm else "–",
-        "–" if row["latency"] is None else f"{row['latency']:.2f}",
-        *(f"{paper[name]:.4g}" if name in paper else "–" for name in paper_columns.values()),
+        f"| {' | '.join(columns)} |",
+        "|---" * len(columns) + "|",
+        *(f"| {' | '.join(row[name] for name in columns)} |" for row in rows),
     ]
 
 
-def require_matplotlib() -> None:
-    """Ends the script if the plots cannot be drawn."""
-    if find_spec("matplotlib") is None:
-        raise SystemExit('The plots need matplotlib: pip install "patchrec-hf[plots]".')
-
-
-def plot(values: dict[str, Any], path: Path) -> None:
-    """Draws HR@20 of each method with its interval; for Figures 5 and 6, over the history's length or tokens."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    rows = values["methods"]
-    figure = Figure(figsize=(7, max(3, 0.9 + 0.32 * len(rows))), layout="constrained")
-    axes = figure.subplots()
-    if values["title"] in ("Figure 5", "Figure 6"):
-        by_length = values["title"] == "Figure 5"
-        for series in ("Vanilla", REFERENCE, "PatchRec-S"):
-            points = [row for row in rows if row["method"].split(" (")[0] == series]
-            x = [row["settings"]["max_history"] if by_length else row["history_tokens"] for row in points]
-            axes.errorbar(x, *_values_and_errors(points), marker="o", capsize=3, label=series)
-        axes.set(xlabel="items of a history" if by_length else "tokens of a history", ylabel="HR@20", xscale="log")
-        axes.legend(frameon=False)
-    else:
-        heights, errors = _values_and_errors(rows)
-        colors = ["tab:gray" if row["budget"] is None else "tab:blue" for row in rows]
-        axes.barh([row["method"] for row in rows], heights, xerr=errors, color=colors, capsize=2)
-        axes.invert_yaxis()
-        axes.set(xlabel="HR@20 with its 95% interval (blue: an LLM alone)")
-    axes.spines[["top", "right"]].set_visible(False)
-    with rc_context({"svg.hashsalt": "patchrec-hf"}):  # so that equal values give equal files
-        figure.savefig(path, metadata={"Date": None})
-
-
-def _values_and_errors(rows: list[dict[str, Any]]) -> tuple[list[float], list[list[float]]]:
-    """Returns HR@20, and the distances to the lower and upper bound of its interval."""
-    triples = [row["test"]["hr@20"] for row in rows]
-    below, above = [value - low for value, low, _ in triples], [high - value for value, _, high in triples]
-    return [value for value, _, _ in triples], [below, above]
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
 
 
 def _with_interval(triple: list[float], sign: str = "") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from ..data.rows import Row, check_targets, read_columns
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory, pad_histories
-from ..runtime.layouts import Layout, RandomPatchLayout, TextLayout, check_layout, is_append_only
+from ..runtime.layouts import DropLayout, Layout, RandomPatchLayout, TextLayout, check_layout, is_append_only
 from ..runtime.processing import PatchRecProcessor
 from .candidates import NegativeSampling, all_candidates, candidate_features, draw_candidates
 from .filled import FillerRow
@@ -23,6 +23,8 @@ from .sampling import ScheduledRow
 
 Objective = Literal["title", "item", "both"]
 OBJECTIVES = get_args(Objective)
+Twin = Literal["compressed", "dropped"]
+_TWIN_LAYOUTS: Mapping[str, Callable[[float], Layout]] = {"compressed": RandomPatchLayout, "dropped": DropLayout}
 
 AnyRow = Row | Mapping[str, Any] | ScheduledRow | FillerRow
 
@@ -191,7 +193,25 @@ class PatchPretrainDataCollator(PatchDataCollator):
 
     The progress of a [`ScheduledRow`] is the probability of compression. Other rows, as in evaluation, are encoded
     once, in the fixed layout.
+
+    Args:
+        twin (`"compressed"` or `"dropped"`, *optional*, defaults to `"compressed"`):
+            How the second history of a row differs from the first. With `"dropped"`, the items that would be
+            compressed are left out, except the newest one: the control "Dropout" of the paper's Table 4. It needs
+            `objective="title"`.
     """
+
+    twin: Twin = "compressed"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.twin not in _TWIN_LAYOUTS:
+            raise ValueError(f"`twin` must be one of {', '.join(map(repr, _TWIN_LAYOUTS))}, got {self.twin!r}.")
+        if self.twin == "dropped" and self.objective != "title":
+            raise ValueError(
+                f"`objective={self.objective!r}` predicts an item where the item before it ends, but "
+                "`twin='dropped'` leaves items out. Use `objective='title'`, or `twin='compressed'`."
+            )
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
         """Counts as [`PatchDataCollator`] does, for the text twin, which is the longer one."""
@@ -205,8 +225,8 @@ class PatchPretrainDataCollator(PatchDataCollator):
                 histories.extend(self._encode_row(row, self.layout))
                 continue
             text = self._encode_row(row, TextLayout())
-            compressed = self._encode_row(row, RandomPatchLayout(row.progress))
-            histories.extend(twin for twins in zip(text, compressed, strict=True) for twin in twins)
+            shorter = self._encode_row(row, _TWIN_LAYOUTS[self.twin](row.progress))
+            histories.extend(twin for twins in zip(text, shorter, strict=True) for twin in twins)
         return histories
 
 

@@ -134,6 +134,7 @@ def check_resumable(
     # Checkpoints of earlier versions do not name what could not be chosen then.
     old_facts: dict[str, Any] = {
         "objective": "title",
+        "twin": "compressed",
         **json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8")),
     }
     old_settings: dict[str, Any] = {

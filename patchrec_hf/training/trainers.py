@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from ..batches.collators import PatchDataCollator, PatchPretrainDataCollator
 from ..batches.statistics import BatchSums
@@ -88,6 +88,7 @@ class PatchPretrainTrainer(PatchTrainer):
         # The compression probability depends on the total number of steps.
         return {
             **super()._run_facts(),
+            "twin": cast(PatchPretrainDataCollator, self.data_collator).twin,
             "num_train_epochs": self.args.num_train_epochs,
             "max_steps": self.args.max_steps,
         }

@@ -134,6 +134,35 @@ def test_probability_is_the_progress(processor, progress, patches):
     assert (batch["input_ids"][1] == processor.prompt.patch_id).sum() == patches
 
 
+def test_twins_with_dropped_items(processor):
+    """The items that would be compressed are left out, except the newest one."""
+    row = {"user_id": 0, "item_ids": [10, 11, 12, 13, 14, 15], "target_positions": [5]}
+    step = 1
+    draws = PatchPretrainDataCollator(processor).encode_rows(stamped([row], step=step))[1]
+    compressed = draws.patch_divisors  # each patch has as many entries as its title has tokens
+    patches = (draws.input_ids == processor.prompt.patch_id).sum()
+    assert 1 <= patches <= 4
+    text, dropped = PatchPretrainDataCollator(processor, twin="dropped").encode_rows(stamped([row], step=step))
+    assert not (dropped.input_ids == processor.prompt.patch_id).any()
+    newest_is_drawn = draws.input_ids[draws.history_end] == processor.prompt.patch_id
+    kept = processor.title_tokens.lengths[4] if newest_is_drawn else 0
+    separators = patches - newest_is_drawn
+    assert len(text.input_ids) - len(dropped.input_ids) == len(compressed) - kept + separators
+    assert dropped.input_ids[dropped.prompt_length :].tolist() == text.input_ids[text.prompt_length :].tolist()
+    all_dropped = PatchPretrainDataCollator(processor, twin="dropped").encode_rows(stamped([row], progress=1.0))[1]
+    newest = PatchDataCollator(processor, TextLayout()).encode_rows(
+        [{**row, "item_ids": [14, 15], "target_positions": [1]}]
+    )
+    assert all_dropped.input_ids.tolist() == newest[0].input_ids.tolist()
+
+
+def test_an_unknown_twin(processor):
+    with pytest.raises(ValueError, match=r"`twin` must be one of 'compressed', 'dropped', got 'Dropped'"):
+        PatchPretrainDataCollator(processor, twin="Dropped")
+    with pytest.raises(ValueError, match=r"`objective='item'` predicts an item where.* Use `objective='title'`"):
+        PatchPretrainDataCollator(processor, objective="item", twin="dropped")
+
+
 def test_evaluation_rows_are_laid_out_once(processor, rows):
     batch = PatchPretrainDataCollator(processor)(list(rows))
     expected = PatchDataCollator(processor, ItemPatchLayout(2))(list(rows))

@@ -196,6 +196,8 @@ def test_other_rows_layouts_and_catalogs(run, tmp_path):
         check_resumable(checkpoint, {**facts, "training rows": 13}, processor)
     with pytest.raises(ValueError, match="number of processes: old None, new 2"):
         check_resumable(checkpoint, {**facts, "number of processes": 2}, processor)
+    with pytest.raises(ValueError, match="twin: old 'compressed', new 'dropped'"):
+        check_resumable(checkpoint, {**facts, "twin": "dropped"}, processor)
     with pytest.raises(ValueError, match=r"layout: old \{'name': 'item', .*, new \{'name': 'session'"):
         check_resumable(checkpoint, facts, processor.with_layout(SessionPatchLayout()))
     with pytest.raises(ValueError, match=r"the catalog \(old 12 items, new 13 items\)"):

@@ -1,0 +1,252 @@
+"""Estimates what training an LLM costs: tokens, memory, and time."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from accelerate import DeepSpeedPlugin, PartialState
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+
+from patchrec_hf import ItemPatchLayout, TextLayout
+from patchrec_hf.training.free_memory import free_memory
+from patchrec_hf.training.memory import MemoryEstimate, estimate_memory
+from patchrec_hf.training.memory_sizes import BatchShape, ModelSize, WeightMemory
+
+from .settings import DATA, PAPER_BACKBONE, DataFacts
+from .stages import Stage, rows_per_step
+from .study import Study, history_tokens
+
+
+# The paper's backbone may only be downloaded with an account that has accepted its license.
+_PAPER_CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128_256,
+    "tie_word_embeddings": True,
+}
+PROMPT_TOKENS = 100
+"""About as many tokens as the text around a history takes."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """
+    What a stage costs.
+
+    Args:
+        steps, rows_per_step, rows_per_forward (`int`):
+            Optimizer steps, rows of a step of all processes, and rows of a forward of one process.
+        tokens (`int`):
+            Tokens of all prompts and titles that are read, before packing.
+        memory ([`MemoryEstimate`]):
+            Memory of one device.
+        operations (`float`):
+            Floating-point operations of all processes.
+    """
+
+    steps: int
+    rows_per_step: int
+    rows_per_forward: int
+    tokens: int
+    memory: MemoryEstimate
+    operations: float
+
+
+def backbone_config(study: Study) -> PreTrainedConfig:
+    """
+    Returns the configuration of a study's backbone, without its weights.
+
+    Raises:
+        SystemExit: If the backbone's size cannot be known.
+    """
+    backbone = study.scale.backbone
+    if isinstance(backbone, dict):
+        return AutoConfig.for_model(**backbone, vocab_size=DATA[study.dataset].vocab_size, tie_word_embeddings=True)
+    if backbone == PAPER_BACKBONE:
+        return AutoConfig.for_model(**_PAPER_CONFIG)
+    try:
+        return AutoConfig.from_pretrained(backbone)
+    except (OSError, ValueError) as error:
+        raise SystemExit(
+            f"The size of the backbone {backbone!r} is not known: it is no directory with a config.json, and it "
+            f"cannot be read from the Hub. Pass --backbone DIRECTORY or the name of a model. ({error})"
+        ) from None
+
+
+def facts_of(study: Study) -> DataFacts:
+    """Returns the counts of a study's data: those that are known, or those of the data."""
+    data = DATA[study.dataset]
+    if study.data_dir is None and data.facts is not None and study.scale.targets_per_row == 1:
+        return data.facts
+    rows, _ = study.load(targets_per_row=study.scale.targets_per_row)
+    targets = rows["train"].select_columns(["target_positions"]).to_polars()["target_positions"].explode()
+    test = rows["test"].select_columns(["item_ids"]).to_polars()["item_ids"]
+    return DataFacts(
+        num_train_rows=len(rows["train"]),
+        num_train_examples=len(targets),
+        mean_history=float(np.minimum(targets.to_numpy(), study.scale.max_history).mean()),
+        longest_history=int(test.list.len().max()) - 1,
+        title_tokens=_title_tokens(study),
+        source="counted on the data",
+    )
+
+
+def _title_tokens(study: Study) -> float:
+    try:
+        return float(study.processor(TextLayout()).title_tokens.lengths.mean())
+    except OSError as error:
+        known = DATA[study.dataset].title_tokens
+        if known is None:
+            raise SystemExit(
+                f"The tokenizer of the backbone {study.scale.backbone!r} cannot be read, so the tokens of titles "
+                f"cannot be counted. Pass --backbone DIRECTORY. ({error})"
+            ) from None
+        return known
+
+
+def cost_of(study: Study, stage: Stage, facts: DataFacts, available: int | None) -> Cost:
+    """
+    Estimates what a stage costs.
+
+    Args:
+        study ([`Study`]):
+            The study.
+        stage ([`Stage`]):
+            A stage of a method.
+        facts ([`DataFacts`]):
+            Counts of the data.
+        available (`int`, *optional*):
+            Bytes of one device, if they are known.
+    """
+    rows = rows_per_step(study)
+    length = min(round(facts.mean_history), stage.max_history)
+    tokens = stage.num_examples * sum(_twin_tokens(stage, length, facts.title_tokens))
+    steps_per_epoch = -(-facts.num_train_rows // rows)
+    # Two operations for each weight forward, four backward, and two more where layers are computed again.
+    per_weight = 8 if study.scale.activation_checkpointing else 6
+    per_forward, memory = fitting_forward(study, stage, facts.title_tokens, available)
+    return Cost(
+        steps=math.ceil(stage.num_examples / facts.num_train_examples * steps_per_epoch),
+        rows_per_step=rows,
+        rows_per_forward=per_forward,
+        tokens=round(tokens),
+        memory=memory,
+        operations=per_weight * tokens * sum(parameter.numel() for parameter in _parameters(study)),
+    )
+
+
+def fitting_forward(
+    study: Study, stage: Stage, title_tokens: float, available: int | None
+) -> tuple[int, MemoryEstimate]:
+    """
+    Returns the rows of a forward of one process, and the memory that training needs with them.
+
+    Args:
+        study ([`Study`]):
+            The study. Its `per_device_batch_size` is kept. If the scale does not fit forwards to the memory, a process
+            reads its share of a step's rows in one forward.
+        stage ([`Stage`]):
+            A stage of a method.
+        title_tokens (`float`):
+            Mean number of tokens of a title.
+        available (`int`, *optional*):
+            Bytes of one device. If they are not known, a forward reads one row.
+
+    Raises:
+        SystemExit: If the rows of a step cannot be divided among the processes.
+    """
+    state, rows = PartialState(), rows_per_step(study)
+    share, rest = divmod(rows, state.num_processes)
+    if rest:
+        raise SystemExit(f"A step has {rows} rows, which {state.num_processes} processes cannot share equally.")
+    if study.per_device_batch_size is not None:
+        choices = [study.per_device_batch_size]
+    elif study.scale.fits_forwards:
+        choices = [number for number in range(share, 0, -1) if share % number == 0]
+    else:
+        choices = [share]
+    for number in choices:
+        memory = _memory(study, stage, number, title_tokens, available)
+        if available is not None and memory.fits:
+            break
+    return number, memory
+
+
+def _memory(study: Study, stage: Stage, rows: int, title_tokens: float, available: int | None) -> MemoryEstimate:
+    """Estimates the memory with a number of rows in a forward, all of which have the longest history."""
+    twins = _twin_tokens(stage, stage.max_history, title_tokens)
+    sequences = rows * len(twins)
+    config, is_half = backbone_config(study), PartialState().device.type == "cuda"
+    labels = math.ceil(sequences * (title_tokens + 1))
+    weights = WeightMemory.of(
+        _parameters(study),
+        uses_autocast=is_half,
+        num_processes=PartialState().num_processes,
+        sharding=_zero_stage(),
+    )
+    return estimate_memory(
+        ModelSize.from_config(config),
+        weights,
+        BatchShape(sequences, math.ceil(max(twins)), labels=labels, is_padded=True),
+        element_size=2 if is_half else 4,
+        uses_autocast=is_half,
+        checkpoints_layers=study.scale.activation_checkpointing,
+        available=available,
+        device=PartialState().device.type,
+    )
+
+
+def available_memory() -> int | None:
+    """Returns the bytes that training may use on this process's device; `None` if they are not known."""
+    return free_memory(PartialState().device, 0)
+
+
+def operations_per_second() -> float:
+    """Measures the floating-point operations per second of this process's device, in products of large matrices."""
+    device = PartialState().device
+    size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
+    left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
+    float((left @ right)[0, 0])  # the first product takes longer, and reading a number waits for the device
+    begin = time.perf_counter()
+    for _ in range(10):
+        product = left @ right
+    float(product[0, 0])
+    return 10 * 2 * size**3 / (time.perf_counter() - begin)
+
+
+def _twin_tokens(stage: Stage, num_items: int, title_tokens: float) -> list[float]:
+    """Returns the mean tokens of the sequences of one example: one, or both twins of pre-training."""
+    around = PROMPT_TOKENS + title_tokens + 1
+    if stage.name == "finetune":
+        return [around + history_tokens(stage.layout, num_items, title_tokens)]
+    text = history_tokens(TextLayout(), num_items, title_tokens)
+    last_layout, last_items = (ItemPatchLayout(0), num_items) if stage.name == "pretrain" else (TextLayout(), 1)
+    last = history_tokens(last_layout, last_items, title_tokens)
+    return [around + text, around + (text + last) / 2]  # the probability rises evenly from 0 to 1
+
+
+@cache
+def _parameters(study: Study) -> list[torch.nn.Parameter]:
+    """Returns the backbone's parameters, which have sizes and no numbers."""
+    with torch.device("meta"):
+        return list(AutoModelForCausalLM.from_config(backbone_config(study)).parameters())
+
+
+def _zero_stage() -> int:
+    """Returns what a launcher shards: a stage of ZeRO (3 for FSDP), or 0."""
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return 3
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return int(DeepSpeedPlugin().deepspeed_config["zero_optimization"]["stage"])
+    return 0

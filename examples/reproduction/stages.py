@@ -1,0 +1,131 @@
+"""The stages in which a method's LLM is trained, with the number of examples of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from patchrec_hf import ItemPatchLayout, Layout, SessionPatchLayout
+
+from .plans import TIME_REFERENCE, LLMMethod, StageName
+from .study import Study
+
+
+EQUAL_TIME = " (equal time)"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """
+    One stage of training.
+
+    Args:
+        name (`"pretrain"`, `"dropout"` or `"finetune"`):
+            See [`LLMMethod`].
+        layout ([`Layout`]):
+            Layout that the processor has, and that is saved with the checkpoint.
+        max_history (`int`):
+            Items per history.
+        num_examples (`int`):
+            Training examples (targets), with repetitions.
+        learning_rate (`float`):
+            The peak learning rate.
+        directory (`pathlib.Path`):
+            Where it is trained. Methods that share a stage share its directory.
+    """
+
+    name: StageName
+    layout: Layout
+    max_history: int
+    num_examples: int
+    learning_rate: float
+    directory: Path
+
+    @property
+    def checkpoint(self) -> str:
+        """Directory of the trained model."""
+        return str(self.directory / "final")
+
+
+def stages_of(study: Study, name: str) -> list[Stage]:
+    """
+    Returns the stages of a method, in order.
+
+    Pre-training does not depend on the layout, so methods share it, as in the paper. Its histories are never longer
+    than the scale's, because it reads them as text.
+    """
+    method, stages = study.methods[name], []
+    length = study.max_history(name)
+    for stage, num_examples in zip(method.stages, _num_examples(study, name, method), strict=True):
+        if num_examples == 0:
+            continue
+        if stage == "finetune":
+            max_history, layout, directory = length, method.layout, study.directory(name) / "finetune"
+        else:
+            max_history = min(length, study.scale.max_history)
+            layout = ItemPatchLayout() if stage == "pretrain" else method.layout
+            directory = study.output_dir / "stages" / f"{stage}_{max_history}_{num_examples}"
+        is_session = isinstance(layout, SessionPatchLayout)
+        rate = study.preset.session_learning_rate if is_session else study.preset.learning_rate
+        rate = study.scale.learning_rate or rate
+        stages.append(Stage(stage, layout, max_history, num_examples, rate, directory))
+    return stages
+
+
+def budget_of(study: Study, name: str) -> str:
+    """Returns what the method's number of examples comes from."""
+    if study.methods[name].at_equal_time:
+        return "equal time"
+    if name in study.epochs:
+        epochs = study.epochs[name]
+        return f"{' + '.join(f'{number:g}' for number in epochs)} epoch{'' if epochs == (1.0,) else 's'}"
+    return "one epoch a stage" if study.scale.num_examples is None else "equal examples"
+
+
+def rows_per_step(study: Study) -> int:
+    """Returns the rows of an optimizer step of all processes."""
+    return study.scale.rows_per_step or study.preset.batch_size
+
+
+def check_epochs(study: Study) -> None:
+    """Ends the script if `--epochs` does not give one number for each stage of a known method."""
+    for name, epochs in study.epochs.items():
+        if name not in study.methods or study.methods[name].at_equal_time:
+            known = [method for method, settings in study.methods.items() if not settings.at_equal_time]
+            raise SystemExit(f"--epochs names {name!r}, which is none of {', '.join(map(repr, known))}.")
+        stages = study.methods[name].stages
+        if len(epochs) != len(stages) or min(epochs) <= 0:
+            numbers = ",".join(f"{number:g}" for number in epochs)
+            example = ",".join("1" for _ in stages)
+            raise SystemExit(
+                f"--epochs needs one number above 0 for each stage of {name!r} ({', '.join(stages)}), got {numbers}. "
+                f"Write it as {name + '=' + example!r}."
+            )
+
+
+def _num_examples(study: Study, name: str, method: LLMMethod) -> list[int]:
+    """Returns the examples of each stage."""
+    same = name.removesuffix(EQUAL_TIME)
+    if same in study.epochs:
+        numbers = [round(epochs * study.num_train_examples) for epochs in study.epochs[same]]
+    elif study.scale.num_examples is None:
+        numbers = [study.num_train_examples] * len(method.stages)
+    elif len(method.stages) == 1:
+        numbers = [study.scale.num_examples]
+    else:
+        pretraining = round(study.scale.num_examples * study.scale.pretraining_share)
+        numbers = [pretraining, study.scale.num_examples - pretraining]
+    if not method.at_equal_time:
+        return numbers
+    reference, at_equal_examples = study.result(TIME_REFERENCE), study.result(same)
+    if reference is None or at_equal_examples is None:
+        raise SystemExit(f"{name!r} needs {TIME_REFERENCE!r} and {same!r}. Run these methods first.")
+    machines = {json.dumps(stage["machine"]) for row in (reference, at_equal_examples) for stage in row["stages"]}
+    if len(machines) > 1:
+        raise SystemExit(
+            f"Times of different machines cannot be compared: {' and '.join(sorted(machines))}. Run "
+            f"{TIME_REFERENCE!r} and {same!r} on one machine."
+        )
+    ratio = reference["train_seconds"] / at_equal_examples["train_seconds"]
+    return [round(number * ratio) for number in numbers]
