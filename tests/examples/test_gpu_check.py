@@ -1,4 +1,4 @@
-"""The check of a machine with a GPU: its steps with a stand-in for Python, and its mistakes."""
+"""The check of a machine with a GPU: its dry run on a CPU, its steps with a stand-in for Python, and its mistakes."""
 
 import json
 import os
@@ -29,6 +29,11 @@ def read_summary(directory):
     return json.loads((directory / "summary.json").read_text(encoding="utf-8"))
 
 
+def write_lines(path, lines):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
 @pytest.fixture
 def stand_in(tmp_path):
     """A Python that finds a GPU and ends each step at once; the benchmark of training steps fails."""
@@ -45,6 +50,22 @@ esac
     )
     path.chmod(0o755)
     return path
+
+
+@pytest.mark.slow
+def test_a_dry_run_comes_to_its_end_on_a_cpu(tmp_path):
+    ratings = [(user, movie, 5, 1000 * user + movie) for user in range(1, 31) for movie in range(1, 31)]
+    write_lines(tmp_path / "ml-100k" / "u.data", ("\t".join(map(str, rating)) for rating in ratings))
+    write_lines(tmp_path / "ml-100k" / "u.item", (f"{movie}|Movie {movie} (1990)|||||" for movie in range(1, 31)))
+    directory = tmp_path / "dry run"
+    done = run(directory, "--dry_run", "--data_dir", tmp_path / "ml-100k")
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = read_summary(directory)
+    assert summary["dry_run"]
+    assert [(step["name"], step["rc"]) for step in summary["steps"]] == [(name, 0) for name in STEPS]
+    assert "test_gpu.py::test_generate" in (directory / "tests.log").read_text()
+    assert "PatchRec-S" in (directory / "table_2.log").read_text().split("\n", 1)[1]
+    assert [path.name for path in directory.glob("*.json")] == ["summary.json"]  # nothing was measured
 
 
 def test_a_step_that_fails_stops_no_other(tmp_path, stand_in):
