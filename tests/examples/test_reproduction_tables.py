@@ -1,0 +1,153 @@
+"""The tables and plots of a study, from results made by hand."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[2]
+METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
+STAGES = [{"stage": "finetune", "examples": 100, "machine": {"device": "cuda"}}]
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    return lambda name: import_module(f"reproduction.{name}")
+
+
+def metrics(value):
+    return {name: [value, value - 0.01, value + 0.01] for name in METRICS}
+
+
+def row(method, value, budget="one epoch a stage", **others):
+    return {
+        "method": method,
+        "budget": budget,
+        "examples_seen": 100,
+        "train_seconds": 10.0,
+        "stages": STAGES,
+        "history_tokens": 300.0,
+        "compression_ratio": 3.375,
+        "title_tokens_read": 40.0,
+        "settings": {"max_history": 100},
+        "validation": metrics(value),
+        "test": metrics(value),
+        "test_seen_excluded": metrics(value),
+        "latency": 1.0,
+        "paper": {},
+        "less_reference": None,
+    } | others
+
+
+def results(rows, **others):
+    return {
+        "title": "Table 2",
+        "about": "All methods.",
+        "axis": "HR@20",
+        "reference": "PatchRec-I",
+        "dataset": "ml-100k",
+        "data_dir": None,
+        "scale": {"name": "paper", "backbone": "meta-llama/Llama-3.2-1B-Instruct", "baseline_epochs": 200},
+        "changes": {},
+        "epochs": {},
+        "seed": 0,
+        "planned": [one["method"] for one in rows],
+        "rows": {"train": 100, "validation": 10, "test": 10},
+        "users": {"train": 5, "validation": 5, "test": 5},
+        "items": 1682,
+        "methods": rows,
+    } | others
+
+
+def cells(markdown, method, number):
+    """The cells of a method in the table with this number, by column."""
+    tables = [part.splitlines() for part in markdown.split("\n\n") if part.startswith("| method")]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables[number]]
+    return next(dict(zip(lines[0], line, strict=True)) for line in lines if line[0] == method)
+
+
+def test_our_figures_beside_the_papers(module):
+    paper = {"hr@10": 0.0967, "ndcg@10": 0.0416, "hr@20": 0.1738, "ndcg@20": 0.0574, "compression_ratio": 3.38}
+    item = row("PatchRec-I", 0.15, paper=paper, release=metrics(0.14))
+    vanilla = row("Vanilla", 0.12, less_reference=[-0.03, -0.05, -0.01], compression_ratio=1.0)
+    markdown = module("tables").to_markdown(results([vanilla, item]))
+    beside = cells(markdown, "PatchRec-I", 1)
+    assert {name: beside[name] for name in ("HR@10", "HR@10, as released", "paper's HR@10")} == {
+        "HR@10": "0.150",
+        "HR@10, as released": "0.140",
+        "paper's HR@10": "0.0967",
+    }
+    assert (beside["compression ratio"], beside["paper's compression ratio"]) == ("3.38", "3.38")
+    assert "which come from the same backbone and budget:" in markdown
+    assert "once for @10 and once for @20" in markdown
+    assert cells(markdown, "Vanilla", 2)["HR@20 minus PatchRec-I's"] == "-0.030 (-0.050 to -0.010)"
+    assert "below PatchRec-I: Vanilla" in markdown
+    assert "each stage saw the 100 targets of the training set once" in markdown
+    assert "`python examples/reproduce_paper.py --scale paper --table 2 --dataset ml-100k`" in markdown
+
+
+def test_another_backbone_is_said_where_it_is_so(module):
+    rows = [row("PatchRec-I", 0.15, paper={"hr@20": 0.1738})]
+    scale = {"name": "paper", "backbone": "another/model", "baseline_epochs": 200}
+    changes = {"backbone": "another/model", "release_metrics": True}
+    markdown = module("tables").to_markdown(results(rows, scale=scale, changes=changes))
+    assert "which come from another backbone and budget:" in markdown
+    assert "--backbone another/model --release_metrics true`" in markdown
+    assert "backbone and budget" not in module("tables").to_markdown(results([row("PatchRec-I", 0.15)]))
+
+
+def test_results_of_earlier_versions(module):
+    """They name neither a reference nor an axis, and have no compression ratio."""
+    item, other = row("PatchRec-I", 0.15, "examples"), row("PatchRec-S", 0.14, "time")
+    for one in (item, other):
+        del one["compression_ratio"]
+    values = results([item, other])
+    for name in ("about", "axis", "reference", "epochs"):
+        del values[name]
+    markdown = module("tables").to_markdown(values)
+    assert [cells(markdown, name, 1)["budget"] for name in ("PatchRec-I", "PatchRec-S")] == [
+        "equal examples",
+        "equal time",
+    ]
+    assert "compression ratio" not in markdown.splitlines()[6]
+
+
+@pytest.mark.parametrize(
+    ("axis", "places"),
+    [
+        ("items", {"Vanilla": [20, 100], "PatchRec-I": [100]}),
+        ("tokens", {"Vanilla": [150, 450], "PatchRec-I": [180]}),
+        ("compression ratio", {"Vanilla": [1, 1], "PatchRec-I": [2.5]}),
+        ("time", {"Vanilla": [1, 3], "PatchRec-I": [0.5]}),
+    ],
+)
+def test_a_line_for_each_series(module, monkeypatch, tmp_path, axis, places):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    rows = [
+        row("Vanilla", 0.1, history_tokens=450, compression_ratio=1, latency=3),
+        row("Vanilla (20 items)", 0.1, settings={"max_history": 20}, history_tokens=150, compression_ratio=1),
+        row("PatchRec-I", 0.15, history_tokens=180, compression_ratio=2.5, latency=0.5),
+        row("Popularity", 0.05, budget=None, settings={}),
+    ]
+    module("plots").plot(results(rows, axis=axis), tmp_path / "plot.svg")
+    (axes,) = figures[0].axes
+    drawn = {lines.get_label(): list(lines.lines[0].get_xdata()) for lines in axes.containers}
+    assert drawn == places
+    assert axes.get_xlabel()
+
+
+def test_bars_for_a_table(module, monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    rows = [row("PatchRec-I", 0.15), row("Popularity", 0.05, budget=None)]
+    module("plots").plot(results(rows), tmp_path / "plot.svg")
+    bars = figures[0].axes[0].patches
+    assert [bar.get_width() for bar in bars] == [0.15, 0.05]
+    assert bars[0].get_facecolor() != bars[1].get_facecolor()
