@@ -221,7 +221,7 @@ def prepare(
         ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
             See [`order_interactions`].
         keeps_all_items (`bool`, *optional*, defaults to `False`):
-            Whether items without interactions stay in the catalog.
+            Whether items without interactions stay in the catalog, whatever the filters say.
 
     Returns:
         [`PreparedData`]
@@ -231,9 +231,9 @@ def prepare(
     """
     interactions, items = unify_ids(raw.interactions, raw.items)
     items = items.drop_nulls("title").unique("item_id", keep="first", maintain_order=True)
-    rows, steps = apply_filters(interactions, items["item_id"], filters)
+    rows, steps, kept_items = apply_filters(interactions, items["item_id"], filters)
     if not keeps_all_items:
-        items = items.filter(pl.col("item_id").is_in(rows["item_id"].unique().implode()))
+        items = items.filter(pl.col("item_id").is_in(kept_items.implode()))
     if title_rule is not None:
         items = items.with_columns(title=pl.Series([title_rule(title) for title in items["title"]], dtype=pl.String))
     rows = order_interactions(rows.select("user_id", "item_id", "timestamp"), ties)  # type: ignore[arg-type]

@@ -22,6 +22,7 @@ from patchrec_hf import (
     add_special_tokens,
     evaluate_scorer,
     load_recommendation_data,
+    prepare_data,
 )
 from patchrec_hf.baselines import CoVisitation
 from patchrec_hf.baselines.co_visitation import DEFAULT_GRID
@@ -44,6 +45,13 @@ def test_goodreads_is_the_papers():
     assert len(examples["test"]) == 3248
     assert len(catalog) == 8793
     assert max(len(row["item_ids"]) for row in examples["test"]) == 101
+    interactions = prepare_data(GOODREADS_DIR).interactions
+    assert (interactions["user_id"].n_unique(), len(interactions)) == (2090, 162_539)
+    assert interactions["item_id"].n_unique() == 8793 - 32
+    sizes = dict(interactions["split"].cast(pl.String).value_counts().iter_rows())
+    # No interaction shares the time of a cut with later ones: it would belong to the earlier split.
+    assert sizes["train"] == int(0.96 * 162_539)
+    assert sizes["train"] + sizes["validation"] == int(0.98 * 162_539)
 
 
 @needs_goodreads
