@@ -81,6 +81,7 @@ FILTERS = {
     "min_user_interactions": (int, "leave out users with fewer interactions"),
     "min_item_users": (int, "leave out items with fewer users"),
     "k_core": (None, "repeat both filters until every user and item passes them (k-core)"),
+    "keep_passing_items": (None, "keep items in the catalog that have enough users, but lose all of them"),
     "drop_untitled": (None, "leave out interactions with items that have no title"),
 }
 

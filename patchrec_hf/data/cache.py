@@ -22,11 +22,12 @@ from .filters import Filters, choose_filters, report_steps
 from .frames import Frame, FrameLike
 from .interactions import INTERACTIONS_NAME, PREPARED_NAMES, order_interactions
 from .keywords import nearest_file
-from .preparation import PreparedData, prepare
+from .preparation import PreparedData, prepare, ties_of_prepared
 from .sample import generate_sample_interactions, load_sample_items
 from .sources import TitleRule, find_source
 from .splits import temporal_split
 from .tables import TableOptions
+from .ties import check_ties
 
 
 logger = logging.get_logger(__name__)
@@ -50,7 +51,7 @@ class Preparation:
 
     filters: Filters | Mapping[str, Any] | None = None
     split: Split | None = None
-    ties: Literal["stable", "release"] = "stable"
+    ties: Literal["stable", "release"] | None = None
     title_rule: TitleRule | None = None
     options: TableOptions = field(default_factory=TableOptions)
     items: str | Path | FrameLike | None = None
@@ -62,25 +63,36 @@ class Preparation:
         ):
             if value is not None and not callable(value):
                 raise TypeError(f"`{name}` must be a function, such as `patchrec_hf.{example}`, got {value!r}.")
+        if self.ties is not None:
+            check_ties(self.ties)
 
-    def check_only_split(self, name: str) -> None:
+    def check_only_split(self, name: str, ties: str | None) -> None:
         """
-        Checks that no setting but `split` is given, for data that is already prepared.
+        Checks that no setting but `split` is given, for data that is already prepared. `ties` may be given if the data
+        has that order.
 
         Args:
             name (`str`):
                 Name of the data, for the error message.
+            ties (`str`, *optional*):
+                Order of its simultaneous interactions, if it is known.
 
         Raises:
             ValueError: If another setting is given.
         """
         others = (self.filters or None, self.title_rule, self.items)
-        is_default = self.ties == "stable" and self.options == TableOptions()
-        if not is_default or any(other is not None for other in others):
+        if self.options != TableOptions() or any(other is not None for other in others):
             raise ValueError(
                 f"{name} is prepared already: `filters`, `ties`, `title_rule`, `columns`, `items`, `time_unit`, "
                 "`date_format`, `separator` and `encoding` apply to raw data only. Leave them out; only `split` "
                 "applies here."
+            )
+        if self.ties is not None and self.ties != (ties or "stable"):
+            known = "does not say how its ties are ordered" if ties is None else f"was prepared with `ties={ties!r}`"
+            raise ValueError(
+                f"{name} is prepared already, so its interactions have a fixed order, and `ties={self.ties!r}` cannot "
+                f"change it: it {known}. Leave `ties` out, or prepare the data again from its raw files, with "
+                f"`ties={self.ties!r}`."
             )
 
 
@@ -91,10 +103,10 @@ def prepare_sample(preparation: Preparation) -> PreparedData:
     Raises:
         ValueError: If a setting other than `split` is given.
     """
-    preparation.check_only_split("The sample")
+    preparation.check_only_split("The sample", "stable")
     interactions = order_interactions(generate_sample_interactions())
     items = load_sample_items().select("item_id", "title")
-    return PreparedData("sample", (preparation.split or temporal_split)(interactions), items)
+    return PreparedData("sample", (preparation.split or temporal_split)(interactions), items, ties="stable")
 
 
 def prepare_in_cache(data: str | Path | Frame, cache: Path, preparation: Preparation) -> Path:
@@ -135,7 +147,7 @@ def _find_in_cache(data: str | Path | Frame, cache: Path, preparation: Preparati
         path = snapshot
     if not any((path / file).is_file() for file in PREPARED_NAMES):
         return _prepare_raw(name, path if path.exists() else str(data), cache, preparation)
-    preparation.check_only_split(str(path))
+    preparation.check_only_split(str(path), ties_of_prepared(path))
 
     def make(directory: Path) -> None:
         found = PreparedData.load(path)
@@ -147,7 +159,7 @@ def _find_in_cache(data: str | Path | Frame, cache: Path, preparation: Preparati
 
 
 def _prepare_raw(name: str, data: str | Path | Frame, cache: Path, preparation: Preparation) -> Path:
-    options, ties = preparation.options, preparation.ties
+    options, ties = preparation.options, preparation.ties or "stable"
     source = find_source(data, cache, options, preparation.items)
     if source.license_terms:
         log_terms(source.license_terms)

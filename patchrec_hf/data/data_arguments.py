@@ -43,7 +43,8 @@ class DataArguments:
             `"temporal"`, `"leave_one_out"` or `"user_ratio"`; see `split` of [`prepare_data`].
         cuts (`list[float]`, *optional*):
             Two shares, at which validation and test begin.
-        min_rating, drop_untitled, min_user_interactions, max_user_interactions, min_item_users, k_core (*optional*):
+        min_rating, drop_untitled, min_user_interactions, max_user_interactions, min_item_users, k_core,
+        keep_passing_items (*optional*):
             See [`Filters`]. The data set's own rule if not given.
         where (`list[str]`, *optional*):
             Columns of your own log, and the values that a row must have there: `["event=buy,rent", "is_bot=false"]`.
@@ -86,6 +87,9 @@ class DataArguments:
     max_user_interactions: int | None = field(default=None, metadata={"help": "Leave out users with more, as bots."})
     min_item_users: int | None = field(default=None, metadata={"help": "Leave out items with fewer users."})
     k_core: bool | None = field(default=None, metadata={"help": "Repeat both filters until all pass them.", **_SWITCH})
+    keep_passing_items: bool | None = field(
+        default=None, metadata={"help": "Keep items with enough users that lose all of them.", **_SWITCH}
+    )
     where: list[str] | None = field(
         default=None, metadata={"help": "Keep the rows that have these values: event=buy,rent is_bot=false."}
     )

@@ -35,6 +35,10 @@ class Filters:
         k_core (`bool`, *optional*, defaults to `False`):
             One pass counts users and items in the same table and drops both together. Afterwards, some remaining users
             and items may lie below the minima. `True` repeats the pass until it drops nothing (k-core).
+        keep_passing_items (`bool`, *optional*, defaults to `False`):
+            Whether an item stays in the catalog if it has enough users, but the pass drops all of these users. Such an
+            item has no interactions. The paper's Goodreads has 32 of them. After `k_core`, there are no such items.
+            The catalogs of MovieLens and of your own log hold all items anyway.
         max_user_interactions (`int`, *optional*):
             Drops users with more interactions, such as bots. They are counted after all filters but the minima.
         where (`polars.Expr` or `Mapping[str, Any]`, *optional*):
@@ -61,6 +65,7 @@ class Filters:
     min_user_interactions: int = 1
     min_item_users: int = 1
     k_core: bool = False
+    keep_passing_items: bool = False
     max_user_interactions: int | None = None
     where: pl.Expr | Mapping[str, Any] | None = field(default=None, hash=False)
 
@@ -70,7 +75,7 @@ class Filters:
             is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
             if not is_whole and not (value is None and name == "max_user_interactions"):
                 raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
-        for name in ("drop_untitled", "drop_duplicates", "k_core"):
+        for name in ("drop_untitled", "drop_duplicates", "k_core", "keep_passing_items"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}.")
         is_number = isinstance(self.min_rating, int | float | np.number) and not isinstance(self.min_rating, bool)
@@ -187,7 +192,7 @@ class FilterStep:
 
 def apply_filters(
     interactions: pl.DataFrame, titled_items: pl.Series, filters: Filters
-) -> tuple[pl.DataFrame, list[FilterStep]]:
+) -> tuple[pl.DataFrame, list[FilterStep], pl.Series]:
     """
     Applies the filters. `where` and `min_rating` are only counted here: readers apply them while they read.
 
@@ -200,7 +205,9 @@ def apply_filters(
             The filters to apply.
 
     Returns:
-        `tuple[polars.DataFrame, list[FilterStep]]`: the remaining rows, in the same order, and the steps.
+        `tuple[polars.DataFrame, list[FilterStep], polars.Series]`: the remaining rows, in the same order; the steps;
+        and the ids of the items that the filters leave, in any order. With `keep_passing_items`, some of them may have
+        no row.
 
     Raises:
         ValueError: If an item is unknown or untitled and `drop_untitled` is `False`, or no interaction is left.
@@ -235,10 +242,17 @@ def apply_filters(
         name = f"users ≥ {filters.min_user_interactions} interactions, items ≥ {filters.min_item_users} users"
         while True:
             num_before = len(interactions)
-            interactions = keep(name, _drop_rare(interactions, filters))
+            users, passing = _find_frequent(interactions, filters)
+            is_kept = pl.col("user_id").is_in(users.implode()) & pl.col("item_id").is_in(passing.implode())
+            interactions = keep(name, interactions.filter(is_kept))
             if not filters.k_core or len(interactions) == num_before:
                 break
-    return interactions, steps
+        if filters.keep_passing_items:
+            num_without = len(passing) - steps[-1].items
+            if num_without:
+                steps[-1] = replace(steps[-1], name=f"{name}; items that stay without users: {num_without:,}")
+            return interactions, steps, passing
+    return interactions, steps, interactions["item_id"].unique()
 
 
 def count(name: str, interactions: pl.DataFrame) -> FilterStep:
@@ -272,13 +286,12 @@ def _drop_duplicates(interactions: pl.DataFrame) -> pl.DataFrame:
     return interactions.filter(pl.Series(is_kept))
 
 
-def _drop_rare(interactions: pl.DataFrame, filters: Filters) -> pl.DataFrame:
+def _find_frequent(interactions: pl.DataFrame, filters: Filters) -> tuple[pl.Series, pl.Series]:
+    """Returns the ids of the users and of the items that fulfill the two minima, counted in the same table."""
     lazy = interactions.lazy()
     by_user = lazy.group_by("user_id").len().filter(pl.col("len") >= filters.min_user_interactions)
     pairs = lazy.select("user_id", "item_id")
     by_item = pairs.unique() if filters.min_item_users > 1 else pairs
     by_item = by_item.group_by("item_id").len().filter(pl.col("len") >= filters.min_item_users)
     users, items = pl.collect_all([by_user.select("user_id"), by_item.select("item_id")], engine="streaming")
-    return interactions.filter(
-        pl.col("user_id").is_in(users["user_id"].implode()) & pl.col("item_id").is_in(items["item_id"].implode())
-    )
+    return users["user_id"], items["item_id"]

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
+from transformers.utils import logging
 
-from .files import find_file, read_checked
+from .files import BROKEN_COMPRESSION, find_file, open_raw, read_checked, require_columns
 from .filters import Filters
 from .keywords import check_keys
 from .raw import RawData, null_if_blank, read_interactions, scan_json_lines
 
 
-GOODREADS_FILTERS = Filters(min_rating=5, drop_untitled=True, min_user_interactions=50, min_item_users=10)
-"""The paper's filters: five stars only, then users with 50 interactions and items with 10 users, in one pass."""
+logger = logging.get_logger(__name__)
 
-_DATE = "%a %b %d %H:%M:%S %z %Y"
+GOODREADS_FILTERS = Filters(
+    min_rating=5, drop_untitled=True, min_user_interactions=50, min_item_users=10, keep_passing_items=True
+)
+"""
+The paper's filters: five stars only, then users with 50 interactions and items with 10 users, in one pass. Items whose
+users all have fewer than 50 interactions stay in the catalog.
+"""
+
+_DATE, _DAY = "%a %b %d %H:%M:%S %z %Y", "%Y-%m-%d"
 _EPOCH = pl.Datetime("us", "UTC")
+_TIME_FIELDS = ("date_added", "timestamp")
+"""The time of an interaction: in most files, and in `goodreads_reviews_spoiler.json.gz`, which knows days only."""
 
 
 def read_goodreads(
@@ -35,8 +46,10 @@ def read_goodreads(
         min_rating (`float`, *optional*):
             Interactions with a lower rating are left out. A book that is on a shelf without a rating has the rating 0.
         columns (`Mapping[str, str]`, *optional*):
-            Fields to read instead of the default ones. For `timestamp`: `"date_added"` (default), `"date_updated"` or
-            `"read_at"`. For `title`: `"title"` (default; the series follows in brackets) or `"title_without_series"`.
+            Fields to read instead of the default ones. For `timestamp`: `"date_added"` (default), `"date_updated"`,
+            `"started_at"` or `"read_at"`. In these last two, most lines of the published files have no date; such
+            lines are left out. `goodreads_reviews_spoiler.json.gz` has only `"timestamp"` (default there), a day. For
+            `title`: `"title"` (default; the series follows in brackets) or `"title_without_series"`.
 
     Returns:
         [`RawData`]: the items are all books.
@@ -44,37 +57,55 @@ def read_goodreads(
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is not in the published form or ends too early. The message names the line. Also if
-            several files match.
+            several files match, or the file has no field of the chosen name.
     """
-    fields = {"timestamp": "date_added", "title": "title"}
-    check_keys("columns", columns or {}, list(fields))
-    fields |= columns or {}
+    check_keys("columns", columns or {}, ["timestamp", "title"])
+    columns = columns or {}
     log = _find_one(directory, "goodreads_reviews_*", "goodreads_interactions_*")
+    field = _time_field(log, columns.get("timestamp"))
+    title = columns.get("title", "title")
+    form, example = (_DAY, "2017-07-30") if field == "timestamp" else (_DATE, "Sun Jul 30 07:44:10 -0700 2017")
 
     def scan_log(source: Path | io.BytesIO) -> pl.LazyFrame:
-        schema = {"user_id": pl.String, "book_id": pl.String, "rating": pl.Float32, fields["timestamp"]: pl.String}
-        date = pl.col(fields["timestamp"]).str.strptime(_EPOCH, _DATE, strict=False)
+        schema = {"user_id": pl.String, "book_id": pl.String, "rating": pl.Float32, field: pl.String}
         return scan_json_lines(source, schema).select(
             user_id=pl.col("user_id").cast(pl.Categorical),
             item_id=pl.col("book_id").cast(pl.Categorical),
             rating="rating",
-            timestamp=date.dt.epoch("s"),
-            date=pl.col(fields["timestamp"]),
+            timestamp=pl.col(field).str.strptime(_EPOCH, form, strict=False).dt.epoch("s"),
+            date=pl.col(field),
         )
 
     def scan_books(source: Path | io.BytesIO) -> pl.LazyFrame:
-        return scan_json_lines(source, {"book_id": pl.String, fields["title"]: pl.String}).select(
-            item_id=pl.col("book_id").cast(pl.Categorical), title=null_if_blank(pl.col(fields["title"]))
+        return scan_json_lines(source, {"book_id": pl.String, title: pl.String}).select(
+            item_id=pl.col("book_id").cast(pl.Categorical), title=null_if_blank(pl.col(title))
         )
 
     faults = {
-        f"{fields['timestamp']} is missing": pl.col("date").is_null(),
-        f"{fields['timestamp']} is no date like 'Sun Jul 30 07:44:10 -0700 2017'": pl.col("timestamp").is_null(),
+        f"the field {field} is missing": pl.col("date").is_null(),
+        f"{field} is no date like {example!r}": pl.col("timestamp").is_null(),
     }
-    rows, num_read = read_interactions(log, scan_log, min_rating, (0, 5), faults)
+    has_time = (pl.col("date") != "").fill_null(True) if field in ("read_at", "started_at") else None
+    rows, num_read = read_interactions(log, scan_log, min_rating, (0, 5), faults, where=has_time)
+    if has_time is not None:
+        logger.warning(f"{log}: lines whose {field} is empty are left out. `date_added` is never empty.")
     books = _find_one(directory, "goodreads_books*")
     items, _ = read_checked(books, scan_books, {"book_id is missing": pl.col("item_id").is_null()})
     return RawData(rows.drop("date"), items, num_read)
+
+
+def _time_field(log: Path, given: str | None) -> str:
+    """Finds the field with the times. A file of another form than the first line's is reported where it is read."""
+    try:
+        with open_raw(log) as file:
+            first = next((line for line in file if line.strip()), b"")
+        known = list(json.loads(first))
+    except (ValueError, *BROKEN_COMPRESSION):  # the reader names the line
+        return given or _TIME_FIELDS[0]
+    if given is None:
+        return next((name for name in _TIME_FIELDS if name in known), _TIME_FIELDS[0])
+    require_columns(log, known, [given], "`columns` names the field with the times.")
+    return given
 
 
 def _find_one(directory: Path, *patterns: str) -> Path:

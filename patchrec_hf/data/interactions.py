@@ -7,12 +7,15 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+from transformers.utils import logging
 
 from ..runtime.catalog import Catalog
 from ..runtime.title_tokens import ragged_arange
 from .id_columns import as_texts, enumerate_ids, is_id_type
-from .ties import release_order
+from .ties import check_ties, release_order
 
+
+logger = logging.get_logger(__name__)
 
 INTERACTIONS_NAME, ITEMS_NAME = "interactions.parquet", "items.parquet"
 PREPARED_NAMES = (INTERACTIONS_NAME, ITEMS_NAME)
@@ -30,7 +33,7 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
             `"validation"` or `"test"`).
         ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
             Order of a user's interactions that share a time: their order in the table, or their order in the paper's
-            released files (see [`release_order`]).
+            released files (see [`release_order`]), which depends on the order of all rows of the raw file.
 
     Returns:
         `polars.DataFrame`: the same rows, sorted by user and then from oldest to newest, with `position` counted from
@@ -38,11 +41,15 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
 
     Raises:
         ValueError: If a column is missing, holds nulls or values of another kind, there is no row, or `ties` has
-            another value.
+            another value, or is `"release"` although `position` orders the interactions.
     """
-    if ties not in ("stable", "release"):
-        raise ValueError(f"`ties` must be 'stable' or 'release', got {ties!r}.")
+    check_ties(ties)
     order = "position" if "position" in interactions.columns else "timestamp"
+    if ties == "release" and order == "position":
+        raise ValueError(
+            "`ties='release'` orders simultaneous interactions as a raw file has them, but the column `position` "
+            "orders these interactions already. Leave `ties` out, or pass the rows of the raw file with `timestamp`."
+        )
     for column in ("user_id", "item_id", order, *({"timestamp"} & set(interactions.columns))):
         if column not in interactions.columns:
             raise ValueError(
@@ -73,6 +80,12 @@ def order_interactions(interactions: pl.DataFrame, ties: Literal["stable", "rele
         num_interactions = count_per_user(ordered)
         starts = np.cumsum(num_interactions) - num_interactions
         times = np.split(ordered[order].to_numpy(), starts[1:])
+        if len(ordered) > len(times) and all((part[1:] >= part[:-1]).all() for part in times):
+            logger.warning_once(
+                "`ties='release'` sorts the rows of a raw file, but each user's rows are in order of time already. If "
+                "they were sorted after they left the raw file, the order of simultaneous interactions is not the "
+                "one in the paper's files. Pass the raw file."
+            )
         ordered = ordered[
             np.concatenate([start + release_order(part) for start, part in zip(starts, times, strict=True)])
         ]

@@ -36,7 +36,7 @@ def load_recommendation_data(
     *,
     filters: Filters | Mapping[str, Any] | None = None,
     split: Split | None = None,
-    ties: Literal["stable", "release"] = "stable",
+    ties: Literal["stable", "release"] | None = None,
     title_rule: TitleRule | None = None,
     columns: Mapping[str, str] | None = None,
     items: str | Path | FrameLike | None = None,
@@ -125,7 +125,7 @@ def prepare_data(
     *,
     filters: Filters | Mapping[str, Any] | None = None,
     split: Split | None = None,
-    ties: Literal["stable", "release"] = "stable",
+    ties: Literal["stable", "release"] | None = None,
     title_rule: TitleRule | None = None,
     columns: Mapping[str, str] | None = None,
     items: str | Path | FrameLike | None = None,
@@ -157,9 +157,10 @@ def prepare_data(
             [`temporal_split`], [`leave_one_out_split`], [`user_ratio_split`], one of these with other `cuts` through
             `functools.partial`, or another function that adds the column `split`. If not given, prepared data keeps
             its own split, and all other data gets the paper's [`temporal_split`].
-        ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
+        ties (`"stable"` or `"release"`, *optional*):
             Order of a user's interactions that share a time: their order in the file, or their order in the paper's
-            released files (see [`release_order`]).
+            released files (see [`release_order`]). If not given: `"stable"` for raw data; prepared data keeps the
+            order that it has.
         title_rule (`Callable[[str], str]`, *optional*):
             Function that turns a published title into the title to use. If not given: [`clean_movie_title`] for
             MovieLens, and unchanged titles for all other data. `str` leaves titles unchanged, [`tidy_title`] cleans

@@ -77,6 +77,8 @@ class PreparedData:
             Counts of the raw data and after each filter.
         license_terms (`str`, *optional*):
             Terms of the public data set from which this one was made.
+        ties (`"stable"` or `"release"`, *optional*):
+            Order of simultaneous interactions (see [`order_interactions`]), if it is known.
     """
 
     name: str
@@ -85,6 +87,7 @@ class PreparedData:
     users: pl.DataFrame | None = None
     steps: tuple[FilterStep, ...] = ()
     license_terms: str | None = None
+    ties: str | None = None
 
     @property
     def catalog(self) -> Catalog:
@@ -112,7 +115,12 @@ class PreparedData:
             self.items.write_parquet(part / ITEMS_NAME)
             if self.users is not None:
                 self.users.write_parquet(part / "users.parquet")
-            facts = {"name": self.name, "terms": self.license_terms, "steps": [asdict(step) for step in self.steps]}
+            facts = {
+                "name": self.name,
+                "terms": self.license_terms,
+                "steps": [asdict(step) for step in self.steps],
+                "ties": self.ties,
+            }
             (part / _FACTS_NAME).write_text(json.dumps(facts, indent=2), encoding="utf-8")
             if directory.is_dir():
                 directory.rmdir()
@@ -133,9 +141,7 @@ class PreparedData:
         directory = Path(directory)
         interactions, items = read_directory(directory)
         users = directory / "users.parquet"
-        facts: dict[str, Any] = {"name": directory.name, "terms": None, "steps": []}
-        if (directory / _FACTS_NAME).is_file():
-            facts = json.loads((directory / _FACTS_NAME).read_text(encoding="utf-8"))
+        facts = _read_facts(directory)
         return cls(
             facts["name"],
             interactions,
@@ -143,6 +149,7 @@ class PreparedData:
             pl.read_parquet(users) if users.is_file() else None,
             tuple(FilterStep(**step) for step in facts["steps"]),
             facts["terms"],
+            facts["ties"],
         )
 
     def with_split(self, split: Callable[[pl.DataFrame], pl.DataFrame]) -> PreparedData:
@@ -221,7 +228,7 @@ def prepare(
         ties (`"stable"` or `"release"`, *optional*, defaults to `"stable"`):
             See [`order_interactions`].
         keeps_all_items (`bool`, *optional*, defaults to `False`):
-            Whether items without interactions stay in the catalog.
+            Whether items without interactions stay in the catalog, whatever the filters say.
 
     Returns:
         [`PreparedData`]
@@ -231,9 +238,9 @@ def prepare(
     """
     interactions, items = unify_ids(raw.interactions, raw.items)
     items = items.drop_nulls("title").unique("item_id", keep="first", maintain_order=True)
-    rows, steps = apply_filters(interactions, items["item_id"], filters)
+    rows, steps, kept_items = apply_filters(interactions, items["item_id"], filters)
     if not keeps_all_items:
-        items = items.filter(pl.col("item_id").is_in(rows["item_id"].unique().implode()))
+        items = items.filter(pl.col("item_id").is_in(kept_items.implode()))
     if title_rule is not None:
         items = items.with_columns(title=pl.Series([title_rule(title) for title in items["title"]], dtype=pl.String))
     rows = order_interactions(rows.select("user_id", "item_id", "timestamp"), ties)  # type: ignore[arg-type]
@@ -243,7 +250,20 @@ def prepare(
     items = as_texts(items)
     check_items(items)
     as_read = FilterStep("as read", **raw.num_read)
-    return PreparedData(name, split(rows), items, users, (as_read, *steps), license_terms)
+    return PreparedData(name, split(rows), items, users, (as_read, *steps), license_terms, ties)
+
+
+def ties_of_prepared(directory: Path) -> str | None:
+    """Returns how a directory of prepared data orders simultaneous interactions; `None` if it does not say so."""
+    ties: str | None = _read_facts(directory)["ties"]
+    return ties
+
+
+def _read_facts(directory: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": directory.name, "terms": None, "steps": [], "ties": None}
+    if (directory / _FACTS_NAME).is_file():
+        facts |= json.loads((directory / _FACTS_NAME).read_text(encoding="utf-8"))
+    return facts
 
 
 def _write_by_users(ordered: pl.DataFrame, path: Path) -> None:

@@ -5,7 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 
+TIES = ("stable", "release")
+"""Orders of a user's simultaneous interactions: as in the file, or as in the paper's released files."""
+
 _INSERTION_SORT_SIZE = 16
+
+
+def check_ties(ties: str) -> None:
+    """
+    Checks the name of an order.
+
+    Raises:
+        ValueError: If it is none of [`TIES`].
+    """
+    if ties not in TIES:
+        authors = " The order in the authors' files is called 'release'." if ties == "authors" else ""
+        raise ValueError(f"`ties` must be 'stable' or 'release', got {ties!r}.{authors}")
 
 
 def release_order(timestamps: np.ndarray) -> np.ndarray:

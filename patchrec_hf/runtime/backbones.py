@@ -22,6 +22,7 @@ from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
 from .attention import maskable_attention
 from .configuration import PatchRecConfig
 from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
+from .padding import is_padding_token
 from .progress import no_bars_in_files
 from .prompts import SPECIAL_TOKENS, add_special_tokens
 from .sharding import gathered
@@ -78,6 +79,10 @@ def load_backbone(
     if not is_deepspeed_zero3_enabled():  # a sharded model cannot run before its engine exists
         check_outputs(backbone)
     add_special_tokens(tokenizer)
+    for settings in (backbone.config.get_text_config(), backbone.generation_config):
+        pad_id = getattr(settings, "pad_token_id", None)
+        if pad_id is not None and not is_padding_token(tokenizer, pad_id):
+            settings.pad_token_id = tokenizer.pad_token_id
     vocabulary = tokenizer.get_vocab()
     num_rows: Any = backbone.get_input_embeddings().num_embeddings  # under ZeRO-3 the weight has no shape
     new_ids = [

@@ -326,6 +326,9 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         self.lm_head = backbone.get_output_embeddings()
         # Backbones name their embedding tables differently.
         embeddings = self.get_input_embeddings()
+        if isinstance(embeddings, nn.Embedding):
+            # An embedding that pads gets no gradient. Padding is masked anyway, and a backbone may pad with a word.
+            embeddings.padding_idx = None
         table = next(name for name, module in self.named_modules() if module is embeddings)
         self._tied_weights_keys = {"lm_head.weight": f"{table}.weight"} if config.tie_word_embeddings else {}
         head = config.item_head_config

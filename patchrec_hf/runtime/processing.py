@@ -29,8 +29,16 @@ from .hub_files import (
 )
 from .layouts import GRANULARITIES, ItemPatchLayout, Layout, check_layout, layout_from_dict, layout_to_dict
 from .neighbors import NeighborTable
+from .padding import replace_text_padding
 from .prior import Prior
-from .prompts import Prompt, PromptTemplate, add_special_tokens, render_prompt, tokenizer_fingerprint
+from .prompts import (
+    Prompt,
+    PromptTemplate,
+    add_special_tokens,
+    render_prompt,
+    tokenizer_fingerprint,
+    with_padding,
+)
 from .title_similarity import title_similarity
 from .title_tokens import TitleTokens, ragged_arange, tokenize_titles
 from .trie import TitleTrie, build_trie
@@ -49,7 +57,8 @@ class PatchRecProcessor(ProcessorMixin):
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The backbone's tokenizer, with the special tokens (see [`add_special_tokens`]).
+            The backbone's tokenizer, with the special tokens (see [`add_special_tokens`]). Its padding token is
+            replaced if texts can hold it (see [`replace_text_padding`]).
         catalog ([`Catalog`]):
             The items that can be recommended.
         prompt ([`PromptTemplate`] or [`Prompt`]):
@@ -88,9 +97,11 @@ class PatchRecProcessor(ProcessorMixin):
         if not isinstance(prompt, (Prompt, PromptTemplate)):
             raise TypeError(f"`prompt` must be a `PromptTemplate`, got `{type(prompt).__name__}`.")
         check_layout(layout, is_saved=True)
+        replace_text_padding(tokenizer)
         super().__init__(tokenizer)
         self.catalog = catalog
-        self.prompt = prompt if isinstance(prompt, Prompt) else render_prompt(prompt, tokenizer)
+        rendered = prompt if isinstance(prompt, Prompt) else render_prompt(prompt, tokenizer)
+        self.prompt = with_padding(rendered, tokenizer)
         self.layout: Layout = ItemPatchLayout() if layout is None else layout
         self.max_history = max_history
         self.separate_patches = separate_patches

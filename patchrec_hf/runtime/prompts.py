@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
+
+from .padding import is_padding_token, replace_text_padding
 
 
 if TYPE_CHECKING:
@@ -156,7 +158,8 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Changed in place. If it has no padding token, its end-of-sequence token becomes the padding token.
+            Changed in place. If it has no padding token, its end-of-sequence token becomes the padding token. A
+            padding token that texts can hold is replaced (see [`replace_text_padding`]).
 
     Returns:
         `int`: number of tokens that were new.
@@ -164,6 +167,7 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     missing = [token for token in SPECIAL_TOKENS if token not in tokenizer.get_vocab()]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    replace_text_padding(tokenizer)
     return tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_extra_special_tokens=False)
 
 
@@ -234,8 +238,28 @@ def render_prompt(template: PromptTemplate, tokenizer: PreTrainedTokenizerBase) 
         end_id=tokens[END_TOKEN],
         separator_id=tokens[SEPARATOR_TOKEN],
         patch_id=tokens[PATCH_TOKEN],
-        pad_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        pad_id=_padding_id(tokenizer),
     )
+
+
+def with_padding(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """
+    Returns a prompt whose `pad_id` pads with a token of the tokenizer that is not part of texts. Checkpoints that were
+    made from the authors' released ones may pad with `!`.
+
+    Args:
+        prompt ([`Prompt`]):
+            A rendered prompt. It is returned as it is if its `pad_id` is such a token.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer that it was rendered with, after [`replace_text_padding`].
+    """
+    if is_padding_token(tokenizer, prompt.pad_id):
+        return prompt
+    return replace(prompt, pad_id=_padding_id(tokenizer))
+
+
+def _padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
 
 
 def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

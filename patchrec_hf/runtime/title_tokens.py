@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .padding import is_text_token
+
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -101,18 +103,29 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
     ids = np.fromiter((token for title in encoded for token in title), dtype=np.int64, count=int(lengths.sum()))
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
     # `split_special_tokens` does not split added tokens that are not marked special, such as `<think>`. Runs of
-    # spaces are text. The unknown token is text too, unless the same token begins or ends a text.
+    # spaces are text. The unknown token is text too, unless the same token begins or ends a text. So is a word that
+    # was a special token before, such as the padding token `!` that `replace_text_padding` has replaced.
     added = {token_id for token, token_id in tokenizer.get_added_vocab().items() if not token.isspace()}
     markup = added | set(tokenizer.all_special_ids)
     if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         markup.discard(tokenizer.unk_token_id)
-    forbidden = np.isin(ids, np.fromiter(markup, dtype=np.int64, count=len(markup)))
+    found = np.intersect1d(ids, np.fromiter(markup, dtype=np.int64, count=len(markup))).tolist()
+    forbidden = np.isin(ids, [token_id for token_id in found if not _was_special(tokenizer, token_id)])
     if forbidden.any():
         position = int(np.flatnonzero(forbidden)[0])
         title = titles[int(np.searchsorted(offsets, position, side="right")) - 1]
-        token = tokenizer.convert_ids_to_tokens(int(ids[position]))
+        token_id = int(ids[position])
+        is_text = token_id in tokenizer.all_special_ids and is_text_token(tokenizer, token_id)
+        mend = "Use another special token in the tokenizer, or rename the item" if is_text else "Rename the item"
         raise ValueError(
-            f"The title {title!r} holds the special token {token!r}, which would act as markup of the "
-            "prompt. Rename the item."
+            f"The title {title!r} holds the special token {tokenizer.convert_ids_to_tokens(token_id)!r}, which would "
+            f"act as markup of the prompt. {mend}."
         )
     return TitleTokens(ids, offsets)
+
+
+def _was_special(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
+    """Whether a token of texts is marked special, but none of the tokenizer's special tokens any more."""
+    if token_id in tokenizer.all_special_ids:
+        return False
+    return tokenizer.added_tokens_decoder[token_id].special and is_text_token(tokenizer, token_id)

@@ -51,6 +51,49 @@ def test_prepared_data_is_not_prepared_again(data, tmp_path, kwargs):
         load_recommendation_data(tmp_path / "saved", **kwargs)
 
 
+@pytest.mark.parametrize("ties", ["stable", "release"])
+def test_prepared_data_knows_the_order_of_its_ties(log, tmp_path, ties):
+    data = prepare_data(log, split=CUTS, columns=COLUMNS, ties=ties, cache_dir=tmp_path / "cache")
+    assert data.ties == ties
+    data.save(tmp_path / "saved")
+    again = prepare_data(tmp_path / "saved", cache_dir=tmp_path / "cache")
+    assert again.ties == ties
+    same = prepare_data(tmp_path / "saved", ties=ties, cache_dir=tmp_path / "cache")
+    assert same.interactions.equals(again.interactions)
+    other = {"stable": "release", "release": "stable"}[ties]
+    with pytest.raises(ValueError, match=rf"was prepared with `ties='{ties}'`.*raw files, with `ties='{other}'`"):
+        prepare_data(tmp_path / "saved", ties=other, cache_dir=tmp_path / "cache")
+
+
+def test_prepared_data_that_does_not_know_the_order_of_its_ties(data, tmp_path):
+    """A directory of two tables only, or one that an earlier version saved."""
+    data.save(tmp_path / "saved")
+    (tmp_path / "saved" / "preparation.json").unlink()
+    for ties in (None, "stable"):
+        assert prepare_data(tmp_path / "saved", ties=ties).ties is None
+    for streaming in (False, True):
+        with pytest.raises(
+            ValueError, match=r"it does not say how its ties are ordered. Leave `ties` out, or prepare"
+        ):
+            load_recommendation_data(tmp_path / "saved", ties="release", streaming=streaming)
+
+
+def test_the_sample_is_stable():
+    assert prepare_data("sample", ties="stable").ties == "stable"
+    with pytest.raises(ValueError, match=r"The sample is prepared already.*with `ties='stable'`. Leave `ties` out"):
+        load_recommendation_data("sample", ties="release")
+
+
+@pytest.mark.parametrize("source", ["sample", "a file that is missing.csv", "log", "saved"])
+def test_an_order_that_is_unknown(log, data, tmp_path, source):
+    """It is refused before anything is read."""
+    data.save(tmp_path / "saved")
+    source = {"log": log, "saved": tmp_path / "saved"}.get(source, source)
+    for load in (prepare_data, load_recommendation_data):
+        with pytest.raises(ValueError, match=r"got 'authors'. The order in the authors' files is called 'release'"):
+            load(source, ties="authors")
+
+
 def test_the_cache_depends_on_how_a_log_is_read(tmp_path, log, monkeypatch):
     made = []
     monkeypatch.setattr(

@@ -25,7 +25,7 @@ def counts(steps):
 def test_one_pass_counts_users_and_items_of_the_same_table():
     """User 3 has three rows and item 9 has two users; after one pass user 3 is left with one row, and stays."""
     rows = [(1, 7, 0), (2, 7, 0), (3, 7, 0), (3, 8, 1), (3, 8, 2), (1, 9, 1), (2, 9, 1), (1, 5, 3), (2, 6, 3)]
-    kept, steps = apply_filters(table(rows), ALL_ITEMS, Filters(min_user_interactions=3, min_item_users=2))
+    kept, steps, _ = apply_filters(table(rows), ALL_ITEMS, Filters(min_user_interactions=3, min_item_users=2))
     assert kept.rows() == [(1, 7, 0), (2, 7, 0), (3, 7, 0), (1, 9, 1), (2, 9, 1)]
     assert counts(steps) == [(3, 5, 9), (3, 2, 5)]
 
@@ -33,9 +33,37 @@ def test_one_pass_counts_users_and_items_of_the_same_table():
 def test_k_core_goes_on_until_nothing_changes():
     rows = [(1, 7, 0), (2, 7, 0), (3, 7, 0), (3, 8, 1), (3, 8, 2), (1, 9, 1), (2, 9, 1), (1, 5, 3), (2, 6, 3)]
     filters = Filters(min_user_interactions=2, min_item_users=2, k_core=True)
-    kept, steps = apply_filters(table(rows), ALL_ITEMS, filters)
+    kept, steps, _ = apply_filters(table(rows), ALL_ITEMS, filters)
     assert kept.rows() == [(1, 7, 0), (2, 7, 0), (1, 9, 1), (2, 9, 1)]
     assert counts(steps) == [(3, 5, 9), (3, 2, 5), (2, 2, 4)]
+
+
+def test_items_that_pass_and_lose_their_users():
+    """
+    Item 8 has two users, but neither has three interactions; item 9 has one user only. So item 8 passes, without
+    interactions.
+    """
+    rows = [(1, 7, 0), (1, 6, 1), (1, 9, 2), (2, 7, 0), (2, 6, 1), (2, 7, 2), (3, 8, 0), (4, 8, 0)]
+    minima = {"min_user_interactions": 3, "min_item_users": 2}
+    kept, steps, items = apply_filters(table(rows), ALL_ITEMS, Filters(**minima))
+    assert kept.rows() == [(1, 7, 0), (1, 6, 1), (2, 7, 0), (2, 6, 1), (2, 7, 2)]
+    assert sorted(items) == [6, 7]
+    again, steps, items = apply_filters(table(rows), ALL_ITEMS, Filters(**minima, keep_passing_items=True))
+    assert again.equals(kept)
+    assert sorted(items) == [6, 7, 8]
+    assert steps[-1] == FilterStep(
+        "users ≥ 3 interactions, items ≥ 2 users; items that stay without users: 1", users=2, items=2, interactions=5
+    )
+    core = Filters(min_user_interactions=2, min_item_users=2, k_core=True, keep_passing_items=True)
+    kept, steps, items = apply_filters(table(rows), ALL_ITEMS, core)
+    assert sorted(items) == sorted(kept["item_id"].unique()) == [6, 7]
+    assert "stay" not in steps[-1].name
+
+
+def test_items_pass_without_minima():
+    rows = [(1, 7, 0), (2, 8, 0)]
+    _, _, items = apply_filters(table(rows), ALL_ITEMS, Filters(keep_passing_items=True))
+    assert sorted(items) == [7, 8]
 
 
 @given(
@@ -52,7 +80,7 @@ def test_filters_keep_what_a_loop_would(rows, min_user_interactions, min_item_us
         row for row in expected if of_user[row[0]] >= min_user_interactions and of_item[row[1]] >= min_item_users
     ]
     if expected:
-        kept, _ = apply_filters(table(rows), ALL_ITEMS, filters)
+        kept, _, _ = apply_filters(table(rows), ALL_ITEMS, filters)
         assert kept.rows() == expected
     else:
         with pytest.raises(ValueError, match="leaves no interaction"):
@@ -74,13 +102,13 @@ def test_minima_are_positive(name):
 def test_users_with_too_many_interactions():
     """User 3 has four rows, of which one is repeated. Without this user, item 8 has one user only."""
     rows = [(1, 7, 0), (1, 8, 1), (2, 7, 0), (2, 9, 1), (3, 8, 0), (3, 8, 0), (3, 7, 1), (3, 9, 2)]
-    kept, steps = apply_filters(table(rows), ALL_ITEMS, Filters(max_user_interactions=3))
+    kept, steps, _ = apply_filters(table(rows), ALL_ITEMS, Filters(max_user_interactions=3))
     assert len(kept) == 7
-    kept, steps = apply_filters(table(rows), ALL_ITEMS, Filters(max_user_interactions=2))
+    kept, steps, _ = apply_filters(table(rows), ALL_ITEMS, Filters(max_user_interactions=2))
     assert kept["user_id"].to_list() == [1, 1, 2, 2]
     assert [step.name for step in steps] == ["all", "without repeated rows", "users ≤ 2 interactions"]
     filters = Filters(max_user_interactions=2, min_item_users=2)
-    kept, steps = apply_filters(table(rows), ALL_ITEMS, filters)
+    kept, steps, _ = apply_filters(table(rows), ALL_ITEMS, filters)
     assert kept.rows() == [(1, 7, 0), (2, 7, 0)]
     assert counts(steps)[-2:] == [(2, 3, 4), (2, 1, 2)]
 
@@ -101,6 +129,7 @@ def test_users_with_too_many_interactions():
         ({"min_item_users": "3"}, TypeError, "`min_item_users` must be a whole number, got '3'"),
         ({"min_user_interactions": None}, TypeError, "`min_user_interactions` must be a whole number, got None"),
         ({"min_rating": "4"}, TypeError, "`min_rating` must be a number, got '4'"),
+        ({"keep_passing_items": "no"}, TypeError, "`keep_passing_items` must be True or False, got 'no'"),
         ({"k_core": 5}, TypeError, "`k_core` must be True or False, got 5"),
         ({"where": {"tags": [["a"]]}}, TypeError, r"a list of values for each column, got \['a'\] within a list"),
         ({"where": {1: "buy"}}, TypeError, "keys of `where` must be names of columns, got 1"),

@@ -18,14 +18,17 @@ from patchrec_hf import (
     PatchRecForCausalLM,
     PatchRecommender,
     PatchRecProcessor,
+    SessionPatchLayout,
     TextLayout,
     add_special_tokens,
     evaluate_scorer,
     load_recommendation_data,
+    prepare_data,
 )
 from patchrec_hf.baselines import CoVisitation
 from patchrec_hf.baselines.co_visitation import DEFAULT_GRID
 from patchrec_hf.batches.sampling import ScheduledRow
+from patchrec_hf.evaluation.metrics import compression_ratios
 
 
 GOODREADS_DIR = os.environ.get("PATCHREC_GOODREADS_DIR")
@@ -44,6 +47,28 @@ def test_goodreads_is_the_papers():
     assert len(examples["test"]) == 3248
     assert len(catalog) == 8793
     assert max(len(row["item_ids"]) for row in examples["test"]) == 101
+    interactions = prepare_data(GOODREADS_DIR).interactions
+    assert (interactions["user_id"].n_unique(), len(interactions)) == (2090, 162_539)
+    assert interactions["item_id"].n_unique() == 8793 - 32
+    sizes = dict(interactions["split"].cast(pl.String).value_counts().iter_rows())
+    # No interaction shares the time of a cut with later ones: it would belong to the earlier split.
+    assert sizes["train"] == int(0.96 * 162_539)
+    assert sizes["train"] + sizes["validation"] == int(0.98 * 162_539)
+
+
+@needs_goodreads
+@needs_smollm2
+def test_full_histories_of_goodreads_are_compressed_as_in_the_paper():
+    """The paper counts tokens of Llama's tokenizer, which makes 9.82 of a title; SmolLM2's makes 10.43."""
+    examples, catalog = load_recommendation_data(GOODREADS_DIR)
+    processor = PatchRecProcessor.from_backbone(SMOLLM2_DIR, catalog, BOOK_PROMPT)
+    assert round(processor.title_tokens.lengths.mean(), 2) == 10.43
+    full = [row["item_ids"][:-1] for row in examples["test"] if len(row["item_ids"]) == 101]
+    for layout, papers in ((ItemPatchLayout(5), 6.81), (SessionPatchLayout(5), 13.62)):
+        encoded = [processor.encode(catalog.indices_of(items), layout=layout) for items in full]
+        fed, as_text = ([getattr(one, name) for one in encoded] for name in ("counts", "text_counts"))
+        ratios = compression_ratios(np.array(fed), np.array(as_text))
+        assert ratios["compression_ratio"] == pytest.approx(papers, rel=0.1)
 
 
 @needs_goodreads

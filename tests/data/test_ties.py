@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import run_process
 
+from patchrec_hf.data import interactions
 from patchrec_hf.data.interactions import order_interactions
 from patchrec_hf.data.ties import release_order
 
@@ -81,6 +82,35 @@ def test_each_users_ties_are_ordered_apart():
 def test_ties_are_stable_or_the_authors():
     with pytest.raises(ValueError, match="`ties` must be 'stable' or 'release', got 'random'"):
         order_interactions(pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1]}), ties="random")
+
+
+def test_positions_leave_no_ties():
+    table = pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": [3, 3], "position": [1, 0]})
+    assert order_interactions(table)["item_id"].to_list() == [2, 1]
+    with pytest.raises(ValueError, match=r"column `position` orders these interactions already. Leave `ties` out"):
+        order_interactions(table, ties="release")
+
+
+@pytest.mark.parametrize(
+    ("times", "warns"),
+    [
+        ([(1, 5), (2, 1), (1, 5), (2, 3)], True),
+        ([(1, 5), (2, 3), (1, 5), (2, 1)], False),  # user 2 is not in order of time
+        ([(1, 5), (2, 3)], False),  # one interaction of each user
+    ],
+)
+def test_rows_that_were_sorted_by_time(monkeypatch, times, warns):
+    """The order of the raw file is lost in them, and with it the release's order."""
+    said = []
+    monkeypatch.setattr(interactions.logger, "warning_once", said.append)
+    table = pl.DataFrame(
+        [(user, 0, time) for user, time in times], schema=["user_id", "item_id", "timestamp"], orient="row"
+    )
+    order_interactions(table)
+    assert said == []
+    order_interactions(table, ties="release")
+    assert len(said) == warns
+    assert not warns or "each user's rows are in order of time already" in said[0]
 
 
 @given(st.lists(st.tuples(st.integers(-3, 3), st.integers(-(2**62), 2**62)), min_size=1, max_size=30))

@@ -2,7 +2,7 @@
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from patchrec_hf.data.titles import find_faults, tidy_title
@@ -32,6 +32,7 @@ def test_titles_by_hand(title, clean):
 
 
 @given(st.text(alphabet=st.sampled_from(list("ab <>/&;#3!-\tbrlt")), max_size=30))
+@example("&a3;")
 def test_a_clean_title_stays(title):
     clean = tidy_title(title)
     assert tidy_title(clean) == clean

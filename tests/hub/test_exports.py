@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 from conftest import ITEM_IDS, TITLES
+from datasets import Dataset
 from item_parts import item_model, item_processor, scores_by_hand
 from processes import run_process
 from safetensors.torch import load_file
@@ -19,6 +20,8 @@ from patchrec_hf import (
     Catalog,
     ItemPatchLayout,
     PatchDataCollator,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
     PatchRecForCausalLM,
     PatchRecommender,
     PatchRecProcessor,
@@ -28,6 +31,7 @@ from patchrec_hf import (
     export_checkpoint,
 )
 from patchrec_hf.runtime.prompts import PATCH_TOKEN
+from patchrec_hf.tiny import build_tiny_backbone
 
 
 HISTORY = ITEM_IDS[:8]
@@ -116,6 +120,88 @@ def test_the_authors_checkpoints_load(catalog, tokenizer, rows, tmp_path):
     plain = released(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     found = model(**{name: batch[name] for name in batch if "shift" not in name and name != "supervised_positions"})
     torch.testing.assert_close(found.logits[..., :size], plain, rtol=1e-4, atol=1e-5)
+
+
+BANG_TITLES = {1: "Hello, Dolly!", 2: "Airplane!", 3: "!", 4: "Oh!! God", 5: "Emma", 6: "! Again !"}
+
+
+@pytest.fixture(params=["saved once", "saved by a second stage"])
+def released(request, tmp_path):
+    """A folder as the authors' code saves it: without the patch token, and with the word `!` as padding token."""
+    config = {"vocab_size": 400, "hidden_size": 32}
+    backbone, tokenizer = build_tiny_backbone(Catalog.from_titles(BANG_TITLES), **config)
+    assert tokenizer.get_vocab()["!"] == 0
+    tokenizer.save_pretrained(tmp_path / "released")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        values = json.loads((tmp_path / "released" / name).read_text())
+        (tmp_path / "released" / name).write_text(json.dumps(_without_patch_token(values)))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "released")
+    tokenizer.pad_token_id = 0
+    tokenizer.save_pretrained(tmp_path / "released")
+    if request.param == "saved by a second stage":  # loading has made `!` an added token, which is saved too
+        AutoTokenizer.from_pretrained(tmp_path / "released").save_pretrained(tmp_path / "released")
+        assert '"content": "!"' in (tmp_path / "released" / "tokenizer.json").read_text()
+    backbone.config.pad_token_id = backbone.generation_config.pad_token_id = 0
+    backbone.resize_token_embeddings(len(tokenizer))
+    backbone.save_pretrained(tmp_path / "released")
+    return tmp_path / "released"
+
+
+def rank_all(recommender):
+    return [item.item_id for item in recommender.recommend([5], k=len(BANG_TITLES), exclude_seen=False)]
+
+
+def test_the_authors_checkpoints_rank_titles_with_their_padding_token(released, tmp_path):
+    catalog = Catalog.from_titles(BANG_TITLES)
+    assert AutoTokenizer.from_pretrained(released).pad_token == "!"
+    processor = PatchRecProcessor.from_backbone(released, catalog, BOOK_PROMPT, TextLayout(), max_history=8)
+    assert processor.tokenizer.pad_token == "<|pad|>"  # as Llama's `<|finetune_right_pad_id|>`
+    assert processor.prompt.pad_id == processor.tokenizer.pad_token_id
+    model = PatchRecForCausalLM.from_backbone(released, processor.tokenizer)
+    assert model.config.text_config.pad_token_id == processor.tokenizer.pad_token_id
+    assert model.get_input_embeddings().padding_idx is None  # so that the word is trained
+    titles = [processor.tokenizer.decode(processor.title_tokens[index]) for index in range(len(catalog))]
+    assert titles == list(BANG_TITLES.values())
+    before = model.get_input_embeddings().weight.detach().clone()
+    rows = Dataset.from_list(
+        [
+            {"user_id": 0, "item_ids": [5, 2], "target_positions": [1]},
+            {"user_id": 1, "item_ids": [3, 1, 4, 6], "target_positions": [3]},
+        ]
+    )
+    args = PatchFinetuneConfig(
+        str(tmp_path / "run"), use_cpu=True, max_steps=1, per_device_train_batch_size=2, learning_rate=1e-2,
+        warmup_steps=0, report_to="none", disable_tqdm=True, eval_ks=[], save_strategy="no",
+    )  # fmt: skip
+    trainer = PatchFinetuneTrainer(model, args, train_dataset=rows, processing_class=processor)
+    trainer.train()
+    assert not torch.equal(trainer.model.get_input_embeddings().weight[0], before[0])
+    found = rank_all(PatchRecommender(trainer.model.eval(), processor))
+    assert sorted(found) == list(BANG_TITLES)
+
+    trainer.save_model(str(tmp_path / "saved"))
+    export_checkpoint(trainer.model, processor, tmp_path / "exported")
+    export_backbone(trainer.model, processor, tmp_path / "backbone")
+    for name in ("saved", "exported"):
+        assert rank_all(PatchRecommender.from_pretrained(tmp_path / name)) == found
+    for name in ("saved", "exported", "backbone"):
+        assert AutoTokenizer.from_pretrained(tmp_path / name).pad_token == "<|pad|>"
+    again = PatchRecForCausalLM.from_backbone(tmp_path / "backbone")
+    assert again.config.text_config.pad_token_id == processor.tokenizer.pad_token_id
+
+
+def test_a_saved_processor_that_pads_with_a_word(released, tmp_path):
+    """Earlier versions kept the padding token, if no title held it."""
+    catalog = Catalog.from_titles({5: "Emma", 7: "Persuasion"})
+    PatchRecProcessor.from_backbone(released, catalog, BOOK_PROMPT).save_pretrained(tmp_path / "saved")
+    for name, key in (("processor_config.json", "pad_id"), ("tokenizer_config.json", "pad_token")):
+        values = json.loads((tmp_path / "saved" / name).read_text())
+        (values["prompt"] if key == "pad_id" else values)[key] = {"pad_id": 0, "pad_token": "!"}[key]
+        (tmp_path / "saved" / name).write_text(json.dumps(values))
+    processor = PatchRecProcessor.from_pretrained(tmp_path / "saved")
+    assert processor.tokenizer.pad_token == "<|pad|>"
+    assert processor.prompt.pad_id == processor.tokenizer.pad_token_id
+    assert len(processor.with_catalog(catalog.with_items(BANG_TITLES)).title_tokens) == 7
 
 
 def test_pickled_weights_are_refused(model, tokenizer, tmp_path):
