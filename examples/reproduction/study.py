@@ -101,13 +101,13 @@ class Study:
         return llm_methods(self.session_group_size, self.scale.max_history)
 
     @property
-    def order_of_ties(self) -> str:
-        """Order of simultaneous interactions. A prepared directory keeps the order that it was prepared in."""
+    def order_of_ties(self) -> str | None:
+        """Order of simultaneous interactions; `None` for the only order that the data has."""
         data = DATA[self.dataset]
         is_raw = self.data_dir is None or (
             data.raw_file is not None and (Path(self.data_dir) / data.raw_file).exists()
         )
-        return self.ties or ("release" if data.has_file_order and is_raw else "stable")
+        return self.ties or ("release" if data.has_file_order and is_raw else None)
 
     def load(
         self, max_history: int | None = None, targets_per_row: int = 1, min_interactions: int | None = None
@@ -251,7 +251,7 @@ def history_tokens(layout: Layout, num_items: int, title_tokens: float) -> float
 
 
 @cache
-def _load(name_or_path: str, max_history: int, targets_per_row: int, ties: str) -> tuple[DatasetDict, Catalog]:
+def _load(name_or_path: str, max_history: int, targets_per_row: int, ties: str | None) -> tuple[DatasetDict, Catalog]:
     # Kept, because each load reads all data files to find its key in the cache.
     splits, catalog = load_recommendation_data(name_or_path, max_history, targets_per_row=targets_per_row, ties=ties)
     return DatasetDict(splits), catalog
