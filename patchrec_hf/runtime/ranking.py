@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from .attention import maskable_attention
+from .diverse_search import search_diverse
 from .encoding import EncodedHistory
 from .item_scorer import ItemScorer, ScoredRows
 from .lazy_sequence import LazySequence
@@ -23,8 +25,10 @@ from .tree_reader import TreeReader
 from .trie import TitleTrie
 
 
-Method = Literal["exact", "beam", "all", "item"]
+Method = Literal["exact", "beam", "all", "item", "diverse"]
 METHODS = get_args(Method)
+
+_DIVERSITY_PENALTY = 0.8
 
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
 
@@ -38,7 +42,7 @@ class RankingConfig:
     Args:
         k (`int`, *optional*, defaults to `20`):
             Number of items to return.
-        method (`"exact"`, `"beam"`, `"all"` or `"item"`, *optional*, defaults to `"exact"`):
+        method (`"exact"`, `"beam"`, `"all"`, `"item"` or `"diverse"`, *optional*, defaults to `"exact"`):
             - `"exact"` searches best-first. The score of a prefix bounds the scores of all titles with this prefix, so
               the search stops when no open prefix scores above the k-th best title. The result is proven to be the top
               k.
@@ -47,6 +51,9 @@ class RankingConfig:
             - `"all"` reads every title. It costs most, and gives the rank of every item.
             - `"item"` reads no title: the item head scores all items by one product (see [`ItemScorer`]). The result
               is always exact.
+            - `"diverse"` decodes k titles as the released code does, by k groups of one beam each that avoid each
+              other's tokens (see [`search_diverse`]). A title may be listed several times, and a list of other length
+              has other titles in another order. It reproduces the release's lists, and is no search for the best ones.
         num_beams (`int`, *optional*):
             For `"beam"`: number of prefixes that are kept at each depth, at least k. `2 * k` if not given.
         length_penalty (`float`, *optional*, defaults to `0.0`):
@@ -61,6 +68,12 @@ class RankingConfig:
         synchronize (`bool`, *optional*, defaults to `False`):
             Whether every process of a distributed run ranks equally many prompts at the same time. All of them then
             run the same number of forwards, which sharded weights (ZeRO-3, FSDP2) need.
+        diversity_penalty (`float`, *optional*, defaults to `0.8`):
+            For `"diverse"`: what each earlier group takes from the log-probability of a token that it has chosen in
+            the same step.
+        ended_token_id (`int`, *optional*, defaults to `0`):
+            For `"diverse"`: the token as which a group counts for later groups when its title has ended. In the
+            release it is 0, its padding token ("!" in Llama's vocabulary).
 
     Raises:
         ValueError: If a number is out of range, or a setting does not belong to the method.
@@ -74,6 +87,8 @@ class RankingConfig:
     max_title_tokens: int | None = None
     batch_size: int = 8
     synchronize: bool = False
+    diversity_penalty: float = _DIVERSITY_PENALTY
+    ended_token_id: int = 0
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -87,6 +102,14 @@ class RankingConfig:
             raise ValueError(f"`max_title_tokens` belongs to `method='exact'`, got `method={self.method!r}`.")
         if self.max_title_tokens is not None and self.max_title_tokens < 0:
             raise ValueError(f"`max_title_tokens` must be at least 0, got {self.max_title_tokens}.")
+        if self.method != "diverse" and (self.diversity_penalty, self.ended_token_id) != (_DIVERSITY_PENALTY, 0):
+            raise ValueError(
+                f"`diversity_penalty` and `ended_token_id` belong to `method='diverse'`, got `method={self.method!r}`."
+            )
+        if not 0 <= self.diversity_penalty < math.inf:
+            raise ValueError(f"`diversity_penalty` must be a number of at least 0, got {self.diversity_penalty}.")
+        if self.ended_token_id < 0:
+            raise ValueError(f"`ended_token_id` must be a token id, got {self.ended_token_id}.")
         if self.num_beams is not None and self.num_beams < self.k:
             raise ValueError(f"`num_beams` must be at least k = {self.k}, got {self.num_beams}.")
         if self.batch_size < 1:
@@ -120,10 +143,12 @@ class CatalogRanking:
     Args:
         items (`numpy.ndarray` of shape `(B, k)`, int64):
             Catalog indices, best first; each item at most once. Equal scores are in catalog order. By titles, items
-            with the same title have the same score. -1 if fewer than k items may be recommended.
+            with the same title have the same score. -1 if fewer than k items may be recommended. For the method
+            `"diverse"`, the first allowed item of each title; an item stands as often as its title.
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
             Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided by the length if there is
-            a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of [`ItemScorer`].
+            a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of [`ItemScorer`]. For
+            `"diverse"`, the mean of the penalized log-probabilities (see [`search_diverse`]).
             -infinity where `items` is -1.
         is_exact (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
@@ -217,7 +242,7 @@ class CatalogRanker:
         if not isinstance(config, RankingConfig):
             raise TypeError(f"`config` must be a `RankingConfig`, got {config!r}.")
         num_items, vocab_size = len(trie.items), model.config.decoder_config.vocab_size
-        if config.k > num_items:
+        if config.k > num_items and config.method != "diverse":  # a diverse list may hold a title several times
             raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {config.k}.")
         if trie.tokens.max() >= vocab_size:
             raise ValueError(
@@ -283,7 +308,10 @@ class CatalogRanker:
 
         def collect(found: FoundTitles) -> None:
             row, is_allowed = found.request.row, found.request.allowed
-            best = _top_k(trie, found.leaves, found.scores, is_allowed, config.k, config.length_penalty)
+            if config.method == "diverse":
+                best = _first_items(trie, found.leaves, is_allowed), found.scores
+            else:
+                best = _top_k(trie, found.leaves, found.scores, is_allowed, config.k, config.length_penalty)
             ranking.items[row], ranking.scores[row] = best
             ranking.is_exact[row] = found.dropped <= best[1][-1] and config.length_penalty == 0
             ranking.tokens_read[row], ranking.kv_length[row] = found.tokens_read, found.kv_length
@@ -390,6 +418,15 @@ class CatalogRanker:
             reader = TreeReader(model, self.trie, self._pad_id, config.synchronize)
             if method == "all":
                 results = score_all_titles(reader, requests(), config.batch_size, _TOKENS_PER_FORWARD["all"])
+            elif method == "diverse":
+                results = search_diverse(
+                    reader,
+                    requests(),
+                    config.batch_size,
+                    num_groups=config.k,
+                    diversity_penalty=config.diversity_penalty,
+                    ended_token_id=config.ended_token_id,
+                )
             else:
                 results = search_titles(
                     reader,
@@ -492,3 +529,10 @@ def _top_k(
     items, scores = items[allowed[items]], scores[allowed[items]]
     (best,), (best_scores,) = _best_of_rows(np.zeros(len(items), dtype=np.int64), items, scores, 1, k)
     return best, best_scores
+
+
+def _first_items(trie: TitleTrie, leaves: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Returns the first allowed item of each leaf, shape `(n,)`."""
+    numbers, items = trie.items_at(leaves)
+    numbers, items = numbers[allowed[items]], items[allowed[items]]
+    return items[np.unique(numbers, return_index=True)[1]]

@@ -145,7 +145,7 @@ def test_k_that_is_no_whole_number(k):
     ("arguments", "message"),
     [
         ({"method": "beam", "num_beams": 4}, "`num_beams` must be at least k = 5, got 4"),
-        ({"method": "best"}, "`method` must be one of 'exact', 'beam', 'all', 'item', got 'best'"),
+        ({"method": "best"}, "`method` must be one of 'exact', 'beam', 'all', 'item', 'diverse', got 'best'"),
         ({"num_beams": 10}, "`num_beams` and `length_penalty` belong to `method='beam'`"),
         ({"method": "all", "length_penalty": 1.0}, "`num_beams` and `length_penalty` belong to `method='beam'`"),
         ({"method": "beam", "max_title_tokens": 9}, "`max_title_tokens` belongs to `method='exact'`"),
