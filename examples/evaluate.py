@@ -79,6 +79,9 @@ class Arguments:
         },
     )
     num_beams: int | None = field(default=None, metadata={"help": "Beams of the method beam."})
+    length_penalty: float = field(
+        default=0.0, metadata={"help": "Exponent of the title length by which scores are divided: 0 sum, 1 mean."}
+    )
     max_title_tokens: int | None = field(
         default=None, metadata={"help": "Title tokens that the method exact reads for a row at most."}
     )
@@ -153,6 +156,7 @@ def main(args: Arguments, data: DataArguments) -> None:
                 method=args.method,
                 k=k,
                 num_beams=args.num_beams,
+                length_penalty=args.length_penalty,
                 max_title_tokens=args.max_title_tokens,
                 protocol=protocol,
                 exclude_seen=args.exclude_seen,

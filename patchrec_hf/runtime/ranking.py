@@ -16,7 +16,7 @@ from .encoding import EncodedHistory
 from .item_scorer import ItemScorer, ScoredRows
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
-from .prefixes import ranks_in_groups
+from .prefixes import length_divisors, ranks_in_groups
 from .processing import PatchRecProcessor
 from .progress import progress_bar
 from .search import FoundTitles, SearchRequest, score_all_titles, search_titles
@@ -43,9 +43,9 @@ class RankingConfig:
         k (`int`, *optional*, defaults to `20`):
             Number of items to return.
         method (`"exact"`, `"beam"`, `"all"`, `"item"` or `"diverse"`, *optional*, defaults to `"exact"`):
-            - `"exact"` searches best-first. The score of a prefix bounds the scores of all titles with this prefix, so
-              the search stops when no open prefix scores above the k-th best title. The result is proven to be the top
-              k.
+            - `"exact"` searches best-first. A prefix bounds the scores of all titles with this prefix (see
+              [`length_divisors`]), so the search stops when no open prefix can lead to a score above the k-th best
+              title. The result is proven to be the top k.
             - `"beam"` keeps the best `num_beams` prefixes at each depth. The result may miss items, and `is_exact`
               shows whether it is proven to be the top k.
             - `"all"` reads every title. It costs most, and gives the rank of every item.
@@ -57,8 +57,9 @@ class RankingConfig:
         num_beams (`int`, *optional*):
             For `"beam"`: number of prefixes that are kept at each depth, at least k. `2 * k` if not given.
         length_penalty (`float`, *optional*, defaults to `0.0`):
-            For `"beam"`: titles are ranked by score / (number of tokens with the end of turn) ** length_penalty, and
-            no result is proven. 1 is the default of transformers' `generate`.
+            For all methods that search titles: titles score Σ log p / (number of tokens with the end of turn) **
+            length_penalty. 0 ranks by the sum, and 1 by the mean, as transformers' `generate` does. With a penalty, a
+            search must read more until its result is proven.
         max_title_tokens (`int`, *optional*):
             For `"exact"`: after this many title tokens for a history, the search continues as a beam search with one
             beam for each item still missing, and its result is rarely proven. A model that finds most titles about
@@ -94,9 +95,16 @@ class RankingConfig:
         check_k(self.k)
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}.")
-        if self.method != "beam" and (self.num_beams is not None or self.length_penalty != 0):
+        if self.method != "beam" and self.num_beams is not None:
+            raise ValueError(f"`num_beams` belongs to `method='beam'`, got `method={self.method!r}`.")
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"`length_penalty` must be a finite number, got {self.length_penalty}.")
+        if self.length_penalty != 0 and self.method == "item":
+            raise ValueError("`length_penalty` belongs to methods that rank by titles, got `method='item'`.")
+        if self.length_penalty != 0 and self.method == "diverse":
             raise ValueError(
-                f"`num_beams` and `length_penalty` belong to `method='beam'`, got `method={self.method!r}`."
+                "The method 'diverse' ranks by the mean log-probability, as the released code does: leave out "
+                f"`length_penalty`, got {self.length_penalty}."
             )
         if self.method != "exact" and self.max_title_tokens is not None:
             raise ValueError(f"`max_title_tokens` belongs to `method='exact'`, got `method={self.method!r}`.")
@@ -249,6 +257,7 @@ class CatalogRanker:
                 f"The titles hold token {trie.tokens.max()}, but the model's vocabulary has {vocab_size} tokens: they "
                 "were tokenized for another model."
             )
+        length_divisors(trie, config.length_penalty)  # a penalty that is too large raises now
         self.model = model
         self.trie = trie
         self.config = config
@@ -311,9 +320,9 @@ class CatalogRanker:
             if config.method == "diverse":
                 best = _first_items(trie, found.leaves, is_allowed), found.scores
             else:
-                best = _top_k(trie, found.leaves, found.scores, is_allowed, config.k, config.length_penalty)
+                best = _top_k(trie, found.leaves, found.scores, is_allowed, config.k)
             ranking.items[row], ranking.scores[row] = best
-            ranking.is_exact[row] = found.dropped <= best[1][-1] and config.length_penalty == 0
+            ranking.is_exact[row] = found.dropped <= best[1][-1]
             ranking.tokens_read[row], ranking.kv_length[row] = found.tokens_read, found.kv_length
 
         self._search(prompts, allowed, config.method, show_progress, collect)
@@ -359,8 +368,8 @@ class CatalogRanker:
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float32, by catalog index: Σ log p(title tokens + end of turn |
-            prompt); -infinity for titles that the trie cannot spell. For the method `"item"`, the scores of
-            [`ItemScorer`].
+            prompt), divided by the length if there is a `length_penalty`; -infinity for titles that the trie cannot
+            spell. For the method `"item"`, the scores of [`ItemScorer`].
 
         Raises:
             ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
@@ -417,7 +426,9 @@ class CatalogRanker:
                 )
             reader = TreeReader(model, self.trie, self._pad_id, config.synchronize)
             if method == "all":
-                results = score_all_titles(reader, requests(), config.batch_size, _TOKENS_PER_FORWARD["all"])
+                results = score_all_titles(
+                    reader, requests(), config.batch_size, _TOKENS_PER_FORWARD["all"], config.length_penalty
+                )
             elif method == "diverse":
                 results = search_diverse(
                     reader,
@@ -436,7 +447,7 @@ class CatalogRanker:
                     num_beams=config.beam_width,
                     max_title_tokens=config.max_title_tokens,
                     tokens_per_wave=_TOKENS_PER_FORWARD["exact"],
-                    prune=config.length_penalty == 0,
+                    length_penalty=config.length_penalty,
                 )
             for found in results:
                 collect(found)
@@ -519,13 +530,11 @@ def _best_of_rows(
 
 
 def _top_k(
-    trie: TitleTrie, leaves: np.ndarray, scores: np.ndarray, allowed: np.ndarray, k: int, length_penalty: float
+    trie: TitleTrie, leaves: np.ndarray, scores: np.ndarray, allowed: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the k best allowed items of one user, and their scores, each of shape `(k,)`."""
     numbers, items = trie.items_at(leaves)
     scores = scores[numbers]
-    if length_penalty != 0:
-        scores = scores / trie.depths[leaves[numbers]] ** float(length_penalty)
     items, scores = items[allowed[items]], scores[allowed[items]]
     (best,), (best_scores,) = _best_of_rows(np.zeros(len(items), dtype=np.int64), items, scores, 1, k)
     return best, best_scores

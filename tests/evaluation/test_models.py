@@ -25,6 +25,7 @@ from patchrec_hf import (
     evaluate_model,
     evaluate_scorer,
 )
+from patchrec_hf.runtime.trie import build_trie
 
 
 def test_users_are_numbers_or_texts(model, processor, rows):
@@ -464,11 +465,31 @@ def test_two_decodings_contradict_each_other(catalog, tokenizer, processor, rows
     [
         ({"k": None, "protocol": "release"}, "The method 'diverse' decodes k titles, so `k` must be a number"),
         ({"method": "diverse"}, "'diverse' can list a title several times, so it needs a protocol that matches"),
-        ({"protocol": "release", "num_beams": 40}, "belong"),
-        ({"protocol": "release", "length_penalty": 1.0}, "belong"),
+        ({"protocol": "release", "num_beams": 40}, "`num_beams` belongs to `method='beam'`"),
+        ({"protocol": "release", "length_penalty": 1.0}, "'diverse' ranks by the mean log-probability"),
         ({"protocol": "authors"}, "must be one of 'strict', 'release', 'release-matching', got 'authors'"),
     ],
 )
 def test_settings_that_the_release_does_not_have(model, processor, rows, arguments, message):
     with pytest.raises(ValueError, match=message):
         evaluate_model(model, processor, rows, show_progress=False, **arguments)
+
+
+@pytest.mark.parametrize("k", [4, None])
+def test_targets_are_ranked_by_the_mean(model, processor, rows, k):
+    """A length penalty of 1 ranks by the mean log-probability, whether the search stops early or reads all titles."""
+    report = evaluate_model(
+        model, processor, rows, k=k, length_penalty=1.0, protocol="release-matching", show_progress=False
+    )
+    trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id, complete_prefixes=False)
+    listed = trie.all_titles[1]
+    prompts = PatchDataCollator(processor).encode_rows(list(rows))
+    for row, prompt, rank in zip(rows, prompts, report.targets["item_rank"], strict=True):
+        means = brute_force(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt)
+        means /= processor.title_tokens.lengths + 1
+        order = listed[np.argsort(-means[listed])][:k].tolist()
+        title = TITLES[row["item_ids"][-1]]
+        places = [place for place, item in enumerate(order, 1) if processor.catalog.titles[item].startswith(title)]
+        assert rank == (places[-1] if places else np.inf)
+    assert report.settings["length_penalty"] == 1.0
+    assert report.targets["is_exact"].all()
