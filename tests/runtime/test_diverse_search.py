@@ -129,6 +129,17 @@ def test_only_allowed_titles_are_decoded():
     assert set(items[0]) == {1, 2}
 
 
+def test_a_process_that_is_done_reads_nothing_with_the_others():
+    """With sharded weights, every process runs as many forwards as the one with the longest titles."""
+    table = by_hand(t8_1=-1.0, t8_4=-90.0, t1_9=-0.1)
+    trie = build_trie(title_tokens([[1], [4, 5, 6, 7]]), END, complete_prefixes=False)
+    alone, together = TableReader(trie, table), TableReader(trie, table)
+    together.largest = lambda value: max(value, 1)  # another process is never done
+    assert decode(together, [PROMPT], 2)[:2] == decode(alone, [PROMPT], 2)[:2]
+    assert alone.tokens_read == [[(0, 1)]]
+    assert together.tokens_read == [[(0, 1)], [], []]
+
+
 CASES = json.loads(Path(__file__).with_name("group_beams.json").read_text(encoding="utf-8"))
 
 
