@@ -58,8 +58,9 @@ class RankingConfig:
             For `"beam"`: number of prefixes that are kept at each depth, at least k. `2 * k` if not given.
         length_penalty (`float`, *optional*, defaults to `0.0`):
             For all methods that search titles: titles score Σ log p / (number of tokens with the end of turn) **
-            length_penalty. 0 ranks by the sum, and 1 by the mean, as transformers' `generate` does. With a penalty, a
-            search must read more until its result is proven.
+            length_penalty. 0 ranks by the sum, and 1 by the mean, as transformers' `generate` does. With a penalty,
+            the search reads more until its result is proven, and very much in a large catalog with long titles (see
+            `max_title_tokens`).
         max_title_tokens (`int`, *optional*):
             For `"exact"`: after this many title tokens for a history, the search continues as a beam search with one
             beam for each item still missing, and its result is rarely proven. A model that finds most titles about
