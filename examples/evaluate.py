@@ -13,7 +13,9 @@ Your own log, with the arguments that `examples/train.py` had:
 Several processes share the targets: `torchrun --nproc_per_node 2 examples/evaluate.py ...`. The same command resumes
 an interrupted evaluation. `--compare DIR` compares the report with the report of another run on the same targets. A
 report on other targets is refused before anything is ranked. If `--output_dir` holds a finished report, `--compare`
-and `--plot` do not make it again. `--protocol effects` shows how each rule of the release changes the metrics.
+and `--plot` do not make it again. `--protocol release` evaluates as the released code does: it decodes titles anew for
+each of `--ks`, and each has a report of its own. The report of the largest stands in `--output_dir`, the others in
+folders of it, such as `at_10`. `--protocol effects` shows how each matching rule of the release changes the metrics.
 """
 
 import shutil
@@ -28,8 +30,9 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 from patchrec_hf import (
-    RELEASE_PROTOCOL,
+    RELEASE_MATCHING,
     STRICT_PROTOCOL,
+    EvaluationProtocol,
     EvaluationReport,
     PatchRecommender,
     evaluate_model,
@@ -43,15 +46,15 @@ from patchrec_hf.evaluation.targets import find_targets
 from patchrec_hf.runs import claim_run, finish_run
 
 
-EFFECTS = {  # from the strict protocol to the release's, each with one more rule of the release
+EFFECTS = {  # from the strict protocol to the release's matching, each with one more rule of the release
     "strict": STRICT_PROTOCOL,
     "and a title that begins another cannot end": replace(STRICT_PROTOCOL, complete_prefixes=False),
     "and a title is listed once": replace(STRICT_PROTOCOL, complete_prefixes=False, credit_items=False),
-    "and titles that begin with the target's count": replace(RELEASE_PROTOCOL, take_last_match=False),
-    "and the last match counts (release)": RELEASE_PROTOCOL,
+    "and titles that begin with the target's count": replace(RELEASE_MATCHING, take_last_match=False),
+    "and the last match counts (release-matching)": RELEASE_MATCHING,
 }
 BASELINES = {"popularity": Popularity, "co-visitation": CoVisitation}
-PROTOCOLS = {"strict": {"strict": STRICT_PROTOCOL}, "release": {"release": RELEASE_PROTOCOL}, "effects": EFFECTS}
+PROTOCOLS = ["strict", "release", "release-matching", "effects"]
 
 
 @dataclass
@@ -69,13 +72,20 @@ class Arguments:
     )
     ks: list[int] = field(default_factory=lambda: [10, 20], metadata={"help": "Cut-offs."})
     method: str | None = field(
-        default=None, metadata={"help": "Ranking method. Default: item if the model has an item head, else exact."}
+        default=None,
+        metadata={
+            "help": "Ranking method. Default: item if the model has an item head, else exact; diverse by the protocol "
+            "release."
+        },
     )
     num_beams: int | None = field(default=None, metadata={"help": "Beams of the method beam."})
+    length_penalty: float = field(
+        default=0.0, metadata={"help": "Exponent of the title length by which scores are divided: 0 sum, 1 mean."}
+    )
     max_title_tokens: int | None = field(
         default=None, metadata={"help": "Title tokens that the method exact reads for a row at most."}
     )
-    protocol: str = field(default="strict", metadata={"help": "Rules for a hit.", "choices": list(PROTOCOLS)})
+    protocol: str = field(default="strict", metadata={"help": "Rules for a hit.", "choices": PROTOCOLS})
     exclude_seen: bool = field(default=False, metadata={"help": "Whether to leave out items of the history."})
     max_rows: int | None = field(default=None, metadata={"help": "Number of rows to rank, evenly spaced."})
     batch_size: int = field(default=8, metadata={"help": "Histories per forward."})
@@ -89,6 +99,11 @@ def main(args: Arguments, data: DataArguments) -> None:
         raise SystemExit("Give exactly one of --model and --baseline.")
     if args.baseline is not None and (args.protocol, args.method) != ("strict", None):
         raise SystemExit("A baseline scores every item: leave out --protocol and --method.")
+    if args.protocol == "release" and args.method not in (None, "diverse"):
+        raise SystemExit(
+            "`--protocol release` decodes titles by the method diverse: leave out --method, or choose "
+            "`--protocol release-matching`."
+        )
     if args.plot and find_spec("matplotlib") is None:  # said now, and not after the evaluation
         raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"')
     state = PartialState(cpu=not torch.accelerator.is_available())
@@ -109,7 +124,8 @@ def main(args: Arguments, data: DataArguments) -> None:
         catalog = own_catalog
     other = EvaluationReport.load(args.compare) if args.compare else None
     if other is not None:
-        other.check_comparable(find_targets(rows, catalog, args.max_rows).frame(), args.ks)
+        ks = [max(args.ks)] if args.protocol == "release" else args.ks
+        other.check_comparable(find_targets(rows, catalog, args.max_rows).frame(), ks)
     settings = {name: value for name, value in asdict(args).items() if name not in ("compare", "plot", "batch_size")}
     try:  # the directory is claimed last, so that a mistake in the arguments leaves no files behind
         claim_run(args.output_dir, {**settings, **asdict(data)})
@@ -129,16 +145,18 @@ def main(args: Arguments, data: DataArguments) -> None:
             scorer, catalog, rows, args.exclude_seen, args.max_rows, train, show_progress=state.is_main_process
         )
     else:
-        for number, (name, protocol) in enumerate(PROTOCOLS[args.protocol].items(), 1):
-            state.print(f"Protocol {number} of {len(PROTOCOLS[args.protocol])}: {name}")
+        evaluations = evaluations_of(args)
+        for number, (name, (protocol, k)) in enumerate(evaluations.items(), 1):
+            state.print(f"Evaluation {number} of {len(evaluations)}: {name}")
             report = evaluate_model(
                 model,
                 processor,
                 rows,
                 seed=args.seed,
                 method=args.method,
-                k=None if args.method == "all" else max(args.ks),
+                k=k,
                 num_beams=args.num_beams,
+                length_penalty=args.length_penalty,
                 max_title_tokens=args.max_title_tokens,
                 protocol=protocol,
                 exclude_seen=args.exclude_seen,
@@ -154,17 +172,45 @@ def main(args: Arguments, data: DataArguments) -> None:
     num_rows = {name: len(part) for name, part in splits.items()}
     facts = {"data set": data.data, "split": args.split, "rows": num_rows, "items": len(catalog)}
     facts |= {"max_history": max_history, "items with a shared title": catalog.num_shared_titles()}
-    reports = {name: replace(report.with_settings(**facts), ks=tuple(args.ks)) for name, report in reports.items()}
-    last = reports[list(reports)[-1]]
+    reports = {
+        name: report.with_settings(**facts)
+        if report.only_at_depth
+        else replace(report.with_settings(**facts), ks=tuple(args.ks))
+        for name, report in reports.items()
+    }
+    *others, last = reports.values()
     last.save(args.output_dir)
-    finish_run(args.output_dir, last.metrics())
+    metrics = last.metrics()
+    if last.only_at_depth:
+        for report in others:
+            report.save(Path(args.output_dir, f"at_{report.depth}"))
+            print(report.to_markdown())
+            metrics = {**report.metrics(), **metrics}
+    finish_run(args.output_dir, metrics)
     shutil.rmtree(Path(args.output_dir, "parts"), ignore_errors=True)
     print(last.to_markdown())
-    if len(reports) > 1:
+    if last.only_at_depth:
+        rows_of_table = [
+            {"k": k, "HR@k": metrics[f"hr@{k}"], "NDCG@k": metrics[f"ndcg@{k}"]} for k in sorted(set(args.ks))
+        ]
+        print("Each k was decoded anew, so that HR and NDCG at two k can contradict each other:\n")
+        show(pl.DataFrame(rows_of_table), Path(args.output_dir, "release.md"))
+    elif len(reports) > 1:
         k = max(args.ks)
         table = pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()])
         show(table.select("protocol", f"hr@{k}", f"ndcg@{k}", f"title_hr@{k}"), Path(args.output_dir, "effects.md"))
     show_report(args, last, other)
+
+
+def evaluations_of(args: Arguments) -> dict[str, tuple[EvaluationProtocol | str, int | None]]:
+    """Returns protocol and k of each evaluation, by the name to show."""
+    if args.protocol == "release":
+        return {f"release, {k} groups": ("release", k) for k in sorted(set(args.ks))}
+    protocols: dict[str, EvaluationProtocol | str] = {args.protocol: args.protocol}
+    if args.protocol == "effects":
+        protocols = {**EFFECTS}
+    k = None if args.method == "all" else max(args.ks)
+    return {name: (protocol, k) for name, protocol in protocols.items()}
 
 
 def load_saved(name: str) -> Fusion | Popularity | CoVisitation | SequentialRecommender:

@@ -55,7 +55,7 @@ _MODULES = {
     "PatchDataCollator": "batches.collators",
     "PatchPretrainDataCollator": "batches.collators",
     "evaluate_model": "evaluation.models",
-    "RELEASE_PROTOCOL": "evaluation.protocol",
+    "RELEASE_MATCHING": "evaluation.protocol",
     "STRICT_PROTOCOL": "evaluation.protocol",
     "EvaluationProtocol": "evaluation.protocol",
     "EvaluationReport": "evaluation.report",
@@ -77,7 +77,12 @@ _MODULES = {
 }
 # Former public names: the module that still has them, or the name that replaces them.
 _FORMER_FUNCTIONS = ("rank_catalog", "rank_targets", "score_catalog", "score_targets")
-_FORMER_NAMES = {"AUTHORS": "RELEASE_PROTOCOL", "STRICT": "STRICT_PROTOCOL", "make_examples": "make_rows"}
+_FORMER_NAMES = {
+    "AUTHORS": "RELEASE_MATCHING",
+    "RELEASE_PROTOCOL": "RELEASE_MATCHING",
+    "STRICT": "STRICT_PROTOCOL",
+    "make_examples": "make_rows",
+}
 
 __all__ = [*_MODULES]
 __version__ = version("patchrec-hf")
@@ -119,7 +124,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .data.splits import user_ratio_split as user_ratio_split
     from .data.titles import tidy_title as tidy_title
     from .evaluation.models import evaluate_model as evaluate_model
-    from .evaluation.protocol import RELEASE_PROTOCOL as RELEASE_PROTOCOL
+    from .evaluation.protocol import RELEASE_MATCHING as RELEASE_MATCHING
     from .evaluation.protocol import STRICT_PROTOCOL as STRICT_PROTOCOL
     from .evaluation.protocol import EvaluationProtocol as EvaluationProtocol
     from .evaluation.report import EvaluationReport as EvaluationReport

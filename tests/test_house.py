@@ -141,8 +141,9 @@ def test_importing_the_package_is_light():
 def test_former_names_work_and_warn():
     with pytest.warns(FutureWarning, match="`STRICT` is now called `STRICT_PROTOCOL`"):
         assert patchrec_hf.STRICT is patchrec_hf.STRICT_PROTOCOL
-    with pytest.warns(FutureWarning, match="RELEASE_PROTOCOL"):
-        assert patchrec_hf.AUTHORS is patchrec_hf.RELEASE_PROTOCOL
+    for former in ("AUTHORS", "RELEASE_PROTOCOL"):
+        with pytest.warns(FutureWarning, match=f"`{former}` is now called `RELEASE_MATCHING`"):
+            assert getattr(patchrec_hf, former) is patchrec_hf.RELEASE_MATCHING
     with pytest.warns(FutureWarning, match="make_rows"):
         assert patchrec_hf.make_examples is patchrec_hf.make_rows
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):

@@ -37,8 +37,8 @@ def rank_targets(
     """Former name of [`evaluate_model`]. It also takes a collator, and uses its processor, layout and seed."""
     _warn("rank_targets", "evaluate_model(model, processor, dataset)")
     settings = _named((*_TARGETS, "show_progress"), args, settings)
-    if settings.get("protocol") == "authors":
-        settings["protocol"] = "release"
+    if settings.get("protocol") == "authors":  # the matching rules, as they were before the release's decoding
+        settings["protocol"] = "release-matching"
     if isinstance(collator, PatchRecProcessor):
         return evaluate_model(model, collator, dataset, **settings)
     settings = {"layout": collator.layout, "seed": collator.seed, **settings}

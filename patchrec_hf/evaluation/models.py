@@ -41,7 +41,7 @@ def evaluate_model(
     num_beams: int | None = None,
     length_penalty: float = 0.0,
     max_title_tokens: int | None = None,
-    protocol: EvaluationProtocol | Literal["strict", "release"] = "strict",
+    protocol: EvaluationProtocol | Literal["strict", "release", "release-matching"] = "strict",
     exclude_seen: bool = False,
     max_rows: int | None = None,
     train_dataset: Dataset | None = None,
@@ -67,14 +67,17 @@ def evaluate_model(
             Seed of a random layout.
         k (`int`, *optional*, defaults to `20`):
             Number of titles to rank; several items can share a title. `None` ranks the whole catalog, for which the
-            model reads every title (method `"all"`). The method `"item"` always ranks the whole catalog.
+            model reads every title (method `"all"`). The method `"item"` always ranks the whole catalog. For the
+            method `"diverse"`, the number of groups. Its report has metrics at the cut-off k only.
         method (`str`, *optional*):
-            See [`RankingConfig`]. If not given, `"item"` if the model has an item head and the protocol is strict, and
-            otherwise `"exact"`.
+            See [`RankingConfig`]. If not given, `"diverse"` if the protocol is `"release"`, `"item"` if the model has
+            an item head and the protocol is strict, and otherwise `"exact"`.
         num_beams, length_penalty, max_title_tokens:
             See [`RankingConfig`].
-        protocol ([`EvaluationProtocol`], `"strict"` or `"release"`, *optional*, defaults to `"strict"`):
-            Decides when a ranked title counts as the target.
+        protocol ([`EvaluationProtocol`] or one of these names, *optional*, defaults to `"strict"`):
+            Decides when a ranked title counts as the target: `"strict"` ([`STRICT_PROTOCOL`]), or
+            `"release-matching"` ([`RELEASE_MATCHING`]), the rules of the released code. `"release"` is the release's
+            whole evaluation: the same rules, and its decoding (the method `"diverse"`).
         exclude_seen (`bool`, *optional*, defaults to `False`):
             Whether to leave out items of the history. The target itself is never left out.
         max_rows (`int`, *optional*):
@@ -106,14 +109,21 @@ def evaluate_model(
     if not isinstance(processor, PatchRecProcessor):
         raise TypeError(f"`processor` must be a `PatchRecProcessor`, got `{type(processor).__name__}`.")
     check_layout(layout)
+    if method is None and protocol == "release":
+        method = "diverse"
     protocol = find_protocol(protocol)
     model.check_processor(processor)
     if method is None:  # other protocols compare titles
         method = default_method(model) if protocol == STRICT_PROTOCOL else "exact"
-    if method == "item" and protocol != STRICT_PROTOCOL:
+    if method == "diverse" and protocol.credit_items:
         raise ValueError(
-            "The method 'item' ranks items, so it needs `protocol='strict'`; the other one compares titles."
+            "The method 'diverse' can list a title several times, so it needs a protocol that matches titles: "
+            "`protocol='release'`."
         )
+    if method == "diverse" and k is None:
+        raise ValueError("The method 'diverse' decodes k titles, so `k` must be a number, got None.")
+    if method == "item" and protocol != STRICT_PROTOCOL:
+        raise ValueError("The method 'item' ranks items, so it needs `protocol='strict'`; other ones compare titles.")
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
     warn_of_other_max_history(dataset, processor.max_history)
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
@@ -126,11 +136,14 @@ def evaluate_model(
     else:
         titles = TitleLists(_trie_of(processor, protocol), processor.catalog.titles, protocol)
         method = "all" if k is None and method == "exact" else method
-        k = titles.num_titles if k is None else min(k, titles.num_titles)
+        if k is None:
+            k = titles.num_titles
+        elif method != "diverse":
+            k = min(k, titles.num_titles)
         config = RankingConfig(k, method, num_beams, length_penalty, max_title_tokens, batch_size, synchronize)
         ranker = CatalogRanker.from_trie(model, titles.trie, processor.prompt.pad_id, config)
         ranks = _RanksByTitle(ranker, titles)
-        depth = k if k < titles.num_titles else math.inf
+        depth = k if method == "diverse" or k < titles.num_titles else math.inf
     dtype = result_dtype(*RESULT_SCHEMA, ranking_length=k if keep_rankings else 0)
 
     def rank(numbers: np.ndarray) -> np.ndarray:
@@ -161,6 +174,9 @@ def evaluate_model(
         "max_rows": max_rows,
         "seed": seed,
     }
+    if method == "diverse":
+        settings |= {"length_penalty": 1.0, "diversity_penalty": config.diversity_penalty}
+        settings |= {"ended_token_id": config.ended_token_id}
     identity = {**settings, **targets.checksum(), "keep_rankings": keep_rankings}
     was_training = model.training
     model.eval()
@@ -168,7 +184,7 @@ def evaluate_model(
         results = run_in_parts(rank, len(targets), batch_size, resume_dir, identity, show_progress)
     finally:
         model.train(was_training)
-    return targets.report(results, settings, depth)
+    return targets.report(results, settings, depth, only_at_depth=method == "diverse")
 
 
 class _RanksByTitle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -16,7 +17,8 @@ _COLORS = ("#4c72b0", "#dd8452", "#55a868", "#c44e52", "#8172b3", "#937860")
 
 def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLike) -> None:
     """
-    Draws HR@k over k, and the HR at the largest cut-off for each slice of the targets, with its 95% interval.
+    Draws HR@k over k, and the HR at the largest cut-off for each slice of the targets, with its 95% interval. A report
+    that has metrics at one cut-off alone is one point.
 
     Args:
         reports (`Mapping[str, EvaluationReport]`):
@@ -26,7 +28,7 @@ def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLik
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If there is no report, or a cut-off is larger than a report's `depth`.
+        ValueError: If there is no report, or a report has no metrics at the largest cut-off.
 
     Example:
     ```python
@@ -40,16 +42,17 @@ def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLik
     except ImportError as error:
         raise ImportError('`plot_reports` needs matplotlib: pip install "patchrec-hf[plots]".') from error
     depth = max(next(iter(reports.values())).ks)
-    metric, ks = f"hr@{depth}", range(1, depth + 1)
+    metric = f"hr@{depth}"
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     slices: list[str] = []
     for number, (name, report) in enumerate(reports.items()):
         color = _COLORS[number % len(_COLORS)]
+        ks = range(depth if report.only_at_depth else 1, depth + 1)
         values = report.metrics(ks)
-        left.plot(ks, [values[f"hr@{k}"] for k in ks], label=name, color=color)
+        left.plot(ks, [values[f"hr@{k}"] for k in ks], label=name, color=color, marker="o" if len(ks) == 1 else None)
         if depth not in report.ks:
-            report = EvaluationReport(report.targets, report.settings, (depth,), report.depth)
+            report = replace(report, ks=(depth,))
         rows = report.intervals().filter(pl.col("metric") == metric)
         slices += [part for part in rows["slice"] if part not in slices]
         # The reports stand beside each other within a slice.

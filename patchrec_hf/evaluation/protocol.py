@@ -73,12 +73,15 @@ class EvaluationProtocol:
 STRICT_PROTOCOL = EvaluationProtocol()
 """Every title can be generated, and only the target's title counts as the target."""
 
-RELEASE_PROTOCOL = EvaluationProtocol(
+RELEASE_MATCHING = EvaluationProtocol(
     complete_prefixes=False, credit_prefixes=True, take_last_match=True, credit_items=False
 )
-"""The matching rules of the released code."""
+"""The matching rules of the released code. They can be used with any method that ranks titles."""
 
-PROTOCOLS = {"strict": STRICT_PROTOCOL, "release": RELEASE_PROTOCOL}
+PROTOCOLS = {"strict": STRICT_PROTOCOL, "release": RELEASE_MATCHING, "release-matching": RELEASE_MATCHING}
+"""
+The rules by name. By the name `"release"`, [`evaluate_model`] also decodes titles as the release does.
+"""
 
 
 def find_protocol(protocol: EvaluationProtocol | str) -> EvaluationProtocol:
@@ -86,7 +89,7 @@ def find_protocol(protocol: EvaluationProtocol | str) -> EvaluationProtocol:
     Finds a protocol by its name.
 
     Args:
-        protocol ([`EvaluationProtocol`], `"strict"` or `"release"`):
+        protocol ([`EvaluationProtocol`], `"strict"`, `"release"` or `"release-matching"`):
             A name, or a protocol, which is returned unchanged.
 
     Raises:

@@ -70,7 +70,7 @@ class EvaluationReport:
             - `item_rank` (float64): the target's rank; 1 is first, infinity is beyond the ranking's end. Items with
               the same title share the mean of their ranks; for other rankers, items with the same score do.
             - `title_rank` (float64): the rank of the target's title in the list of titles, which holds each title
-              once.
+              once (by the method `"diverse"`, possibly several times).
             - `num_ties` (int64): number of items that share the target's rank, including the target.
             - `is_exact` (bool): whether the ranking is proven to be exact; null for other rankers.
             - `tokens_read` (int64): title tokens that the model read for the ranking; null for other rankers.
@@ -83,15 +83,19 @@ class EvaluationReport:
         depth (`float`, *optional*, defaults to infinity):
             Length of the rankings; infinity if whole catalogs were ranked. A target beyond this depth has the rank
             infinity, so no cut-off can be larger.
+        only_at_depth (`bool`, *optional*, defaults to `False`):
+            Whether the rankings have metrics at the cut-off `depth` alone. The method `"diverse"` decodes a list of
+            another length with other titles in another order, so a shorter list cannot be read from a longer one.
 
     Raises:
-        ValueError: If a cut-off is larger than `depth`.
+        ValueError: If a cut-off is larger than `depth`, or another one and there is `only_at_depth`.
     """
 
     targets: pl.DataFrame
     settings: Mapping[str, Any]
     ks: tuple[int, ...] = (10, 20)
     depth: float = math.inf
+    only_at_depth: bool = False
 
     def __post_init__(self) -> None:
         self._check_depth(self.ks)
@@ -123,7 +127,7 @@ class EvaluationReport:
                   (with separators) and `compression_ratio_prompt` (the whole prompt).
 
         Raises:
-            ValueError: If a cut-off is larger than `depth`.
+            ValueError: If a cut-off is larger than `depth`, or another one and there is `only_at_depth`.
         """
         ks = self.ks if ks is None else ks
         self._check_depth(ks)
@@ -194,8 +198,8 @@ class EvaluationReport:
                 The cut-offs of the other run.
 
         Raises:
-            ValueError: If the two runs do not rank the same targets in the same order, or a cut-off is larger than
-                this report's `depth`.
+            ValueError: If the two runs do not rank the same targets in the same order, or this report has no metrics
+                at a cut-off.
         """
         self._check_depth(ks)
         check_same_targets(targets, self.targets)
@@ -233,6 +237,7 @@ class EvaluationReport:
             "settings": dict(self.settings),
             "ks": self.ks,
             "depth": None if math.isinf(self.depth) else self.depth,
+            "only_at_depth": self.only_at_depth,
             "metrics": self.metrics(),
             "intervals": [
                 {key: None if value != value else value for key, value in row.items()}  # JSON knows no NaN
@@ -261,9 +266,16 @@ class EvaluationReport:
         path = directory / _TARGETS_NAME
         targets = pl.read_parquet(path if path.is_file() else directory / _FORMER_TARGETS_NAME)
         targets = targets.rename(_FORMER_COLUMNS, strict=False)
-        return cls(targets, values["settings"], tuple(values["ks"]), depth)
+        return cls(targets, values["settings"], tuple(values["ks"]), depth, values.get("only_at_depth", False))
 
     def _check_depth(self, ks: Sequence[int]) -> None:
+        if self.only_at_depth and set(ks) != {self.depth}:
+            other = next(k for k in ks if k != self.depth)
+            raise ValueError(
+                f"The titles were decoded with {self.depth} groups, so they have metrics at the cut-off {self.depth} "
+                f"only, got a cut-off of {other}. {other} groups decode other titles in another order: evaluate again "
+                f"with `k={other}`."
+            )
         if max(ks) > self.depth:
             raise ValueError(
                 f"The rankings have {self.depth} ranks, too few for a cut-off of {max(ks)}. Increase `k`, or choose "

@@ -77,7 +77,9 @@ class Targets:
         columns = np.column_stack([id_numbers(self.user_ids), id_numbers(self.ids), self.history_lengths])
         return {"num_targets": len(self), "targets_crc32": zlib.crc32(np.ascontiguousarray(columns).tobytes())}
 
-    def report(self, results: np.ndarray, settings: Mapping[str, Any], depth: float) -> EvaluationReport:
+    def report(
+        self, results: np.ndarray, settings: Mapping[str, Any], depth: float, only_at_depth: bool = False
+    ) -> EvaluationReport:
         """
         Makes a report of the results.
 
@@ -88,6 +90,8 @@ class Targets:
                 JSON-ready values that the results depend on.
             depth (`float`):
                 Length of the rankings; infinity if the whole catalog was ranked.
+            only_at_depth (`bool`, *optional*, defaults to `False`):
+                See [`EvaluationReport`].
         """
         nulls = [None] * len(self)
         columns = [
@@ -104,6 +108,7 @@ class Targets:
             ranked_ids[ranked < 0] = None if self.catalog.has_text_ids else -1
             kind = pl.List(pl.String if self.catalog.has_text_ids else pl.Int64)
             columns.append(pl.Series("ranked_ids", ranked_ids.tolist(), dtype=kind))
+        cut_offs = () if only_at_depth else tuple(cutoff for cutoff in (10, 20) if cutoff <= depth)
         versions = {name: version(name) for name in ("patchrec-hf", "torch", "transformers")}
         return EvaluationReport(
             pl.DataFrame(columns),
@@ -113,8 +118,9 @@ class Targets:
                 "num_targets": len(self),
                 "versions": {"python": platform.python_version(), **versions},
             },
-            ks=tuple(cutoff for cutoff in (10, 20) if cutoff <= depth) or (int(depth),),
+            ks=cut_offs or (int(depth),),
             depth=depth,
+            only_at_depth=only_at_depth,
         )
 
 

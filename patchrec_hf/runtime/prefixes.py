@@ -21,8 +21,7 @@ class Prefixes:
         nodes (`numpy.ndarray` of shape `(n,)`, int64):
             The node of each prefix in the trie. A leaf is a whole title.
         scores (`numpy.ndarray` of shape `(n,)`, float64):
-            Σ log p of the tokens of each prefix. Log-probabilities are at most 0, so this bounds the score of every
-            title with this prefix from above.
+            Σ log p of the tokens of each prefix.
     """
 
     users: np.ndarray
@@ -44,9 +43,55 @@ class Prefixes:
             np.concatenate([self.scores, more.scores]),
         )
 
-    def best_first(self) -> Prefixes:
-        """Returns the prefixes sorted by user and, for each user, by descending score."""
-        return self.select(np.lexsort((-self.scores, self.users)))
+    def bounds(self, divisors: np.ndarray) -> np.ndarray:
+        """
+        Returns the upper bound of each prefix for the scores of the titles below it. For a whole title, it is the
+        title's score.
+
+        Args:
+            divisors (`numpy.ndarray` of shape `(num_nodes,)`, float64):
+                [`length_divisors`] of the trie.
+        """
+        return self.scores / divisors[self.nodes]
+
+    def best_first(self, divisors: np.ndarray | None = None) -> Prefixes:
+        """
+        Returns the prefixes sorted by user and, for each user, by descending bound, or by descending score if no
+        `divisors` are given.
+        """
+        values = self.scores if divisors is None else self.bounds(divisors)
+        return self.select(np.lexsort((-values, self.users)))
+
+
+def length_divisors(trie: TitleTrie, length_penalty: float) -> np.ndarray:
+    """
+    Computes by what a sum of log-probabilities is divided at each node, so that it bounds the score of every title at
+    or below the node: Σ log p / (number of tokens with the end of turn) ** length_penalty.
+
+    Log-probabilities are at most 0, so Σ log p of a prefix bounds Σ log p of its titles. For a positive penalty, the
+    deepest title below the prefix could have the best score by this sum; for a negative one, the shallowest.
+
+    Args:
+        trie ([`TitleTrie`]):
+            The titles.
+        length_penalty (`float`):
+            The exponent. With 0 all divisors are 1.
+
+    Returns:
+        `numpy.ndarray` of shape `(num_nodes,)`, float64. At a leaf it is the divisor of the title itself.
+
+    Raises:
+        ValueError: If the longest title's divisor is no positive finite number.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        longest = np.float64(trie.max_depth) ** length_penalty
+    if not 0 < longest < np.inf:
+        raise ValueError(
+            f"`length_penalty` must be a number that titles of {trie.max_depth} tokens can be raised to, got "
+            f"{length_penalty}. Usual values lie between 0 and 2."
+        )
+    leaves = trie.deepest_leaves if length_penalty >= 0 else trie.shallowest_leaves
+    return leaves.astype(np.float64) ** length_penalty
 
 
 class AllowedItems:

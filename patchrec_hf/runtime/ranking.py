@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -10,11 +11,12 @@ import numpy as np
 import torch
 
 from .attention import maskable_attention
+from .diverse_search import search_diverse
 from .encoding import EncodedHistory
 from .item_scorer import ItemScorer, ScoredRows
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
-from .prefixes import ranks_in_groups
+from .prefixes import length_divisors, ranks_in_groups
 from .processing import PatchRecProcessor
 from .progress import progress_bar
 from .search import FoundTitles, SearchRequest, score_all_titles, search_titles
@@ -23,8 +25,10 @@ from .tree_reader import TreeReader
 from .trie import TitleTrie
 
 
-Method = Literal["exact", "beam", "all", "item"]
+Method = Literal["exact", "beam", "all", "item", "diverse"]
 METHODS = get_args(Method)
+
+_DIVERSITY_PENALTY = 0.8
 
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
 
@@ -38,20 +42,25 @@ class RankingConfig:
     Args:
         k (`int`, *optional*, defaults to `20`):
             Number of items to return.
-        method (`"exact"`, `"beam"`, `"all"` or `"item"`, *optional*, defaults to `"exact"`):
-            - `"exact"` searches best-first. The score of a prefix bounds the scores of all titles with this prefix, so
-              the search stops when no open prefix scores above the k-th best title. The result is proven to be the top
-              k.
+        method (`"exact"`, `"beam"`, `"all"`, `"item"` or `"diverse"`, *optional*, defaults to `"exact"`):
+            - `"exact"` searches best-first. A prefix bounds the scores of all titles with this prefix (see
+              [`length_divisors`]), so the search stops when no open prefix can lead to a score above the k-th best
+              title. The result is proven to be the top k.
             - `"beam"` keeps the best `num_beams` prefixes at each depth. The result may miss items, and `is_exact`
               shows whether it is proven to be the top k.
             - `"all"` reads every title. It costs most, and gives the rank of every item.
             - `"item"` reads no title: the item head scores all items by one product (see [`ItemScorer`]). The result
               is always exact.
+            - `"diverse"` decodes k titles as the released code does, by k groups of one beam each that avoid each
+              other's tokens (see [`search_diverse`]). A title may be listed several times, and a list of other length
+              has other titles in another order. It reproduces the release's lists, and is no search for the best ones.
         num_beams (`int`, *optional*):
             For `"beam"`: number of prefixes that are kept at each depth, at least k. `2 * k` if not given.
         length_penalty (`float`, *optional*, defaults to `0.0`):
-            For `"beam"`: titles are ranked by score / (number of tokens with the end of turn) ** length_penalty, and
-            no result is proven. 1 is the default of transformers' `generate`.
+            For all methods that search titles: titles score Σ log p / (number of tokens with the end of turn) **
+            length_penalty. 0 ranks by the sum, and 1 by the mean, as transformers' `generate` does. With a penalty,
+            the search reads more until its result is proven, and very much in a large catalog with long titles (see
+            `max_title_tokens`).
         max_title_tokens (`int`, *optional*):
             For `"exact"`: after this many title tokens for a history, the search continues as a beam search with one
             beam for each item still missing, and its result is rarely proven. A model that finds most titles about
@@ -61,6 +70,12 @@ class RankingConfig:
         synchronize (`bool`, *optional*, defaults to `False`):
             Whether every process of a distributed run ranks equally many prompts at the same time. All of them then
             run the same number of forwards, which sharded weights (ZeRO-3, FSDP2) need.
+        diversity_penalty (`float`, *optional*, defaults to `0.8`):
+            For `"diverse"`: what each earlier group takes from the log-probability of a token that it has chosen in
+            the same step.
+        ended_token_id (`int`, *optional*, defaults to `0`):
+            For `"diverse"`: the token as which a group counts for later groups when its title has ended. In the
+            release it is 0, its padding token ("!" in Llama's vocabulary).
 
     Raises:
         ValueError: If a number is out of range, or a setting does not belong to the method.
@@ -74,19 +89,36 @@ class RankingConfig:
     max_title_tokens: int | None = None
     batch_size: int = 8
     synchronize: bool = False
+    diversity_penalty: float = _DIVERSITY_PENALTY
+    ended_token_id: int = 0
 
     def __post_init__(self) -> None:
         check_k(self.k)
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(map(repr, METHODS))}, got {self.method!r}.")
-        if self.method != "beam" and (self.num_beams is not None or self.length_penalty != 0):
+        if self.method != "beam" and self.num_beams is not None:
+            raise ValueError(f"`num_beams` belongs to `method='beam'`, got `method={self.method!r}`.")
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"`length_penalty` must be a finite number, got {self.length_penalty}.")
+        if self.length_penalty != 0 and self.method == "item":
+            raise ValueError("`length_penalty` belongs to methods that rank by titles, got `method='item'`.")
+        if self.length_penalty != 0 and self.method == "diverse":
             raise ValueError(
-                f"`num_beams` and `length_penalty` belong to `method='beam'`, got `method={self.method!r}`."
+                "The method 'diverse' ranks by the mean log-probability, as the released code does: leave out "
+                f"`length_penalty`, got {self.length_penalty}."
             )
         if self.method != "exact" and self.max_title_tokens is not None:
             raise ValueError(f"`max_title_tokens` belongs to `method='exact'`, got `method={self.method!r}`.")
         if self.max_title_tokens is not None and self.max_title_tokens < 0:
             raise ValueError(f"`max_title_tokens` must be at least 0, got {self.max_title_tokens}.")
+        if self.method != "diverse" and (self.diversity_penalty, self.ended_token_id) != (_DIVERSITY_PENALTY, 0):
+            raise ValueError(
+                f"`diversity_penalty` and `ended_token_id` belong to `method='diverse'`, got `method={self.method!r}`."
+            )
+        if not 0 <= self.diversity_penalty < math.inf:
+            raise ValueError(f"`diversity_penalty` must be a number of at least 0, got {self.diversity_penalty}.")
+        if self.ended_token_id < 0:
+            raise ValueError(f"`ended_token_id` must be a token id, got {self.ended_token_id}.")
         if self.num_beams is not None and self.num_beams < self.k:
             raise ValueError(f"`num_beams` must be at least k = {self.k}, got {self.num_beams}.")
         if self.batch_size < 1:
@@ -120,10 +152,12 @@ class CatalogRanking:
     Args:
         items (`numpy.ndarray` of shape `(B, k)`, int64):
             Catalog indices, best first; each item at most once. Equal scores are in catalog order. By titles, items
-            with the same title have the same score. -1 if fewer than k items may be recommended.
+            with the same title have the same score. -1 if fewer than k items may be recommended. For the method
+            `"diverse"`, the first allowed item of each title; an item stands as often as its title.
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
             Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided by the length if there is
-            a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of [`ItemScorer`].
+            a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of [`ItemScorer`]. For
+            `"diverse"`, the mean of the penalized log-probabilities (see [`search_diverse`]).
             -infinity where `items` is -1.
         is_exact (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
@@ -217,13 +251,14 @@ class CatalogRanker:
         if not isinstance(config, RankingConfig):
             raise TypeError(f"`config` must be a `RankingConfig`, got {config!r}.")
         num_items, vocab_size = len(trie.items), model.config.decoder_config.vocab_size
-        if config.k > num_items:
+        if config.k > num_items and config.method != "diverse":  # a diverse list may hold a title several times
             raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {config.k}.")
         if trie.tokens.max() >= vocab_size:
             raise ValueError(
                 f"The titles hold token {trie.tokens.max()}, but the model's vocabulary has {vocab_size} tokens: they "
                 "were tokenized for another model."
             )
+        length_divisors(trie, config.length_penalty)  # a penalty that is too large raises now
         self.model = model
         self.trie = trie
         self.config = config
@@ -283,9 +318,12 @@ class CatalogRanker:
 
         def collect(found: FoundTitles) -> None:
             row, is_allowed = found.request.row, found.request.allowed
-            best = _top_k(trie, found.leaves, found.scores, is_allowed, config.k, config.length_penalty)
+            if config.method == "diverse":
+                best = _first_items(trie, found.leaves, is_allowed), found.scores
+            else:
+                best = _top_k(trie, found.leaves, found.scores, is_allowed, config.k)
             ranking.items[row], ranking.scores[row] = best
-            ranking.is_exact[row] = found.dropped <= best[1][-1] and config.length_penalty == 0
+            ranking.is_exact[row] = found.dropped <= best[1][-1]
             ranking.tokens_read[row], ranking.kv_length[row] = found.tokens_read, found.kv_length
 
         self._search(prompts, allowed, config.method, show_progress, collect)
@@ -331,8 +369,8 @@ class CatalogRanker:
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float32, by catalog index: Σ log p(title tokens + end of turn |
-            prompt); -infinity for titles that the trie cannot spell. For the method `"item"`, the scores of
-            [`ItemScorer`].
+            prompt), divided by the length if there is a `length_penalty`; -infinity for titles that the trie cannot
+            spell. For the method `"item"`, the scores of [`ItemScorer`].
 
         Raises:
             ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
@@ -389,7 +427,18 @@ class CatalogRanker:
                 )
             reader = TreeReader(model, self.trie, self._pad_id, config.synchronize)
             if method == "all":
-                results = score_all_titles(reader, requests(), config.batch_size, _TOKENS_PER_FORWARD["all"])
+                results = score_all_titles(
+                    reader, requests(), config.batch_size, _TOKENS_PER_FORWARD["all"], config.length_penalty
+                )
+            elif method == "diverse":
+                results = search_diverse(
+                    reader,
+                    requests(),
+                    config.batch_size,
+                    num_groups=config.k,
+                    diversity_penalty=config.diversity_penalty,
+                    ended_token_id=config.ended_token_id,
+                )
             else:
                 results = search_titles(
                     reader,
@@ -399,7 +448,7 @@ class CatalogRanker:
                     num_beams=config.beam_width,
                     max_title_tokens=config.max_title_tokens,
                     tokens_per_wave=_TOKENS_PER_FORWARD["exact"],
-                    prune=config.length_penalty == 0,
+                    length_penalty=config.length_penalty,
                 )
             for found in results:
                 collect(found)
@@ -482,13 +531,18 @@ def _best_of_rows(
 
 
 def _top_k(
-    trie: TitleTrie, leaves: np.ndarray, scores: np.ndarray, allowed: np.ndarray, k: int, length_penalty: float
+    trie: TitleTrie, leaves: np.ndarray, scores: np.ndarray, allowed: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the k best allowed items of one user, and their scores, each of shape `(k,)`."""
     numbers, items = trie.items_at(leaves)
     scores = scores[numbers]
-    if length_penalty != 0:
-        scores = scores / trie.depths[leaves[numbers]] ** float(length_penalty)
     items, scores = items[allowed[items]], scores[allowed[items]]
     (best,), (best_scores,) = _best_of_rows(np.zeros(len(items), dtype=np.int64), items, scores, 1, k)
     return best, best_scores
+
+
+def _first_items(trie: TitleTrie, leaves: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """Returns the first allowed item of each leaf, shape `(n,)`."""
+    numbers, items = trie.items_at(leaves)
+    numbers, items = numbers[allowed[items]], items[allowed[items]]
+    return items[np.unique(numbers, return_index=True)[1]]

@@ -136,7 +136,7 @@ class PatchRecommender:
                 Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
                 catalog if not given.
             method, num_beams, max_title_tokens:
-                See [`RankingConfig`].
+                See [`RankingConfig`]. The method `"diverse"` is refused, because its lists may repeat a title.
             layout ([`Layout`], *optional*):
                 Replaces the processor's layout.
             batch_size (`int`, *optional*, defaults to `8`):
@@ -157,6 +157,11 @@ class PatchRecommender:
             FloatingPointError: If the model's scores are not numbers.
         """
         check_k(k)
+        if method == "diverse":
+            raise ValueError(
+                "The method 'diverse' reproduces the released code's lists, which may hold a title several times: use "
+                "it in `evaluate_model` or `CatalogRanker`, and 'exact' or 'beam' here."
+            )
         is_single, batch = as_batch(histories)
         processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
         found = find_items(batch, catalog, processor.title_tokens, processor.tokenizer)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .encoding import EncodedHistory
-from .prefixes import AllowedItems, Prefixes, ranks_in_groups, sums_before
+from .prefixes import AllowedItems, Prefixes, length_divisors, ranks_in_groups, sums_before
 from .title_tokens import ragged_arange
 from .tree_reader import TreeReader
 
@@ -46,10 +46,10 @@ class FoundTitles(NamedTuple):
         leaves (`numpy.ndarray` of shape `(n,)`, int64):
             The titles that were read to their end.
         scores (`numpy.ndarray` of shape `(n,)`, float64):
-            Their scores.
+            Their scores, divided by their lengths if there is a length penalty.
         dropped (`float`):
-            The best score of a dropped prefix that might have led into the top k; -infinity if no such prefix was
-            dropped.
+            The upper bound of the scores of all titles below dropped prefixes that might have led into the top k;
+            -infinity if no such prefix was dropped.
         tokens_read (`int`):
             Number of title tokens that were read.
         kv_length (`int`):
@@ -72,17 +72,17 @@ def search_titles(
     num_beams: int | None,
     max_title_tokens: int | None,
     tokens_per_wave: int,
-    prune: bool = True,
+    length_penalty: float = 0.0,
 ) -> Iterator[FoundTitles]:
     """
     Finds the best titles, wave by wave. A user whose search is finished leaves, and the next one comes in.
 
     Without `num_beams` the search is best-first. Each wave reads the best open prefixes of each user. If there is
-    room, it also reads the tokens that follow them without a choice. The search stops when no open prefix scores above
-    the k-th best title read so far.
+    room, it also reads the tokens that follow them without a choice. The search stops when no open prefix can lead to
+    a score above the k-th best title read so far (see [`length_divisors`]).
 
-    With `num_beams` it is a beam search. Each wave reads one token of each of the `num_beams` best prefixes, and drops
-    the others.
+    With `num_beams` it is a beam search. Each wave reads one token of each of the `num_beams` prefixes with the best
+    Σ log p, and drops the others.
 
     Args:
         reader ([`TreeReader`]):
@@ -100,14 +100,14 @@ def search_titles(
             each item still missing.
         tokens_per_wave (`int`):
             Approximate number of title tokens of a user that a wave of the best-first search reads.
-        prune (`bool`, *optional*, defaults to `True`):
-            Whether to drop prefixes below the k-th best title. Must be `False` if titles are not ranked by their
-            scores.
+        length_penalty (`float`, *optional*, defaults to `0.0`):
+            Titles score Σ log p / (number of tokens with the end of turn) ** length_penalty.
 
     Yields:
         [`FoundTitles`], as users leave.
     """
     trie = reader.trie
+    divisors = length_divisors(trie, length_penalty)
     present: dict[int, SearchRequest] = {}
     allowed = AllowedItems(trie, batch_size)
     titles = opened = Prefixes(*(np.empty(0, dtype=dtype) for dtype in (np.int64, np.int64, np.float64)))
@@ -126,11 +126,10 @@ def search_titles(
             new_titles, new_prefixes = _follow(reader, allowed, roots, np.ones(len(users), dtype=np.int64))
             titles, opened = titles.joined(new_titles), opened.joined(new_prefixes)
 
-        kth_scores, num_found = _kth_best(titles, allowed, batch_size, k)
-        if prune:
-            opened = opened.select(opened.scores > kth_scores[opened.users])
-            titles = titles.select(titles.scores >= kth_scores[titles.users])
-        opened = opened.best_first()
+        kth_scores, num_found = _kth_best(titles, allowed, batch_size, k, divisors)
+        opened = opened.select(opened.bounds(divisors) > kth_scores[opened.users])
+        titles = titles.select(titles.bounds(divisors) >= kth_scores[titles.users])
+        opened = opened.best_first(divisors if num_beams is None else None)
         ranks = ranks_in_groups(opened.users)
         width = np.full(batch_size, len(opened) if num_beams is None else num_beams)
         is_spent = np.zeros(batch_size, dtype=bool)
@@ -138,7 +137,7 @@ def search_titles(
             is_spent = tokens_read >= max_title_tokens
             width[is_spent] = np.maximum(k - num_found, 0)[is_spent]
         is_kept = ranks < width[opened.users]
-        np.maximum.at(dropped, opened.users[~is_kept], opened.scores[~is_kept])
+        np.maximum.at(dropped, opened.users[~is_kept], opened.bounds(divisors)[~is_kept])
         opened, ranks = opened.select(is_kept), ranks[is_kept]
 
         num_open = np.bincount(opened.users, minlength=batch_size)
@@ -146,7 +145,7 @@ def search_titles(
         for user in finished.tolist():
             found = titles.select(titles.users == user)
             numbers = float(dropped[user]), int(tokens_read[user]), reader.kv_length(user)
-            yield FoundTitles(present.pop(user), found.nodes, found.scores, *numbers)
+            yield FoundTitles(present.pop(user), found.nodes, found.bounds(divisors), *numbers)
         if len(finished) > 0:
             titles = titles.select(~np.isin(titles.users, finished))
             reader.leave(finished)
@@ -176,7 +175,11 @@ def search_titles(
 
 
 def score_all_titles(
-    reader: TreeReader, requests: Iterator[SearchRequest], batch_size: int, tokens_at_once: int
+    reader: TreeReader,
+    requests: Iterator[SearchRequest],
+    batch_size: int,
+    tokens_at_once: int,
+    length_penalty: float = 0.0,
 ) -> Iterator[FoundTitles]:
     """
     Reads the whole trie, in runs of consecutive nodes.
@@ -187,17 +190,21 @@ def score_all_titles(
             read.
         tokens_at_once (`int`):
             Number of title tokens of a user that a forward reads, besides the ancestors of the first one.
+        length_penalty (`float`, *optional*, defaults to `0.0`):
+            See [`search_titles`].
 
     Yields:
         [`FoundTitles`], with all titles that can be spelled, for each user.
     """
     leaves = np.flatnonzero(reader.trie.num_children == 0)
+    divisors = length_divisors(reader.trie, length_penalty)[leaves]
     while batch := list(islice(requests, batch_size)):
         users = np.arange(len(batch))
         reader.admit(users, [request.prompt for request in batch])
         scores, tokens_read = _score_all_nodes(reader, users, tokens_at_once)
         for user, request in enumerate(batch):
-            yield FoundTitles(request, leaves, scores[user, leaves], -np.inf, tokens_read, reader.kv_length(user))
+            found = scores[user, leaves] / divisors
+            yield FoundTitles(request, leaves, found, -np.inf, tokens_read, reader.kv_length(user))
         reader.leave(users)
 
 
@@ -258,12 +265,14 @@ def _runs(prefixes: Prefixes, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return np.repeat(prefixes.users, lengths), np.repeat(prefixes.nodes, lengths) + ragged_arange(lengths)
 
 
-def _kth_best(titles: Prefixes, allowed: AllowedItems, num_users: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _kth_best(
+    titles: Prefixes, allowed: AllowedItems, num_users: int, k: int, divisors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns for each user the score of the k-th best item, or -infinity, and the number of items in `titles`."""
-    titles = titles.best_first()
+    titles = titles.best_first(divisors)
     counts = allowed.count(titles.users, titles.nodes)
     before = sums_before(counts, ranks_in_groups(titles.users))
     holds_kth = (before < k) & (before + counts >= k)
     kth_scores = np.full(num_users, -np.inf)
-    kth_scores[titles.users[holds_kth]] = titles.scores[holds_kth]
+    kth_scores[titles.users[holds_kth]] = titles.bounds(divisors)[holds_kth]
     return kth_scores, np.bincount(titles.users, weights=counts, minlength=num_users).astype(np.int64)

@@ -70,6 +70,23 @@ class TitleTrie:
         return parents
 
     @cached_property
+    def deepest_leaves(self) -> np.ndarray:
+        """Depth of the deepest leaf at or below each node, shape `(num_nodes,)`."""
+        return self._gathered_from_leaves(self.depths.copy(), np.maximum)
+
+    @cached_property
+    def shallowest_leaves(self) -> np.ndarray:
+        """Depth of the shallowest leaf at or below each node, shape `(num_nodes,)`."""
+        depths = np.where(self.num_children > 0, self.max_depth, self.depths)
+        return self._gathered_from_leaves(depths, np.minimum)
+
+    def _gathered_from_leaves(self, depths: np.ndarray, choose: np.ufunc) -> np.ndarray:
+        for depth in range(self.max_depth, 0, -1):
+            level = np.flatnonzero(self.depths == depth)
+            choose.at(depths, self.parents[level], depths[level])
+        return depths
+
+    @cached_property
     def leaf_of_item(self) -> np.ndarray:
         """Leaf of each item by catalog index, shape `(num_items,)`; -1 for items whose titles cannot be spelled."""
         leaves = np.full(self.num_items, -1)

@@ -303,9 +303,10 @@ class PatchFinetuneConfig(SFTConfig):
 
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
-        if self.eval_method not in (None, *METHODS):
+        methods = [method for method in METHODS if method != "diverse"]  # its lists may repeat a title
+        if self.eval_method not in (None, *methods):
             raise ValueError(
-                f"`eval_method` must be None or one of {', '.join(map(repr, METHODS))}, got {self.eval_method!r}."
+                f"`eval_method` must be None or one of {', '.join(map(repr, methods))}, got {self.eval_method!r}."
             )
         similarity, residual_size = cast(Similarity, self.item_similarity), self.item_residual_size or 0
         ItemHeadConfig(1, residual_size, similarity, self.item_dropout, self.residual_dropout)  # checks the values

@@ -23,6 +23,7 @@ def test_targets_are_ranked_with_a_collator_or_a_processor(model, processor, row
     with pytest.warns(FutureWarning):
         release = patchrec_hf.rank_targets(model, processor, rows, protocol="authors", show_progress=False)
     assert not release.settings["protocol"]["complete_prefixes"]
+    assert release.settings["method"] == "exact"  # before the release's decoding, the name stood for its matching
 
 
 def test_scored_targets(catalog, rows):

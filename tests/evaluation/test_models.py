@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from patchrec_hf import (
     BOOK_PROMPT,
-    RELEASE_PROTOCOL,
+    RELEASE_MATCHING,
     Catalog,
     EvaluationProtocol,
     ItemPatchLayout,
@@ -25,6 +25,7 @@ from patchrec_hf import (
     evaluate_model,
     evaluate_scorer,
 )
+from patchrec_hf.runtime.trie import build_trie
 
 
 def test_users_are_numbers_or_texts(model, processor, rows):
@@ -178,7 +179,7 @@ def test_ranks_by_the_authors_protocol(k):
             for place, item in enumerate(items)
         ]
     )
-    report = evaluate_model(model, processor, rows, k=k, protocol=RELEASE_PROTOCOL, show_progress=False)
+    report = evaluate_model(model, processor, rows, k=k, protocol=RELEASE_MATCHING, show_progress=False)
     expected = authors_ranks(model, collator, rows, k)
     assert report.settings["k"] == (k or 11)  # 13 items, "Poems" twice, without "Typhoon"
     assert report.targets["title_rank"].to_list() == expected
@@ -198,7 +199,7 @@ def test_authors_protocol_excludes_every_item_of_a_seen_title(model, processor):
             {"user_id": 1, "item_ids": [14, 10, 15], "target_positions": [2]},
         ]
     )
-    kwargs = {"k": None, "protocol": RELEASE_PROTOCOL, "show_progress": False}
+    kwargs = {"k": None, "protocol": RELEASE_MATCHING, "show_progress": False}
     collator = PatchDataCollator(processor)
     free = evaluate_model(model, processor, rows, **kwargs).targets["item_rank"]
     unseen = evaluate_model(model, processor, rows, exclude_seen=True, **kwargs).targets["item_rank"]
@@ -386,8 +387,9 @@ def test_items_are_ranked_by_the_strict_protocol_only(model, processor, rows):
     head, writes = item_model(), item_processor(processor)
     with pytest.raises(ValueError, match="'item' ranks items, so it needs `protocol='strict'`"):
         evaluate_model(head, writes, rows, protocol="release", method="item")
-    report = evaluate_model(head, writes, rows, protocol="release", k=3, max_rows=2, show_progress=False)
-    assert report.settings["method"] == "exact"
+    for protocol, method in (("release", "diverse"), ("release-matching", "exact")):
+        report = evaluate_model(head, writes, rows, protocol=protocol, k=3, max_rows=2, show_progress=False)
+        assert report.settings["method"] == method
     with pytest.raises(ValueError, match="needs a model with an item head"):
         evaluate_model(model, processor, rows, method="item")
 
@@ -402,3 +404,92 @@ def test_nothing_to_rank(model, processor, rows, targets):
     rows = rows.select([]) if targets is None else rows.map(lambda row: {**row, "target_positions": targets})
     with pytest.raises(ValueError, match=r"is empty|no target positions"):
         evaluate_model(model, processor, rows)
+
+
+def strong_model(catalog, tokenizer, seed):
+    """A tiny model whose weights are large, so that its titles differ much in probability."""
+    backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
+    model = PatchRecForCausalLM.from_backbone(backbone, tokenizer).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.dim() > 1:
+                weights.copy_(0.3 * torch.randn(weights.shape, generator=generator))
+    return model
+
+
+def test_the_release_decodes_and_matches(catalog, tokenizer, processor, rows):
+    """The ranks are found in the titles that are listed, of which the last that begins like the target counts."""
+    model = strong_model(catalog, tokenizer, seed=2)
+    report = evaluate_model(
+        model, processor, rows, k=20, protocol="release", keep_rankings=True, train_dataset=rows, show_progress=False
+    )
+    assert (report.ks, report.depth, report.only_at_depth) == ((20,), 20, True)  # of 12 items
+    kept = ("method", "k", "length_penalty", "diversity_penalty", "ended_token_id", "num_beams")
+    assert [report.settings[name] for name in kept] == ["diverse", 20, 1.0, 0.8, 0, None]
+    assert report.settings["protocol"]["take_last_match"] is True
+    assert not report.targets["is_exact"].any()
+    titles = dict(TITLES)
+    num_repeated = 0
+    for target, ranked, rank in report.targets.select("target_id", "ranked_ids", "item_rank").iter_rows():
+        places = [place for place, item in enumerate(ranked, 1) if titles[item].startswith(titles[target])]
+        assert rank == (max(places) if places else np.inf)
+        assert len(ranked) == 20
+        num_repeated += 20 - len({titles[item] for item in ranked})
+    assert num_repeated > 0
+
+
+def test_two_decodings_contradict_each_other(catalog, tokenizer, processor, rows):
+    """
+    A target that enters a list at rank 20 or before adds at least 1 / log2(21) to NDCG, so in one ranking
+    NDCG@20 - NDCG@10 >= (HR@20 - HR@10) / log2(21). Of two decodings this need not hold, as in the paper's Table 2.
+    """
+    model = strong_model(catalog, tokenizer, seed=2)
+
+    def gains(*arguments):
+        ten, twenty = (
+            evaluate_model(model, processor, rows, k=k, show_progress=False, **settings).metrics([cutoff])
+            for k, cutoff, settings in arguments
+        )
+        return twenty["hr@20"] - ten["hr@10"], twenty["ndcg@20"] - ten["ndcg@10"]
+
+    more_hits, more_gain = gains((10, 10, {"protocol": "release"}), (20, 20, {"protocol": "release"}))
+    assert more_hits > 0
+    assert more_gain < more_hits / np.log2(21) - 0.01
+    more_hits, more_gain = gains(*[(20, cutoff, {"protocol": "release-matching"}) for cutoff in (10, 20)])
+    assert more_gain >= more_hits / np.log2(21) - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": None, "protocol": "release"}, "The method 'diverse' decodes k titles, so `k` must be a number"),
+        ({"method": "diverse"}, "'diverse' can list a title several times, so it needs a protocol that matches"),
+        ({"protocol": "release", "num_beams": 40}, "`num_beams` belongs to `method='beam'`"),
+        ({"protocol": "release", "length_penalty": 1.0}, "'diverse' ranks by the mean log-probability"),
+        ({"protocol": "authors"}, "must be one of 'strict', 'release', 'release-matching', got 'authors'"),
+    ],
+)
+def test_settings_that_the_release_does_not_have(model, processor, rows, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_model(model, processor, rows, show_progress=False, **arguments)
+
+
+@pytest.mark.parametrize("k", [4, None])
+def test_targets_are_ranked_by_the_mean(model, processor, rows, k):
+    """A length penalty of 1 ranks by the mean log-probability, whether the search stops early or reads all titles."""
+    report = evaluate_model(
+        model, processor, rows, k=k, length_penalty=1.0, protocol="release-matching", show_progress=False
+    )
+    trie = build_trie(processor.title_tokens, processor.prompt.end_of_turn_id, complete_prefixes=False)
+    listed = trie.all_titles[1]
+    prompts = PatchDataCollator(processor).encode_rows(list(rows))
+    for row, prompt, rank in zip(rows, prompts, report.targets["item_rank"], strict=True):
+        means = brute_force(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt)
+        means /= processor.title_tokens.lengths + 1
+        order = listed[np.argsort(-means[listed])][:k].tolist()
+        title = TITLES[row["item_ids"][-1]]
+        places = [place for place, item in enumerate(order, 1) if processor.catalog.titles[item].startswith(title)]
+        assert rank == (places[-1] if places else np.inf)
+    assert report.settings["length_penalty"] == 1.0
+    assert report.targets["is_exact"].all()

@@ -35,6 +35,19 @@ def test_writes_an_image_into_a_new_directory(tmp_path):
     assert "<svg" in (tmp_path / "new" / "report.svg").read_text(encoding="utf-8")
 
 
+def test_a_report_of_one_cut_off_is_a_point(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    whole = make_report([1.0, 2.0, math.inf], ks=(2, 3))
+    decoded = type(whole)(whole.targets, {}, (3,), depth=3, only_at_depth=True)
+    plot_reports({"searched": whole, "decoded": decoded}, tmp_path / "report.png")
+    lines = figures[0].axes[0].get_lines()
+    assert [list(line.get_xdata()) for line in lines] == [[1, 2, 3], [3]]
+    assert [line.get_marker() for line in lines] == ["None", "o"]
+
+
 def test_mistakes_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`reports` is empty"):
         plot_reports({}, tmp_path / "report.png")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchrec_hf import RELEASE_PROTOCOL, STRICT_PROTOCOL, EvaluationProtocol
+from patchrec_hf import RELEASE_MATCHING, STRICT_PROTOCOL, EvaluationProtocol
 
 
 TITLES = ("Emma", "Emmanuel", "Typhoon", "Typhoon and Other Stories", "Poems", "Poems")
@@ -36,7 +36,7 @@ def test_places_by_hand(items, target, strict, prefixes, last, authors):
     assert place(
         EvaluationProtocol(credit_prefixes=True, take_last_match=True, credit_items=False), items, target
     ) == [authors]
-    assert place(RELEASE_PROTOCOL, items, target) == [authors]
+    assert place(RELEASE_MATCHING, items, target) == [authors]
     # These two say what is ranked; they change nothing about a list that is given.
     assert place(EvaluationProtocol(complete_prefixes=False), items, target) == [strict]
     assert place(EvaluationProtocol(credit_items=False), items, target) == [strict]
@@ -54,7 +54,7 @@ def test_prefixes_are_compared_letter_by_letter(title):
 
 
 @pytest.mark.parametrize("title", ["-1", "None", "nan", "0", "\0", " Emma"])
-@pytest.mark.parametrize("protocol", [STRICT_PROTOCOL, RELEASE_PROTOCOL])
+@pytest.mark.parametrize("protocol", [STRICT_PROTOCOL, RELEASE_MATCHING])
 def test_missing_items_match_no_title(protocol, title):
     titles = ("Poems", title)
     assert place(protocol, [-1, -1, -1], 1, titles) == [np.inf]
@@ -90,7 +90,7 @@ def test_places_are_those_of_a_plain_loop(data):
     k = data.draw(st.integers(1, 6))
     lists = st.lists(st.integers(-1, len(titles) - 1), min_size=k, max_size=k)
     items, targets = zip(*data.draw(st.lists(st.tuples(lists, indices), min_size=1, max_size=4)), strict=True)
-    for protocol, rule in ((RELEASE_PROTOCOL, authors_place), (STRICT_PROTOCOL, first_place)):
+    for protocol, rule in ((RELEASE_MATCHING, authors_place), (STRICT_PROTOCOL, first_place)):
         places = protocol.ranks(titles, np.array(items), np.array(targets))
         generated = [["" if item < 0 else titles[item] for item in row] for row in items]
         assert places.tolist() == [rule(row, titles[target]) for row, target in zip(generated, targets, strict=True)]

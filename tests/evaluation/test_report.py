@@ -296,3 +296,21 @@ def test_crash_while_saving_leaves_the_old_file_whole(tmp_path, monkeypatch, nam
 
     new.save(tmp_path)  # what the crash left behind is not in the way
     assert EvaluationReport.load(tmp_path).metrics() == new.metrics()
+
+
+def test_titles_decoded_at_one_length_have_metrics_at_this_cut_off_only(tmp_path):
+    usual = make_report([1.0, 3.0, math.inf])
+    report = EvaluationReport(usual.targets, {"method": "diverse"}, (20,), depth=20, only_at_depth=True)
+    report.save(tmp_path)
+    for one in (report, EvaluationReport.load(tmp_path)):
+        assert one.only_at_depth
+        assert set(one.metrics()) >= {"hr@20", "ndcg@20"}
+        message = "with 20 groups, so they have metrics at the cut-off 20 only, got a cut-off of {0}. .* with `k={0}`"
+        for ks, other in (([10, 20], 10), ([50], 50)):
+            with pytest.raises(ValueError, match=message.format(other)):
+                one.metrics(ks)
+        with pytest.raises(ValueError, match=message.format(2)):
+            usual.compare(one)
+    assert report.compare(report)["difference"].to_list() == [0.0] * 6
+    with pytest.raises(ValueError, match="got a cut-off of 10"):
+        EvaluationReport(usual.targets, {}, (10, 20), depth=20, only_at_depth=True)

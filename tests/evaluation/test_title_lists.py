@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from patchrec_hf import RELEASE_PROTOCOL, STRICT_PROTOCOL
+from patchrec_hf import RELEASE_MATCHING, STRICT_PROTOCOL
 from patchrec_hf.evaluation.title_lists import TitleLists
 from patchrec_hf.runtime.title_tokens import TitleTokens
 from patchrec_hf.runtime.trie import build_trie
@@ -30,7 +30,7 @@ def test_items_of_one_title_are_listed_once():
 
 
 def test_titles_that_begin_another_cannot_be_spelled_in_the_release():
-    release = lists(RELEASE_PROTOCOL)
+    release = lists(RELEASE_MATCHING)
     assert release.num_titles == 2
     assert sorted(release.all(1)[0].items.tolist()) == [1, 3]
 
@@ -39,7 +39,7 @@ def test_seen_items_are_left_out():
     """With credit by item, the other "Emma" stays; in the release a seen title goes with all of its items."""
     (titles,) = lists(STRICT_PROTOCOL).without([np.array([0, 1])], np.array([3]))
     assert dict(zip(titles.items.tolist(), titles.num_items.tolist(), strict=True)) == {2: 1, 3: 1}
-    (titles,) = lists(RELEASE_PROTOCOL).without([np.array([1])], np.array([3]))
+    (titles,) = lists(RELEASE_MATCHING).without([np.array([1])], np.array([3]))
     assert titles.items.tolist() == [3]
 
 
@@ -61,6 +61,6 @@ def test_ranks_by_item_and_by_title(ranked, target, expected):
 
 def test_the_release_credits_longer_titles():
     """ "Emma II" begins with the letters of "Emma", which the release cannot spell."""
-    release = lists(RELEASE_PROTOCOL)
+    release = lists(RELEASE_MATCHING)
     item_rank, title_rank, num_ties = release.find(release.all(1), np.array([[1, 3]]), np.array([0]))
     assert (item_rank[0], title_rank[0], num_ties[0]) == (2, 2, 1)

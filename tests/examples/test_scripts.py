@@ -183,11 +183,23 @@ def test_benchmark_of_rankings(tmp_path):
         "--output_dir", tmp_path / "report",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "and the last match counts (release)" in done.stdout
+    assert "and the last match counts (release-matching)" in done.stdout
     settings = EvaluationReport.load(tmp_path / "report").settings
     assert settings["protocol"]["take_last_match"] is True
     assert settings["model"] == str(tmp_path / "final")
     assert not (tmp_path / "report" / "parts").exists()
+
+    done = run(
+        EVALUATE, "--model", tmp_path / "final", "--max_rows", "6", "--max_history", "10", "--protocol", "release",
+        "--ks", "4", "2", "--output_dir", tmp_path / "release",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reports = {2: EvaluationReport.load(tmp_path / "release" / "at_2"), 4: EvaluationReport.load(tmp_path / "release")}
+    metrics = json.loads((tmp_path / "release" / "results.json").read_text())
+    for k, report in reports.items():
+        assert (report.ks, report.depth) == ((k,), k)
+        assert metrics[f"hr@{k}"] == report.metrics()[f"hr@{k}"]
+    assert "| 2 |" in (tmp_path / "release" / "release.md").read_text()
 
 
 def test_prepare_data(tmp_path):

@@ -1,9 +1,10 @@
 """Prefixes of titles, and the items below them."""
 
 import numpy as np
+import pytest
 from tiny_parts import title_tokens
 
-from patchrec_hf.runtime.prefixes import AllowedItems, Prefixes, ranks_in_groups, sums_before
+from patchrec_hf.runtime.prefixes import AllowedItems, Prefixes, length_divisors, ranks_in_groups, sums_before
 from patchrec_hf.runtime.trie import build_trie
 
 
@@ -36,3 +37,19 @@ def test_places_in_groups():
     assert ranks.tolist() == [0, 1, 0, 0, 1, 2]
     assert sums_before(np.array([1, 2, 3, 4, 5, 6]), ranks).tolist() == [0, 1, 0, 0, 4, 9]
     assert ranks_in_groups(np.array([], dtype=np.int64)).tolist() == []
+
+
+def test_bounds_divide_by_the_best_length_below():
+    """Nodes in preorder: the root, 1, 1·2, 1·2·end, 1·2·3, 1·2·3·end, 4, 4·end. Titles have 3, 4 and 2 tokens."""
+    trie = build_trie(title_tokens([[1, 2], [1, 2, 3], [4]]), end_of_turn_id=9)
+    assert length_divisors(trie, 0.0).tolist() == [1.0] * 8
+    assert length_divisors(trie, 1.0).tolist() == [4, 4, 4, 3, 4, 4, 2, 2]
+    assert length_divisors(trie, 2.0).tolist() == [16, 16, 16, 9, 16, 16, 4, 4]
+    assert length_divisors(trie, -1.0).tolist() == [1 / 2, 1 / 3, 1 / 3, 1 / 3, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
+    prefixes = Prefixes(np.array([0, 0]), np.array([6, 1]), np.array([-1.0, -1.5]))
+    assert prefixes.bounds(length_divisors(trie, 1.0)).tolist() == [-0.5, -0.375]
+    assert prefixes.best_first().nodes.tolist() == [6, 1]
+    assert prefixes.best_first(length_divisors(trie, 1.0)).nodes.tolist() == [1, 6]
+    for penalty in (600.0, -600.0):
+        with pytest.raises(ValueError, match="titles of 4 tokens can be raised to, got"):
+            length_divisors(trie, penalty)

@@ -145,9 +145,11 @@ def test_k_that_is_no_whole_number(k):
     ("arguments", "message"),
     [
         ({"method": "beam", "num_beams": 4}, "`num_beams` must be at least k = 5, got 4"),
-        ({"method": "best"}, "`method` must be one of 'exact', 'beam', 'all', 'item', got 'best'"),
-        ({"num_beams": 10}, "`num_beams` and `length_penalty` belong to `method='beam'`"),
-        ({"method": "all", "length_penalty": 1.0}, "`num_beams` and `length_penalty` belong to `method='beam'`"),
+        ({"method": "best"}, "`method` must be one of 'exact', 'beam', 'all', 'item', 'diverse', got 'best'"),
+        ({"num_beams": 10}, "`num_beams` belongs to `method='beam'`, got `method='exact'`"),
+        ({"length_penalty": float("nan")}, "`length_penalty` must be a finite number, got nan"),
+        ({"length_penalty": 900.0}, r"a number that titles of \d+ tokens can be raised to, got 900.0. Usual values"),
+        ({"length_penalty": -900.0}, r"a number that titles of \d+ tokens can be raised to, got -900.0"),
         ({"method": "beam", "max_title_tokens": 9}, "`max_title_tokens` belongs to `method='exact'`"),
         ({"max_title_tokens": -1}, "`max_title_tokens` must be at least 0, got -1"),
         ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
@@ -211,11 +213,9 @@ def test_scores_of_the_whole_catalog(model, processor, prompts, trie):
         np.testing.assert_allclose(scores[row], expected, atol=1e-4)
 
 
-def test_length_penalty_ranks_what_was_found_by_score_per_token(model, processor, prompts, trie):
+def test_length_penalty_ranks_by_score_per_token(model, processor, prompts, trie, method):
     plain = rank(model, trie, prompts, processor.prompt.pad_id, k=12, method="all")
-    ranking = rank(
-        model, trie, prompts, processor.prompt.pad_id, k=12, method="beam", num_beams=12, length_penalty=1.0
-    )
+    ranking = rank(model, trie, prompts, processor.prompt.pad_id, k=12, length_penalty=1.0, **method)
     num_tokens = processor.title_tokens.lengths + 1
     for items, scores, plain_items, plain_scores in zip(
         ranking.items, ranking.scores, plain.items, plain.scores, strict=True
@@ -224,7 +224,26 @@ def test_length_penalty_ranks_what_was_found_by_score_per_token(model, processor
         expected = [by_item[item] / num_tokens[item] for item in items.tolist()]
         np.testing.assert_allclose(scores, expected, atol=1e-5)
         assert (np.diff(scores) <= 0).all()
-    assert not ranking.is_exact.any()
+    assert ranking.is_exact.all()
+
+
+def test_scores_of_the_whole_catalog_by_length(model, processor, prompts, trie):
+    config = RankingConfig(k=1, length_penalty=0.5)
+    scores = CatalogRanker.from_trie(model, trie, processor.prompt.pad_id, config).score(prompts)
+    sums = score(model, trie, prompts, processor.prompt.pad_id)
+    np.testing.assert_allclose(scores, sums / np.sqrt(processor.title_tokens.lengths + 1), rtol=1e-5)
+
+
+def test_a_bounded_search_by_length_is_certified_where_it_is_exact(model, processor, prompts, trie):
+    expected = rank(model, trie, prompts, processor.prompt.pad_id, k=3, length_penalty=1.0)
+    shares = []
+    for max_title_tokens in (0, 4, 1000):
+        ranking = rank(
+            model, trie, prompts, processor.prompt.pad_id, k=3, length_penalty=1.0, max_title_tokens=max_title_tokens
+        )
+        assert (ranking.items[ranking.is_exact] == expected.items[ranking.is_exact]).all()
+        shares.append(ranking.is_exact.mean())
+    assert shares[0] < shares[-1] == 1
 
 
 def test_too_long_for_the_context(model, processor, prompts, trie):
@@ -370,8 +389,10 @@ def test_rankings_by_items_need_a_head_and_a_processor(model, head, processor, t
     for run in (ranker.rank, ranker.score):
         with pytest.raises(ValueError, match="nothing to rank"):
             run([])
-    with pytest.raises(ValueError, match="`num_beams` and `length_penalty` belong to `method='beam'`"):
+    with pytest.raises(ValueError, match="`num_beams` belongs to `method='beam'`, got `method='item'`"):
         RankingConfig(method="item", num_beams=40)
+    with pytest.raises(ValueError, match="`length_penalty` belongs to methods that rank by titles"):
+        RankingConfig(method="item", length_penalty=1.0)
     with pytest.raises(ValueError, match="`max_title_tokens` belongs to `method='exact'`"):
         RankingConfig(method="item", max_title_tokens=5)
 

@@ -324,3 +324,8 @@ def test_a_recommender_of_other_objects(model, processor):
 def test_similar_items_of_several(by_items):
     with pytest.raises(TypeError, match=r"takes one item, got \[10, 11\]"):
         by_items.similar_items([10, 11])
+
+
+def test_lists_that_repeat_titles_are_not_recommended(model, processor):
+    with pytest.raises(ValueError, match="The method 'diverse' reproduces the released code's lists"):
+        PatchRecommender(model, processor).recommend(["Emma"], k=2, method="diverse")

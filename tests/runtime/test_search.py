@@ -26,29 +26,43 @@ random_prompts = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=5), 
     prompts=random_prompts,
     tokens_at_once=st.integers(1, 20),
     crowded=st.sampled_from([0, 100]),
+    length_penalty=st.sampled_from([0.0, 0.5, 1.0, 2.0, -1.0]),
+    complete_prefixes=st.booleans(),
     data=st.data(),
 )
-def test_random_tries(titles, k, prompts, tokens_at_once, crowded, data):
-    """Prefixes, duplicates, single-token titles, excluded items: exact and all equal brute force; what a beam or a
-    bounded search certifies is exact, and what they do not certify are still k different items with right scores."""
+def test_random_tries(titles, k, prompts, tokens_at_once, crowded, length_penalty, complete_prefixes, data):
+    """Prefixes, duplicates, single-token titles, candidates, excluded items, sums, means and other scores by length:
+    exact and all equal brute force; what a beam or a bounded search certifies is exact, and what they do not certify
+    are still k different items with right scores."""
     model, tokens, k = tiny_model(), title_tokens(titles), min(k, len(titles))
     prompts = [plain_prompt(ids) for ids in prompts]
-    trie = build_trie(tokens, end_of_turn_id=9)
+    trie = build_trie(tokens, 9, complete_prefixes)
+    k = min(k, len(trie.items))
     item_sets = st.lists(st.integers(0, len(titles) - 1), max_size=len(titles) - 1, unique=True)
     excluded = [np.array(data.draw(item_sets), dtype=np.int64) for _ in prompts]
+    candidates = [np.setdiff1d(np.arange(len(titles)), data.draw(item_sets)) for _ in prompts]
+    for row, items in enumerate(excluded):  # something is left
+        kept = data.draw(st.sampled_from(trie.items.tolist()))
+        excluded[row], candidates[row] = np.setdiff1d(items, kept), np.union1d(candidates[row], kept)
     scores = np.array([brute_force(model, tokens, 9, prompt) for prompt in prompts])
+    scores /= np.array([len(title) + 1.0 for title in titles]) ** length_penalty
     for row, items in enumerate(excluded):
-        scores[row, items] = -np.inf
+        is_left = np.isin(np.arange(len(titles)), np.intersect1d(candidates[row], trie.items))
+        is_left[items] = False
+        scores[row, ~is_left] = -np.inf
+    num_left = np.isfinite(scores).sum(axis=1)
     expected = -np.sort(-scores, axis=1)[:, :k]
 
     def check(**kwargs):
-        ranking = rank(model, trie, prompts, pad_id=10, k=k, batch_size=2, excluded=excluded, **kwargs)
+        ranking = rank(
+            model, trie, prompts, 10, candidates, excluded, k=k, batch_size=2, length_penalty=length_penalty, **kwargs
+        )
         for row in range(len(prompts)):
             found = ranking.items[row][ranking.items[row] >= 0]
-            assert len(set(found.tolist())) == len(found) == min(k, len(titles) - len(excluded[row]))
-            np.testing.assert_allclose(ranking.scores[row, : len(found)], scores[row, found], atol=1e-4)
+            assert len(set(found.tolist())) == len(found) == min(k, num_left[row])
+            np.testing.assert_allclose(ranking.scores[row, : len(found)], scores[row, found], rtol=1e-5, atol=1e-4)
             if ranking.is_exact[row]:
-                np.testing.assert_allclose(ranking.scores[row], expected[row], atol=1e-4)
+                np.testing.assert_allclose(ranking.scores[row], expected[row], rtol=1e-5, atol=1e-4)
         return ranking
 
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -131,9 +145,11 @@ def requests(*allowed):
         yield SearchRequest(row, "abcdef"[row], np.isin(np.arange(3), items))
 
 
-def search(reader, *allowed, batch_size=1, k=1, num_beams=None, max_title_tokens=None, tokens_per_wave=1):
-    users = requests(*allowed)
-    return list(search_titles(reader, users, batch_size, k, num_beams, max_title_tokens, tokens_per_wave))
+def search(
+    reader, *allowed, batch_size=1, k=1, num_beams=None, max_title_tokens=None, tokens_per_wave=1, length_penalty=0.0
+):
+    users, settings = requests(*allowed), (num_beams, max_title_tokens, tokens_per_wave, length_penalty)
+    return list(search_titles(reader, users, batch_size, k, *settings))
 
 
 def items_by_score(found, trie=TRIE):
@@ -158,6 +174,34 @@ def test_what_a_beam_gives_up_is_told():
     assert reader.tokens_read == [{0: [1]}, {0: [2]}]
     assert items_by_score(found) == [(0, -1.75)]
     assert found.dropped == -1.25
+
+
+def test_a_mean_is_bounded_by_the_longest_title_below():
+    """
+    By their means, 1·2 has -1.75 / 3, 1·3 has -3.25 / 3, and 4 has -1.5 / 2. The search reads 1, whose longest titles
+    have three tokens (-1 / 3), before 4 (-1.25 / 2). Then 1·2 (-1.5 / 3) is the best, and its title surpasses what 4
+    can reach. By the sum, 4 is the best title.
+    """
+    reader = FixedReader(TRIE)
+    (found,) = search(reader, [0, 1, 2], length_penalty=1.0)
+    assert reader.tokens_read == [{0: [1]}, {0: [2]}]
+    assert items_by_score(found) == [(0, pytest.approx(-1.75 / 3))]
+    assert (found.tokens_read, found.dropped) == (2, -np.inf)
+
+
+def test_a_negative_penalty_is_bounded_by_the_shortest_title_below():
+    """4 (-1.25 * 2) is read before 1 (-1 * 3); its title has -1.5 * 2, and 1 cannot surpass it."""
+    reader = FixedReader(TRIE)
+    (found,) = search(reader, [0, 1, 2], length_penalty=-1.0)
+    assert reader.tokens_read == [{0: [4]}]
+    assert items_by_score(found) == [(2, -3.0)]
+
+
+def test_a_beam_by_the_mean_is_certified_by_the_bound():
+    """A beam keeps the prefix with the best sum, 1, and gives up 4, which can reach -1.25 / 2 at most."""
+    (found,) = search(FixedReader(TRIE), [0, 1, 2], num_beams=1, length_penalty=1.0)
+    assert items_by_score(found) == [(0, pytest.approx(-1.75 / 3))]
+    assert found.dropped == -1.25 / 2  # below the title
 
 
 def test_only_what_is_allowed_is_read():
@@ -205,3 +249,8 @@ def test_all_titles_are_scored(tokens_at_once):
     assert [result.request.row for result in found] == [0, 1, 2]
     for result in found:
         assert items_by_score(result) == [(2, -1.5), (0, -1.75), (1, -3.25)]
+
+
+def test_all_titles_are_scored_by_their_means():
+    (found,) = score_all_titles(FixedReader(TRIE), requests([0]), 1, 8, length_penalty=1.0)
+    assert items_by_score(found) == [(0, pytest.approx(-1.75 / 3)), (2, -0.75), (1, pytest.approx(-3.25 / 3))]

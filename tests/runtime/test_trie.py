@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_parts import title_tokens
 
 from patchrec_hf.runtime.title_tokens import TitleTokens
 from patchrec_hf.runtime.trie import build_trie
@@ -222,3 +223,10 @@ def test_ten_thousand_titles_take_no_loop_over_titles():
         sys.settrace(former)
     assert num_lines < len(trie.items)
     assert len(trie.items) == 10_000
+
+
+def test_depths_of_the_leaves_below_a_node():
+    """Nodes in preorder: the root, 1, 1·2, 1·2·end, 1·2·3, 1·2·3·end, 4, 4·end."""
+    trie = build_trie(title_tokens([[1, 2], [1, 2, 3], [4]]), end_of_turn_id=9)
+    assert trie.deepest_leaves.tolist() == [4, 4, 4, 3, 4, 4, 2, 2]
+    assert trie.shallowest_leaves.tolist() == [2, 3, 3, 3, 4, 4, 2, 2]

@@ -86,6 +86,7 @@ def test_zero3_must_save_whole_weights(zero3, tmp_path):
         ({"eval_max_title_tokens": -1}, "eval_max_title_tokens"),
         ({"objective": "items"}, r"`objective` must be one of 'title', 'item', 'both', got 'items'"),
         ({"eval_method": "best"}, r"`eval_method` must be None or one of 'exact', 'beam', 'all', 'item', got 'best'"),
+        ({"eval_method": "diverse"}, r"`eval_method` must be None or one of .*'item', got 'diverse'"),
         ({"item_residual_size": -1}, r"`residual_size` of the item head must be a whole number of at least 0"),
         ({"item_similarity": "dot"}, r"`similarity` must be one of 'cosine', 'product', got 'dot'"),
         ({"item_dropout": 1.0}, r"`dropout` of the item head must be at least 0 and below 1, got 1.0"),
