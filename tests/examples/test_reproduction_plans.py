@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchrec_hf import DropLayout, ItemPatchLayout, SessionPatchLayout, TextLayout, load_recommendation_data
+from patchrec_hf import (
+    DropLayout,
+    EvaluationReport,
+    ItemPatchLayout,
+    SessionPatchLayout,
+    TextLayout,
+    load_recommendation_data,
+)
 
 
 ROOT = Path(__file__).parents[2]
@@ -230,6 +237,18 @@ def test_a_real_run_takes_the_steps_of_the_dry_run(script, capsys, tmp_path):
     assert row["settings"]["layout"] == "TextLayout()"
     assert row["compression_ratio"] == 1.0
     assert "--epochs Dropout=0.002 --methods Dropout`" in (tmp_path / "table_4" / "table.md").read_text()
+
+
+def test_release_metrics(script, tmp_path):
+    """They come from a decoding for each cut-off, and stand beside those of the exact ranking."""
+    settings = {"scale": "tiny", "table": 4, "methods": ["Vanilla"], "num_examples": 16, "max_eval_rows": 6}
+    script.main(script.Arguments(**settings, release_metrics=True, output_dir=str(tmp_path)))
+    (row,) = json.loads((tmp_path / "table_4" / "results.json").read_text())["methods"]
+    assert {name for name in row["release"] if "title" not in name} == {"hr@10", "ndcg@10", "hr@20", "ndcg@20"}
+    reports = [EvaluationReport.load(tmp_path / "methods" / "vanilla" / f"release_{k}") for k in (10, 20)]
+    assert [report.ks for report in reports] == [(10,), (20,)]
+    assert row["release"]["hr@20"][0] == reports[1].metrics()["hr@20"]
+    assert "--release_metrics true --methods Vanilla`" in (tmp_path / "table_4" / "table.md").read_text()
 
 
 @pytest.mark.slow
