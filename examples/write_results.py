@@ -34,6 +34,8 @@ This page shows what `examples/reproduce_paper.py` measured.
 - **PatchRec-I**: patch pre-training, then fine-tuning with the latest items as text and a patch for each older one
   (the paper's PFT-I, `ItemPatchLayout`).
 - **PatchRec-S**: the same, with one patch for several of the oldest items (PFT-S, `SessionPatchLayout`).
+- **Patch Pre-training**: without fine-tuning, ranked with PatchRec-I's layout. **Dropout**: pre-training that leaves
+  items out instead of compressing them, ranked on whole histories as text.
 - **Fusion**: PatchRec-I and the baseline that ranks validation best, mixed by a weight that validation chose.
 - The others are [baselines](baselines.md). Only MoRec reads titles.
 
@@ -75,6 +77,8 @@ def main(folders: Sequence[Path], output: Path) -> None:
         kept.mkdir(parents=True, exist_ok=True)
         if values["data_dir"] is not None:
             values["data_dir"] = "DIRECTORY"  # the path on one machine means nothing to readers
+        if Path(str(values["scale"]["backbone"])).is_dir():
+            values["scale"]["backbone"] = values["changes"]["backbone"] = Path(values["scale"]["backbone"]).name
         write_json(kept / "results.json", values)
     parts = [INTRODUCTION]
     for kept in sorted(output.with_suffix("").glob("*/results.json")):

@@ -15,7 +15,7 @@ from patchrec_hf.runs import write_json
 
 from .plans import TIME_REFERENCE, Plan
 from .plots import plot
-from .settings import PAPER_BACKBONE
+from .settings import DATA, PAPER_BACKBONE
 from .study import Study
 
 
@@ -51,7 +51,6 @@ def write_results(
         {
             **result,
             "latency": latencies.get(result["method"]),
-            "paper": PAPER.get(study.dataset, {}).get(result["method"], {}),
             "less_reference": _less_reference(study, result, plan.reference),
         }
         for result in results
@@ -152,7 +151,8 @@ def _budget(row: dict[str, Any], reference: dict[str, Any] | None, time: float |
 
 def _beside_the_paper(values: dict[str, Any]) -> list[str]:
     """Returns a table of our figures and the paper's, where the paper has any."""
-    rows = [row for row in values["methods"] if row["paper"]]
+    figures = PAPER.get(values["dataset"], {})
+    rows = [row for row in values["methods"] if row["method"] in figures]
     if not rows:
         return []
     names = (*_METRICS, "compression_ratio")
@@ -165,7 +165,7 @@ def _beside_the_paper(values: dict[str, Any]) -> list[str]:
             line[title] = _number(ours, ".3f" if "@" in name else ".2f")
             if "@" in name and any("release" in one for one in rows):
                 line[f"{title}, as released"] = _number(row["release"][name][0], ".3f") if "release" in row else "–"
-            line[f"paper's {title}"] = _number(row["paper"].get(name), ".4f" if "@" in name else ".2f")
+            line[f"paper's {title}"] = _number(figures[row["method"]].get(name), ".4f" if "@" in name else ".2f")
         cells.append(line)
     scale = values["scale"]
     is_same = scale["name"] == "paper" and scale["backbone"] == PAPER_BACKBONE
@@ -243,6 +243,8 @@ def _command(values: dict[str, Any]) -> str:
         options["release_metrics"] = "true"
     if values["data_dir"] is not None:
         options["data_dir"] = "DIRECTORY"
+    if DATA[values["dataset"]].has_file_order and values.get("ties") != "release":
+        options["ties"] = "stable"  # as in all results of earlier versions, which do not name it
     if values["seed"] != 0:
         options["seed"] = values["seed"]
     if values.get("epochs"):

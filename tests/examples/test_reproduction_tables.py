@@ -36,7 +36,6 @@ def row(method, value, budget="one epoch a stage", **others):
         "test": metrics(value),
         "test_seen_excluded": metrics(value),
         "latency": 1.0,
-        "paper": {},
         "less_reference": None,
     } | others
 
@@ -52,6 +51,7 @@ def results(rows, **others):
         "scale": {"name": "paper", "backbone": "meta-llama/Llama-3.2-1B-Instruct", "baseline_epochs": 200},
         "changes": {},
         "epochs": {},
+        "ties": "release",
         "seed": 0,
         "planned": [one["method"] for one in rows],
         "rows": {"train": 100, "validation": 10, "test": 10},
@@ -69,8 +69,7 @@ def cells(markdown, method, number):
 
 
 def test_our_figures_beside_the_papers(module):
-    paper = {"hr@10": 0.0967, "ndcg@10": 0.0416, "hr@20": 0.1738, "ndcg@20": 0.0574, "compression_ratio": 3.38}
-    item = row("PatchRec-I", 0.15, paper=paper, release=metrics(0.14))
+    item = row("PatchRec-I", 0.15, release=metrics(0.14))
     vanilla = row("Vanilla", 0.12, less_reference=[-0.03, -0.05, -0.01], compression_ratio=1.0)
     markdown = module("tables").to_markdown(results([vanilla, item]))
     beside = cells(markdown, "PatchRec-I", 1)
@@ -89,13 +88,13 @@ def test_our_figures_beside_the_papers(module):
 
 
 def test_another_backbone_is_said_where_it_is_so(module):
-    rows = [row("PatchRec-I", 0.15, paper={"hr@20": 0.1738})]
+    rows = [row("PatchRec-I", 0.15)]
     scale = {"name": "paper", "backbone": "another/model", "baseline_epochs": 200}
     changes = {"backbone": "another/model", "release_metrics": True}
     markdown = module("tables").to_markdown(results(rows, scale=scale, changes=changes))
     assert "which come from another backbone and budget:" in markdown
     assert "--backbone another/model --release_metrics true`" in markdown
-    assert "backbone and budget" not in module("tables").to_markdown(results([row("PatchRec-I", 0.15)]))
+    assert "backbone and budget" not in module("tables").to_markdown(results(rows, dataset="sample"))
 
 
 def test_results_of_earlier_versions(module):
@@ -104,14 +103,15 @@ def test_results_of_earlier_versions(module):
     for one in (item, other):
         del one["compression_ratio"]
     values = results([item, other])
-    for name in ("about", "axis", "reference", "epochs"):
+    for name in ("about", "axis", "reference", "epochs", "ties"):
         del values[name]
     markdown = module("tables").to_markdown(values)
-    assert [cells(markdown, name, 1)["budget"] for name in ("PatchRec-I", "PatchRec-S")] == [
+    assert [cells(markdown, name, -1)["budget"] for name in ("PatchRec-I", "PatchRec-S")] == [
         "equal examples",
         "equal time",
     ]
     assert "compression ratio" not in markdown.splitlines()[6]
+    assert "--dataset ml-100k --ties stable`" in markdown
 
 
 @pytest.mark.parametrize(
