@@ -163,20 +163,25 @@ def _study(args: Arguments) -> Study:
         args.per_device_batch_size,
         args.seed,
         args.ties,
-        dict(_epochs(given) for given in args.epochs or []),
+        _epochs(args.epochs or []),
         changes,
     )
 
 
-def _epochs(given: str) -> tuple[str, tuple[float, ...]]:
-    """Reads `METHOD=1,2`."""
-    name, _, numbers = given.rpartition("=")
-    try:
-        return name, tuple(float(number) for number in numbers.split(","))
-    except ValueError:
-        raise SystemExit(
-            f"--epochs takes METHOD=EPOCHS, such as Vanilla=2 or PatchRec-I=1,2. Got {given!r}."
-        ) from None
+def _epochs(given: list[str]) -> dict[str, tuple[float, ...]]:
+    """Reads texts such as `METHOD=1,2`."""
+    epochs: dict[str, tuple[float, ...]] = {}
+    for text in given:
+        name, _, numbers = text.rpartition("=")
+        if name in epochs:
+            raise SystemExit(f"--epochs names {name!r} twice. Write the epochs of all its stages once, as METHOD=1,2.")
+        try:
+            epochs[name] = tuple(float(number) for number in numbers.split(","))
+        except ValueError:
+            raise SystemExit(
+                f"--epochs takes METHOD=EPOCHS, such as Vanilla=2 or PatchRec-I=1,2. Got {text!r}."
+            ) from None
+    return epochs
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 import torch
 from accelerate import DeepSpeedPlugin, PartialState
+from accelerate.utils import gather_object
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from patchrec_hf import ItemPatchLayout, TextLayout, build_tiny_backbone
@@ -91,12 +92,11 @@ def facts_of(study: Study) -> DataFacts:
         return data.facts
     rows, _ = study.load(targets_per_row=study.scale.targets_per_row)
     targets = rows["train"].select_columns(["target_positions"]).to_polars()["target_positions"].explode()
-    test = rows["test"].select_columns(["item_ids"]).to_polars()["item_ids"]
     return DataFacts(
         num_train_rows=len(rows["train"]),
         num_train_examples=len(targets),
         mean_history=float(np.minimum(targets.to_numpy(), study.scale.max_history).mean()),
-        longest_history=int(test.list.len().max()) - 1,
+        longest_history=study.longest_history,
         title_tokens=_title_tokens(study),
         source="counted on the data",
     )
@@ -214,8 +214,10 @@ def _memory(study: Study, stage: Stage, rows: int, title_tokens: float, availabl
 
 
 def available_memory() -> int | None:
-    """Returns the bytes that training may use on this process's device; `None` if they are not known."""
-    return free_memory(PartialState().device, 0)
+    """Returns the bytes that training may use on the device of each process; `None` if they are not known."""
+    of_processes: list[int | None] = gather_object([free_memory(PartialState().device, 0)])
+    known = [number for number in of_processes if number is not None]
+    return min(known) if len(known) == len(of_processes) else None
 
 
 def operations_per_second() -> float:

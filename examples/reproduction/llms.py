@@ -26,6 +26,7 @@ from patchrec_hf import (
 )
 from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.runs import write_json
+from patchrec_hf.training.checkpoints import RUN_NAME
 
 from .costs import available_memory, fitting_forward
 from .stages import Stage, budget_of, rows_per_step, stages_of
@@ -102,8 +103,7 @@ def _train(study: Study, stage: Stage, checkpoint: str) -> dict[str, Any]:
     trainer_class, config_class = _TRAINERS[stage.name]
     processor = study.processor(stage.layout, stage.max_history)
     rows = rows_per_step(study)
-    title_tokens = float(processor.title_tokens.lengths.mean())
-    per_device, _ = fitting_forward(study, stage, title_tokens, available_memory())
+    per_device = rows_per_forward(study, stage, float(processor.title_tokens.lengths.mean()))
     accumulation, rest = divmod(rows, per_device * state.num_processes)
     if rest or not accumulation:
         raise SystemExit(
@@ -157,6 +157,18 @@ def _train(study: Study, stage: Stage, checkpoint: str) -> dict[str, Any]:
         write_json(stage_file, values)
     state.wait_for_everyone()
     return values
+
+
+def rows_per_forward(study: Study, stage: Stage, title_tokens: float) -> int:
+    """
+    Returns the rows of a forward of each process: those that fit, or those of the checkpoint that is resumed, because
+    the free memory may have changed since then.
+    """
+    checkpoint = last_checkpoint(stage.directory)
+    if checkpoint is None or study.per_device_batch_size is not None:
+        return fitting_forward(study, stage, title_tokens, available_memory())[0]
+    facts = json.loads((Path(checkpoint) / RUN_NAME).read_text(encoding="utf-8"))
+    return max(facts["rows per forward of all processes"] // PartialState().num_processes, 1)
 
 
 class Stopwatch(TrainerCallback):

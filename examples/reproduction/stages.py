@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def check_epochs(study: Study) -> None:
             known = [method for method, settings in study.methods.items() if not settings.at_equal_time]
             raise SystemExit(f"--epochs names {name!r}, which is none of {', '.join(map(repr, known))}.")
         stages = study.methods[name].stages
-        if len(epochs) != len(stages) or min(epochs) <= 0:
+        if len(epochs) != len(stages) or not all(0 < number < math.inf for number in epochs):
             numbers = ",".join(f"{number:g}" for number in epochs)
             example = ",".join("1" for _ in stages)
             raise SystemExit(

@@ -120,6 +120,9 @@ def test_a_directory_holds_one_study(tmp_path, scripts):
         ({"table": 2, "epochs": ["Vanilla"]}, "--epochs takes METHOD=EPOCHS, such as Vanilla=2"),
         ({"table": 2, "epochs": ["Vanila=2"]}, "--epochs names 'Vanila', which is none of 'Vanilla'"),
         ({"table": 2, "epochs": ["PatchRec-I=2"]}, "each stage of 'PatchRec-I' (pretrain, finetune), got 2. Write it"),
+        ({"table": 2, "epochs": ["Vanilla=nan"]}, "one number above 0 for each stage of 'Vanilla' (finetune), got nan."),
+        ({"table": 2, "epochs": ["Vanilla=inf"]}, "one number above 0 for each stage of 'Vanilla' (finetune), got inf."),
+        ({"table": 2, "epochs": ["Vanilla=2", "Vanilla=3"]}, "--epochs names 'Vanilla' twice"),
         ({"table": 2, "epochs": ["Vanilla=0"]}, "one number above 0 for each stage of 'Vanilla' (finetune), got 0."),
     ],
 )

@@ -201,6 +201,29 @@ def test_fewer_rows_a_forward_where_memory_is_short(script, capsys):
     assert "(too much)" in dry_run(script, capsys, table=4, methods=["Vanilla"], device_memory=4)
 
 
+def test_the_process_with_least_memory_decides(module, monkeypatch):
+    costs = module("costs")
+    gathered = [40, 30]
+    monkeypatch.setattr(costs, "gather_object", lambda own: gathered)
+    assert costs.available_memory() == 30
+    gathered[0] = None
+    assert costs.available_memory() is None
+
+
+def test_a_resumed_stage_keeps_its_rows_a_forward(script, module, tmp_path):
+    """A checkpoint can only be resumed with the same forwards, although the free memory may have changed."""
+    llms, checkpoints = module("llms"), import_module("patchrec_hf.training.checkpoints")
+    study = module("study").Study("sample", None, "paper", tmp_path, changes={"num_examples": 64})
+    (stage,) = module("stages").stages_of(study, "Vanilla")
+    checkpoint = stage.directory / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    facts = {"rows per forward of all processes": 2, "gradient_accumulation_steps": 16}
+    (checkpoint / checkpoints.RUN_NAME).write_text(json.dumps(facts))
+    assert llms.rows_per_forward(study, stage, 4.0) == 2
+    given = module("study").Study("sample", None, "paper", tmp_path, 4, changes={"num_examples": 64})
+    assert llms.rows_per_forward(given, stage, 4.0) == 4
+
+
 def test_epochs_of_a_method(script, capsys):
     epochs = ["Vanilla=2", "PatchRec-I=1,3"]
     output = dry_run(script, capsys, table=2, methods=["Vanilla", "PatchRec-I"], epochs=epochs)
@@ -219,6 +242,13 @@ def test_epochs_of_a_method(script, capsys):
 def test_what_a_dry_run_cannot_know(script, capsys, arguments, message):
     with pytest.raises(SystemExit, match=re.escape(message)):
         dry_run(script, capsys, **arguments)
+
+
+def test_a_dry_run_knows_the_longest_history(script, capsys):
+    """Rows hold no more items than the scale's histories, but users have more."""
+    output = dry_run(script, capsys, scale="tiny", dataset="sample", figure=8)
+    lengths = [table_of(output, f"{name} (long histories)")[-1]["items"] for name in ("Vanilla", "PatchRec-S")]
+    assert lengths == ["15", "119"]
 
 
 def test_a_dry_run_without_data(script, capsys, tmp_path):
