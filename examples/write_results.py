@@ -71,14 +71,16 @@ def main(folders: Sequence[Path], output: Path) -> None:
                 f"{folder} is no table or figure: it holds no results.json. Pass the folder table_* or figure_* in it."
             )
         values = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        # A path on one machine means nothing to readers.
+        if values["data_dir"] is not None:
+            values["data_dir"] = "DIRECTORY"
+        backbone = values["changes"].get("backbone")
+        if backbone is not None and Path(backbone).is_dir():
+            values["scale"]["backbone"] = values["changes"]["backbone"] = Path(backbone).name
         facts = [values["dataset"], values["scale"]["name"], values["seed"], folder.name]
         facts += [f"{name}_{value}" for name, value in values["changes"].items()]
-        kept = output.with_suffix("") / "-".join(map(str, facts))
+        kept = output.with_suffix("") / "-".join(map(str, facts)).replace("/", "_")
         kept.mkdir(parents=True, exist_ok=True)
-        if values["data_dir"] is not None:
-            values["data_dir"] = "DIRECTORY"  # the path on one machine means nothing to readers
-        if Path(str(values["scale"]["backbone"])).is_dir():
-            values["scale"]["backbone"] = values["changes"]["backbone"] = Path(values["scale"]["backbone"]).name
         write_json(kept / "results.json", values)
     parts = [INTRODUCTION]
     for kept in sorted(output.with_suffix("").glob("*/results.json")):

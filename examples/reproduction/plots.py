@@ -50,7 +50,7 @@ def plot(values: dict[str, Any], path: Path) -> None:
 
 
 def _draw_series(axes: Any, rows: Sequence[dict[str, Any]], axis: str) -> None:
-    """Draws a point for each method: a line for each series, and only points where no order connects them."""
+    """Draws a point for each method, and a line through the points of each series."""
     for series in _SERIES:
         points = [row for row in rows if row["method"].split(" (")[0] == series]
         points = [row for row in points if _place(row, axis) is not None]

@@ -167,11 +167,17 @@ def _beside_the_paper(values: dict[str, Any]) -> list[str]:
                 line[f"{title}, as released"] = _number(row["release"][name][0], ".3f") if "release" in row else "–"
             line[f"paper's {title}"] = _number(figures[row["method"]].get(name), ".4f" if "@" in name else ".2f")
         cells.append(line)
+    return [f"Beside the paper's figures, which come from {_origin(values)}:", "", *_table(cells), ""]
+
+
+def _origin(values: dict[str, Any]) -> str:
+    """Returns what our figures share with the paper's."""
     scale = values["scale"]
-    is_same = scale["name"] == "paper" and scale["backbone"] == PAPER_BACKBONE
-    origin = "the same backbone and budget" if is_same else "another backbone and budget"
-    about = f"Beside the paper's figures, which come from {origin}:"
-    return [about, "", *_table(cells), ""]
+    has_backbone = scale["backbone"] == PAPER_BACKBONE
+    has_budget = scale["name"] == "paper" and not scale.get("num_examples") and not values.get("epochs")
+    if has_backbone == has_budget:
+        return f"{'the same' if has_backbone else 'another'} backbone and budget"
+    return "the same backbone and another budget" if has_backbone else "another backbone and the same budget"
 
 
 def _notes(values: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
@@ -239,12 +245,13 @@ def _command(values: dict[str, Any]) -> str:
     """Returns the command that makes the same tables."""
     kind, number = values["title"].lower().split()
     options = {"scale": values["scale"]["name"], kind: number, "dataset": values["dataset"], **values["changes"]}
-    if options.pop("release_metrics", False):
-        options["release_metrics"] = "true"
+    if "release_metrics" in options:
+        options["release_metrics"] = str(options["release_metrics"]).lower()
     if values["data_dir"] is not None:
         options["data_dir"] = "DIRECTORY"
-    if DATA[values["dataset"]].has_file_order and values.get("ties") != "release":
-        options["ties"] = "stable"  # as in all results of earlier versions, which do not name it
+    # Results of earlier versions do not name the order, which was stable. Prepared data has no other order.
+    if DATA[values["dataset"]].has_file_order and values.get("ties", "stable") == "stable":
+        options["ties"] = "stable"
     if values["seed"] != 0:
         options["seed"] = values["seed"]
     if values.get("epochs"):

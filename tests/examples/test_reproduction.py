@@ -120,8 +120,14 @@ def test_a_directory_holds_one_study(tmp_path, scripts):
         ({"table": 2, "epochs": ["Vanilla"]}, "--epochs takes METHOD=EPOCHS, such as Vanilla=2"),
         ({"table": 2, "epochs": ["Vanila=2"]}, "--epochs names 'Vanila', which is none of 'Vanilla'"),
         ({"table": 2, "epochs": ["PatchRec-I=2"]}, "each stage of 'PatchRec-I' (pretrain, finetune), got 2. Write it"),
-        ({"table": 2, "epochs": ["Vanilla=nan"]}, "one number above 0 for each stage of 'Vanilla' (finetune), got nan."),
-        ({"table": 2, "epochs": ["Vanilla=inf"]}, "one number above 0 for each stage of 'Vanilla' (finetune), got inf."),
+        (
+            {"table": 2, "epochs": ["Vanilla=nan"]},
+            "one number above 0 for each stage of 'Vanilla' (finetune), got nan.",
+        ),
+        (
+            {"table": 2, "epochs": ["Vanilla=inf"]},
+            "one number above 0 for each stage of 'Vanilla' (finetune), got inf.",
+        ),
         ({"table": 2, "epochs": ["Vanilla=2", "Vanilla=3"]}, "--epochs names 'Vanilla' twice"),
         ({"table": 2, "epochs": ["Vanilla=0"]}, "one number above 0 for each stage of 'Vanilla' (finetune), got 0."),
     ],
@@ -158,6 +164,17 @@ def test_studies_that_differ_in_a_change_are_kept_apart(tmp_path, scripts):
     assert "- Not run: CoVisitation, GRU4Rec" in text
     with pytest.raises(SystemExit, match="20 is no table or figure"):
         write.main([tmp_path / "20"], page)
+
+
+def test_a_backbone_of_the_hub_has_a_place_on_the_page(tmp_path, scripts):
+    _, write = scripts
+    values = json.loads((ROOT / "docs" / "results" / "ml-100k-laptop-0-table_2" / "results.json").read_text())
+    values["scale"]["backbone"] = values["changes"]["backbone"] = "some/model"
+    study = tmp_path / "study" / "table_2"
+    study.mkdir(parents=True)
+    (study / "results.json").write_text(json.dumps(values))
+    write.main([study], tmp_path / "page" / "results.md")
+    assert "--backbone some/model" in (tmp_path / "page" / "results.md").read_text()
 
 
 def test_the_page_of_results_is_what_the_command_writes(tmp_path, scripts):

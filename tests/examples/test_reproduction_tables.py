@@ -1,5 +1,6 @@
 """The tables and plots of a study, from results made by hand."""
 
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -92,9 +93,34 @@ def test_another_backbone_is_said_where_it_is_so(module):
     scale = {"name": "paper", "backbone": "another/model", "baseline_epochs": 200}
     changes = {"backbone": "another/model", "release_metrics": True}
     markdown = module("tables").to_markdown(results(rows, scale=scale, changes=changes))
-    assert "which come from another backbone and budget:" in markdown
+    assert "which come from another backbone and the same budget:" in markdown
     assert "--backbone another/model --release_metrics true`" in markdown
     assert "backbone and budget" not in module("tables").to_markdown(results(rows, dataset="sample"))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"epochs": {"PatchRec-I": [1.0, 2.0]}},
+        {"scale": {"name": "paper", "backbone": "meta-llama/Llama-3.2-1B-Instruct", "num_examples": 2000}},
+    ],
+)
+def test_another_budget_is_said_where_it_is_so(module, others):
+    markdown = module("tables").to_markdown(results([row("PatchRec-I", 0.15)], **others))
+    assert "which come from the same backbone and another budget:" in markdown
+
+
+@pytest.mark.parametrize(
+    ("others", "end"),
+    [
+        ({"changes": {"release_metrics": False}}, "--dataset ml-100k --release_metrics false`"),
+        ({"ties": "stable"}, "--dataset ml-100k --ties stable`"),
+        ({"ties": None, "data_dir": "prepared"}, "--dataset ml-100k --data_dir DIRECTORY`"),
+    ],
+)
+def test_the_command_of_a_table(module, others, end):
+    (command,) = re.findall("`python .*`", module("tables").to_markdown(results([row("PatchRec-I", 0.15)], **others)))
+    assert command.endswith(end)
 
 
 def test_results_of_earlier_versions(module):
