@@ -119,7 +119,7 @@ def main(args: Arguments) -> None:
         return
     require_matplotlib()  # checked before the runs, which may take a night
     study.load()  # before anything is written, because the data may be missing
-    study.check(plan)
+    study.check(plan, chosen)
     try:
         claim_run(study.output_dir, study.settings(), scratch=["backbone", "backbone.part"])
     except FileExistsError as error:

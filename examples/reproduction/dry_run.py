@@ -38,7 +38,7 @@ def print_dry_run(study: Study, plan: Plan, names: list[str], device_memory: flo
     """
     state, facts = PartialState(), facts_of(study)
     study = replace(study, facts=facts)
-    study.check(plan)
+    study.check(plan, names)
     available = available_memory() if device_memory is None else round(device_memory * GIB)
     speed = _USED_SHARE * operations_per_second() * state.num_processes
     state.print(f"{plan.title}: {plan.about}")

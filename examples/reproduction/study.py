@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -145,15 +145,32 @@ class Study:
         """Items before the last target of the user with most interactions, among those who are ranked."""
         return self.facts.longest_history if self.facts else max(self._num_interactions.values()) - 1
 
-    def check(self, plan: Plan) -> None:
-        """Ends the script if a plan ranks users with more interactions than any user has."""
-        at_least = [self.methods[name].min_interactions or 0 for name in plan.methods if name in self.methods]
-        if max(at_least, default=0) > self.longest_history:
+    def check(self, plan: Plan, names: Sequence[str]) -> None:
+        """Ends the script if methods rank other users than the plan, or if the data has no such users."""
+        at_least = self._min_interactions(plan.methods[0])
+        users = _users(at_least)
+        for name in names:
+            if self._min_interactions(name) != at_least:
+                raise SystemExit(
+                    f"{name!r} ranks {_users(self._min_interactions(name))}, but {plan.title} ranks {users}, so "
+                    "they cannot be compared. Run this method with another table or figure."
+                )
+        if at_least is None:
+            return
+        mend = "Choose another --dataset (the paper: ml-1m), or a --scale with shorter histories."
+        if at_least > self.longest_history:
             raise SystemExit(
-                f"{plan.title} ranks users with more than {max(at_least)} interactions, but in {self.dataset} no user "
-                f"has more than {self.longest_history + 1}. Choose another --dataset (the paper: ml-1m), or a "
-                "--scale with shorter histories."
+                f"{plan.title} ranks {users}, but in {self.dataset} no user has more than {self.longest_history + 1}. "
+                f"{mend}"
             )
+        if self.facts is None:
+            splits, _ = self.load(min_interactions=at_least)
+            for split in ("validation", "test"):
+                if len(splits[split]) == 0:
+                    raise SystemExit(f"{plan.title} ranks {users}, but the {split} rows have no such user. {mend}")
+
+    def _min_interactions(self, name: str) -> int | None:
+        return self.methods[name].min_interactions if name in self.methods else None
 
     def max_history(self, name: str) -> int:
         """Returns the number of items that a method reads of a history."""
@@ -239,6 +256,10 @@ class Study:
             "vocab_size": DATA[self.dataset].vocab_size,
             "seed": self.seed,
         }
+
+
+def _users(min_interactions: int | None) -> str:
+    return "all users" if min_interactions is None else f"users with more than {min_interactions} interactions"
 
 
 def history_tokens(layout: Layout, num_items: int, title_tokens: float) -> float:

@@ -117,6 +117,14 @@ def test_a_directory_holds_one_study(tmp_path, scripts):
         ({"table": 2, "max_eval_rows": -5}, "--max_eval_rows must be at least 1, got -5"),
         ({"table": 2, "data_dir": "."}, "The sample comes with the library"),
         ({"table": 2, "ties": "release"}, "--ties release needs the order of the raw file"),
+        (
+            {"figure": 8, "methods": ["Vanilla"]},
+            "'Vanilla' ranks all users, but Figure 8 ranks users with more than 50",
+        ),
+        (
+            {"table": 2, "methods": ["Vanilla (long histories)"]},
+            "'Vanilla (long histories)' ranks users with more than 50 interactions, but Table 2 ranks all users",
+        ),
         ({"table": 2, "epochs": ["Vanilla"]}, "--epochs takes METHOD=EPOCHS, such as Vanilla=2"),
         ({"table": 2, "epochs": ["Vanila=2"]}, "--epochs names 'Vanila', which is none of 'Vanilla'"),
         ({"table": 2, "epochs": ["PatchRec-I=2"]}, "each stage of 'PatchRec-I' (pretrain, finetune), got 2. Write it"),
@@ -136,6 +144,18 @@ def test_mistakes_are_named(tmp_path, scripts, arguments, message):
     reproduce, _ = scripts
     with pytest.raises(SystemExit, match=re.escape(message)):
         reproduce.main(reproduce.Arguments(scale="tiny", output_dir=str(tmp_path), **arguments))
+
+
+def test_a_figure_needs_users_in_both_splits(tmp_path, scripts, monkeypatch):
+    reproduce, _ = scripts
+    study_class = import_module("reproduction.study").Study
+    splits, _ = study_class("sample", None, "tiny", tmp_path)._all_rows(10)
+    validation, test = (set(splits[split]["user_id"]) for split in ("validation", "test"))
+    (user, *_) = test - validation
+    monkeypatch.setattr(study_class, "_num_interactions", {**dict.fromkeys(validation | test, 9), user: 60})
+    with pytest.raises(SystemExit, match="Figure 8 ranks users with more than 50 interactions, but the validation"):
+        reproduce.main(reproduce.Arguments(scale="tiny", figure=8, output_dir=str(tmp_path / "study")))
+    assert not (tmp_path / "study").exists()
 
 
 def test_results_stand_under_the_name_of_their_data(tmp_path, scripts):
