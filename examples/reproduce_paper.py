@@ -155,6 +155,10 @@ def _study(args: Arguments) -> Study:
     for name in ("num_examples", "max_eval_rows", "per_device_batch_size"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise SystemExit(f"--{name} must be at least 1, got {value}.")
+    if args.device_memory is not None and not args.dry_run:
+        raise SystemExit("--device_memory belongs to --dry_run. A run takes the memory that its device has.")
+    if args.device_memory is not None and args.device_memory <= 0:
+        raise SystemExit(f"--device_memory must be above 0, got {args.device_memory}.")
     return Study(
         args.dataset,
         args.data_dir,

@@ -20,7 +20,7 @@ from patchrec_hf.training.memory import MemoryEstimate, estimate_memory
 from patchrec_hf.training.memory_sizes import BatchShape, ModelSize, WeightMemory
 
 from .settings import DATA, PAPER_BACKBONE, DataFacts
-from .stages import Stage, rows_per_step
+from .stages import Stage, forwards_per_step, rows_per_step
 from .study import Study, history_tokens
 
 
@@ -111,7 +111,7 @@ def _title_tokens(study: Study) -> float:
         )
     try:
         return float(study.processor(TextLayout()).title_tokens.lengths.mean())
-    except OSError as error:
+    except (OSError, ValueError) as error:
         known = DATA[study.dataset].title_tokens
         if known is None:
             raise SystemExit(
@@ -172,11 +172,9 @@ def fitting_forward(
     Raises:
         SystemExit: If the rows of a step cannot be divided among the processes.
     """
-    state, rows = PartialState(), rows_per_step(study)
-    share, rest = divmod(rows, state.num_processes)
-    if rest:
-        raise SystemExit(f"A step has {rows} rows, which {state.num_processes} processes cannot share equally.")
+    share = forwards_per_step(study, 1)
     if study.per_device_batch_size is not None:
+        forwards_per_step(study, study.per_device_batch_size)
         choices = [study.per_device_batch_size]
     elif study.scale.fits_forwards:
         choices = [number for number in range(share, 0, -1) if share % number == 0]

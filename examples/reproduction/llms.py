@@ -29,7 +29,7 @@ from patchrec_hf.runs import write_json
 from patchrec_hf.training.checkpoints import RUN_NAME
 
 from .costs import available_memory, fitting_forward
-from .stages import Stage, budget_of, rows_per_step, stages_of
+from .stages import Stage, budget_of, forwards_per_step, rows_per_step, stages_of
 from .study import RANKINGS, Study, summarize
 
 
@@ -102,20 +102,13 @@ def _train(study: Study, stage: Stage, checkpoint: str) -> dict[str, Any]:
         return json.loads(stage_file.read_text(encoding="utf-8"))
     trainer_class, config_class = _TRAINERS[stage.name]
     processor = study.processor(stage.layout, stage.max_history)
-    rows = rows_per_step(study)
     per_device = rows_per_forward(study, stage, float(processor.title_tokens.lengths.mean()))
-    accumulation, rest = divmod(rows, per_device * state.num_processes)
-    if rest or not accumulation:
-        raise SystemExit(
-            f"A step has {rows} rows, which cannot be divided into forwards of {per_device} rows on each of "
-            f"{state.num_processes} processes. Choose another --per_device_batch_size or number of processes."
-        )
     splits, _ = study.load(stage.max_history, scale.targets_per_row)
     args = config_class(
         str(stage.directory),
         num_train_epochs=stage.num_examples / study.num_train_examples,
         per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=accumulation,
+        gradient_accumulation_steps=forwards_per_step(study, per_device),
         learning_rate=stage.learning_rate,
         weight_decay=scale.weight_decay,
         max_grad_norm=scale.max_grad_norm,
@@ -145,7 +138,7 @@ def _train(study: Study, stage: Stage, checkpoint: str) -> dict[str, Any]:
         "stage": stage.name,
         "examples": stage.num_examples,
         "steps": trainer.state.global_step,
-        "rows_per_step": rows,
+        "rows_per_step": rows_per_step(study),
         "seconds": stopwatch.seconds,
         "machine": {
             "device": state.device.type,

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate import PartialState
+
 from patchrec_hf import ItemPatchLayout, Layout, SessionPatchLayout
 
 from .plans import TIME_REFERENCE, LLMMethod, StageName
@@ -87,6 +89,21 @@ def budget_of(study: Study, name: str) -> str:
 def rows_per_step(study: Study) -> int:
     """Returns the rows of an optimizer step of all processes."""
     return study.scale.rows_per_step or study.preset.batch_size
+
+
+def forwards_per_step(study: Study, rows_per_forward: int) -> int:
+    """
+    Returns the forwards of each process in an optimizer step. Ends the script if the rows of a step cannot be divided
+    into forwards.
+    """
+    rows, num_processes = rows_per_step(study), PartialState().num_processes
+    number, rest = divmod(rows, rows_per_forward * num_processes)
+    if rest or not number:
+        raise SystemExit(
+            f"A step has {rows} rows, which cannot be divided into forwards of {rows_per_forward} rows on each of "
+            f"{num_processes} processes. Choose another --per_device_batch_size or number of processes."
+        )
+    return number
 
 
 def check_epochs(study: Study) -> None:

@@ -236,6 +236,9 @@ def test_epochs_of_a_method(script, capsys):
     ("arguments", "message"),
     [
         ({"table": 2, "backbone": "nobody/knows-this"}, "The size of the backbone 'nobody/knows-this' is not known"),
+        ({"table": 4, "per_device_batch_size": 5}, "A step has 64 rows, which cannot be divided into forwards of 5"),
+        ({"table": 4, "device_memory": 0}, "--device_memory must be above 0, got 0"),
+        ({"table": 4, "device_memory": 80, "dry_run": False}, "--device_memory belongs to --dry_run"),
         ({"figure": 8}, "Figure 8 ranks users with more than 500 interactions, but in ml-100k no user has more"),
     ],
 )
@@ -249,6 +252,13 @@ def test_a_dry_run_knows_the_longest_history(script, capsys):
     output = dry_run(script, capsys, scale="tiny", dataset="sample", figure=8)
     lengths = [table_of(output, f"{name} (long histories)")[-1]["items"] for name in ("Vanilla", "PatchRec-S")]
     assert lengths == ["15", "119"]
+
+
+def test_a_dry_run_with_a_backbone_without_tokenizer(script, capsys, tmp_path):
+    config = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 1, "vocab_size": 300}))
+    with pytest.raises(SystemExit, match=r"tokenizer of the backbone .* cannot be read, so the tokens of titles"):
+        dry_run(script, capsys, table=4, dataset="sample", backbone=str(tmp_path))
 
 
 def test_a_dry_run_without_data(script, capsys, tmp_path):
