@@ -109,7 +109,12 @@ def evaluate_model(
     if not isinstance(processor, PatchRecProcessor):
         raise TypeError(f"`processor` must be a `PatchRecProcessor`, got `{type(processor).__name__}`.")
     check_layout(layout)
-    if method is None and protocol == "release":
+    if protocol == "release":
+        if method not in (None, "diverse"):
+            raise ValueError(
+                f"`protocol='release'` decodes by the method 'diverse', got `method={method!r}`. Leave out `method`, or "
+                "use `protocol='release-matching'`, which goes with any method that ranks titles."
+            )
         method = "diverse"
     protocol = find_protocol(protocol)
     model.check_processor(processor)

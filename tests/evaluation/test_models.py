@@ -386,7 +386,7 @@ def test_how_a_model_is_evaluated_by_default(model, processor, rows):
 def test_items_are_ranked_by_the_strict_protocol_only(model, processor, rows):
     head, writes = item_model(), item_processor(processor)
     with pytest.raises(ValueError, match="'item' ranks items, so it needs `protocol='strict'`"):
-        evaluate_model(head, writes, rows, protocol="release", method="item")
+        evaluate_model(head, writes, rows, protocol="release-matching", method="item")
     for protocol, method in (("release", "diverse"), ("release-matching", "exact")):
         report = evaluate_model(head, writes, rows, protocol=protocol, k=3, max_rows=2, show_progress=False)
         assert report.settings["method"] == method
@@ -465,6 +465,10 @@ def test_two_decodings_contradict_each_other(catalog, tokenizer, processor, rows
     [
         ({"k": None, "protocol": "release"}, "The method 'diverse' decodes k titles, so `k` must be a number"),
         ({"method": "diverse"}, "'diverse' can list a title several times, so it needs a protocol that matches"),
+        (
+            {"protocol": "release", "method": "exact"},
+            "decodes by the method 'diverse', got `method='exact'`. .*matching",
+        ),
         ({"protocol": "release", "num_beams": 40}, "`num_beams` belongs to `method='beam'`"),
         ({"protocol": "release", "length_penalty": 1.0}, "'diverse' ranks by the mean log-probability"),
         ({"protocol": "authors"}, "must be one of 'strict', 'release', 'release-matching', got 'authors'"),
