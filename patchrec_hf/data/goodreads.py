@@ -99,12 +99,12 @@ def _time_field(log: Path, given: str | None) -> str:
     try:
         with open_raw(log) as file:
             first = next((line for line in file if line.strip()), b"")
-        known = list(json.loads(first))
-    except (ValueError, *BROKEN_COMPRESSION):  # the reader names the line
+        known = dict(json.loads(first))
+    except (ValueError, TypeError, *BROKEN_COMPRESSION):  # the reader names the line
         return given or _TIME_FIELDS[0]
     if given is None:
         return next((name for name in _TIME_FIELDS if name in known), _TIME_FIELDS[0])
-    require_columns(log, known, [given], "`columns` names the field with the times.")
+    require_columns(log, list(known), [given], "`columns` names the field with the times.")
     return given
 
 

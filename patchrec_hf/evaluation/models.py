@@ -112,8 +112,8 @@ def evaluate_model(
     if protocol == "release":
         if method not in (None, "diverse"):
             raise ValueError(
-                f"`protocol='release'` decodes by the method 'diverse', got `method={method!r}`. Leave out `method`, or "
-                "use `protocol='release-matching'`, which goes with any method that ranks titles."
+                f"`protocol='release'` decodes by the method 'diverse', got `method={method!r}`. Leave out `method`, "
+                "or use `protocol='release-matching'`, which goes with any method that ranks titles."
             )
         method = "diverse"
     protocol = find_protocol(protocol)

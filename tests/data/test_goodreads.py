@@ -98,6 +98,13 @@ def test_a_day_that_is_none(goodreads, day, problem):
         prepare(goodreads)
 
 
+@pytest.mark.parametrize("line", ["5", "null", "[1]"])
+def test_a_first_line_that_is_no_object(goodreads, line):
+    write_lines(goodreads / "goodreads_reviews_dedup.json.gz", [line + "\n", review("a", "20")])
+    with pytest.raises(ValueError, match=r"dedup.json.gz, line 1"):
+        prepare(goodreads)
+
+
 def test_a_field_that_the_file_lacks(goodreads):
     write_lines(goodreads / "goodreads_reviews_spoiler.json.gz", [spoiler("a", "20", "2017-08-30")])
     with pytest.raises(ValueError, match=r"spoiler.json.gz has no column 'time_stamp'.*Did you mean 'timestamp'\?"):
