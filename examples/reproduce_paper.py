@@ -11,8 +11,8 @@ The script runs the methods that have no results yet, resumes interrupted ones, 
 Markdown tables that also have the paper's figures, and a plot. It prints how long each method took. The scale `smoke`
 is for the sample, and `tiny` for tests. `laptop` takes a night on two CPU cores, with a backbone of a few million
 parameters. `paper` trains the paper's backbone on GPUs, one epoch in each stage. `--dry_run` prints what would be
-trained, and what it costs. Under a launcher, only LLMs are trained: run the baselines and the fusion with plain
-`python` and the same directory.
+trained, and what it costs. Under a launcher, only LLMs are trained. Run the same command with plain `python`
+afterwards: it fits the baselines and the fusion, and measures how long LLMs take to rank.
 """
 
 import os
@@ -142,11 +142,12 @@ def main(args: Arguments) -> None:
         done = [name for name in shown if study.result(name) is not None]
         directory = study.output_dir / plan.title.lower().replace(" ", "_")
         directory.mkdir(parents=True, exist_ok=True)
-        # Latencies are measured in one process.
         latencies = latency(study, done, directory / "latency.json") if state.num_processes == 1 else {}
         write_results(study, plan, done, latencies, directory)
         print((directory / "table.md").read_text(encoding="utf-8"))
         print(f"Written to {directory}.")
+        if state.num_processes > 1:
+            print("Ranking times are measured in one process. Run the same command with plain `python` to add them.")
 
 
 def _study(args: Arguments) -> Study:

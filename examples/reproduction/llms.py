@@ -154,8 +154,8 @@ def _train(study: Study, stage: Stage, checkpoint: str) -> dict[str, Any]:
 
 def rows_per_forward(study: Study, stage: Stage, title_tokens: float) -> int:
     """
-    Returns the rows of a forward of each process: those that fit, or those of the checkpoint that is resumed, because
-    the free memory may have changed since then.
+    Returns the rows of a forward of each process. A resumed stage keeps its number, because a checkpoint needs equal
+    forwards, and the free memory may have changed.
     """
     checkpoint = last_checkpoint(stage.directory)
     if checkpoint is None or study.per_device_batch_size is not None:

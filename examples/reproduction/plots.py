@@ -75,7 +75,8 @@ def _draw_series(axes: Any, rows: Sequence[dict[str, Any]], axis: str) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
-    axes.legend(frameon=False)
+    if axes.containers:
+        axes.legend(frameon=False)
 
 
 def _place(row: dict[str, Any], axis: str) -> float | None:

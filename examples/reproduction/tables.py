@@ -207,13 +207,14 @@ def _notes(values: dict[str, Any], reference: dict[str, Any] | None) -> list[str
         )
     if llms and reference is not None:
         clock = "computing time" if reference["stages"][0]["machine"]["device"] == "cpu" else "time"
-        lines += [
-            f"- Training time: {clock} relative to {reference['method']}'s.",
+        lines.append(f"- Training time: {clock} relative to {reference['method']}'s.")
+    if any(row["latency"] is not None for row in rows):
+        lines.append(
             "- Ranking time: relative to the first method that has one. The methods rank the same rows in turn, "
             "exactly, and keep each prompt's keys and values once. The time grows with the prompt, and with the title "
             "tokens that are read for a history until the ranking is proven: the less sure a model is, the more it "
-            "reads.",
-        ]
+            "reads."
+        )
     lines += _findings(rows, _name_of_reference(values))
     num_settings = max(len(row.get("tried", ())) for row in rows)
     if num_settings:

@@ -167,6 +167,14 @@ def test_a_line_for_each_series(module, monkeypatch, tmp_path, axis, places):
     assert axes.get_xlabel()
 
 
+def test_times_that_were_not_measured(module, tmp_path, recwarn):
+    """Several processes measure no ranking time."""
+    values = results([row("PatchRec-I", 0.15, latency=None)], axis="time")
+    assert "anking time" not in module("tables").to_markdown(values)
+    module("plots").plot(values, tmp_path / "plot.svg")
+    assert not recwarn.list
+
+
 def test_bars_for_a_table(module, monkeypatch, tmp_path):
     from matplotlib.figure import Figure
 
