@@ -15,7 +15,9 @@ trained, and what it costs. Under a launcher, only LLMs are trained. Run the sam
 afterwards: it fits the baselines and the fusion, and measures how long LLMs take to rank.
 """
 
+import math
 import os
+import shutil
 import time
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
@@ -24,18 +26,21 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from datasets import disable_progress_bars
 from reproduction.baseline_runs import is_current, run_baseline, run_fusion
+from reproduction.data import check_data
 from reproduction.dry_run import print_dry_run
-from reproduction.llms import latency, run_llm
+from reproduction.llms import latency, parts_of, run_llm
 from reproduction.plans import ABLATIONS, BASELINES, FUSION, find_plan
 from reproduction.plots import require_matplotlib
 from reproduction.settings import DATA, SCALES
 from reproduction.stages import check_epochs
-from reproduction.study import Study, check_data
+from reproduction.study import Study
 from reproduction.tables import write_results
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from patchrec_hf.data.keywords import nearest
 from patchrec_hf.runs import claim_run, finish_run
 
 
@@ -75,7 +80,10 @@ class Arguments:
     backbone: str | None = field(default=None, metadata={"help": "Another backbone, by its name or directory."})
     epochs: list[str] | None = field(
         default=None,
-        metadata={"help": "Epochs of each stage of a method, such as Vanilla=2 PatchRec-I=1,2. Default: the scale's."},
+        metadata={
+            "help": "Epochs of each stage of a method, such as Vanilla=2 PatchRec-I=1,2. They come before "
+            "--num_examples. Default: the scale's."
+        },
     )
     num_examples: int | None = field(
         default=None, metadata={"help": "Training examples (targets) that an LLM sees. Default: the scale's number."}
@@ -93,7 +101,11 @@ class Arguments:
         default=False, metadata={"help": "Print methods, steps, tokens, memory and a time estimate. Train nothing."}
     )
     device_memory: float | None = field(
-        default=None, metadata={"help": "For a dry run: GiB of one device. Default: what this machine has."}
+        default=None, metadata={"help": "For a dry run: GiB of one GPU. Default: what this machine has."}
+    )
+    device_tflops: float | None = field(
+        default=None,
+        metadata={"help": "For a dry run: peak speed of one device in TFLOP/s. Default: measured on this machine."},
     )
 
 
@@ -103,6 +115,7 @@ def main(args: Arguments) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 0)) or os.cpu_count() or 1)
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # for loading and saving; training and ranking show their own progress bars
+    disable_progress_bars()
     check_data(args.dataset, args.data_dir, args.ties)
     study = _study(args)
     try:
@@ -112,13 +125,14 @@ def main(args: Arguments) -> None:
     chosen = list(plan.methods) if args.methods is None else args.methods
     unknown = [name for name in chosen if name not in (*BASELINES, FUSION, *study.methods)]
     if unknown:
-        raise SystemExit(f"There is no method {unknown[0]!r}; this table has {', '.join(map(repr, plan.methods))}.")
+        raise SystemExit(f"There is no method {unknown[0]!r}; {nearest(unknown[0], plan.methods)}")
     check_epochs(study)
     if args.dry_run:
-        print_dry_run(study, plan, chosen, args.device_memory)
+        print_dry_run(study, plan, chosen, args.device_memory, args.device_tflops)
         return
     require_matplotlib()  # checked before the runs, which may take a night
     study.load()  # before anything is written, because the data may be missing
+    study.warn_of_other_counts()
     study.check(plan, chosen)
     try:
         claim_run(study.output_dir, study.settings(), scratch=["backbone", "backbone.part"])
@@ -135,6 +149,8 @@ def main(args: Arguments) -> None:
         run = run_llm if name in study.methods else run_fusion if name == FUSION else run_baseline
         start = time.perf_counter()
         finish_run(study.directory(name), run(study, name))
+        if state.is_main_process:
+            shutil.rmtree(parts_of(study, name), ignore_errors=True)  # a baseline has none
         state.print(f"{name} took {timedelta(seconds=round(time.perf_counter() - start))} (h:mm:ss) at this scale.")
         state.wait_for_everyone()  # because the next method may read this method's results
     if state.is_main_process:
@@ -142,8 +158,7 @@ def main(args: Arguments) -> None:
         done = [name for name in shown if study.result(name) is not None]
         directory = study.output_dir / plan.title.lower().replace(" ", "_")
         directory.mkdir(parents=True, exist_ok=True)
-        latencies = latency(study, done, directory / "latency.json") if state.num_processes == 1 else {}
-        write_results(study, plan, done, latencies, directory)
+        write_results(study, plan, done, latency(study, done, directory / "latency.json"), directory)
         print((directory / "table.md").read_text(encoding="utf-8"))
         print(f"Written to {directory}.")
         if state.num_processes > 1:
@@ -156,10 +171,12 @@ def _study(args: Arguments) -> Study:
     for name in ("num_examples", "max_eval_rows", "per_device_batch_size"):
         if (value := getattr(args, name)) is not None and value < 1:
             raise SystemExit(f"--{name} must be at least 1, got {value}.")
-    if args.device_memory is not None and not args.dry_run:
-        raise SystemExit("--device_memory belongs to --dry_run. A run takes the memory that its device has.")
-    if args.device_memory is not None and args.device_memory <= 0:
-        raise SystemExit(f"--device_memory must be above 0, got {args.device_memory}.")
+    for name in ("device_memory", "device_tflops"):
+        value = getattr(args, name)
+        if value is not None and not args.dry_run:
+            raise SystemExit(f"--{name} belongs to --dry_run. A run takes its device as it is.")
+        if value is not None and not 0 < value < math.inf:
+            raise SystemExit(f"--{name} must be above 0 and finite, got {value}.")
     return Study(
         args.dataset,
         args.data_dir,

@@ -21,7 +21,8 @@ from patchrec_hf.training.memory_sizes import BatchShape, ModelSize, WeightMemor
 
 from .settings import DATA, PAPER_BACKBONE, DataFacts
 from .stages import Stage, forwards_per_step, rows_per_step
-from .study import Study, history_tokens
+from .study import Study
+from .tokens import history_tokens
 
 
 # The paper's backbone may only be downloaded with an account that has accepted its license.
@@ -38,6 +39,22 @@ _PAPER_CONFIG = {
 }
 PROMPT_TOKENS = 100
 """About as many tokens as the text around a history takes."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """
+    The device of each process.
+
+    Args:
+        kind (`"cuda"` or `"cpu"`):
+            On a GPU, matrices are multiplied in bfloat16.
+        memory (`int`, *optional*):
+            Bytes that training may use; `None` if they are not known.
+    """
+
+    kind: str
+    memory: int | None
 
 
 @dataclass(frozen=True)
@@ -90,27 +107,34 @@ def facts_of(study: Study) -> DataFacts:
     data = DATA[study.dataset]
     if study.data_dir is None and data.facts is not None and study.scale.targets_per_row == 1:
         return data.facts
-    rows, _ = study.load(targets_per_row=study.scale.targets_per_row)
-    targets = rows["train"].select_columns(["target_positions"]).to_polars()["target_positions"].explode()
+    num_rows = len(study.load(targets_per_row=study.scale.targets_per_row)[0]["train"])
+    targets = study.num_items_before_targets
+    title_tokens, source = _title_tokens(study)
     return DataFacts(
-        num_train_rows=len(rows["train"]),
+        num_train_rows=num_rows,
         num_train_examples=len(targets),
-        mean_history=float(np.minimum(targets.to_numpy(), study.scale.max_history).mean()),
+        histories=twentieths(targets),
         longest_history=study.longest_history,
-        title_tokens=_title_tokens(study),
-        source="counted on the data",
+        title_tokens=title_tokens,
+        source=f"counted on the data{source}",
     )
 
 
-def _title_tokens(study: Study) -> float:
+def twentieths(numbers: np.ndarray) -> tuple[int, ...]:
+    """Returns the middles of twentieths of some numbers, ascending."""
+    middles = (np.arange(20) + 0.5) / 20
+    return tuple(np.quantile(numbers, middles, method="lower").astype(int).tolist())
+
+
+def _title_tokens(study: Study) -> tuple[float, str]:
+    """Returns the mean number of tokens of a title, and where it comes from if it was not counted."""
     if isinstance(study.scale.backbone, dict):  # a new backbone, which a dry run does not write
         _, catalog = study.load()
         tokenizer = build_tiny_backbone(catalog, DATA[study.dataset].vocab_size)[1]
-        return float(
-            np.mean([len(ids) for ids in tokenizer(list(catalog.titles), add_special_tokens=False).input_ids])
-        )
+        ids = tokenizer(list(catalog.titles), add_special_tokens=False).input_ids
+        return float(np.mean([len(title) for title in ids])), ""
     try:
-        return float(study.processor(TextLayout()).title_tokens.lengths.mean())
+        return float(study.processor(TextLayout()).title_tokens.lengths.mean()), ""
     except (OSError, ValueError) as error:
         known = DATA[study.dataset].title_tokens
         if known is None:
@@ -118,12 +142,12 @@ def _title_tokens(study: Study) -> float:
                 f"The tokenizer of the backbone {study.scale.backbone!r} cannot be read, so the tokens of titles "
                 f"cannot be counted. Pass --backbone DIRECTORY. ({error})"
             ) from None
-        return known
+        return known, ", title tokens of the paper's Table 1"
 
 
-def cost_of(study: Study, stage: Stage, facts: DataFacts, available: int | None) -> Cost:
+def cost_of(study: Study, stage: Stage, facts: DataFacts, device: Device) -> Cost:
     """
-    Estimates what a stage costs.
+    Estimates the cost of a stage.
 
     Args:
         study ([`Study`]):
@@ -132,16 +156,16 @@ def cost_of(study: Study, stage: Stage, facts: DataFacts, available: int | None)
             A stage of a method.
         facts ([`DataFacts`]):
             Counts of the data.
-        available (`int`, *optional*):
-            Bytes of one device, if they are known.
+        device ([`Device`]):
+            The device of each process.
     """
     rows = rows_per_step(study)
-    length = min(round(facts.mean_history), stage.max_history)
-    tokens = stage.num_examples * sum(_twin_tokens(stage, length, facts.title_tokens))
+    per_example = facts.mean(lambda length: sum(_twin_tokens(stage, length, facts.title_tokens)), stage.max_history)
+    tokens = stage.num_examples * per_example
     steps_per_epoch = -(-facts.num_train_rows // rows)
     # Two operations for each weight forward, four backward, and two more where layers are computed again.
     per_weight = 8 if study.scale.activation_checkpointing else 6
-    per_forward, memory = fitting_forward(study, stage, facts.title_tokens, available)
+    per_forward, memory = fitting_forward(study, stage, facts.title_tokens, device)
     return Cost(
         steps=math.ceil(stage.num_examples / facts.num_train_examples * steps_per_epoch),
         rows_per_step=rows,
@@ -152,9 +176,7 @@ def cost_of(study: Study, stage: Stage, facts: DataFacts, available: int | None)
     )
 
 
-def fitting_forward(
-    study: Study, stage: Stage, title_tokens: float, available: int | None
-) -> tuple[int, MemoryEstimate]:
+def fitting_forward(study: Study, stage: Stage, title_tokens: float, device: Device) -> tuple[int, MemoryEstimate]:
     """
     Returns the rows of a forward of one process, and the memory that training needs with them.
 
@@ -166,11 +188,11 @@ def fitting_forward(
             A stage of a method.
         title_tokens (`float`):
             Mean number of tokens of a title.
-        available (`int`, *optional*):
-            Bytes of one device. If they are not known, a forward reads one row.
+        device ([`Device`]):
+            The device of each process. If its memory is not known or not enough, a forward reads one row.
 
     Raises:
-        SystemExit: If the rows of a step cannot be divided among the processes.
+        SystemExit: If the rows of a step cannot be divided into such forwards.
     """
     share = forwards_per_step(study, 1)
     if study.per_device_batch_size is not None:
@@ -181,41 +203,41 @@ def fitting_forward(
     else:
         choices = [share]
     for number in choices:
-        memory = _memory(study, stage, number, title_tokens, available)
-        if available is not None and memory.fits:
+        memory = _memory(study, stage, number, title_tokens, device)
+        if device.memory is not None and memory.fits:
             break
     return number, memory
 
 
-def _memory(study: Study, stage: Stage, rows: int, title_tokens: float, available: int | None) -> MemoryEstimate:
+def _memory(study: Study, stage: Stage, rows: int, title_tokens: float, device: Device) -> MemoryEstimate:
     """Estimates the memory with a number of rows in a forward, all of which have the longest history."""
     twins = _twin_tokens(stage, stage.max_history, title_tokens)
-    sequences = rows * len(twins)
-    config, is_half = backbone_config(study), PartialState().device.type == "cuda"
-    labels = math.ceil(sequences * (title_tokens + 1))
+    sequences, is_half = rows * len(twins), device.kind == "cuda"
     weights = WeightMemory.of(
         _parameters(study),
         uses_autocast=is_half,
         num_processes=PartialState().num_processes,
         sharding=_zero_stage(),
     )
+    labels = math.ceil(sequences * (title_tokens + 1))
     return estimate_memory(
-        ModelSize.from_config(config),
+        ModelSize.from_config(backbone_config(study)),
         weights,
         BatchShape(sequences, math.ceil(max(twins)), labels=labels, is_padded=True),
         element_size=2 if is_half else 4,
         uses_autocast=is_half,
         checkpoints_layers=study.scale.activation_checkpointing,
-        available=available,
-        device=PartialState().device.type,
+        available=device.memory,
+        device=device.kind,
     )
 
 
-def available_memory() -> int | None:
-    """Returns the bytes that training may use on the device of each process; `None` if they are not known."""
-    of_processes: list[int | None] = gather_object([free_memory(PartialState().device, 0)])
+def this_device() -> Device:
+    """Returns the device of this process, with the memory that the process with least memory has."""
+    device = PartialState().device
+    of_processes: list[int | None] = gather_object([free_memory(device, 0)])
     known = [number for number in of_processes if number is not None]
-    return min(known) if len(known) == len(of_processes) else None
+    return Device(device.type, min(known) if len(known) == len(of_processes) else None)
 
 
 def operations_per_second() -> float:
@@ -223,12 +245,12 @@ def operations_per_second() -> float:
     device = PartialState().device
     size, dtype = (8192, torch.bfloat16) if device.type == "cuda" else (1024, torch.float32)
     left, right = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-    float((left @ right)[0, 0])  # the first product takes longer, and reading a number waits for the device
-    begin = time.perf_counter()
-    for _ in range(10):
-        product = left @ right
-    float(product[0, 0])
-    return 10 * 2 * size**3 / (time.perf_counter() - begin)
+    seconds = []
+    for _ in range(10):  # the shortest time is the least disturbed one
+        begin = time.perf_counter()
+        float((left @ right)[0, 0])  # reading a number waits for the device
+        seconds.append(time.perf_counter() - begin)
+    return 2 * size**3 / min(seconds)
 
 
 def _twin_tokens(stage: Stage, num_items: int, title_tokens: float) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.runs import write_json
 from patchrec_hf.training.checkpoints import RUN_NAME
 
-from .costs import available_memory, fitting_forward
+from .costs import fitting_forward, this_device
 from .stages import Stage, budget_of, forwards_per_step, rows_per_step, stages_of
 from .study import RANKINGS, Study, summarize
 
@@ -53,7 +52,6 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
     recommender = load_llm(study, name)
     model, processor = recommender.model, recommender.processor
     splits, _ = study.load(processor.max_history, min_interactions=method.min_interactions)
-    parts = study.directory(name) / "parts"
 
     def rank(key: str, split: str, **settings: Any) -> EvaluationReport:
         report = evaluate_model(
@@ -63,7 +61,7 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
             seed=study.seed,
             train_dataset=splits["train"],
             batch_size=16,
-            resume_dir=parts / key,
+            resume_dir=parts_of(study, name) / key,
             **settings,
         )
         if state.is_main_process:
@@ -77,8 +75,6 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
     if study.scale.release_metrics:
         decoded = [rank(f"release_{k}", "test", protocol="release", k=k) for k in _RELEASE_KS]
         results["release"] = {metric: triple for one in decoded for metric, triple in summarize(one).items()}
-    if state.is_main_process:
-        shutil.rmtree(parts)
     state.wait_for_everyone()
     return {
         "method": name,
@@ -93,6 +89,11 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
         "settings": {"layout": str(processor.layout), "max_history": processor.max_history},
         **results,
     }
+
+
+def parts_of(study: Study, name: str) -> Path:
+    """Returns the directory of the finished parts of a method's rankings, which are kept until it has results."""
+    return study.directory(name) / "parts"
 
 
 def _train(study: Study, stage: Stage, checkpoint: str) -> dict[str, Any]:
@@ -159,7 +160,10 @@ def rows_per_forward(study: Study, stage: Stage, title_tokens: float) -> int:
     """
     checkpoint = last_checkpoint(stage.directory)
     if checkpoint is None or study.per_device_batch_size is not None:
-        return fitting_forward(study, stage, title_tokens, available_memory())[0]
+        number, memory = fitting_forward(study, stage, title_tokens, this_device())
+        if not memory.fits:
+            PartialState().print(f"{stage.name} may run out of memory. {memory}")
+        return number
     facts = json.loads((Path(checkpoint) / RUN_NAME).read_text(encoding="utf-8"))
     return max(facts["rows per forward of all processes"] // PartialState().num_processes, 1)
 
@@ -202,13 +206,19 @@ def latency(study: Study, names: list[str], path: Path, num_rows: int = 64, num_
     """
     Measures how long each LLM takes to rank the same test rows exactly, relative to the first one. LLMs that were
     trained at equal time are not measured. All keep a prompt's keys and values once. They take turns, so that other
-    programs on the machine slow all of them alike. The times are measured in one process, and kept at `path`: the same
-    methods are not measured again.
+    programs on the machine slow all of them alike. The times are kept at `path`: the same methods are not measured
+    again on the same machine. With several processes, nothing is measured.
     """
     names = [name for name in names if name in study.methods and not study.methods[name].at_equal_time]
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if list(kept) == names:
-        return kept
+    if not names:
+        return {}
+    state = PartialState()
+    device = torch.cuda.get_device_name() if state.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"times": {}}
+    if list(kept["times"]) == names and (state.num_processes > 1 or kept["device"] == device):
+        return kept["times"]
+    if state.num_processes > 1:
+        return {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(num_rounds):
         for name in names:
@@ -220,6 +230,6 @@ def latency(study: Study, names: list[str], path: Path, num_rows: int = 64, num_
             begin = time.perf_counter()
             evaluate_model(model, processor, rows, batch_size=16, show_progress=False)
             seconds[name].append(time.perf_counter() - begin)
-    latencies = {name: min(values) / min(seconds[names[0]]) for name, values in seconds.items()}
-    write_json(path, latencies)
-    return latencies
+    times = {name: min(values) / min(seconds[names[0]]) for name, values in seconds.items()}
+    write_json(path, {"device": device, "times": times})
+    return times

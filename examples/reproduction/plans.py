@@ -58,6 +58,8 @@ class Plan:
             In the order of the table.
         reference (`str`):
             The method that the others are compared with.
+        paper (`str`, *optional*):
+            What the paper's text says of a figure, whose numbers it does not list.
         axis (`str`):
             The plot's horizontal axis: `"HR@20"` for bars, else `"items"`, `"tokens"`, `"compression ratio"` or
             `"time"`.
@@ -67,6 +69,7 @@ class Plan:
     about: str
     methods: tuple[str, ...]
     reference: str
+    paper: str | None = None
     axis: Literal["HR@20", "items", "tokens", "compression ratio", "time"] = "HR@20"
 
 
@@ -76,6 +79,7 @@ TIME_REFERENCE = "PatchRec-I"
 PAPER_BASELINES = ("GRU4Rec", "Caser", "SASRec", "LinRec", "Mamba4Rec", "MoRec")
 BASELINES = ("Popularity", "CoVisitation", *PAPER_BASELINES)
 FUSION = "Fusion"
+_AT_EQUAL_TIME = ("Vanilla", "PatchRec-S", "PatchRec-I without pre-training", "PatchRec-S without pre-training")
 LONG_HISTORIES = ("Vanilla (long histories)", "PatchRec-I (long histories)", "PatchRec-S (long histories)")
 
 TABLES, FIGURES = (2, 3, 4), (2, 5, 6, 7, 8)
@@ -104,11 +108,11 @@ def llm_methods(session_group_size: int, max_history: int) -> dict[str, LLMMetho
         "Patch Pre-training": LLMMethod(item, ("pretrain",)),
     }
     methods |= {f"Drop {share:.0%}": LLMMethod(DropLayout(share), ("finetune",)) for share in (0.5, 0.9)}
-    methods |= {f"{name} (equal time)": replace(method, at_equal_time=True) for name, method in methods.items()}
+    methods |= {f"{name} (equal time)": replace(methods[name], at_equal_time=True) for name in _AT_EQUAL_TIME}
     for length in _lengths(max_history)[:-1]:
         methods |= {
             f"{name} ({length} items)": replace(methods[name], max_history=length)
-            for name in ("Vanilla", "PatchRec-I", "PatchRec-S")
+            for name in ("Vanilla", "PatchRec-I")
         }
     counts = {*(1, 2, 10), *_text_counts(max_history)} - {item.num_text_items}
     methods |= {f"PatchRec-I ({count} as text)": LLMMethod(ItemPatchLayout(count)) for count in sorted(counts)}
@@ -191,7 +195,9 @@ def _figure_5(max_history: int, session_group_size: int) -> Plan:
         "The same items in both histories (section 4.3.1).",
         tuple(f"{name}{suffix}" for name in ("Vanilla", "PatchRec-I") for suffix in suffixes),
         "Vanilla",
-        "items",
+        "PatchRec-I is above Vanilla by more than 5% on MovieLens-1M and 30% on Goodreads, and comparable on "
+        "MovieLens-100K.",
+        axis="items",
     )
 
 
@@ -203,7 +209,9 @@ def _figure_6(max_history: int, session_group_size: int) -> Plan:
         "(section 4.3.2).",
         tuple(method for name in names for method in (_vanilla_like(name), name)),
         "PatchRec-I",
-        "tokens",
+        "PatchRec-I is above Vanilla by 7% to 13% on MovieLens-1M, 20% to 72% on Goodreads, and 2% to 19% on "
+        "MovieLens-100K.",
+        axis="tokens",
     )
 
 
@@ -213,7 +221,7 @@ def _figure_7(max_history: int, session_group_size: int) -> Plan:
         f"Compression ratio and HR@20, all on {max_history} items (section 4.4).",
         ("Vanilla", *_item_methods(max_history), *_session_methods(session_group_size)),
         "Vanilla",
-        "compression ratio",
+        axis="compression ratio",
     )
 
 
@@ -230,13 +238,14 @@ def _figure_8(max_history: int, session_group_size: int) -> Plan:
         f"groups of {max_history // 5}.",
         LONG_HISTORIES,
         LONG_HISTORIES[0],
-        "time",
+        "On MovieLens-1M, PatchRec-I is above Vanilla by 25.11% in 12.99% of the time, and PatchRec-S by 20.31%, "
+        "13.09 times as fast.",
+        axis="time",
     )
 
 
 def _equal_time(max_history: int, session_group_size: int) -> Plan:
-    others = ("Vanilla", "PatchRec-S", "PatchRec-I without pre-training", "PatchRec-S without pre-training")
-    methods = ("PatchRec-I", *others, *(f"{name} (equal time)" for name in others))
+    methods = ("PatchRec-I", *_AT_EQUAL_TIME, *(f"{name} (equal time)" for name in _AT_EQUAL_TIME))
     return Plan("Ablation equal-time", "Methods that train as long as PatchRec-I.", methods, "PatchRec-I")
 
 

@@ -68,7 +68,7 @@ def _draw_series(axes: Any, rows: Sequence[dict[str, Any]], axis: str) -> None:
         "items": "items of a history",
         "tokens": "tokens of a history (mean)",
         "compression ratio": "compression ratio (tokens of the history before / after)",
-        "time": "time to rank, relative to Vanilla",
+        "time": "time to rank, relative to the first method",
     }
     axes.set(xlabel=labels[axis], ylabel="HR@20 with its 95% interval")
     if axis in ("compression ratio", "time"):

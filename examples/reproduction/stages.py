@@ -10,6 +10,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from patchrec_hf import ItemPatchLayout, Layout, SessionPatchLayout
+from patchrec_hf.data.keywords import nearest
 
 from .plans import TIME_REFERENCE, LLMMethod, StageName
 from .study import Study
@@ -111,7 +112,7 @@ def check_epochs(study: Study) -> None:
     for name, epochs in study.epochs.items():
         if name not in study.methods or study.methods[name].at_equal_time:
             known = [method for method, settings in study.methods.items() if not settings.at_equal_time]
-            raise SystemExit(f"--epochs names {name!r}, which is none of {', '.join(map(repr, known))}.")
+            raise SystemExit(f"--epochs names {name!r}, which trains no LLM for epochs; {nearest(name, known)}")
         stages = study.methods[name].stages
         if len(epochs) != len(stages) or not all(0 < number < math.inf for number in epochs):
             numbers = ",".join(f"{number:g}" for number in epochs)

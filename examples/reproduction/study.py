@@ -6,10 +6,11 @@ import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 from accelerate import PartialState
 from datasets import DatasetDict
@@ -24,13 +25,14 @@ from patchrec_hf import (
     PatchDataCollator,
     PatchRecProcessor,
     build_tiny_backbone,
-    load_recommendation_data,
 )
 from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.training.arguments import PaperPreset
 
+from .data import load_rows
 from .plans import ALL_ITEMS, LLMMethod, Plan, llm_methods
 from .settings import DATA, SCALES, DataFacts, Scale
+from .tokens import history_tokens
 
 
 RANKINGS = {"validation": ("validation", False), "test": ("test", False), "test_seen_excluded": ("test", True)}
@@ -130,7 +132,7 @@ class Study:
 
     def _all_rows(self, max_history: int, targets_per_row: int = 1) -> tuple[DatasetDict, Catalog]:
         source = self.data_dir or self.dataset
-        return _load(source, max_history, min(targets_per_row, max_history), self.order_of_ties)
+        return load_rows(source, max_history, min(targets_per_row, max_history), self.order_of_ties)
 
     @cached_property
     def _num_interactions(self) -> dict[Any, int]:
@@ -139,6 +141,13 @@ class Study:
         rows = [splits[split].select_columns(["user_id", "item_ids"]).to_polars() for split in ("validation", "test")]
         counts = pl.concat(rows).group_by("user_id").agg(pl.col("item_ids").list.len().max())
         return dict(counts.iter_rows())  # the last row of a user ends with the last interaction
+
+    @cached_property
+    def num_items_before_targets(self) -> np.ndarray:
+        """Number of all items before each training target, shape `(num_train_examples,)`."""
+        splits, _ = self._all_rows(_WHOLE_HISTORY, _WHOLE_HISTORY)
+        positions = splits["train"].select_columns(["target_positions"]).to_polars()["target_positions"]
+        return positions.explode().to_numpy()
 
     @property
     def longest_history(self) -> int:
@@ -160,7 +169,8 @@ class Study:
         mend = "Choose another --dataset (the paper: ml-1m), or a --scale with shorter histories."
         if at_least > self.longest_history:
             raise SystemExit(
-                f"{plan.title} ranks {users}, but in {self.dataset} no user has more than {self.longest_history + 1}. "
+                f"{plan.title} ranks {users}, but no user of {self.dataset} who is ranked has more than "
+                f"{self.longest_history + 1}. "
                 f"{mend}"
             )
         if self.facts is None:
@@ -168,6 +178,16 @@ class Study:
             for split in ("validation", "test"):
                 if len(splits[split]) == 0:
                     raise SystemExit(f"{plan.title} ranks {users}, but the {split} rows have no such user. {mend}")
+
+    def warn_of_other_counts(self) -> None:
+        """Says if the data is not as the paper prepares it, because it may be another data set."""
+        known = DATA[self.dataset].facts
+        if known is not None and self.num_train_examples != known.num_train_examples:
+            PartialState().print(
+                f"{self.data_dir or self.dataset} has {self.num_train_examples:,} training targets, but "
+                f"{self.dataset} as the paper prepares it has {known.num_train_examples:,}. Check --dataset and "
+                "--data_dir."
+            )
 
     def _min_interactions(self, name: str) -> int | None:
         return self.methods[name].min_interactions if name in self.methods else None
@@ -183,10 +203,11 @@ class Study:
 
     def _fitting_length(self, layout: Layout, other: str) -> int:
         """Returns how many items, in a layout, take as many tokens as another method's histories on average."""
+        title_tokens = self.facts.title_tokens if self.facts else 0.0
 
         def mean_length(layout: Layout, max_history: int) -> float:
             if self.facts:
-                return history_tokens(layout, max_history, self.facts.title_tokens)
+                return self.facts.mean(lambda length: history_tokens(layout, length, title_tokens), max_history)
             rows = self.load()[0]["validation"]
             return PatchDataCollator(self.processor(layout, max_history)).row_lengths(rows).mean()
 
@@ -260,42 +281,6 @@ class Study:
 
 def _users(min_interactions: int | None) -> str:
     return "all users" if min_interactions is None else f"users with more than {min_interactions} interactions"
-
-
-def history_tokens(layout: Layout, num_items: int, title_tokens: float) -> float:
-    """Returns about how many tokens and patches a history takes, with a separator for each unit."""
-    segments = layout(num_items)
-    texts = sum(stop - start for kind, start, stop in segments if kind == "text")
-    patches = sum(stop - start for kind, start, stop in segments if kind == "item_patch")
-    sessions = sum(kind == "session_patch" for kind, _, _ in segments)
-    return texts * (title_tokens + 1) + 2 * (patches + sessions)
-
-
-@cache
-def _load(name_or_path: str, max_history: int, targets_per_row: int, ties: str | None) -> tuple[DatasetDict, Catalog]:
-    # Kept, because each load reads all data files to find its key in the cache.
-    splits, catalog = load_recommendation_data(name_or_path, max_history, targets_per_row=targets_per_row, ties=ties)
-    return DatasetDict(splits), catalog
-
-
-def check_data(dataset: str, data_dir: str | None, ties: str | None) -> None:
-    """
-    Ends the script if a directory clearly holds another data set, so that no results get a wrong name, or if the data
-    cannot be in the authors' order.
-    """
-    if ties == "release" and not DATA[dataset].has_file_order:
-        known = ", ".join(name for name, data in DATA.items() if data.has_file_order)
-        raise SystemExit(
-            f"--ties release needs the order of the raw file that the authors began with, which {dataset} does not "
-            f"have ({known} do). Leave --ties out."
-        )
-    if data_dir is None:
-        return
-    if dataset == "sample":
-        raise SystemExit("The sample comes with the library. Pass the name of the data in --data_dir as --dataset.")
-    for name, data in DATA.items():
-        if name != dataset and data.raw_file is not None and (Path(data_dir) / data.raw_file).exists():
-            raise SystemExit(f"{data_dir} holds {name}, not {dataset}. Pass --dataset {name}.")
 
 
 def summarize(report: EvaluationReport) -> dict[str, Any]:

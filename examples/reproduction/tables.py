@@ -13,17 +13,15 @@ import polars as pl
 from patchrec_hf import EvaluationReport
 from patchrec_hf.runs import write_json
 
-from .plans import TIME_REFERENCE, Plan
+from .notes import name_of_reference, notes_of, reference_of, shown_budget, time_of
+from .plans import Plan
 from .plots import plot
 from .settings import DATA, PAPER_BACKBONE
 from .study import Study
 
 
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
-_NOT_SHOWN = ("setting", "of")  # shown in results.json only: the chosen grid point, and the baselines to choose from
-_STAGES = {"pretrain": "pre-training", "dropout": "pre-training with items left out", "finetune": "fine-tuning"}
 _METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
-_SAME_TIME = 0.05  # two trainings count as equally long if their times differ by no more than this share
 
 
 def write_results(
@@ -58,6 +56,7 @@ def write_results(
     values = {
         "title": plan.title,
         "about": plan.about,
+        "paper": plan.paper,
         "axis": plan.axis,
         "reference": plan.reference,
         **study.settings(),
@@ -92,7 +91,7 @@ def _report(study: Study, name: str) -> EvaluationReport:
 
 def to_markdown(values: dict[str, Any]) -> str:
     """Formats the tables of one `results.json`, with notes that explain them."""
-    rows, sizes, reference = values["methods"], values["rows"], _reference(values)
+    rows, sizes, reference = values["methods"], values["rows"], reference_of(values)
     lines = [
         f"### {values['title']}: {values['dataset']}, {values['scale']['name']} scale",
         "",
@@ -105,12 +104,13 @@ def to_markdown(values: dict[str, Any]) -> str:
         "",
         *_table([_quality(row) for row in rows]),
         "",
+        *_as_released(rows),
         *_beside_the_paper(values),
         "Differences, and what the methods cost:",
         "",
-        *_table([_cost(row, reference, _name_of_reference(values)) for row in rows]),
+        *_table([_cost(row, reference, name_of_reference(values)) for row in rows]),
         "",
-        *_notes(values, reference),
+        *notes_of(values),
     ]
     return "\n".join(lines) + "\n"
 
@@ -127,11 +127,11 @@ def _quality(row: dict[str, Any]) -> dict[str, str]:
 
 def _cost(row: dict[str, Any], reference: dict[str, Any] | None, name: str) -> dict[str, str]:
     is_llm = row["budget"] is not None
-    time = row["train_seconds"] / reference["train_seconds"] if is_llm and reference else None
+    time = time_of(row, reference)
     return {
         "method": row["method"],
         f"HR@20 minus {name}'s": _with_interval(row["less_reference"], "+") if row["less_reference"] else "–",
-        "budget": _budget(row, reference, time),
+        "budget": shown_budget(row, reference),
         "examples seen": f"{row['examples_seen']:,}" if is_llm else "–",
         "training time": _number(time, ".2f"),
         "history tokens": f"{row['history_tokens']:.0f}" if is_llm else "–",
@@ -140,13 +140,20 @@ def _cost(row: dict[str, Any], reference: dict[str, Any] | None, name: str) -> d
     }
 
 
-def _budget(row: dict[str, Any], reference: dict[str, Any] | None, time: float | None) -> str:
-    """Returns what the number of examples comes from. Results of earlier versions say `"examples"` and `"time"`."""
-    if row["budget"] is None:
-        return "–"
-    budget = {"examples": "equal examples", "time": "equal time"}.get(row["budget"], row["budget"])
-    is_same_time = budget == "equal examples" and row is not reference and time and abs(time - 1) <= _SAME_TIME
-    return f"{budget} and time" if is_same_time else budget
+def _as_released(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a table of the metrics by the released code's decoding, where they were measured."""
+    cells = [
+        {"method": row["method"], **{name.upper(): _with_interval(row["release"][name]) for name in _METRICS}}
+        for row in rows
+        if "release" in row
+    ]
+    if not cells:
+        return []
+    about = (
+        "As released: ranked by the decoding of the authors' code, once for @10 and once for @20, so the two can "
+        "contradict each other (see evaluation.md):"
+    )
+    return [about, "", *_table(cells), ""]
 
 
 def _beside_the_paper(values: dict[str, Any]) -> list[str]:
@@ -180,68 +187,6 @@ def _origin(values: dict[str, Any]) -> str:
     return "the same backbone and another budget" if has_backbone else "another backbone and the same budget"
 
 
-def _notes(values: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
-    rows, sizes, scale = values["methods"], values["rows"], values["scale"]
-    llms = [row for row in rows if row["budget"] is not None]
-    lines = [
-        "- Seen excluded: items of the history cannot be recommended. Compression ratio: title tokens of the "
-        "histories before compression, divided by title tokens and patches after it."
-    ]
-    budgets = {_budget(row, None, None) for row in llms}
-    if "equal examples" in budgets and reference is not None:
-        stages = ", ".join(f"{stage['examples']:,} in {_STAGES[stage['stage']]}" for stage in reference["stages"])
-        lines.append(
-            "- Equal examples: every method saw the same number of targets over all its stages "
-            f"({reference['method']}: {stages}), of {sizes['train']:,} in the training set; a history as text and its "
-            f"twin count once. “Equal examples and time”: this took the same time as {reference['method']}, within "
-            f"{_SAME_TIME:.0%}."
-        )
-    if "one epoch a stage" in budgets:
-        lines.append(
-            f"- One epoch a stage: each stage saw the {sizes['train']:,} targets of the training set once, so a "
-            "method of two stages saw them twice (the paper's section 4.1.2)."
-        )
-    if "equal time" in budgets:
-        lines.append(
-            f"- Equal time: trained as long as {TIME_REFERENCE}, by the rates measured at equal numbers of examples."
-        )
-    if llms and reference is not None:
-        clock = "computing time" if reference["stages"][0]["machine"]["device"] == "cpu" else "time"
-        lines.append(f"- Training time: {clock} relative to {reference['method']}'s.")
-    if any(row["latency"] is not None for row in rows):
-        lines.append(
-            "- Ranking time: relative to the first method that has one. The methods rank the same rows in turn, "
-            "exactly, and keep each prompt's keys and values once. The time grows with the prompt, and with the title "
-            "tokens that are read for a history until the ranking is proven: the less sure a model is, the more it "
-            "reads."
-        )
-    lines += _findings(rows, _name_of_reference(values))
-    num_settings = max(len(row.get("tried", ())) for row in rows)
-    if num_settings:
-        lines.append(
-            "- Baselines are not matched to the LLMs' budget: the neural ones trained for up to "
-            f"{scale['baseline_epochs']} epochs of the whole training set, once for each setting that "
-            f"validation chose from ({num_settings}); the others count the whole training set."
-        )
-    missing = [name for name in values["planned"] if name not in {row["method"] for row in rows}]
-    if missing:
-        lines.append(f"- Not run: {', '.join(missing)}.")
-    if any("release" in row for row in rows):
-        lines.append(
-            "- As released: ranked by the decoding of the authors' code, once for @10 and once for @20, so the two "
-            "can contradict each other (see evaluation.md)."
-        )
-    return lines + [f"- {row['method']}: {_describe(row['settings'])}." for row in rows if _describe(row["settings"])]
-
-
-def _name_of_reference(values: dict[str, Any]) -> str:
-    return values.get("reference", TIME_REFERENCE)  # results of earlier versions do not name it
-
-
-def _reference(values: dict[str, Any]) -> dict[str, Any] | None:
-    return next((row for row in values["methods"] if row["method"] == _name_of_reference(values)), None)
-
-
 def _command(values: dict[str, Any]) -> str:
     """Returns the command that makes the same tables."""
     kind, number = values["title"].lower().split()
@@ -268,20 +213,6 @@ def _quoted(text: str) -> str:
     return f'"{text}"' if " " in text else text
 
 
-def _findings(rows: list[dict[str, Any]], reference: str) -> list[str]:
-    """Lists the methods that are above or below the reference beyond chance, and the undecided ones."""
-    compared = [row for row in rows if row["less_reference"]]
-    kinds = {
-        f"above {reference}": [row["method"] for row in compared if row["less_reference"][1] > 0],
-        f"below {reference}": [row["method"] for row in compared if row["less_reference"][2] < 0],
-        "undecided": [row["method"] for row in compared if row["less_reference"][1] <= 0 <= row["less_reference"][2]],
-    }
-    findings = "; ".join(f"{kind}: {', '.join(methods)}" for kind, methods in kinds.items() if methods)
-    if not findings:
-        return []
-    return [f"- By HR@20, with one seed and these rows (undecided: the interval holds 0) – {findings}."]
-
-
 def _table(rows: Sequence[dict[str, str]]) -> list[str]:
     """Formats rows of one shape. A column without any value is left out."""
     columns = [name for name in rows[0] if any(row[name] != "–" for row in rows)]
@@ -299,7 +230,3 @@ def _number(value: float | None, form: str) -> str:
 def _with_interval(triple: list[float], sign: str = "") -> str:
     value, low, high = (f"{number:{sign}.3f}" for number in triple)
     return f"{value} ({low}{' to ' if sign else '–'}{high})"
-
-
-def _describe(settings: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if name not in _NOT_SHOWN)

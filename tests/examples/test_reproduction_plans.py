@@ -162,8 +162,11 @@ def dry_run(script, capsys, **arguments):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("dataset", "examples", "batch_size"), [("ml-100k", 47_749, 64), ("goodreads", 149_773, 32)])
-def test_a_dry_run_of_the_paper(script, capsys, tmp_path, dataset, examples, batch_size):
+@pytest.mark.parametrize(
+    ("dataset", "examples", "batch_size"),
+    [("ml-100k", 47_749, 64), ("goodreads", 149_773, 32)],
+)
+def test_a_dry_run_of_the_paper(script, module, capsys, tmp_path, dataset, examples, batch_size):
     output = dry_run(script, capsys, table=2, dataset=dataset, device_memory=80, output_dir=str(tmp_path / "study"))
     for method, num_stages in (("Vanilla", 1), ("PatchRec-I", 2), ("PatchRec-S", 2)):
         stages = table_of(output, method)
@@ -175,6 +178,11 @@ def test_a_dry_run_of_the_paper(script, capsys, tmp_path, dataset, examples, bat
             assert batch_size % int(stage["rows a forward"]) == 0
             assert "too much" not in stage["GiB"]
     assert table_of(output, "PatchRec-S")[0]["time"] == "shared"  # one pre-training serves both
+    paper = module("tables").PAPER[dataset]
+    for method in ("Vanilla", "PatchRec-I", "PatchRec-S"):
+        ratio = table_of(output, method)[-1]["compression"]
+        assert ratio == f"{paper[method]['compression_ratio']:.2f}"  # as in Table 2
+    assert "pass --device_tflops" in output
     assert not (tmp_path / "study").exists()
 
 
@@ -182,20 +190,51 @@ def test_a_dry_run_of_every_table_and_figure(script, module, capsys):
     plans = module("plans")
     for kind, values in (("table", plans.TABLES), ("figure", plans.FIGURES[:-1]), ("ablation", plans.ABLATIONS)):
         for value in values:
-            output = dry_run(script, capsys, device_memory=80, **{kind: value})
-            assert "training would take about" in output
-            assert "GiB" in output
-    fitted = table_of(dry_run(script, capsys, figure=6, device_memory=80), like(25))
-    # 25 items of 3.86 tokens and a separator, and 75 patches with a separator, take 271.5: room for 55 items.
-    assert [stage["items"] for stage in fitted] == ["55"]
+            output = dry_run(script, capsys, device_memory=80, device_tflops=100, **{kind: value})
+            assert "of training, without ranking and baselines, at 40% of 100 TFLOP/s a device" in output
+            assert "on 1 × cuda with 80 GiB, in bfloat16" in output
+
+
+def test_tokens_of_a_dry_run(script, module, capsys):
+    """By hand: the tokens of each of the 20 typical histories, as text and in PatchRec-I's layout."""
+    output = dry_run(script, capsys, figure=5, device_memory=80)
+    facts, around = module("settings").DATA["ml-100k"].facts, 100 + 4.86
+    for method, length, tokens in (
+        ("Vanilla (20 items)", 20, lambda items: 4.86 * items),
+        ("Vanilla", 100, lambda items: 4.86 * items),
+        ("PatchRec-I (60 items)", 60, lambda items: 4.86 * min(items, 5) + 2 * max(items - 5, 0)),
+    ):
+        expected = 47_749 * np.mean([around + tokens(min(items, length)) for items in facts.histories])
+        assert table_of(output, method)[-1]["tokens"] == f"{expected / 1e6:.1f} M"
+
+
+def test_as_many_tokens(script, module, capsys):
+    """Vanilla's histories take as many tokens on average as PatchRec-I's, and one more item would take too many."""
+    (fitted,) = table_of(dry_run(script, capsys, figure=6, device_memory=80), like(25))
+    histories, length = module("settings").DATA["ml-100k"].facts.histories, int(fitted["items"])
+    shorter, longer = (sum(4.86 * min(items, number) for items in histories) for number in (length, length + 1))
+    lengths = [min(items, 100) for items in histories]
+    assert shorter <= sum(4.86 * min(items, 25) + 2 * max(items - 25, 0) for items in lengths) < longer
+
+
+def test_the_device_of_a_dry_run(script, capsys):
+    here = dry_run(script, capsys, table=4, methods=["Vanilla"])
+    assert "on 1 × cpu" in here
+    assert re.search(r"about [\d.,]+ (s|min|h|days) of training", here)
+    slow, fast = (
+        dry_run(script, capsys, table=4, methods=["Vanilla"], device_memory=80, device_tflops=number)
+        for number in (1, 10)
+    )
+    assert table_of(slow, "Vanilla")[0]["time"] == "4.76 days"  # 8 x 1.236e9 x 16.7e6 operations at 0.4e12 a second
+    assert table_of(fast, "Vanilla")[0]["time"] == "11.4 h"
 
 
 def test_fewer_rows_a_forward_where_memory_is_short(script, capsys):
     rows = {}
-    for memory in (40, 640):
+    for memory in (30, 640):
         output = dry_run(script, capsys, table=4, methods=["Vanilla"], device_memory=memory)
         rows[memory] = int(table_of(output, "Vanilla")[0]["rows a forward"])
-    assert rows[40] < rows[640] == 64
+    assert rows[30] < rows[640] == 64
     given = dry_run(script, capsys, table=4, methods=["Vanilla"], device_memory=640, per_device_batch_size=4)
     assert table_of(given, "Vanilla")[0]["rows a forward"] == "4"
     assert "(too much)" in dry_run(script, capsys, table=4, methods=["Vanilla"], device_memory=4)
@@ -203,11 +242,11 @@ def test_fewer_rows_a_forward_where_memory_is_short(script, capsys):
 
 def test_the_process_with_least_memory_decides(module, monkeypatch):
     costs = module("costs")
-    gathered = [40, 30]
+    gathered: list[int | None] = [40, 30]
     monkeypatch.setattr(costs, "gather_object", lambda own: gathered)
-    assert costs.available_memory() == 30
+    assert costs.this_device().memory == 30
     gathered[0] = None
-    assert costs.available_memory() is None
+    assert costs.this_device().memory is None
 
 
 def test_a_resumed_stage_keeps_its_rows_a_forward(script, module, tmp_path):
@@ -237,9 +276,12 @@ def test_epochs_of_a_method(script, capsys):
     [
         ({"table": 2, "backbone": "nobody/knows-this"}, "The size of the backbone 'nobody/knows-this' is not known"),
         ({"table": 4, "per_device_batch_size": 5}, "A step has 64 rows, which cannot be divided into forwards of 5"),
-        ({"table": 4, "device_memory": 0}, "--device_memory must be above 0, got 0"),
+        ({"table": 4, "device_memory": 0}, "--device_memory must be above 0 and finite, got 0"),
         ({"table": 4, "device_memory": 80, "dry_run": False}, "--device_memory belongs to --dry_run"),
-        ({"figure": 8}, "Figure 8 ranks users with more than 500 interactions, but in ml-100k no user has more"),
+        (
+            {"figure": 8},
+            "with more than 500 interactions, but no user of ml-100k who is ranked has more than 322",
+        ),
     ],
 )
 def test_what_a_dry_run_cannot_know(script, capsys, arguments, message):
@@ -262,7 +304,7 @@ def test_a_dry_run_with_a_backbone_without_tokenizer(script, capsys, tmp_path):
 
 
 def test_a_dry_run_without_data(script, capsys, tmp_path):
-    with pytest.raises((OSError, ValueError), match=str(tmp_path)):
+    with pytest.raises(SystemExit, match=rf"{tmp_path} cannot be loaded.*Pass its directory as --data_dir"):
         dry_run(script, capsys, table=2, dataset="ml-1m", data_dir=str(tmp_path))
 
 
@@ -321,7 +363,8 @@ def test_known_counts_are_those_of_the_data(module, dataset, variable):
     splits, _ = load_recommendation_data(os.environ[variable], 10**6, targets_per_row=10**6)
     targets = np.concatenate([np.asarray(positions) for positions in splits["train"]["target_positions"]])
     assert len(targets) == facts.num_train_examples == facts.num_train_rows
-    assert np.minimum(targets, 100).mean() == pytest.approx(facts.mean_history, abs=0.005)
+    assert module("costs").twentieths(targets) == facts.histories
+    assert np.minimum(targets, 60).mean() == pytest.approx(facts.mean(float, 60), abs=0.05)
     assert max(len(items) - 1 for items in splits["test"]["item_ids"]) == facts.longest_history
 
 
