@@ -1,6 +1,7 @@
 """Smoke tests for those who have a CUDA device: `pytest -m gpu`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,9 +57,11 @@ def rows() -> list[dict]:
     ]
 
 
-def rank(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> CatalogRanking:
+def rank(
+    model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict], **settings: Any
+) -> CatalogRanking:
     prompts = PatchDataCollator(processor).encode_rows(rows)
-    return CatalogRanker(model, processor, RankingConfig(k=len(TITLES))).rank(prompts)
+    return CatalogRanker(model, processor, RankingConfig(k=len(TITLES), **settings)).rank(prompts)
 
 
 def on_device(processor: PatchRecProcessor, rows: list[dict]) -> dict[str, torch.Tensor]:
@@ -135,14 +138,25 @@ def test_packed_gradients_equal_the_padded_ones(
         assert (gradient.cpu() - expected[1][name]).norm() <= 1e-2 * expected[1][name].norm(), name
 
 
-def test_ranking_equals_the_cpu(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> None:
-    expected = rank(model, processor, rows)
-    found = rank(model.to(DEVICE), processor, rows)
+@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+def test_ranking_equals_the_cpu(
+    model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict], length_penalty: float
+) -> None:
+    expected = rank(model, processor, rows, length_penalty=length_penalty)
+    found = rank(model.to(DEVICE), processor, rows, length_penalty=length_penalty)
     assert found.is_exact.all()
     # In score order; titles may swap places only where the CPU holds them all but equal.
     cpu_scores = np.take_along_axis(expected.scores, expected.items.argsort(axis=1), axis=1)
     np.testing.assert_allclose(np.take_along_axis(cpu_scores, found.items, axis=1), found.scores, atol=1e-2)
     assert (np.diff(np.take_along_axis(cpu_scores, found.items, axis=1), axis=1) < 1e-2).all()
+
+
+def test_the_release_decodes_as_on_the_cpu(
+    model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]
+) -> None:
+    expected = rank(model, processor, rows, method="diverse")
+    found = rank(model.to(DEVICE), processor, rows, method="diverse")
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-2)
 
 
 def test_generate(model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict]) -> None:
