@@ -65,6 +65,7 @@ class Preparation:
                 raise TypeError(f"`{name}` must be a function, such as `patchrec_hf.{example}`, got {value!r}.")
         if self.ties is not None:
             check_ties(self.ties)
+        choose_filters(self.filters, Filters())  # checks them before anything is downloaded or read
 
     def check_only_split(self, name: str, ties: str | None) -> None:
         """

@@ -133,3 +133,9 @@ def test_users_with_much_of_the_training_data_are_named(tmp_path, log, monkeypat
     assert messages[0].startswith("The user with the most training interactions, of 61 users, holds")
     load_recommendation_data(frame, split=CUTS, columns=COLUMNS, filters={"max_user_interactions": 100})
     assert len(messages) == 2
+
+
+@pytest.mark.parametrize("filters", [{"min_rating": float("nan")}, {"min_item_users": 0}, {"min_rates": 3}])
+def test_filters_are_checked_before_anything_is_read(tmp_path, filters):
+    with pytest.raises(ValueError, match=r"min_(rating|item_users)"):
+        prepare_data(tmp_path / "a file that is missing.csv", filters=filters)
