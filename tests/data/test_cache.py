@@ -65,12 +65,15 @@ def test_prepared_data_knows_the_order_of_its_ties(log, tmp_path, ties):
         prepare_data(tmp_path / "saved", ties=other, cache_dir=tmp_path / "cache")
 
 
-def test_prepared_data_that_does_not_know_the_order_of_its_ties(data, tmp_path):
+def test_prepared_data_that_does_not_know_the_order_of_its_ties(data, tmp_path, monkeypatch):
     """A directory of two tables only, or one that an earlier version saved."""
     data.save(tmp_path / "saved")
     (tmp_path / "saved" / "preparation.json").unlink()
-    for ties in (None, "stable"):
+    warned = []
+    monkeypatch.setattr(cache.logger, "warning_once", warned.append)
+    for ties, num_warnings in ((None, 0), ("stable", 1)):
         assert prepare_data(tmp_path / "saved", ties=ties).ties is None
+        assert len([text for text in warned if "may have prepared it with `ties='release'`" in text]) == num_warnings
     for streaming in (False, True):
         with pytest.raises(
             ValueError, match=r"it does not say how its ties are ordered. Leave `ties` out, or prepare"
