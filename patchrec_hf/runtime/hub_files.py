@@ -82,10 +82,10 @@ def check_path(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> No
                 f"{path} holds no checkpoint itself, but its sub-directories do: {names}{among}. Load one of them, "
                 f"such as {inner[-1]}."
             )
-        if others := [child.name for child in _directories(path) if _holds_model(child)]:
+        if models := [child.name for child in _directories(path) if _holds_model(child)]:
             raise FileNotFoundError(
                 f"{path} holds no model itself, and no checkpoint of this library lies in it. Its sub-directories "
-                f"with models of transformers: {', '.join(others)}."
+                f"with models of transformers: {', '.join(models)}."
             )
     elif _is_local(name_or_path):
         others = {directory.name: directory for directory in _directories(path.parent)}
