@@ -18,6 +18,7 @@ each of `--ks`, and each has a report of its own. The report of the largest stan
 folders of it, such as `at_10`. `--protocol effects` shows how each matching rule of the release changes the metrics.
 """
 
+import math
 import shutil
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field, replace
@@ -44,6 +45,7 @@ from patchrec_hf.data.data_arguments import DataArguments
 from patchrec_hf.evaluation.plots import plot_reports
 from patchrec_hf.evaluation.targets import find_targets
 from patchrec_hf.runs import claim_run, finish_run
+from patchrec_hf.runtime.ranking import METHODS, default_method
 
 
 EFFECTS = {  # from the strict protocol to the release's matching, each with one more rule of the release
@@ -75,7 +77,8 @@ class Arguments:
         default=None,
         metadata={
             "help": "Ranking method. Default: item if the model has an item head, else exact; diverse by the protocol "
-            "release."
+            "release.",
+            "choices": list(METHODS),
         },
     )
     num_beams: int | None = field(default=None, metadata={"help": "Beams of the method beam."})
@@ -93,23 +96,64 @@ class Arguments:
     compare: str | None = field(default=None, metadata={"help": "Directory of another report to compare with."})
     plot: str | None = field(default=None, metadata={"help": "Where to draw the report (an image file)."})
 
+    def __post_init__(self) -> None:
+        least = {"max_history": 1, "num_beams": 1, "max_title_tokens": 0, "max_rows": 1, "batch_size": 1, "seed": 0}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise ValueError(f"--{name} must be at least {minimum}, got {value}.")
+        if not self.ks or min(self.ks) < 1:
+            raise ValueError(f"--ks takes cut-offs of at least 1, got {self.ks}.")
+        if not math.isfinite(self.length_penalty):
+            raise ValueError(f"--length_penalty must be a finite number, got {self.length_penalty}.")
+
+    def check_combination(self, default_method: str | None = None) -> None:
+        """
+        Checks that the arguments go together.
+
+        Args:
+            default_method (`str`, *optional*):
+                The method of the model, `"item"` or `"exact"`, once it is loaded.
+
+        Raises:
+            ValueError: If one has no effect, or contradicts another.
+        """
+        if (self.model is None) == (self.baseline is None):
+            raise ValueError("Give exactly one of --model and --baseline.")
+        of_search = {"num_beams": None, "length_penalty": 0.0, "max_title_tokens": None}
+        given = [name for name, default in of_search.items() if getattr(self, name) != default]
+        if self.baseline is not None:
+            given += [name for name, default in (("protocol", "strict"), ("method", None))
+                      if getattr(self, name) != default]  # fmt: skip
+            if given:
+                raise ValueError(f"A baseline scores every item: leave out {_options(given)}.")
+            return
+        if self.protocol == "release" and self.method not in (None, "diverse"):
+            raise ValueError(
+                "`--protocol release` decodes titles by the method diverse: leave out --method, or choose "
+                "`--protocol release-matching`."
+            )
+        if self.method == "diverse" and self.protocol != "release":
+            raise ValueError("`--method diverse` decodes anew for each cut-off: choose `--protocol release`.")
+        if self.method == "item" and self.protocol != "strict":
+            raise ValueError(f"`--method item` ranks items, so it needs `--protocol strict`, got {self.protocol}.")
+        uses = {"num_beams": ["beam"], "length_penalty": ["exact", "beam", "all"], "max_title_tokens": ["exact"]}
+        default = default_method if self.protocol in ("strict", "effects") else "exact"
+        method = "diverse" if self.protocol == "release" else self.method or default
+        # As long as the method is unknown, it is exact or item, and only the beams are wrong.
+        if wrong := [name for name in given if (method or "exact") not in uses[name]]:
+            raise ValueError(f"The method {method or 'exact'} does not use {_options(wrong)}: leave it out.")
+
 
 def main(args: Arguments, data: DataArguments) -> None:
-    if (args.model is None) == (args.baseline is None):
-        raise SystemExit("Give exactly one of --model and --baseline.")
-    if args.baseline is not None and (args.protocol, args.method) != ("strict", None):
-        raise SystemExit("A baseline scores every item: leave out --protocol and --method.")
-    if args.protocol == "release" and args.method not in (None, "diverse"):
-        raise SystemExit(
-            "`--protocol release` decodes titles by the method diverse: leave out --method, or choose "
-            "`--protocol release-matching`."
-        )
+    args.check_combination()
     if args.plot and find_spec("matplotlib") is None:  # said now, and not after the evaluation
         raise SystemExit('`--plot` needs matplotlib: pip install "patchrec-hf[plots]"')
     state = PartialState(cpu=not torch.accelerator.is_available())
-    max_history = args.max_history or 100
+    max_history = 100 if args.max_history is None else args.max_history
     if args.model is not None:
         recommender = PatchRecommender.from_pretrained(args.model)  # merges an adapter
+        args.check_combination(default_method(recommender.model))
         model, processor = recommender.model.to(state.device), recommender.processor
         max_history, own_catalog = args.max_history or processor.max_history, processor.catalog
     elif args.baseline not in BASELINES:
@@ -184,18 +228,20 @@ def main(args: Arguments, data: DataArguments) -> None:
     if last.only_at_depth:
         for report in others:
             report.save(Path(args.output_dir, f"at_{report.depth}"))
-            print(report.to_markdown())
             metrics = {**report.metrics(), **metrics}
     finish_run(args.output_dir, metrics)
     shutil.rmtree(Path(args.output_dir, "parts"), ignore_errors=True)
-    print(last.to_markdown())
     if last.only_at_depth:
         rows_of_table = [
             {"k": k, "HR@k": metrics[f"hr@{k}"], "NDCG@k": metrics[f"ndcg@{k}"]} for k in sorted(set(args.ks))
         ]
         print("Each k was decoded anew, so that HR and NDCG at two k can contradict each other:\n")
         show(pl.DataFrame(rows_of_table), Path(args.output_dir, "release.md"))
-    elif len(reports) > 1:
+        saved = [f"{Path(args.output_dir, f'at_{report.depth}')}" for report in others] + [args.output_dir]
+        print(f"\nThe reports, with intervals and settings: {', '.join(saved)}.")
+    else:
+        print(last.to_markdown())
+    if len(reports) > 1 and not last.only_at_depth:
         k = max(args.ks)
         table = pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()])
         show(table.select("protocol", f"hr@{k}", f"ndcg@{k}", f"title_hr@{k}"), Path(args.output_dir, "effects.md"))
@@ -211,6 +257,10 @@ def evaluations_of(args: Arguments) -> dict[str, tuple[EvaluationProtocol | str,
         protocols = {**EFFECTS}
     k = None if args.method == "all" else max(args.ks)
     return {name: (protocol, k) for name, protocol in protocols.items()}
+
+
+def _options(names: list[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
 
 
 def load_saved(name: str) -> Fusion | Popularity | CoVisitation | SequentialRecommender:

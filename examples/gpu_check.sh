@@ -141,7 +141,9 @@ run_step() { # NAME COMMAND...
     fi
     seconds=$((SECONDS - start))
     record "$name" "$status" "$seconds" "$@" || exit 1
-    if [ "$status" = 0 ]; then
+    if [ "$status" = 0 ] && [ "$is_dry" = 1 ]; then
+        printf '%s: checked in %s s, not run.\n' "$name" "$seconds"
+    elif [ "$status" = 0 ]; then
         printf '%s took %s s.\n' "$name" "$seconds"
     else
         failed+=("$name")
@@ -172,5 +174,9 @@ run_step table_2 "${table_2[@]}" --methods Popularity CoVisitation Vanilla Patch
 if [ "${#failed[@]}" -gt 0 ]; then
     printf 'Failed: %s. See %s.\n' "${failed[*]}" "$directory/summary.json"
     exit 1
+fi
+if [ "$is_dry" = 1 ]; then
+    printf 'All steps could run; none has run. See %s.\n' "$directory/summary.json"
+    exit 0
 fi
 printf 'All steps succeeded. See %s.\n' "$directory/summary.json"

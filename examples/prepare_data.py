@@ -33,6 +33,7 @@ from patchrec_hf import (
     user_ratio_split,
 )
 from patchrec_hf.data.conditions import parse_where
+from patchrec_hf.data.splits import check_cuts
 
 
 SPLITS = {"temporal": temporal_split, "leave_one_out": leave_one_out_split, "user_ratio": user_ratio_split}
@@ -45,6 +46,10 @@ def main(args: argparse.Namespace) -> None:
     if args.plot and not args.tokenizer:
         raise SystemExit("`--plot` draws the number of tokens per title, so it needs `--tokenizer`.")
     split = SPLITS[args.split]
+    if args.cuts and args.split == "leave_one_out":
+        raise SystemExit("`--cuts` belongs to the splits temporal and user_ratio: leave it out.")
+    if args.cuts:  # said before anything is downloaded or read
+        check_cuts(args.cuts)
     filters = {name: getattr(args, name) for name in FILTERS if getattr(args, name) is not None}
     if args.where:
         filters["where"] = parse_where(args.where)

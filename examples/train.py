@@ -20,6 +20,7 @@ stopped. A finished run is never overwritten. `output_dir/final` holds the check
 curves if matplotlib is installed.
 """
 
+import math
 import os
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field
@@ -77,8 +78,17 @@ class TrainArguments:
         default=True, metadata={"help": "Whether co-visits join the model, if the recipe has a prior."}
     )
 
+    def __post_init__(self) -> None:
+        for name in ("max_history", "targets_per_row", "max_train_rows", "max_eval_rows", "max_test_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}.")
+
 
 def main(script: TrainArguments, data: DataArguments, backbone: ModelConfig, args: PatchPretrainConfig) -> None:
+    for name, value in {**vars(backbone), **vars(args)}.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name} must be a finite number, got {value}.")
     recipe, output_dir, state = RECIPES[script.preset], Path(args.output_dir), PartialState()
     if state.num_processes == 1:  # without a GPU, `accelerate launch` sets one thread per process
         torch.set_num_threads(os.cpu_count())

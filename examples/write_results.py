@@ -11,6 +11,7 @@ import json
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from reproduction.plots import plot, require_matplotlib
 from reproduction.tables import to_markdown
@@ -22,7 +23,7 @@ INTRODUCTION = """# Results
 
 This page shows what `examples/reproduce_paper.py` measured.
 
-- To read the tables, first see [how to read them](#how-to-read-the-tables) and [the findings](#the-findings).
+- To read the tables, first see [how to read them](#how-to-read-the-tables){findings_link}.
 - To measure a table yourself, run the command above it; [baselines.md](baselines.md#the-papers-tables-and-figures)
   explains the options.
 - To make this page again, run `python examples/write_results.py`. Every number in the tables comes
@@ -41,26 +42,45 @@ This page shows what `examples/reproduce_paper.py` measured.
 
 ## How to read the tables
 
-The *smoke* scale only shows that everything works. The *laptop* scale trains backbones of two to three million
+{scales}\
+Intervals come from resampling users: they hold the chance of which users were tested, but not the chance of another
+seed.
+"""
+SCALES = {  # in the order of the page
+    "tiny": "The *tiny* scale is for tests: its methods train for seconds, and their numbers mean nothing.",
+    "smoke": "The *smoke* scale only shows that everything works.",
+    "laptop": """The *laptop* scale trains backbones of two to three million
 parameters from scratch, on few examples; these backbones know nothing of language or of the world. The laptop scale
 compares the methods on the same data with little compute. It does not show what the paper's backbone reaches.
 
 The laptop scale's settings come from trials of PatchRec-I on MovieLens-100K's validation rows. The other LLMs take
 them over, and so does Goodreads, except for a larger vocabulary. Every choice was made on validation, whose HR@20 is
-given too; test is later in time, and harder.
-
-Intervals come from resampling users: they hold the chance of which users were tested, but not the chance of another
-seed.
-
-## The findings
-
+given too; test is later in time, and harder.""",
+}
+FINDINGS = {  # of the laptop scale, by data set
+    "ml-100k": """\
 On MovieLens-100K, at the laptop scale, PatchRec learns more from the same examples than plain text does, and ranks
 faster. Given the same time, plain text catches up, because packing makes text cheap to train on.
-
+""",
+    "goodreads": """\
 The laptop tables show nothing about methods on Goodreads, where a new backbone learns little from so few examples.
 There, LLMs are above chance and far below co-visitation, and neither patches nor pre-training make a difference beyond
 chance.
-"""
+""",
+}
+
+
+def introduction(studies: Sequence[dict[str, Any]]) -> str:
+    """Returns the page's beginning, which explains the scales that the page has, and states what was found at them."""
+    scales = {values["scale"]["name"] for values in studies}
+    at_laptop = {values["dataset"] for values in studies if values["scale"]["name"] == "laptop"}
+    explained = " ".join(text for name, text in SCALES.items() if name in scales)
+    findings = [text for dataset, text in FINDINGS.items() if dataset in at_laptop]
+    text = INTRODUCTION.format(
+        findings_link=" and [the findings](#the-findings)" if findings else "",
+        scales=f"{explained}\n\n" if explained else "",
+    )
+    return "\n".join([text, "## The findings\n", *findings]) if findings else text
 
 
 def main(folders: Sequence[Path], output: Path) -> None:
@@ -82,16 +102,19 @@ def main(folders: Sequence[Path], output: Path) -> None:
         kept = output.with_suffix("") / "-".join(map(str, facts)).replace("/", "_")
         kept.mkdir(parents=True, exist_ok=True)
         write_json(kept / "results.json", values)
-    parts = [INTRODUCTION]
-    for kept in sorted(output.with_suffix("").glob("*/results.json")):
-        values = json.loads(kept.read_text(encoding="utf-8"))
+    studies = {
+        kept: json.loads(kept.read_text(encoding="utf-8"))
+        for kept in sorted(output.with_suffix("").glob("*/results.json"))
+    }
+    parts = [introduction(list(studies.values()))]
+    for kept, values in studies.items():
         plot(values, kept.with_name("plot.svg"))
         picture = f"![HR@20 of each method]({kept.with_name('plot.svg').relative_to(output.parent).as_posix()})"
         parts.append(f"{to_markdown(values).removeprefix('#')}\n{picture}\n")
     part = output.with_suffix(".part")
     part.write_text("\n".join(parts), encoding="utf-8")
     part.replace(output)
-    print(f"{output} holds {len(parts) - 1} tables and figures.")
+    print(f"{output} holds {len(studies)} {'table or figure' if len(studies) == 1 else 'tables and figures'}.")
 
 
 if __name__ == "__main__":

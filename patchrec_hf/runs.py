@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +28,13 @@ def claim_run(output_dir: str | Path, settings: Mapping[str, Any], scratch: Sequ
             and writes its own.
 
     Raises:
+        ValueError: If a setting is NaN or infinite. Nothing is written then.
         FileExistsError: If the directory holds a finished run (`results.json`) or a run with other settings.
     """
+    for name, value in _flat(settings).items():  # NaN is unequal to itself, and JSON has neither
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"`{name}` must be a finite number, got {number}.")
     output_dir = Path(output_dir)
     state = PartialState()
     with state.main_process_first():

@@ -11,6 +11,13 @@ def test_first_claim_writes_the_settings_and_the_same_settings_go_on(tmp_path):
     claim_run(tmp_path / "run", {"seed": 1})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [0.5, float("-inf")], {"inner": float("nan")}])
+def test_a_number_that_is_not_finite_claims_nothing(tmp_path, value):
+    with pytest.raises(ValueError, match=r"`rate[.a-z]*` must be a finite number, got (nan|inf|-inf)\."):
+        claim_run(tmp_path / "run", {"seed": 1, "rate": value})
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_that_wrote_nothing_gives_its_directory_back(tmp_path):
     """A run that fails before its first step has made logs and a new backbone at most."""
     claim_run(tmp_path, {"seed": 1}, scratch=["backbone"])

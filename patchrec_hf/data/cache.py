@@ -65,11 +65,12 @@ class Preparation:
                 raise TypeError(f"`{name}` must be a function, such as `patchrec_hf.{example}`, got {value!r}.")
         if self.ties is not None:
             check_ties(self.ties)
+        choose_filters(self.filters, Filters())  # checks them before anything is downloaded or read
 
     def check_only_split(self, name: str, ties: str | None) -> None:
         """
         Checks that no setting but `split` is given, for data that is already prepared. `ties` may be given if the data
-        has that order.
+        has that order. A warning says so if the order is unknown and `ties` is `"stable"`.
 
         Args:
             name (`str`):
@@ -86,6 +87,12 @@ class Preparation:
                 f"{name} is prepared already: `filters`, `ties`, `title_rule`, `columns`, `items`, `time_unit`, "
                 "`date_format`, `separator` and `encoding` apply to raw data only. Leave them out; only `split` "
                 "applies here."
+            )
+        if self.ties == "stable" and ties is None:
+            logger.warning_once(
+                f"{name} does not say how its simultaneous interactions are ordered. An earlier version of this "
+                "library may have prepared it with `ties='release'`. To be sure of the order, prepare the data again "
+                "from its raw files."
             )
         if self.ties is not None and self.ties != (ties or "stable"):
             known = "does not say how its ties are ordered" if ties is None else f"was prepared with `ties={ties!r}`"

@@ -12,9 +12,9 @@ import polars as pl
 
 from ..runtime.catalog import Catalog
 from .conditions import parse_where
-from .filters import Filters
+from .filters import Filters, choose_filters
 from .loading import load_recommendation_data
-from .splits import leave_one_out_split, temporal_split, user_ratio_split
+from .splits import check_cuts, leave_one_out_split, temporal_split, user_ratio_split
 from .titles import tidy_title
 
 
@@ -53,8 +53,8 @@ class DataArguments:
             Whether [`tidy_title`] cleans the titles.
 
     Raises:
-        ValueError: If `columns` or `where` holds a text without `=`, `split_rule` is unknown, or `cuts` are given
-            without a rule that takes them.
+        ValueError: If `columns` or `where` holds a text without `=`, `split_rule` is unknown, `cuts` do not ascend
+            between 0 and 1 or are given without a rule that takes them, or [`Filters`] raises it.
 
     Example:
     ```python
@@ -106,10 +106,13 @@ class DataArguments:
                 f"`cuts` are two shares, for the split rules temporal and user_ratio, got {self.cuts} for "
                 f"{self.split_rule or 'temporal'}."
             )
+        if self.cuts is not None:
+            check_cuts(self.cuts)
         for pair in self.columns or ():
             if not all(pair.partition("=")):
                 raise ValueError(f"`columns` takes pairs such as user_id=customer, got {pair!r}.")
         parse_where(self.where or ())
+        choose_filters(self.settings().get("filters"), Filters())
 
     def settings(self) -> dict[str, Any]:
         """Returns the arguments for [`load_recommendation_data`] by name, those that were set."""

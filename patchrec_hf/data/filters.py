@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -55,8 +56,8 @@ class Filters:
     Raises:
         TypeError: If `where` is neither an expression nor a mapping with texts as keys, or another setting is of
             another type.
-        ValueError: If a minimum is below 1, `max_user_interactions` is below `min_user_interactions`, or `where` is an
-            empty mapping or an expression that calls a Python function.
+        ValueError: If `min_rating` is NaN or infinite, another minimum is below 1, `max_user_interactions` is below
+            `min_user_interactions`, or `where` is an empty mapping or an expression that calls a Python function.
     """
 
     min_rating: float | None = None
@@ -81,6 +82,8 @@ class Filters:
         is_number = isinstance(self.min_rating, int | float | np.number) and not isinstance(self.min_rating, bool)
         if self.min_rating is not None and not is_number:
             raise TypeError(f"`min_rating` must be a number, got {self.min_rating!r}.")
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise ValueError(f"`min_rating` must be a finite number, got {self.min_rating}.")
         for name in ("min_user_interactions", "min_item_users"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")

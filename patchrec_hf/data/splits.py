@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 from transformers.utils import logging
@@ -46,12 +48,26 @@ def temporal_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96
 
 def cut_times(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96, 0.98)) -> tuple[int, int]:
     """Returns the times of the last training and the last validation interaction of [`temporal_split`]."""
-    if not 0 < cuts[0] < cuts[1] < 1:
-        raise ValueError(f"`cuts` must ascend between 0 and 1, got {cuts}.")
+    check_cuts(cuts)
     times = interactions["timestamp"].to_numpy()
     indices = [max(int(cut * len(times)) - 1, 0) for cut in cuts]
     first, second = np.partition(times, indices)[indices].tolist()
     return first, second
+
+
+def check_cuts(cuts: Sequence[float]) -> None:
+    """
+    Checks the two shares at which validation and test start.
+
+    Args:
+        cuts (`Sequence[float]`):
+            The shares.
+
+    Raises:
+        ValueError: If they do not ascend between 0 and 1.
+    """
+    if not 0 < cuts[0] < cuts[1] < 1:  # false for NaN too
+        raise ValueError(f"`cuts` must ascend between 0 and 1, got {cuts}.")
 
 
 def leave_one_out_split(interactions: pl.DataFrame) -> pl.DataFrame:
@@ -101,8 +117,7 @@ def user_ratio_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.
     Raises:
         ValueError: If the cuts do not ascend between 0 and 1, or a split is left empty.
     """
-    if not 0 < cuts[0] < cuts[1] < 1:
-        raise ValueError(f"`cuts` must ascend between 0 and 1, got {cuts}.")
+    check_cuts(cuts)
     _warn_of_leak("user_ratio_split")
     num_interactions = pl.len().over("user_id")
     first, second = ((num_interactions * cut).floor() for cut in cuts)

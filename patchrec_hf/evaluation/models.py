@@ -23,7 +23,7 @@ from ..runtime.ranking import CatalogRanker, Method, RankingConfig, best_items, 
 from ..runtime.sharding import is_sharded
 from ..runtime.trie import TitleTrie, build_trie
 from .parts import run_in_parts
-from .protocol import STRICT_PROTOCOL, EvaluationProtocol, find_protocol
+from .protocol import PROTOCOLS, RELEASE_MATCHING, STRICT_PROTOCOL, EvaluationProtocol, find_protocol
 from .report import COUNT_COLUMNS, RESULT_SCHEMA, EvaluationReport, result_dtype
 from .score_ranks import TitleGroups
 from .targets import find_targets, seen_items
@@ -115,7 +115,10 @@ def evaluate_model(
                 f"`protocol='release'` decodes by the method 'diverse', got `method={method!r}`. Leave out `method`, "
                 "or use `protocol='release-matching'`, which goes with any method that ranks titles."
             )
-        method = "diverse"
+        method, protocol = "diverse", RELEASE_MATCHING
+    elif isinstance(protocol, str) and protocol not in PROTOCOLS:
+        names = ", ".join(map(repr, ["release", *PROTOCOLS]))
+        raise ValueError(f"`protocol` must be one of {names}, got {protocol!r}.")
     protocol = find_protocol(protocol)
     model.check_processor(processor)
     if method is None:  # other protocols compare titles
@@ -149,7 +152,9 @@ def evaluate_model(
         ranker = CatalogRanker.from_trie(model, titles.trie, processor.prompt.pad_id, config)
         ranks = _RanksByTitle(ranker, titles)
         depth = k if method == "diverse" or k < titles.num_titles else math.inf
-    dtype = result_dtype(*RESULT_SCHEMA, ranking_length=k if keep_rankings else 0)
+    # Nothing can be proven about the method's lists, so `is_exact` stays null.
+    columns = [name for name in RESULT_SCHEMA if name != "is_exact" or method != "diverse"]
+    dtype = result_dtype(*columns, ranking_length=k if keep_rankings else 0)
 
     def rank(numbers: np.ndarray) -> np.ndarray:
         histories, items = targets.history_items(numbers), targets.items[numbers]
@@ -207,8 +212,11 @@ class _RanksByTitle:
         lists = titles.all(len(items)) if seen is None else titles.without(seen, items)
         ranking = self._ranker.rank(prompts, candidates=[allowed.items for allowed in lists])
         results["item_rank"], results["title_rank"], results["num_ties"] = titles.find(lists, ranking.items, items)
-        results["is_exact"], results["tokens_read"] = ranking.is_exact, ranking.tokens_read
-        if "ranked_items" in (results.dtype.names or ()):
+        results["tokens_read"] = ranking.tokens_read
+        names = results.dtype.names or ()
+        if "is_exact" in names:
+            results["is_exact"] = ranking.is_exact
+        if "ranked_items" in names:
             results["ranked_items"] = ranking.items
 
 

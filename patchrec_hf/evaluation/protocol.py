@@ -78,10 +78,8 @@ RELEASE_MATCHING = EvaluationProtocol(
 )
 """The matching rules of the released code. They can be used with any method that ranks titles."""
 
-PROTOCOLS = {"strict": STRICT_PROTOCOL, "release": RELEASE_MATCHING, "release-matching": RELEASE_MATCHING}
-"""
-The rules by name. By the name `"release"`, [`evaluate_model`] also decodes titles as the release does.
-"""
+PROTOCOLS = {"strict": STRICT_PROTOCOL, "release-matching": RELEASE_MATCHING}
+"""The rules by name. The name `"release"` of [`evaluate_model`] means more than rules: the release's decoding too."""
 
 
 def find_protocol(protocol: EvaluationProtocol | str) -> EvaluationProtocol:
@@ -89,7 +87,7 @@ def find_protocol(protocol: EvaluationProtocol | str) -> EvaluationProtocol:
     Finds a protocol by its name.
 
     Args:
-        protocol ([`EvaluationProtocol`], `"strict"`, `"release"` or `"release-matching"`):
+        protocol ([`EvaluationProtocol`], `"strict"` or `"release-matching"`):
             A name, or a protocol, which is returned unchanged.
 
     Raises:
@@ -98,5 +96,5 @@ def find_protocol(protocol: EvaluationProtocol | str) -> EvaluationProtocol:
     if isinstance(protocol, EvaluationProtocol):
         return protocol
     if protocol not in PROTOCOLS:
-        raise ValueError(f"`protocol` must be one of {', '.join(map(repr, PROTOCOLS))}, got {protocol!r}.")
+        raise ValueError(f"The rules must be one of {', '.join(map(repr, PROTOCOLS))}, got {protocol!r}.")
     return PROTOCOLS[protocol]

@@ -72,7 +72,8 @@ class EvaluationReport:
             - `title_rank` (float64): the rank of the target's title in the list of titles, which holds each title
               once (by the method `"diverse"`, possibly several times).
             - `num_ties` (int64): number of items that share the target's rank, including the target.
-            - `is_exact` (bool): whether the ranking is proven to be exact; null for other rankers.
+            - `is_exact` (bool): whether the ranking is proven to be exact; null for other rankers, and for the
+              method `"diverse"`, which proves nothing.
             - `tokens_read` (int64): title tokens that the model read for the ranking; null for other rankers.
             - [`COUNT_COLUMNS`] (int64), and the same columns with the prefix `text_`.
             - `ranked_ids` (list of int64 or of texts), if rankings were kept: item ids, best first.
@@ -88,7 +89,8 @@ class EvaluationReport:
             another length with other titles in another order, so a shorter list cannot be read from a longer one.
 
     Raises:
-        ValueError: If a cut-off is larger than `depth`, or another one and there is `only_at_depth`.
+        ValueError: If there is no cut-off, or one is larger than `depth`, or differs from it and there is
+            `only_at_depth`.
     """
 
     targets: pl.DataFrame
@@ -122,12 +124,14 @@ class EvaluationReport:
             `dict[str, float]`:
                 - `hr@k`, `ndcg@k` and `mrr@k` by item rank, and with the prefix `title_` by title rank.
                 - `tied_share`: the share of targets that share their rank with other items.
-                - For models that read prompts: `exact_share`, and the ratios of tokens before compression to tokens
-                  after it: `compression_ratio` (titles and patches, as the paper counts), `compression_ratio_history`
-                  (with separators) and `compression_ratio_prompt` (the whole prompt).
+                - For models whose rankings can be proven: `exact_share`.
+                - For models that read prompts: the ratios of tokens before compression to tokens after it:
+                  `compression_ratio` (titles and patches, as the paper counts), `compression_ratio_history` (with
+                  separators) and `compression_ratio_prompt` (the whole prompt).
 
         Raises:
-            ValueError: If a cut-off is larger than `depth`, or another one and there is `only_at_depth`.
+            ValueError: If there is no cut-off, or one is larger than `depth`, or differs from it and there is
+                `only_at_depth`.
         """
         ks = self.ks if ks is None else ks
         self._check_depth(ks)
@@ -269,6 +273,8 @@ class EvaluationReport:
         return cls(targets, values["settings"], tuple(values["ks"]), depth, values.get("only_at_depth", False))
 
     def _check_depth(self, ks: Sequence[int]) -> None:
+        if len(ks) == 0:
+            raise ValueError("`ks` must hold at least one cut-off.")
         if self.only_at_depth and set(ks) != {self.depth}:
             other = next(k for k in ks if k != self.depth)
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from huggingface_hub import get_token
 from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 from transformers.tokenization_utils_base import TOKENIZER_CONFIG_FILE
-from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file, is_accelerate_available
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, PROCESSOR_NAME, cached_file, is_accelerate_available
 
 from .ids import nearest_texts
 
@@ -21,6 +22,9 @@ CATALOG_NAME = "catalog.parquet"
 CO_VISITATION_NAME = "co_visitation.safetensors"
 FORMAT_VERSION = 1
 """Version of the checkpoint format. It rises with each change that an older version of the library could misread."""
+
+# How far a directory is searched for checkpoints, and how many of them an error names.
+_MAX_DEPTH, _MAX_DIRECTORIES, _MAX_NAMED = 5, 2_000, 3
 
 _PUSH_KWARGS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
@@ -62,18 +66,26 @@ def check_path(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> No
             Keyword arguments of a `from_pretrained`; `subfolder` is read.
 
     Raises:
-        FileNotFoundError: If there is no such directory, or only its sub-directories hold checkpoints.
+        FileNotFoundError: If there is no such directory, or only directories in it hold models.
         NotADirectoryError: If it is a file.
     """
     path = Path(name_or_path, kwargs.get("subfolder") or "")
     if path.is_file():
         raise NotADirectoryError(f"{path} is a file. Pass the directory of the checkpoint, such as {path.parent}.")
     if path.is_dir():
-        inner = [] if _holds_model(path) else [child for child in _directories(path) if _holds_model(child)]
-        if inner:
+        if _holds_model(path):
+            return
+        if inner := _newest_checkpoints(path):
+            names = ", ".join(child.relative_to(path).as_posix() for child in inner[-_MAX_NAMED:])
+            among = "" if len(inner) <= _MAX_NAMED else f" ({len(inner)} do; these are the newest)"
             raise FileNotFoundError(
-                f"{path} holds no checkpoint itself, but its sub-directories do: "
-                f"{', '.join(child.name for child in inner)}. Load one of them, such as {inner[-1]}."
+                f"{path} holds no checkpoint itself, but its sub-directories do: {names}{among}. Load one of them, "
+                f"such as {inner[-1]}."
+            )
+        if models := [child.name for child in _directories(path) if _holds_model(child)]:
+            raise FileNotFoundError(
+                f"{path} holds no model itself, and no checkpoint of this library lies in it. Its sub-directories "
+                f"with models of transformers: {', '.join(models)}."
             )
     elif _is_local(name_or_path):
         others = {directory.name: directory for directory in _directories(path.parent)}
@@ -146,10 +158,28 @@ def _holds_model(path: Path) -> bool:
     return any((path / name).is_file() for name in (CONFIG_NAME, ADAPTER_CONFIG_NAME, TOKENIZER_CONFIG_FILE))
 
 
+def _newest_checkpoints(path: Path) -> list[Path]:
+    """Lists the directories in a directory that hold checkpoints of this library, the newest last."""
+    found = []
+    for directory, names, files in islice(os.walk(path), _MAX_DIRECTORIES):
+        here = Path(directory)
+        if PROCESSOR_NAME in files and _holds_model(here):
+            found.append(here)
+        if PROCESSOR_NAME in files or len(here.relative_to(path).parts) == _MAX_DEPTH:
+            names.clear()  # `os.walk` does not go deeper here
+        else:
+            names[:] = sorted((name for name in names if not name.startswith(".")), key=_by_length)
+    return sorted(found, key=lambda child: (child / PROCESSOR_NAME).stat().st_mtime_ns)
+
+
 def _directories(path: Path) -> list[Path]:
     """Lists the directories in a directory, checkpoints in the order of their steps; none if there is no directory."""
     found = [child for child in path.iterdir() if child.is_dir()] if path.is_dir() else []
-    return sorted(found, key=lambda child: (len(child.name), child.name))
+    return sorted(found, key=lambda child: _by_length(child.name))
+
+
+def _by_length(name: str) -> tuple[int, str]:
+    return len(name), name
 
 
 def check_device_map(kwargs: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from transformers.utils import logging
@@ -14,13 +15,17 @@ if TYPE_CHECKING:
 _PADDING_NAMES = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "[PAD]", "<|padding|>", "<|PAD_TOKEN|>")
 """Padding tokens of usual backbones. Others with such names, such as `<|image_pad|>`, stand for images."""
 
+_IN_BRACKETS = re.compile(r"[<\[](.*)[>\]]", re.DOTALL)
+_NAME = re.compile(r"[\w|-]*\w[\w|-]*", re.ASCII)
+
 logger = logging.get_logger(__name__)
 
 
 def is_text_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
     """
     Whether ordinary text can hold a token. `!` is a text token, also if the tokenizer uses it as a special token.
-    A token in angle or square brackets, such as `<pad>`, is markup.
+    A token in angle or square brackets, such as `<pad>`, is markup if it is an added token or if the brackets hold a
+    name. Vocabularies also have words of brackets, such as `[…]` and `[]`.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -28,8 +33,9 @@ def is_text_token(tokenizer: PreTrainedTokenizerBase, token_id: int) -> bool:
         token_id (`int`):
             Id of the token.
     """
-    token = str(tokenizer.convert_ids_to_tokens(token_id)).strip(" ▁Ġ")
-    if token.startswith(("<", "[")) and token.endswith((">", "]")):
+    token = str(tokenizer.convert_ids_to_tokens(token_id))
+    inner = _IN_BRACKETS.fullmatch(token.strip(" ▁Ġ"))
+    if inner and (_NAME.fullmatch(inner[1]) or token in tokenizer.get_added_vocab()):
         return False
     text = tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]) == [token_id]

@@ -65,12 +65,15 @@ def test_prepared_data_knows_the_order_of_its_ties(log, tmp_path, ties):
         prepare_data(tmp_path / "saved", ties=other, cache_dir=tmp_path / "cache")
 
 
-def test_prepared_data_that_does_not_know_the_order_of_its_ties(data, tmp_path):
+def test_prepared_data_that_does_not_know_the_order_of_its_ties(data, tmp_path, monkeypatch):
     """A directory of two tables only, or one that an earlier version saved."""
     data.save(tmp_path / "saved")
     (tmp_path / "saved" / "preparation.json").unlink()
-    for ties in (None, "stable"):
+    warned = []
+    monkeypatch.setattr(cache.logger, "warning_once", warned.append)
+    for ties, num_warnings in ((None, 0), ("stable", 1)):
         assert prepare_data(tmp_path / "saved", ties=ties).ties is None
+        assert len([text for text in warned if "may have prepared it with `ties='release'`" in text]) == num_warnings
     for streaming in (False, True):
         with pytest.raises(
             ValueError, match=r"it does not say how its ties are ordered. Leave `ties` out, or prepare"
@@ -133,3 +136,9 @@ def test_users_with_much_of_the_training_data_are_named(tmp_path, log, monkeypat
     assert messages[0].startswith("The user with the most training interactions, of 61 users, holds")
     load_recommendation_data(frame, split=CUTS, columns=COLUMNS, filters={"max_user_interactions": 100})
     assert len(messages) == 2
+
+
+@pytest.mark.parametrize("filters", [{"min_rating": float("nan")}, {"min_item_users": 0}, {"min_rates": 3}])
+def test_filters_are_checked_before_anything_is_read(tmp_path, filters):
+    with pytest.raises(ValueError, match=r"min_(rating|item_users)"):
+        prepare_data(tmp_path / "a file that is missing.csv", filters=filters)

@@ -66,6 +66,9 @@ def test_all_filters_can_be_given():
         ({"split_rule": "random"}, "must be one of temporal, leave_one_out, user_ratio, got 'random'"),
         ({"cuts": [0.5]}, r"two shares.*got \[0.5\] for temporal"),
         ({"cuts": [0.5, 0.6], "split_rule": "leave_one_out"}, "for leave_one_out"),
+        ({"cuts": [0.5, float("nan")]}, r"must ascend between 0 and 1, got \[0.5, nan\]"),
+        ({"min_rating": float("nan")}, "`min_rating` must be a finite number, got nan"),
+        ({"min_item_users": 0}, "`min_item_users` must be at least 1, got 0"),
     ],
 )
 def test_mistakes_are_named(settings, message):

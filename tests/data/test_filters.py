@@ -128,6 +128,8 @@ def test_users_with_too_many_interactions():
         ({"max_user_interactions": 3.5}, TypeError, "`max_user_interactions` must be a whole number, got 3.5"),
         ({"min_item_users": "3"}, TypeError, "`min_item_users` must be a whole number, got '3'"),
         ({"min_user_interactions": None}, TypeError, "`min_user_interactions` must be a whole number, got None"),
+        ({"min_rating": float("nan")}, ValueError, "`min_rating` must be a finite number, got nan"),
+        ({"min_rating": float("inf")}, ValueError, "`min_rating` must be a finite number, got inf"),
         ({"min_rating": "4"}, TypeError, "`min_rating` must be a number, got '4'"),
         ({"keep_passing_items": "no"}, TypeError, "`keep_passing_items` must be True or False, got 'no'"),
         ({"k_core": 5}, TypeError, "`k_core` must be True or False, got 5"),

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchrec_hf import RELEASE_MATCHING, STRICT_PROTOCOL, EvaluationProtocol
+from patchrec_hf.evaluation.protocol import find_protocol
 
 
 TITLES = ("Emma", "Emmanuel", "Typhoon", "Typhoon and Other Stories", "Poems", "Poems")
@@ -100,3 +101,11 @@ def test_places_are_those_of_a_plain_loop(data):
 def test_rules_about_lists_of_titles_need_them(rule):
     with pytest.raises(ValueError, match="need `credit_items=False`"):
         EvaluationProtocol(**{rule: True})
+
+
+def test_names_of_rules():
+    """`release` names a whole evaluation, with a decoding of its own, and no rules."""
+    assert find_protocol("strict") is find_protocol(STRICT_PROTOCOL) is STRICT_PROTOCOL
+    assert find_protocol("release-matching") is RELEASE_MATCHING
+    with pytest.raises(ValueError, match="must be one of 'strict', 'release-matching', got 'release'"):
+        find_protocol("release")

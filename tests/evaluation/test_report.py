@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -314,3 +315,15 @@ def test_titles_decoded_at_one_length_have_metrics_at_this_cut_off_only(tmp_path
     assert report.compare(report)["difference"].to_list() == [0.0] * 6
     with pytest.raises(ValueError, match="got a cut-off of 10"):
         EvaluationReport(usual.targets, {}, (10, 20), depth=20, only_at_depth=True)
+
+
+@pytest.mark.parametrize("only_at_depth", [False, True])
+def test_cut_offs_are_needed(only_at_depth):
+    report = replace(make_report([1.0, 2.0]), ks=(20,), depth=20, only_at_depth=only_at_depth)
+    message = "`ks` must hold at least one cut-off"
+    with pytest.raises(ValueError, match=message):
+        report.metrics([])
+    with pytest.raises(ValueError, match=message):
+        report.check_comparable(report.targets, [])
+    with pytest.raises(ValueError, match=message):
+        replace(report, ks=())

@@ -62,6 +62,10 @@ def test_a_dry_run_comes_to_its_end_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     summary = read_summary(directory)
     assert summary["dry_run"]
+    for name in STEPS:
+        assert f"{name}: checked in " in done.stdout
+    assert "took" not in done.stdout  # nothing has run
+    assert "succeeded" not in done.stdout
     assert [(step["name"], step["rc"]) for step in summary["steps"]] == [(name, 0) for name in STEPS]
     assert "test_gpu.py::test_generate" in (directory / "tests.log").read_text()
     assert "PatchRec-S" in (directory / "table_2.log").read_text().split("\n", 1)[1]

@@ -199,7 +199,11 @@ def test_benchmark_of_rankings(tmp_path):
     for k, report in reports.items():
         assert (report.ks, report.depth) == ((k,), k)
         assert metrics[f"hr@{k}"] == report.metrics()[f"hr@{k}"]
-    assert "| 2 |" in (tmp_path / "release" / "release.md").read_text()
+    table = (tmp_path / "release" / "release.md").read_text()
+    assert "| 2 |" in table
+    assert table in done.stdout
+    assert "| setting |" not in done.stdout  # the reports hold the settings
+    assert str(tmp_path / "release" / "at_2") in done.stdout
 
 
 def test_prepare_data(tmp_path):

@@ -29,6 +29,25 @@ def script():
     del sys.modules["train_script"]
 
 
+@pytest.mark.parametrize(
+    "name", ["max_history", "targets_per_row", "max_train_rows", "max_eval_rows", "max_test_rows"]
+)
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_below_one_are_refused(script, name, value):
+    """Else a wrong number of test rows is found only after the training."""
+    with pytest.raises(ValueError, match=f"--{name} must be at least 1, got {value}"):
+        script.parse([f"--{name}", str(value)])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("learning_rate", "nan"), ("num_train_epochs", "inf"), ("lora_dropout", "nan")]
+)
+def test_numbers_that_are_not_finite_are_refused(script, tmp_path, name, value):
+    with pytest.raises(ValueError, match=f"--{name} must be a finite number, got {value}"):
+        script.main(*script.parse([f"--{name}", value, "--output_dir", str(tmp_path / "run")]))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def shop(tmp_path):
     return [

@@ -1,5 +1,6 @@
 """Files of the Hub: which ones are meant, and whether anything can be pushed."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,8 @@ def outputs(tmp_path, monkeypatch):
     for step in (5, 10):
         directory = tmp_path / "outputs" / "items" / f"checkpoint-{step}"
         directory.mkdir(parents=True)
-        (directory / "config.json").write_text("{}")
+        for file in ("config.json", "processor_config.json"):
+            (directory / file).write_text("{}")
     monkeypatch.chdir(tmp_path)
     return tmp_path / "outputs"
 
@@ -75,6 +77,38 @@ def test_paths_without_a_checkpoint(outputs, load, more):
         FileNotFoundError, match=r"sub-directories do: checkpoint-5, checkpoint-10\. .*checkpoint-10\."
     ):
         load("outputs/items", *more)
+
+
+def write_model(directory, time=None):
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text("{}")
+    if time is not None:
+        (directory / "processor_config.json").write_text("{}")
+        os.utime(directory / "processor_config.json", (time, time))
+
+
+def test_only_checkpoints_of_this_library_are_named(tmp_path):
+    """A study holds an untrained backbone beside its methods, whose checkpoints lie deeper."""
+    write_model(tmp_path / "backbone")
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint of this library.*models of transformers: backbone\."):
+        check_path(tmp_path, {})
+    write_model(tmp_path / "methods" / "PatchRec-I" / "finetune" / "final", time=200)
+    write_model(tmp_path / "methods" / "Vanilla" / "finetune" / "final", time=100)
+    write_model(tmp_path / "methods" / "Vanilla" / "finetune" / "final" / "checkpoint-1", time=300)  # lies in another
+    write_model(tmp_path / ".hidden" / "final", time=300)
+    write_model(tmp_path / "a" / "b" / "c" / "d" / "e" / "f", time=300)  # too deep
+    with pytest.raises(FileNotFoundError) as caught:
+        check_path(tmp_path, {})
+    message = str(caught.value)
+    assert "do: methods/Vanilla/finetune/final, methods/PatchRec-I/finetune/final. Load one" in message
+    assert message.endswith(f"such as {tmp_path / 'methods' / 'PatchRec-I' / 'finetune' / 'final'}.")
+
+
+def test_the_newest_of_many_checkpoints_are_named(tmp_path):
+    for number in range(1, 13):
+        write_model(tmp_path / f"checkpoint-{number}", time=number)
+    with pytest.raises(FileNotFoundError, match=r"checkpoint-10, checkpoint-11, checkpoint-12 \(12 do; these are the"):
+        check_path(tmp_path, {})
 
 
 @pytest.mark.parametrize(("load", "more"), LOADERS)

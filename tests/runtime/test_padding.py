@@ -55,6 +55,18 @@ def test_tokens_in_brackets_are_markup():
     assert [is_text_token(tokenizer, token_id) for token_id in range(5)] == [False, False, False, False, True]
 
 
+@pytest.mark.parametrize("word", ["[…]", "[]", "[:]", "[...]", "<>", "<|>", "<3>>", "<-->"])
+def test_words_of_brackets_are_text(warned, word):
+    """Vocabularies of byte-level BPE hold such words. As an added token, each is markup."""
+    words = ["<unk>", word, "<|im_end|>", "<pad>", "[PAD]", "<0x0A>"]
+    tokenizer = word_tokenizer(words, pad_token=word, eos_token="<|im_end|>")
+    core = word_tokenizer(words)
+    assert [is_text_token(core, token_id) for token_id in range(6)] == [False, True, False, False, False, False]
+    core.add_tokens([AddedToken(word, special=True)])
+    assert not is_text_token(core, 1)
+    assert tokenizer.pad_token == word
+
+
 def test_only_tokens_of_the_vocabulary_pad():
     tokenizer = tiny_tokenizer()
     for token_id in (tokenizer.pad_token_id, tokenizer.eos_token_id):
