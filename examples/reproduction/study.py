@@ -170,8 +170,7 @@ class Study:
         if at_least > self.longest_history:
             raise SystemExit(
                 f"{plan.title} ranks {users}, but no user of {self.dataset} who is ranked has more than "
-                f"{self.longest_history + 1}. "
-                f"{mend}"
+                f"{self.longest_history + 1}. {mend}"
             )
         if self.facts is None:
             splits, _ = self.load(min_interactions=at_least)
