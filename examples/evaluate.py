@@ -241,10 +241,11 @@ def main(args: Arguments, data: DataArguments) -> None:
         print(f"\nThe reports, with intervals and settings: {', '.join(saved)}.")
     else:
         print(last.to_markdown())
-    if len(reports) > 1 and not last.only_at_depth:
-        k = max(args.ks)
-        table = pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()])
-        show(table.select("protocol", f"hr@{k}", f"ndcg@{k}", f"title_hr@{k}"), Path(args.output_dir, "effects.md"))
+        if others:
+            k = max(args.ks)
+            table = pl.DataFrame([{"protocol": name, **report.metrics()} for name, report in reports.items()])
+            table = table.select("protocol", f"hr@{k}", f"ndcg@{k}", f"title_hr@{k}")
+            show(table, Path(args.output_dir, "effects.md"))
     show_report(args, last, other)
 
 

@@ -37,7 +37,7 @@ _PAPER_CONFIG = {
     "vocab_size": 128_256,
     "tie_word_embeddings": True,
 }
-PROMPT_TOKENS = 100
+_PROMPT_TOKENS = 100
 """About as many tokens as the text around a history takes."""
 
 
@@ -81,6 +81,7 @@ class Cost:
     operations: float
 
 
+@cache
 def backbone_config(study: Study) -> PreTrainedConfig:
     """
     Returns the configuration of a study's backbone, without its weights.
@@ -255,7 +256,7 @@ def operations_per_second() -> float:
 
 def _twin_tokens(stage: Stage, num_items: int, title_tokens: float) -> list[float]:
     """Returns the mean tokens of the sequences of one example: one, or both twins of pre-training."""
-    around = PROMPT_TOKENS + title_tokens + 1
+    around = _PROMPT_TOKENS + title_tokens + 1
     if stage.name == "finetune":
         return [around + history_tokens(stage.layout, num_items, title_tokens)]
     text = history_tokens(TextLayout(), num_items, title_tokens)

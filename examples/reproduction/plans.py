@@ -23,8 +23,8 @@ class LLMMethod:
         layout ([`Layout`]):
             Layout of fine-tuning and evaluation.
         stages (`tuple[str, ...]`):
-            What is trained, in order: `"pretrain"` (section 3.3.1), `"dropout"` (pre-training whose second twin lacks
-            items instead of compressing them, section 4.5.2) and `"finetune"` (section 3.3.2).
+            The stages of training, in order: `"pretrain"` (section 3.3.1), `"dropout"` (pre-training whose second twin
+            lacks items instead of compressing them, section 4.5.2) and `"finetune"` (section 3.3.2).
         max_history (`int` or `"all"`, *optional*):
             Items per history; the scale's number if not given, `"all"` for the longest history of the data.
         tokens_of (`str`, *optional*):
@@ -59,7 +59,7 @@ class Plan:
         reference (`str`):
             The method that the others are compared with.
         paper (`str`, *optional*):
-            What the paper's text says of a figure, whose numbers it does not list.
+            The numbers that the paper's text gives for a figure.
         axis (`str`):
             The plot's horizontal axis: `"HR@20"` for bars, else `"items"`, `"tokens"`, `"compression ratio"` or
             `"time"`.

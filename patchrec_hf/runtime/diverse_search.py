@@ -1,4 +1,4 @@
-"""Diverse search: decodes titles by group beams of one title each, as the released code does"""
+"""Diverse search: decodes titles by group beams of one title each, as the released code does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def search_diverse(
         num_groups (`int`):
             Number of groups, and of titles.
         diversity_penalty (`float`):
-            What each earlier group takes from the log-probability of the token that it has chosen.
+            The log-probability of a token falls by this number for each earlier group that has chosen it.
         ended_token_id (`int`):
             The token as which a group counts after its title.
 

@@ -1,4 +1,4 @@
-"""Padding tokens: replaces a tokenizer's padding token that texts can hold, such as an exclamation mark"""
+"""Padding tokens: replaces a tokenizer's padding token that texts can hold, such as an exclamation mark."""
 
 from __future__ import annotations
 

@@ -90,7 +90,9 @@ def length_divisors(trie: TitleTrie, length_penalty: float) -> np.ndarray:
             f"`length_penalty` must be a number that titles of {trie.max_depth} tokens can be raised to, got "
             f"{length_penalty}. Usual values lie between 0 and 2."
         )
-    leaves = trie.deepest_leaves if length_penalty >= 0 else trie.shallowest_leaves
+    if length_penalty == 0:  # nothing is computed or held for a trie of millions of nodes
+        return np.broadcast_to(np.float64(1), (trie.num_nodes,))
+    leaves = trie.deepest_leaves if length_penalty > 0 else trie.shallowest_leaves
     return leaves.astype(np.float64) ** length_penalty
 
 

@@ -71,8 +71,8 @@ class RankingConfig:
             Whether every process of a distributed run ranks equally many prompts at the same time. All of them then
             run the same number of forwards, which sharded weights (ZeRO-3, FSDP2) need.
         diversity_penalty (`float`, *optional*, defaults to `0.8`):
-            For `"diverse"`: what each earlier group takes from the log-probability of a token that it has chosen in
-            the same step.
+            For `"diverse"`: the log-probability of a token falls by this number for each earlier group that has
+            chosen it in the same step.
         ended_token_id (`int`, *optional*, defaults to `0`):
             For `"diverse"`: the token as which a group counts for later groups when its title has ended. In the
             release it is 0, its padding token ("!" in Llama's vocabulary).

@@ -109,8 +109,10 @@ def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -
     markup = added | set(tokenizer.all_special_ids)
     if tokenizer.unk_token_id not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
         markup.discard(tokenizer.unk_token_id)
-    found = np.intersect1d(ids, np.fromiter(markup, dtype=np.int64, count=len(markup))).tolist()
-    forbidden = np.isin(ids, [token_id for token_id in found if not _was_special(tokenizer, token_id)])
+    forbidden = np.isin(ids, np.fromiter(markup, dtype=np.int64, count=len(markup)))
+    for token_id in np.unique(ids[forbidden]).tolist():
+        if _was_special(tokenizer, token_id):
+            forbidden &= ids != token_id
     if forbidden.any():
         position = int(np.flatnonzero(forbidden)[0])
         title = titles[int(np.searchsorted(offsets, position, side="right")) - 1]

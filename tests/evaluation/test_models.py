@@ -443,7 +443,7 @@ def test_the_release_decodes_and_matches(catalog, tokenizer, processor, rows):
 def test_two_decodings_contradict_each_other(catalog, tokenizer, processor, rows):
     """
     A target that enters a list at rank 20 or before adds at least 1 / log2(21) to NDCG, so in one ranking
-    NDCG@20 - NDCG@10 >= (HR@20 - HR@10) / log2(21). Of two decodings this need not hold, as in the paper's Table 2.
+    NDCG@20 - NDCG@10 >= (HR@20 - HR@10) / log2(21). Two decodings may break this, as in the paper's Table 2.
     """
     model = strong_model(catalog, tokenizer, seed=2)
 

@@ -1,10 +1,10 @@
 """`examples/evaluate.py` on a log of your own, with a plot and comparisons."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
 import pytest
+from loaded_script import loaded_script
 from processes import run_process
 from small_shop import write_shop
 
@@ -21,12 +21,8 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("evaluate_script", EVALUATE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["evaluate_script"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["evaluate_script"]
+    with loaded_script(EVALUATE) as module:
+        yield module
 
 
 @pytest.mark.parametrize(

@@ -322,7 +322,7 @@ def test_a_real_run_takes_the_steps_of_the_dry_run(script, capsys, tmp_path):
 
 
 def test_release_metrics(script, tmp_path):
-    """They come from a decoding for each cut-off, and stand beside those of the exact ranking."""
+    """Each cut-off has a decoding of its own. The table shows its metrics beside the exact ranking's."""
     settings = {"scale": "tiny", "table": 4, "methods": ["Vanilla"], "num_examples": 16, "max_eval_rows": 6}
     script.main(script.Arguments(**settings, release_metrics=True, output_dir=str(tmp_path)))
     (row,) = json.loads((tmp_path / "table_4" / "results.json").read_text())["methods"]
@@ -369,7 +369,7 @@ def test_known_counts_are_those_of_the_data(module, dataset, variable):
 
 
 def test_ties_change_nearly_all_test_rows_of_ml_100k():
-    """What docs/baselines.md says of the order of simultaneous interactions."""
+    """docs/baselines.md states this number."""
     if "PATCHREC_ML100K_DIR" not in os.environ:
         pytest.skip("PATCHREC_ML100K_DIR is not set")
     rows = [

@@ -1,11 +1,11 @@
 """`examples/train.py`: from a log of your own to a checkpoint that recommends, by the command line only."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import pytest
+from loaded_script import loaded_script
 from processes import run_process
 from small_shop import write_shop
 
@@ -21,12 +21,8 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("train_script", TRAIN)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_script"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["train_script"]
+    with loaded_script(TRAIN) as module:
+        yield module
 
 
 @pytest.mark.parametrize(
