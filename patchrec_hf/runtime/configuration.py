@@ -2,6 +2,7 @@
 
 # No `from __future__ import annotations`: `strict` checks values against their annotations, and skips annotations that
 # are strings.
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,29 @@ from .hub_files import FORMAT_VERSION, check_format_version
 
 Similarity = Literal["cosine", "product"]
 SIMILARITIES = get_args(Similarity)
+Normalizer = Literal["vocabulary", "catalog"]
+NORMALIZERS = get_args(Normalizer)
+
+
+def check_normalizer(name: str, normalizer: str, temperature_name: str, temperature: float) -> None:
+    """
+    Checks how the probabilities of title tokens are normalized. The names are the settings' own, for the message.
+
+    Raises:
+        ValueError: If the normalizer is unknown, the temperature is no positive finite number, or there is a
+            temperature other than 1 with the normalizer `"vocabulary"`.
+    """
+    if normalizer not in NORMALIZERS:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, NORMALIZERS))}, got {normalizer!r}.")
+    if not 0 < temperature < math.inf:
+        raise ValueError(
+            f"`{temperature_name}` must be a positive number, got {temperature}: logits are divided by it. Usual "
+            "values lie between 1 and 5."
+        )
+    if temperature != 1 and normalizer != "catalog":
+        raise ValueError(
+            f"`{temperature_name}` belongs to `{name}='catalog'`, got {temperature} with `{name}={normalizer!r}`."
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +104,11 @@ class PatchRecConfig(PreTrainedConfig):
             Copied from the backbone.
         item_head (`dict`, *optional*):
             Settings of the item head (see [`ItemHeadConfig`]). Without it, the model has no item head.
+        title_normalizer (`"vocabulary"` or `"catalog"`, *optional*, defaults to `"vocabulary"`):
+            How titles are scored unless [`RankingConfig`] says otherwise: whether a token's probability is one among
+            all tokens, or among the tokens with which a title of the catalog can go on.
+        title_temperature (`float`, *optional*, defaults to `1.0`):
+            With `title_normalizer="catalog"`: by what logits are divided.
         tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the tokenizer that the model was made with (see [`tokenizer_fingerprint`]). Checkpoints of
             earlier versions have none.
@@ -88,7 +117,8 @@ class PatchRecConfig(PreTrainedConfig):
             formats had a version. Checkpoints are always written in the current format.
 
     Raises:
-        ValueError: If a newer version of the library wrote the configuration, or a setting of the item head is wrong.
+        ValueError: If a newer version of the library wrote the configuration, or a setting of the item head or of the
+            titles' scores is wrong.
     """
 
     model_type = "patchrec"
@@ -98,6 +128,8 @@ class PatchRecConfig(PreTrainedConfig):
     patch_token_id: int | None = None
     tie_word_embeddings: bool = False
     item_head: dict | None = None
+    title_normalizer: str = "vocabulary"
+    title_temperature: float = 1.0
     tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 
@@ -107,6 +139,7 @@ class PatchRecConfig(PreTrainedConfig):
         check_format_version(self.format_version, "The model's configuration")
         if self.item_head is not None:
             self.item_head = asdict(ItemHeadConfig(**self.item_head))
+        check_normalizer("title_normalizer", self.title_normalizer, "title_temperature", self.title_temperature)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -32,6 +32,7 @@ from .item_head import ItemHead, ItemResidual
 from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
 from .progress import no_bars_in_files
 from .prompts import PATCH_TOKEN, Prompt, tokenizer_fingerprint
+from .sharding import is_plain_linear
 from .tree_attention import TreeAttentionMixin
 
 
@@ -212,6 +213,28 @@ class PatchRecModel(PatchRecPreTrainedModel):
         if drops and self.training and dropout > 0:
             residuals = residuals * (torch.rand_like(residuals[:, :1]) >= dropout)
         return torch.cat([residuals, rows])
+
+    def compute_token_logits(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """
+        Projects hidden states to the logits of some tokens, as [`PatchRecForCausalLM.compute_logits`] does to all.
+        Only these tokens' rows of the head are read, unless the head is sharded, quantized, offloaded or adapted.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(n, H)`):
+                Hidden states.
+            tokens (`torch.LongTensor` of shape `(m,)`):
+                Token ids.
+
+        Returns:
+            `torch.Tensor` of shape `(n, m)`.
+        """
+        head: Any = self.lm_head
+        if not is_plain_linear(head):
+            return self.compute_logits(hidden_states)[:, tokens.to(hidden_states.device)]
+        tokens = tokens.to(head.weight.device)
+        bias = None if head.bias is None else head.bias[tokens]
+        logits = F.linear(hidden_states.to(head.weight.device), head.weight[tokens], bias)
+        return scale_logits(logits, self.config.text_config)
 
     @can_return_tuple
     def forward(
@@ -482,6 +505,28 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         does.
         """
         return scale_logits(self.lm_head(hidden_states), self.config.text_config)
+
+    def compute_token_logits(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """
+        Projects hidden states to the logits of some tokens, as [`PatchRecForCausalLM.compute_logits`] does to all.
+        Only these tokens' rows of the head are read, unless the head is sharded, quantized, offloaded or adapted.
+
+        Args:
+            hidden_states (`torch.Tensor` of shape `(n, H)`):
+                Hidden states.
+            tokens (`torch.LongTensor` of shape `(m,)`):
+                Token ids.
+
+        Returns:
+            `torch.Tensor` of shape `(n, m)`.
+        """
+        head: Any = self.lm_head
+        if not is_plain_linear(head):
+            return self.compute_logits(hidden_states)[:, tokens.to(hidden_states.device)]
+        tokens = tokens.to(head.weight.device)
+        bias = None if head.bias is None else head.bias[tokens]
+        logits = F.linear(hidden_states.to(head.weight.device), head.weight[tokens], bias)
+        return scale_logits(logits, self.config.text_config)
 
     @can_return_tuple
     def forward(

@@ -18,6 +18,13 @@ def is_sharded(model: PreTrainedModel) -> bool:
     return is_deepspeed_zero3_enabled() or any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def is_plain_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer whose weight this process holds whole, in memory, with nothing around it."""
+    if type(module) is not nn.Linear or is_deepspeed_zero3_enabled():
+        return False
+    return not isinstance(module.weight, DTensor) and module.weight.device.type != "meta"
+
+
 @contextmanager
 def gathered_root(model: PreTrainedModel) -> Iterator[None]:
     """

@@ -63,6 +63,28 @@ class TitleTrie:
         return np.diff(self.child_offsets)
 
     @cached_property
+    def is_choice(self) -> np.ndarray:
+        """Whether a title can go on in several ways after each node, shape `(num_nodes,)`."""
+        return self.num_children > 1
+
+    @cached_property
+    def only_leaves(self) -> np.ndarray:
+        """The leaf below each node at and below which there is no choice, shape `(num_nodes,)`; -1 for other nodes."""
+        num_choices = np.concatenate([[0], np.cumsum(self.is_choice)])
+        has_choice = num_choices[self.subtree_ends] > num_choices[:-1]
+        return np.where(has_choice, -1, self.subtree_ends - 1)
+
+    @cached_property
+    def choices_above(self) -> np.ndarray:
+        """The deepest choice above each node, shape `(num_nodes,)`; -1 if there is none."""
+        above = np.full(self.num_nodes, -1)
+        for depth in range(1, self.max_depth + 1):
+            level = np.flatnonzero(self.depths == depth)
+            parents = self.parents[level]
+            above[level] = np.where(self.is_choice[parents], parents, above[parents])
+        return above
+
+    @cached_property
     def parents(self) -> np.ndarray:
         """Parent of each node, shape `(num_nodes,)`; -1 for the root."""
         parents = np.full(self.num_nodes, -1)
@@ -115,6 +137,22 @@ class TitleTrie:
         counts = self.num_children[nodes]
         slots = np.repeat(self.child_offsets[nodes], counts) + ragged_arange(counts)
         return np.repeat(np.arange(len(nodes)), counts), self.children[slots]
+
+    def choices_on_paths(self, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Returns the choices on the path from the root to each of `leaves` as flat arrays: the index in `leaves`,
+        ascending, and the choice, by depth.
+        """
+        numbers, choices = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        number, choice = np.arange(len(leaves)), self.choices_above[leaves]
+        while (choice >= 0).any():
+            number, choice = number[choice >= 0], choice[choice >= 0]
+            numbers.append(number)
+            choices.append(choice)
+            choice = self.choices_above[choice]
+        flat_numbers, flat_choices = np.concatenate(numbers), np.concatenate(choices)
+        order = np.lexsort((flat_choices, flat_numbers))
+        return flat_numbers[order], flat_choices[order]
 
     def items_at(self, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the items of `leaves` as flat arrays: the index in `leaves` of each leaf, and the item."""

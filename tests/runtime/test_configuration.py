@@ -34,3 +34,25 @@ def test_the_decoders_configuration_lies_deeper_in_a_multimodal_one():
     decoder = PatchRecConfig(text_config=multimodal).decoder_config
     assert decoder is multimodal.text_config
     assert decoder.hidden_size == 96
+
+
+def test_how_titles_are_scored_is_saved(tmp_path):
+    PatchRecConfig(title_normalizer="catalog", title_temperature=2.0).save_pretrained(tmp_path)
+    config = PatchRecConfig.from_pretrained(tmp_path)
+    assert (config.title_normalizer, config.title_temperature) == ("catalog", 2.0)
+    assert (PatchRecConfig().title_normalizer, PatchRecConfig().title_temperature) == ("vocabulary", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"title_normalizer": "trie"}, "`title_normalizer` must be one of 'vocabulary', 'catalog', got 'trie'"),
+        ({"title_normalizer": "catalog", "title_temperature": 0.0}, "`title_temperature` must be a positive number"),
+        ({"title_normalizer": "catalog", "title_temperature": -1.0}, "got -1.0"),
+        ({"title_normalizer": "catalog", "title_temperature": float("nan")}, "got nan"),
+        ({"title_temperature": 2.0}, "belongs to `title_normalizer='catalog'`, got 2.0"),
+    ],
+)
+def test_wrong_normalizers_and_temperatures(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PatchRecConfig(**settings)

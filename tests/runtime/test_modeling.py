@@ -93,6 +93,10 @@ def test_patch_of_a_one_token_title_reads_as_its_token(
     hidden = model.model.language_model(inputs_embeds=embeds).last_hidden_state
     expected = backbone(input_ids=text["input_ids"]).logits
     torch.testing.assert_close(model.compute_logits(hidden), expected, atol=1e-5, rtol=1e-5)
+    tokens = torch.tensor([7, 3, 7])
+    torch.testing.assert_close(
+        model.compute_token_logits(hidden[0], tokens), expected[0][:, tokens], atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(model(**patched).logits, expected, atol=1e-5, rtol=1e-5)
 
 

@@ -53,6 +53,11 @@ def test_by_hand():
     assert (trie.num_nodes, trie.max_depth, trie.num_items) == (7, 3, 4)
     arrays = (value for value in vars(trie).values() if isinstance(value, np.ndarray))
     assert {array.dtype for array in arrays} == {np.dtype(np.int64)}
+    assert trie.is_choice.tolist() == [True, True, False, False, False, False, False]
+    assert trie.only_leaves.tolist() == [-1, -1, 2, 4, 4, 6, 6]
+    assert trie.choices_above.tolist() == [-1, 0, 1, 1, 1, 0, 0]
+    numbers, choices = trie.choices_on_paths(np.array([2, 6, 4]))
+    assert (numbers.tolist(), choices.tolist()) == ([0, 0, 1, 2, 2], [0, 1, 0, 0, 1])
 
 
 def test_one_item():
