@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from transformers.processing_utils import ProcessorMixin
 
 from .adapters import is_adapter, load_adapted
+from .configuration import Normalizer
 from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
@@ -34,8 +35,8 @@ class Recommendation:
         title (`str`):
             The item's title.
         score (`float`):
-            Log-probability of the title after the history, at most 0. For the method `"item"`, the item's score (see
-            [`ItemScorer`]).
+            Log-probability of the title after the history, at most 0 (see [`RankingConfig`] for its normalizer). For
+            the method `"item"`, the item's score (see [`ItemScorer`]).
         is_exact (`bool`):
             Whether the list of recommendations is proven to be the best one.
     """
@@ -113,6 +114,7 @@ class PatchRecommender:
         method: Method | None = None,
         num_beams: int | None = None,
         max_title_tokens: int | None = None,
+        normalizer: Normalizer | None = None,
         layout: Layout | None = None,
         batch_size: int = 8,
         show_progress: bool = False,
@@ -135,7 +137,7 @@ class PatchRecommender:
             candidates (`Collection[int | str]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
                 catalog if not given.
-            method, num_beams, max_title_tokens:
+            method, num_beams, max_title_tokens, normalizer:
                 See [`RankingConfig`]. The method `"diverse"` is refused, because its lists may repeat a title.
             layout ([`Layout`], *optional*):
                 Replaces the processor's layout.
@@ -178,6 +180,7 @@ class PatchRecommender:
             method=method,
             num_beams=num_beams,
             max_title_tokens=max_title_tokens,
+            normalizer=normalizer,
             batch_size=batch_size,
         )
         ranking = CatalogRanker(self.model, processor, config, self._item_scorer if by_item else None).rank(
