@@ -90,7 +90,7 @@ class Popularity(CatalogRecommender, PushToHubMixin):
         """
         if self.window is None and isinstance(dataset, Mapping):
             raise TypeError(
-                f"`Popularity` without a `window` counts the rows of one data set, got those of {list(dataset)}. Pass "
+                f"`Popularity` without a `window` counts the rows of one data set, got {list(dataset)}. Pass "
                 "`splits['train']`: the other splits hold what an evaluation asks for."
             )
         named = dict(dataset) if isinstance(dataset, Mapping) else {None: dataset}

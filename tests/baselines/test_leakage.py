@@ -37,7 +37,7 @@ def rows_until(interactions, time, **row_settings):
 
 
 @pytest.mark.parametrize("name", RECOMMENDERS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_later_interactions_change_no_score(name, data):
     """
