@@ -105,11 +105,17 @@ def test_functions_are_not_given_by_name(log, name, example):
 def test_rows_of_an_older_cache_are_made_anew(log, tmp_path):
     """Rows without timestamps, which an earlier version kept for the same data and settings, are not read."""
     settings = {"split": CUTS, "columns": COLUMNS, "cache_dir": tmp_path / "cache"}
-    load_recommendation_data(log, 5, **settings)
-    (made,) = (tmp_path / "cache" / "examples").iterdir()
+    splits, _ = load_recommendation_data(log, 5, **settings)
+    examples = tmp_path / "cache" / "examples"
+    (made,) = (path for path in examples.iterdir() if path.is_dir())
+    (prepared,) = (path for path in (tmp_path / "cache" / "prepared").iterdir() if path.is_dir())
     row_settings = {"max_history": 5, "min_history": 3, "targets_per_row": 1}
-    prepared = next((tmp_path / "cache" / "prepared").iterdir()).name
-    assert made.name != f"{prepared}-{Hasher.hash([row_settings, SPLITS])}"
+    former = examples / f"{prepared.name}-{Hasher.hash([row_settings, SPLITS])}"
+    assert former != made
+    former.mkdir()
+    again, _ = load_recommendation_data(log, 5, **settings)
+    assert again["train"].to_list() == splits["train"].to_list()
+    assert "timestamps" in again["train"].column_names
 
 
 def test_saved_rows_keep_their_times(log, tmp_path):
