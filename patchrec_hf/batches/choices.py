@@ -78,8 +78,9 @@ def choice_tensors(
               `(1, U)`: the tokens of these nodes (see [`Choices`]).
     """
     nodes, of_labels = np.unique(np.concatenate([history.choices for history in histories]), return_inverse=True)
-    _, children = trie.children_of(nodes)
+    parents, children = trie.children_of(nodes)
     token_ids, columns = np.unique(trie.tokens[children], return_inverse=True)
+    columns = columns[np.lexsort((columns, parents))]  # in the trie, the end of a title precedes smaller tokens
     shift_choices = np.full(shift_labels.shape, IGNORED_LABEL, dtype=np.int64)
     shift_choices[shift_labels.numpy() != IGNORED_LABEL] = of_labels
     arrays = {
