@@ -2,7 +2,7 @@
 Times training steps, tree-packed and padded, against TRL's SFTTrainer on the uncompressed text. All are timed in one
 run, with the same targets, batch size, dtype and weights (the learning rate is 0), without gradient checkpointing. The
 rows `item` and `both` are the all-patch recipe, whose loss is another one. The row `catalog` is PFT-I with titles that
-are predicted among those of the catalog.
+are predicted among the catalog's.
 
 In a minute, with a tiny backbone on the embedded sample:
 

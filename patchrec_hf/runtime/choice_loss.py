@@ -33,7 +33,7 @@ class Choices(NamedTuple):
 
 class ChoiceScores(NamedTuple):
     """
-    What a model predicts at choices.
+    The loss and the statistics of labels that are predicted at choices.
 
     Args:
         loss (`torch.FloatTensor` of shape `()`):

@@ -88,7 +88,7 @@ class EncodedHistory:
             The nodes of the title trie whose children the labels are chosen from, by depth. Without choices, each
             token of the response is a label. With them, the response holds only the tokens before the last label.
         choice_labels (`numpy.ndarray` of shape `(L,)`):
-            For each choice, the token that the target's title goes on with.
+            For each choice, the token of the target's title after it.
         choice_depths (`numpy.ndarray` of shape `(L,)`):
             For each choice, the number of response tokens before its label.
     """

@@ -297,7 +297,7 @@ def _check_choices(processor: PatchRecProcessor) -> None:
     trie = processor.trie
     if not trie.is_choice.any():
         raise ValueError(
-            "`title_normalizer='catalog'` predicts a title among those of the catalog, but all its items have the "
+            "`title_normalizer='catalog'` predicts a title among the catalog's titles, but all items have the "
             f"title {processor.catalog.titles[0]!r}. Check the titles, or use `title_normalizer='vocabulary'`."
         )
     _ = trie.choices_above, trie.leaf_of_item

@@ -198,8 +198,9 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
 
         Raises:
             ValueError: If there is no whole checkpoint, or if a run with other settings wrote it. Stage, layout,
-                prompt, catalog, seed, rows and the number of rows per step must be the same; under DeepSpeed also the
-                number of processes, and in pre-training the number of steps.
+                prompt, catalog, objective, title normalizer and temperature, seed, rows and the number of rows per
+                step must be the same; under DeepSpeed also the number of processes, and in pre-training the number of
+                steps.
         """
         checkpoint = resume_from_checkpoint or None
         output_dir = str(self.args.output_dir)

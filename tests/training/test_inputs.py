@@ -253,7 +253,7 @@ def test_normalizers_that_contradict_each_other(make_trainer, processor):
 def test_a_catalog_that_leaves_nothing_open(make_trainer, tokenizer):
     processor = PatchRecProcessor(tokenizer, Catalog.from_titles(dict.fromkeys(TITLES, "Emma")), BOOK_PROMPT)
     rows = Dataset.from_list([{"user_id": 0, "item_ids": [10, 11], "target_positions": [1]}])
-    with pytest.raises(ValueError, match=r"all its items have the title 'Emma'.*`title_normalizer='vocabulary'`"):
+    with pytest.raises(ValueError, match=r"all items have the title 'Emma'.*`title_normalizer='vocabulary'`"):
         make_trainer("finetune", processing_class=processor, train_dataset=rows, title_normalizer="catalog")
 
 
