@@ -103,7 +103,11 @@ def load_adapted(
     head = None
     if has_config is not None:
         config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
-        head = config.item_head_config if isinstance(config, PatchRecConfig) else None
+        if isinstance(config, PatchRecConfig):
+            head = config.item_head_config
+            # The adapter was trained for scores of its own.
+            model.config.title_normalizer = config.title_normalizer
+            model.config.title_temperature = config.title_temperature
     if head is not None and model.item_head is None:
         model.make_item_head(head)  # the adapter holds its weights
     try:
