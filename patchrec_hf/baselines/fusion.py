@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..evaluation.metrics import ranking_metrics, ranks_from_scores
-from ..evaluation.scorers import Scorer
+from ..evaluation.scorers import Scorer, reads_times, score_at
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import FORMAT_VERSION, check_format_version
 from ..runtime.progress import progress_bar
@@ -23,7 +23,7 @@ from .histories import HISTORIES_PER_BATCH, check_histories
 from .popularity import Popularity
 from .recommending import CatalogRecommender
 from .saved import FUSION_NAME, load_baseline
-from .selection import cut_off, single_targets
+from .selection import cut_off, single_targets, single_times
 from .sequential import SequentialRecommender
 
 
@@ -116,10 +116,12 @@ class Fusion(CatalogRecommender):
                 Whether to show a progress bar.
 
         Raises:
-            ValueError: If `metric` is unknown, or its k is above `num_candidates`.
+            ValueError: If `metric` is unknown, its k is above `num_candidates`, or the baseline reads times and the
+                rows have no timestamps.
             KeyError: If the catalog lacks an item.
         """
         histories, targets = single_targets(dataset, self.recommender.processor.catalog)
+        times = single_times(dataset)
         k = cut_off(metric)
         if k > self.num_candidates:
             raise ValueError(
@@ -130,7 +132,7 @@ class Fusion(CatalogRecommender):
         with progress_bar(show_progress, total=len(histories), desc="Choosing the weight", unit="history") as progress:
             for start in range(0, len(histories), HISTORIES_PER_BATCH):
                 part = slice(start, start + HISTORIES_PER_BATCH)
-                parts = self._standardized_scores(histories[part])
+                parts = self._standardized_scores(histories[part], None if times is None else times[part])
                 ranks.append([ranks_from_scores(_mix(*parts, weight), targets[part]) for weight in weights])
                 progress.update(len(histories[part]))
         values = np.array(
@@ -140,30 +142,44 @@ class Fusion(CatalogRecommender):
         self.weight = float(best[np.abs(best - best.mean()).argmin()])
         return self
 
-    def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
+    @property
+    def reads_times(self) -> bool:
+        """Whether scores depend on the moment of asking, as the baseline's scores may."""
+        return reads_times(self.baseline)
+
+    @property
+    def next_moment(self) -> int | None:
+        """The baseline's [`CatalogRecommender.next_moment`]; `None` for a scorer of your own."""
+        return self.baseline.next_moment if isinstance(self.baseline, CatalogRecommender) else None
+
+    def score(self, histories: Sequence[Sequence[int]], times: np.ndarray | None = None) -> np.ndarray:
         """
         Scores every item for every history.
 
         Args:
             histories (`Sequence[Sequence[int]]`):
                 Item ids, oldest first.
+            times (`numpy.ndarray` of shape `(B,)`, int64, *optional*):
+                The moments of asking, in whole seconds since 1970 UTC. They are needed if the baseline reads them.
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order. Items outside the union have
             -infinity.
 
         Raises:
-            ValueError, TypeError: As [`check_histories`] and [`CatalogRanker.rank`] do.
+            ValueError, TypeError: As [`check_histories`], [`score_at`] and [`CatalogRanker.rank`] do.
             FloatingPointError: If the model's scores are not numbers.
             KeyError: If the catalog lacks an item.
         """
         check_histories(histories)
-        return _mix(*self._standardized_scores(histories), self.weight)
+        return _mix(*self._standardized_scores(histories, times), self.weight)
 
-    def score_candidates(self, histories: Sequence[Sequence[int]], allowed: np.ndarray, k: int) -> np.ndarray:
+    def score_candidates(
+        self, histories: Sequence[Sequence[int]], allowed: np.ndarray, k: int, times: np.ndarray | None = None
+    ) -> np.ndarray:
         """Scores the union of each part's best allowed items; see [`CatalogRecommender.score_candidates`]."""
         check_histories(histories)
-        return _mix(*self._standardized_scores(histories, allowed, k), self.weight)
+        return _mix(*self._standardized_scores(histories, times, allowed, k), self.weight)
 
     def save_pretrained(self, save_directory: str | os.PathLike) -> None:
         """
@@ -217,7 +233,11 @@ class Fusion(CatalogRecommender):
         return cls(recommender, load_baseline(Path(directory, _BASELINE_DIRECTORY)), **settings)
 
     def _standardized_scores(
-        self, histories: Sequence[Sequence[int]], allowed: np.ndarray | None = None, num_needed: int = 0
+        self,
+        histories: Sequence[Sequence[int]],
+        times: np.ndarray | None,
+        allowed: np.ndarray | None = None,
+        num_needed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         Returns both parts' scores, `(B, num_items)` each, standardized over the union and -infinity outside it. The
@@ -228,7 +248,7 @@ class Fusion(CatalogRecommender):
         prompts = [processor.encode(processor.catalog.indices_of(list(history))) for history in histories]
         k = min(max(self.num_candidates, num_needed), len(processor.catalog))
         ranker = CatalogRanker(self.recommender.model, processor, RankingConfig(k=k, batch_size=self.batch_size))
-        baseline = np.asarray(self.baseline.score(histories), dtype=np.float64)
+        baseline = np.asarray(score_at(self.baseline, histories, times), dtype=np.float64)
         best, _ = best_items(baseline if allowed is None else np.where(allowed, baseline, -np.inf), k)
         llm = np.full(baseline.shape, -np.inf)
         candidates = None if allowed is None else [np.flatnonzero(row) for row in allowed]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from rankers import score
 
 from patchrec_hf import Catalog, PatchRecommender, PatchRecProcessor, evaluate_model, evaluate_scorer
@@ -170,3 +171,34 @@ def test_a_fusion_that_cannot_be_saved_or_loaded_is_named(recommender, baseline,
     (tmp_path / "fusion.json").write_text(json.dumps({**settings, "format_version": 99}))
     with pytest.raises(ValueError, match=r"fusion\.json has format version 99"):
         Fusion.from_pretrained(tmp_path)
+
+
+def test_a_baseline_that_reads_times_gets_them(recommender, catalog, rows, tmp_path):
+    """Item 11 is popular on day 1, and item 12 on day 2; at the weight 1, only the baseline counts."""
+    day = 86_400
+    counted = [
+        {"user_id": user, "item_ids": [10, item], "target_positions": [1], "timestamps": [time, time]}
+        for user, (item, time) in enumerate([(11, day), (11, day), (12, 2 * day), (12, 2 * day)])
+    ]
+    timed = Dataset.from_list(counted)
+    baseline = Popularity(catalog, 1).fit(timed)
+    fusion = Fusion(recommender, baseline, weight=1.0)
+    assert fusion.reads_times
+    assert not Fusion(recommender, Popularity(catalog).fit(timed)).reads_times
+    times = np.array([2 * day, 3 * day])
+    best = fusion.score([[10, 20], [10, 20]], times)
+    best[:, 0] = -np.inf  # item 10
+    assert catalog.item_ids[best.argmax(axis=1)].tolist() == [11, 12]
+    lists = fusion.recommend([[10, 20], [10, 20]], k=1, times=times.tolist())
+    assert [item.item_id for (item,) in lists] == [11, 12]
+    assert fusion.recommend([10, 20], k=1)[0].item_id == 12  # the day after the last counted one
+    asked = [
+        {"user_id": 7, "item_ids": [10, 20, 11], "target_positions": [2], "timestamps": [0, 0, 2 * day]},
+        {"user_id": 8, "item_ids": [10, 20, 12], "target_positions": [2], "timestamps": [0, 0, 3 * day]},
+    ]
+    fusion.fit(Dataset.from_list(asked), "hr@2", weights=[1.0], show_progress=False)
+    fusion.save_pretrained(tmp_path / "fusion")
+    assert Fusion.from_pretrained(tmp_path / "fusion").recommend([10, 20], k=1, times=2 * day)[0].item_id == 11
+    for call in (lambda: fusion.score([[10]]), lambda: fusion.fit(rows, show_progress=False)):
+        with pytest.raises(ValueError, match="Popularity reads the moment of asking"):
+            call()
