@@ -105,6 +105,9 @@ def load_adapted(
         config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
         if isinstance(config, PatchRecConfig):
             head, num_time_gaps = config.item_head_config, config.num_time_gaps
+            # The adapter was trained for scores of its own.
+            model.config.title_normalizer = config.title_normalizer
+            model.config.title_temperature = config.title_temperature
     if head is not None and model.item_head is None:
         model.make_item_head(head)  # the adapter holds its weights
     if num_time_gaps > 0 and model.model.time_gaps is None:

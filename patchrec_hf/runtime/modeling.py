@@ -25,6 +25,7 @@ from transformers.utils import can_return_tuple
 from .attention import packed_attention_inputs
 from .backbones import check_logits, load_backbone, scale_logits
 from .catalog import Catalog, check_learned_items
+from .choice_loss import Choices, ChoiceScores, choice_loss
 from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
 from .encoding import IGNORED_LABEL
 from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
@@ -64,10 +65,16 @@ class PatchRecOutput(CausalLMOutputWithPast):
             Loss of the labels, which are title tokens.
         item_loss (`torch.FloatTensor` of shape `()`, *optional*):
             Loss of the item targets.
+        choice_entropy (`torch.FloatTensor` of shape `()`, *optional*):
+            With choices: summed entropy of the predictions, in nats.
+        choice_hits (`torch.LongTensor` of shape `()`, *optional*):
+            With choices: number of labels that are the most probable token of their choice.
     """
 
     title_loss: torch.Tensor | None = None
     item_loss: torch.Tensor | None = None
+    choice_entropy: torch.Tensor | None = None
+    choice_hits: torch.Tensor | None = None
 
 
 class PatchRecPreTrainedModel(PreTrainedModel):
@@ -548,6 +555,11 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         patch_divisors: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
         shift_labels: torch.Tensor | None = None,
+        shift_choices: torch.Tensor | None = None,
+        choice_starts: torch.Tensor | None = None,
+        choice_columns: torch.Tensor | None = None,
+        choice_token_ids: torch.Tensor | None = None,
+        title_temperature: float | None = None,
         item_positions: torch.Tensor | None = None,
         item_targets: torch.Tensor | None = None,
         candidate_items: torch.Tensor | None = None,
@@ -566,6 +578,13 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 Next tokens before shifting, -100 where there is none. Used only if `shift_labels` is not given.
             shift_labels (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 The next token of each of `supervised_positions`, -100 where there is none.
+            shift_choices (`torch.LongTensor` of shape `(B, S)`, *optional*):
+                For each label, the number of its choice, -100 where there is no label. With it, a label is predicted
+                among the tokens of its choice, and not among the whole vocabulary.
+            choice_starts, choice_columns, choice_token_ids (`torch.LongTensor`, *optional*):
+                The tokens of the choices, of shapes `(1, K + 1)`, `(1, P)` and `(1, U)` (see [`Choices`]).
+            title_temperature (`float`, *optional*):
+                With choices: by what logits are divided. The configuration's if not given.
             item_positions (`torch.LongTensor` of shape `(B, P)`, *optional*):
                 Positions whose state predicts the next item.
             item_targets (`torch.LongTensor` of shape `(B, P)`, *optional*):
@@ -588,11 +607,12 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
 
         Returns:
             [`PatchRecOutput`]: logits of shape `(B, T, V)`, `(B, S, V)` with `supervised_positions`, or `(1, n, V)`
-            with `shift_labels`, for the n positions that have a label. `loss` is the sum of the mean loss of the
-            labels and the mean loss of the item targets.
+            with `shift_labels`, for the n positions that have a label; `(1, n, U)` with choices. `loss` is the sum of
+            the mean loss of the labels and the mean loss of the item targets.
 
         Raises:
-            ValueError: If item targets are given and the model has no item head.
+            ValueError: If item targets are given and the model has no item head, or if only a part of the tensors of
+                item targets or choices is given.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         num_item_targets = kwargs.pop("num_item_targets", None)
@@ -611,6 +631,13 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 )
             num_labels = supervised_positions.shape[1]
             read_positions = torch.cat([supervised_positions, item_positions], dim=1)
+        choices: Any = (shift_choices, choice_starts, choice_columns, choice_token_ids)
+        predicts_choices = any(tensor is not None for tensor in choices)
+        if predicts_choices and (shift_labels is None or any(tensor is None for tensor in choices)):
+            raise ValueError(
+                "Choices need `shift_labels`, `shift_choices`, `choice_starts`, `choice_columns` and "
+                "`choice_token_ids`, as the collators make them; one is missing."
+            )
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -636,7 +663,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 features,
                 num_item_targets,
             )
-        logits = title_loss = None
+        logits = title_loss = choice_scores = None
         if not predicts_items or num_labels > 0:  # else no title is a target
             if shift_labels is not None:
                 shift_labels = shift_labels.to(hidden_states.device)  # another one if layers are on several devices
@@ -645,15 +672,23 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             else:
                 kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
                 hidden_states = hidden_states[:, kept]
-            logits = self.compute_logits(hidden_states)
-            if labels is not None or shift_labels is not None:
-                title_loss = self.loss_function(
-                    logits=logits,
-                    labels=labels,
-                    vocab_size=logits.shape[-1],
-                    num_items_in_batch=num_items_in_batch,
-                    shift_labels=shift_labels,
+            if predicts_choices:
+                of_labels = choices[0].to(has_label.device)[has_label]
+                logits, choice_scores = self._score_choices(
+                    hidden_states[0], shift_labels, (of_labels, *choices[1:]), title_temperature
                 )
+                count = logits.shape[1] if num_items_in_batch is None else num_items_in_batch
+                title_loss = choice_scores.loss / torch.as_tensor(count, device=logits.device).clamp(min=1)
+            else:
+                logits = self.compute_logits(hidden_states)
+                if labels is not None or shift_labels is not None:
+                    title_loss = self.loss_function(
+                        logits=logits,
+                        labels=labels,
+                        vocab_size=logits.shape[-1],
+                        num_items_in_batch=num_items_in_batch,
+                        shift_labels=shift_labels,
+                    )
         losses = [loss for loss in (title_loss, mean_item_loss) if loss is not None]
         return PatchRecOutput(
             loss=torch.stack(losses).sum() if len(losses) > 1 else next(iter(losses), None),
@@ -663,7 +698,20 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             attentions=outputs.attentions,
             title_loss=title_loss,
             item_loss=mean_item_loss,
+            choice_entropy=None if choice_scores is None else choice_scores.entropy,
+            choice_hits=None if choice_scores is None else choice_scores.num_correct,
         )
+
+    def _score_choices(
+        self, states: torch.Tensor, labels: Any, choices: Any, temperature: float | None
+    ) -> tuple[torch.Tensor, ChoiceScores]:
+        """Returns the logits of the choices' tokens where n labels are predicted, `(1, n, U)`, and their loss."""
+        of_labels, (starts,), (columns,), (token_ids,) = choices
+        logits = self.compute_token_logits(states, token_ids)
+        # The batch may be on another device if layers are on several.
+        labels, *parts = (part.to(logits.device) for part in (labels[0], of_labels, starts, columns, token_ids))
+        temperature = self.config.title_temperature if temperature is None else temperature
+        return logits[None], choice_loss(logits, labels, Choices(*parts), temperature)
 
     def _mean_item_loss(
         self,

@@ -135,6 +135,8 @@ def check_resumable(
     old_facts: dict[str, Any] = {
         "objective": "title",
         "twin": "compressed",
+        "title_normalizer": "vocabulary",
+        "title_temperature": 1.0,
         **json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8")),
     }
     old_settings: dict[str, Any] = {
