@@ -1,12 +1,25 @@
 """Time gaps: their buckets, and what they add to patches."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchrec_hf import ItemPatchLayout, PatchRecForCausalLM, PatchRecProcessor
+from patchrec_hf import (
+    CatalogRanker,
+    ItemPatchLayout,
+    PatchDataCollator,
+    PatchFinetuneConfig,
+    PatchFinetuneTrainer,
+    PatchRecForCausalLM,
+    PatchRecProcessor,
+    RankingConfig,
+    evaluate_model,
+)
 from patchrec_hf.runtime.time_gaps import gap_buckets
 
 
@@ -157,3 +170,71 @@ def test_a_model_and_a_processor_that_differ(model, processor):
         model.add_time_gaps(4)
     with pytest.raises(ValueError, match="reads 5 kinds of time gaps, but the processor writes 4"):
         model.check_processor(timed)
+
+
+ROW = {
+    "user_id": 7,
+    "item_ids": [11, 15, 12, 10, 16],
+    "timestamps": [*TIMES.tolist(), 11 * DAY],
+    "target_positions": [3, 4],
+}
+
+
+@torch.no_grad()
+def test_batches_hold_the_gaps_of_rows(model, processor):
+    timed = with_gaps(processor)
+    model.add_time_gaps(4)
+    model.model.time_gaps.weight.normal_()
+    first, second = PatchDataCollator(timed).encode_rows([ROW])
+    alone = timed.encode(np.array([1, 5, 2]), timestamps=TIMES[:3])
+    assert first.patch_token_ids.tolist() == alone.patch_token_ids.tolist()
+    assert second.patch_token_ids[second.patch_token_ids < 0].tolist() == [-1, -2, -4]
+    padded, packed = (PatchDataCollator(timed, tree_packing=packs)([ROW]) for packs in (False, True))
+    loss = model(**padded).loss
+    model.enable_tree_packing()
+    torch.testing.assert_close(model(**packed).loss, loss, rtol=1e-5, atol=1e-5)
+    without = {name: values for name, values in ROW.items() if name != "timestamps"}
+    assert len(PatchDataCollator(processor).encode_rows([without])) == 2
+    with pytest.raises(ValueError, match="row of user 7 has no `timestamps`"):
+        PatchDataCollator(timed).encode_rows([without])
+
+
+@given(st.integers(0, 3), st.lists(st.integers(0, DAY), min_size=2, max_size=2))
+def test_nothing_is_told_of_the_targets_time_or_later(processor, position, gaps):
+    """The times of a target and of what follows it change, and what is read before it does not."""
+    timed = with_gaps(processor)
+    row = {**ROW, "target_positions": [position + 1]}
+    changed = list(row["timestamps"])
+    changed[position + 1 :] = [changed[position] + sum(gaps)] * (len(changed) - position - 1)
+    before, after = (
+        PatchDataCollator(timed).encode_rows([{**row, "timestamps": times}])[0]
+        for times in (row["timestamps"], changed)
+    )
+    assert before.patch_token_ids.tolist() == after.patch_token_ids.tolist()
+
+
+def test_an_evaluation_reads_the_same_gaps(model, processor):
+    timed = with_gaps(processor)
+    model.add_time_gaps(4)
+    with torch.no_grad():
+        model.model.time_gaps.weight.normal_(std=3)
+    rows = Dataset.from_list([{**ROW, "target_positions": [4]}])
+    evaluate = partial(evaluate_model, model, timed, k=12, keep_rankings=True, show_progress=False)
+    (ranked,) = evaluate(rows).targets["ranked_ids"]
+    (prompt,) = PatchDataCollator(timed).encode_rows([{**ROW, "target_positions": [4]}])
+    expected = CatalogRanker(model, timed, RankingConfig(k=12)).rank([prompt]).items[0]
+    found = timed.catalog.indices_of(ranked.to_list()[:11]).tolist()
+    assert found == [item for item in expected.tolist() if item != 5]  # 4 stands for its title, which 5 has too
+    with pytest.raises(ValueError, match="needs the timestamps"):
+        evaluate(rows.remove_columns("timestamps"))
+
+
+def test_a_trainer_adds_the_gaps_that_the_processor_writes(model, processor, tmp_path):
+    timed = with_gaps(processor)
+    args = PatchFinetuneConfig(str(tmp_path), max_steps=2, learning_rate=1e-2, report_to="none", save_strategy="no")
+    rows = Dataset.from_list([ROW] * 4)
+    trainer = PatchFinetuneTrainer(model, args, train_dataset=rows, processing_class=timed)
+    trainer.train()
+    assert trainer.model.config.num_time_gaps == 4
+    assert (trainer.model.model.time_gaps.weight[[0, 1, 3]] != 0).any(dim=1).all()
+    assert (trainer.model.model.time_gaps.weight[2] == 0).all()  # no row holds such a gap
