@@ -156,6 +156,7 @@ class PatchDataCollator:
         step = any_row.step if isinstance(any_row, ScheduledRow) else 0
         processor = self.processor
         indices = processor.catalog.indices_of(row["item_ids"])
+        timestamps = _timestamps(row) if processor.num_time_gaps > 0 else None
         targets = row["target_positions"]
         if len(targets) == 0:
             return
@@ -176,6 +177,7 @@ class PatchDataCollator:
                 layout=layout,
                 seed=seed,
                 max_history=end - window_start,
+                timestamps=None if timestamps is None else timestamps[:end],
             )
             if target_choices is not None:
                 history = with_choices(history, processor.trie, target_choices)
@@ -253,6 +255,15 @@ class PatchPretrainDataCollator(PatchDataCollator):
             shorter = self._encode_row(row, _TWIN_LAYOUTS[self.twin](row.progress))
             histories.extend(twin for twins in zip(text, shorter, strict=True) for twin in twins)
         return histories
+
+
+def _timestamps(row: Row | Mapping[str, Any]) -> np.ndarray:
+    if row.get("timestamps") is None:
+        raise ValueError(
+            f"The patches of this model hold time gaps, but the row of user {row.get('user_id')} has no `timestamps`. "
+            "Load rows of interactions with times, or make the processor with `time_gaps=0`."
+        )
+    return np.asarray(row["timestamps"])
 
 
 def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:

@@ -33,11 +33,12 @@ class TokenCounts(NamedTuple):
 
 class FoldedItems(NamedTuple):
     """
-    The tokens and residuals that are folded into patches, as flat int64 arrays of one length.
+    The tokens, residuals and time gaps that are folded into patches, as flat int64 arrays of one length.
 
     Args:
         token_ids (`numpy.ndarray`):
-            Title tokens; -1 - i is the residual of the item with catalog index i.
+            Title tokens; -1 - i is the residual of the item with catalog index i, and -1 - r - b is the vector of the
+            time gap b, where r items have residuals.
         positions (`numpy.ndarray`):
             The position of the patch that each is folded into; ascending if the items' positions are.
         divisors (`numpy.ndarray`):
@@ -64,8 +65,8 @@ class EncodedHistory:
         prompt_length (`int`):
             Number of prompt tokens in `input_ids`.
         patch_token_ids (`numpy.ndarray` of shape `(N,)`):
-            The title tokens that are folded into patches, in the order of `patch_positions`. -1 - i is the learned
-            residual of the item with catalog index i.
+            The title tokens that are folded into patches, in the order of `patch_positions`. Negative numbers are
+            learned residuals and time gaps (see [`FoldedItems`]).
         patch_positions (`numpy.ndarray` of shape `(N,)`):
             For each folded token, the position of its patch in `input_ids`; ascending.
         patch_divisors (`numpy.ndarray` of shape `(N,)`):

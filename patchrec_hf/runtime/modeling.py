@@ -34,6 +34,7 @@ from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
 from .progress import no_bars_in_files
 from .prompts import PATCH_TOKEN, Prompt, tokenizer_fingerprint
 from .sharding import is_plain_linear
+from .time_gaps import TimeGaps
 from .tree_attention import TreeAttentionMixin
 
 
@@ -107,8 +108,11 @@ class PatchRecModel(PatchRecPreTrainedModel):
             language_model = AutoModelForCausalLM.from_config(config.text_config).base_model
         self.language_model = language_model
         self.item_residual: ItemResidual | None = None
+        self.time_gaps: TimeGaps | None = None
         if config.item_head_config is not None:
             self.add_item_residual()
+        if config.num_time_gaps > 0:
+            self.time_gaps = TimeGaps(config.num_time_gaps, config.decoder_config.hidden_size)
         self.post_init()
 
     def add_item_residual(self) -> None:
@@ -207,19 +211,25 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
     def _read_rows(self, ids: torch.Tensor, drops: bool) -> torch.Tensor:
         """
-        Reads the embeddings of ascending ids. A negative id -1 - i is the residual of item i. With `drops`, training
-        leaves out some residuals.
+        Reads the embeddings of ascending ids. Negative ids are time gaps, and then residuals (see [`FoldedItems`]).
+        With `drops`, training leaves out some residuals.
         """
         embeddings = self.get_input_embeddings()
-        if self.item_residual is None:
+        if self.item_residual is None and self.time_gaps is None:
             return embeddings(ids)
-        num_residuals = int((ids < 0).sum())
-        rows = embeddings(ids[num_residuals:])
-        residuals = self.item_residual(-1 - ids[:num_residuals]).to(rows)
-        dropout = self.config.item_head_config.residual_dropout
-        if drops and self.training and dropout > 0:
-            residuals = residuals * (torch.rand_like(residuals[:, :1]) >= dropout)
-        return torch.cat([residuals, rows])
+        head = self.config.item_head_config
+        num_learned = 0 if self.item_residual is None else head.num_items
+        num_gaps, num_negative = torch.stack([(ids < -num_learned).sum(), (ids < 0).sum()]).tolist()
+        rows = embeddings(ids[num_negative:])
+        parts = [rows]
+        if self.item_residual is not None:
+            residuals = self.item_residual(-1 - ids[num_gaps:num_negative]).to(rows)
+            if drops and self.training and head.residual_dropout > 0:
+                residuals = residuals * (torch.rand_like(residuals[:, :1]) >= head.residual_dropout)
+            parts.insert(0, residuals)
+        if self.time_gaps is not None:
+            parts.insert(0, self.time_gaps(-1 - num_learned - ids[:num_gaps]).to(rows))
+        return torch.cat(parts)
 
     @can_return_tuple
     def forward(
@@ -467,6 +477,24 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         self.model.add_item_residual()
         if self.model.item_residual is not None:
             self.model.item_residual.to(table.device, dtype)
+
+    def add_time_gaps(self, num_buckets: int) -> None:
+        """
+        Adds the vectors of time gaps to the model. All are zero, so the model is the same before training.
+
+        Args:
+            num_buckets (`int`):
+                Number of buckets (see [`gap_buckets`]); the processor's `time_gaps`.
+
+        Raises:
+            ValueError: If the model has time gaps already.
+        """
+        if self.model.time_gaps is not None:
+            raise ValueError("The model has time gaps already; new ones would replace what it has learned.")
+        self.config.num_time_gaps = num_buckets
+        table: Any = self.get_input_embeddings().weight
+        dtype = table.dtype if table.dtype.is_floating_point else torch.float32
+        self.model.time_gaps = TimeGaps(num_buckets, self.config.decoder_config.hidden_size).to(table.device, dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -744,6 +772,12 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 f"The model has residuals for {num_residuals} items, but the processor writes them for "
                 f"{processor.num_residuals}. Load both from one checkpoint, or make the processor with "
                 f"`item_residuals={num_residuals > 0}`."
+            )
+        if processor.num_time_gaps != self.config.num_time_gaps:
+            raise ValueError(
+                f"The model reads {self.config.num_time_gaps} kinds of time gaps, but the processor writes "
+                f"{processor.num_time_gaps}. Load both from one checkpoint, or make the processor with "
+                f"`time_gaps={self.config.num_time_gaps}`."
             )
 
     @property

@@ -192,6 +192,13 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             args.residual_dropout,
             args.title_similarity,
         )
+    if processor.num_time_gaps > 0 and patchrec_model.model.time_gaps is None:
+        if isinstance(model, PeftModel):
+            raise ValueError(
+                "The processor writes time gaps, which the adapter's base model does not read. Call `add_time_gaps` "
+                "on the base model before the adapter is made, or pass `peft_config`."
+            )
+        patchrec_model.add_time_gaps(processor.num_time_gaps)
     patchrec_model.check_processor(processor)
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
         check_origin(patchrec_model, processor.tokenizer, args.trust_remote_code)

@@ -138,7 +138,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             )
         if getattr(patchrec_model, "hf_quantizer", None) is not None:
             # SFTTrainer rounds all that QLoRA trains to bfloat16, which loses small steps of weights near 1.
-            for part in (patchrec_model.item_head, patchrec_model.model.item_residual):
+            inner = patchrec_model.model
+            for part in (patchrec_model.item_head, inner.item_residual, inner.time_gaps):
                 if part is not None:
                     part.float()
         if data_collator.tree_packing:  # after `super().__init__`, which moves the model to its device
