@@ -11,9 +11,9 @@ from transformers.utils import PushToHubMixin
 
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import CATALOG_NAME, find_file, push_kwargs
+from ..runtime.log_probs import log_smoothed_shares
 from ..runtime.neighbors import NeighborTable
 from .histories import check_histories
-from .log_probs import log_smoothed_shares
 from .recommending import CatalogRecommender
 
 

@@ -26,9 +26,9 @@ from ..evaluation.metrics import mean_rank, ranking_metrics
 from ..runtime.catalog import Catalog
 from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.hub_files import CATALOG_NAME, find_file, hub_kwargs, push_kwargs
+from ..runtime.log_probs import log_softmax
 from ..runtime.progress import shows_bars
 from .histories import HISTORIES_PER_BATCH, check_histories
-from .log_probs import log_softmax
 from .recommending import CatalogRecommender
 
 

@@ -1,10 +1,10 @@
-"""Log-probabilities: turns the scores of a baseline into log-probabilities over its catalog."""
+"""Log-probabilities: turns scores into log-probabilities over the catalog."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..runtime.title_similarity import SMOOTHING
+from .title_similarity import SMOOTHING
 
 
 def log_smoothed_shares(scores: np.ndarray) -> np.ndarray:
