@@ -33,7 +33,7 @@ def strongest(matrix: sparse.csr_array, number: int) -> sparse.csr_array:
     """Returns a matrix with the `number` largest entries of each row. Among equal ones, the first columns stay."""
     if matrix.nnz == 0 or np.diff(matrix.indptr).max() <= number:
         return matrix
-    matrix.sort_indices()
+    matrix = matrix.sorted_indices()
     return _only(matrix, is_among_largest(_rows_of(matrix), matrix.data, number))
 
 

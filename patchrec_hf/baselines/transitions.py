@@ -79,9 +79,9 @@ class TransitionWeighting:
 
 
 DEFAULT_GRID = tuple(
-    TransitionWeighting(window, backward, hops=hops, hop_weight=hop_weight, title_weight=titles, decay=decay)
-    for window, backward, (hops, hop_weight), titles, decay in product(
-        (5, 20), (0.25, 0.5), ((1, 1.0), (2, 0.3), (2, 1.0)), (0.0, 10.0, 50.0), (0.6, 0.8)
+    TransitionWeighting(window, hops=hops, hop_weight=hop_weight, title_weight=titles, decay=decay)
+    for window, (hops, hop_weight), titles, decay in product(
+        (5, 20), ((1, 1.0), (2, 0.3), (2, 1.0)), (0.0, 10.0, 50.0), (0.6, 0.8)
     )
 )
 """Default weightings among which [`Transitions.fit`] chooses."""
@@ -186,7 +186,8 @@ class Transitions(NeighborRecommender):
         def transitions(window: int, backward: float, exponent: float) -> tuple[sparse.csr_array, np.ndarray]:
             offsets, targets, values = pairs(window).scores(popularity, backward, 0.0, exponent)
             matrix = sparse.csr_array((values, targets, offsets), shape=(num_items, num_items))
-            return normalized_rows(matrix)
+            matrix, sums = normalized_rows(matrix)
+            return strongest(matrix, max_neighbors), sums
 
         @lru_cache(maxsize=1)
         def titles() -> sparse.csr_array:
@@ -194,10 +195,14 @@ class Transitions(NeighborRecommender):
             return sparse.csr_array((table.values, table.targets, table.offsets), shape=(num_items, num_items))
 
         @lru_cache(maxsize=1)
+        def hop_sum(step: tuple[int, float, float], hops: int, hop_weight: float) -> sparse.csr_array:
+            return sum_of_hops(transitions(*step)[0], hops, hop_weight, max_neighbors)
+
+        @lru_cache(maxsize=1)
         def scores(
             step: tuple[int, float, float], hops: int, hop_weight: float, title_weight: float
         ) -> sparse.csr_array:
-            total = sum_of_hops(transitions(*step)[0], hops, hop_weight, max_neighbors)
+            total = hop_sum(step, hops, hop_weight)
             if title_weight > 0:
                 total = reranked(total, titles(), title_weight)
             return strongest(total, max_neighbors)

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from datasets import concatenate_datasets
+from polars.testing import assert_frame_equal
 from processes import run_process
 
 from patchrec_hf import CatalogRanker, evaluate_model
@@ -46,12 +47,12 @@ def test_resume(model, processor, rows, tmp_path, monkeypatch, batch_size):
     calls = Calls(monkeypatch)
     resumed = evaluate_model(model, processor, rows, batch_size=batch_size, **kwargs)
     assert calls.num_prompts == ([8, 3] if batch_size == 1 else [11])
-    assert resumed.targets.equals(expected.targets)
+    assert_frame_equal(resumed.targets, expected.targets, rel_tol=1e-4)  # a batch's size changes the last digits
     assert resumed.settings == expected.settings
 
     again = evaluate_model(model, processor, rows, batch_size=batch_size, **kwargs)
     assert calls.num_prompts == ([8, 3] if batch_size == 1 else [11])
-    assert again.targets.equals(expected.targets)
+    assert_frame_equal(again.targets, resumed.targets)
 
 
 def test_resume_ignores_parts_that_do_not_follow(model, processor, rows, tmp_path, monkeypatch):
