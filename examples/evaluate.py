@@ -39,10 +39,10 @@ from patchrec_hf import (
     evaluate_model,
     evaluate_scorer,
 )
-from patchrec_hf.baselines import CoVisitation, Fusion, Popularity, SequentialRecommender, load_baseline
+from patchrec_hf.baselines import CoVisitation, Fusion, Popularity, SequentialRecommender, Transitions, load_baseline
 from patchrec_hf.baselines.saved import FUSION_NAME
 from patchrec_hf.data.data_arguments import DataArguments
-from patchrec_hf.evaluation.plots import plot_reports
+from patchrec_hf.evaluation.plots import plot_calibration, plot_reports
 from patchrec_hf.evaluation.targets import find_targets
 from patchrec_hf.runs import claim_run, finish_run
 from patchrec_hf.runtime.configuration import NORMALIZERS
@@ -56,7 +56,7 @@ EFFECTS = {  # from the strict protocol to the release's matching, each with one
     "and titles that begin with the target's count": replace(RELEASE_MATCHING, take_last_match=False),
     "and the last match counts (release-matching)": RELEASE_MATCHING,
 }
-BASELINES = {"popularity": Popularity, "co-visitation": CoVisitation}
+BASELINES = {"popularity": Popularity, "co-visitation": CoVisitation, "transitions": Transitions}
 PROTOCOLS = ["strict", "release", "release-matching", "effects"]
 
 
@@ -243,7 +243,7 @@ def main(args: Arguments, data: DataArguments) -> None:
     }
     *others, last = reports.values()
     last.save(args.output_dir)
-    metrics = last.metrics()
+    metrics = {**last.metrics(), **last.beyond_accuracy()}
     if last.only_at_depth:
         for report in others:
             report.save(Path(args.output_dir, f"at_{report.depth}"))
@@ -283,7 +283,7 @@ def _options(names: list[str]) -> str:
     return ", ".join(f"--{name}" for name in names)
 
 
-def load_saved(name: str) -> Fusion | Popularity | CoVisitation | SequentialRecommender:
+def load_saved(name: str) -> Fusion | Popularity | CoVisitation | Transitions | SequentialRecommender:
     try:
         return Fusion.from_pretrained(name) if Path(name, FUSION_NAME).is_file() else load_baseline(name)
     except TypeError as error:
@@ -302,7 +302,14 @@ def show_report(args: Arguments, report: EvaluationReport, other: EvaluationRepo
         show(report.compare(other), Path(args.output_dir, "comparison.md"))
     if args.plot:
         plot_reports({args.output_dir: report, **({args.compare: other} if other else {})}, args.plot)
-        print(f"Drawn in {args.plot}.")
+        drawn = [args.plot]
+        shown = {args.output_dir: report, **({args.compare: other} if other else {})}
+        calibrated = {name: one for name, one in shown.items() if "top_log_probs" in one.targets.columns}
+        if calibrated:
+            path = Path(args.plot)
+            drawn.append(str(path.with_name(f"{path.stem}_calibration{path.suffix}")))
+            plot_calibration(calibrated, drawn[1])
+        print(f"Drawn in {' and '.join(drawn)}.")
 
 
 def show(table: pl.DataFrame, path: Path) -> None:

@@ -32,7 +32,7 @@ from patchrec_hf import (
     last_checkpoint,
     load_recommendation_data,
 )
-from patchrec_hf.baselines import CoVisitation, SASRec
+from patchrec_hf.baselines import CoVisitation, SASRec, Transitions
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,11 @@ def co_visitation_without_seen(study: Study) -> Ranker:
     return lambda rows: evaluate_scorer(scorer, study.catalog, rows, exclude_seen=True, **study.evaluation)
 
 
+def transitions(study: Study) -> Ranker:
+    model = Transitions(study.catalog).fit(study.splits["train"], study.splits["validation"], show_progress=False)
+    return lambda rows: evaluate_scorer(model, study.catalog, rows, **study.evaluation)
+
+
 def sasrec(study: Study) -> Ranker:
     splits, catalog = study.load(min(100, study.max_history))
     model = SASRec.from_catalog(catalog, max_length=study.max_history).fit(splits["train"], splits["validation"])
@@ -291,6 +296,7 @@ def titles(study: Study) -> Ranker:
 METHODS = {
     "co-visitation": co_visitation,
     "co-visitation-unseen": co_visitation_without_seen,
+    "transitions": transitions,
     "sasrec": sasrec,
     "item-head": item_head,
     "item-head-prior": item_head_and_prior,

@@ -24,6 +24,8 @@ from patchrec_hf.baselines import (
     Popularity,
     SASRec,
     SequentialRecommender,
+    Transitions,
+    TransitionWeighting,
     training_arguments,
 )
 from patchrec_hf.runs import write_json
@@ -57,6 +59,9 @@ def run_baseline(study: Study, name: str) -> dict[str, Any]:
         model = Popularity(catalog).fit(splits["train"])
     elif name == "CoVisitation":
         model = CoVisitation(catalog).fit(splits["train"], splits["validation"])
+        settings = vars(model.weighting)
+    elif name == "Transitions":
+        model = Transitions(catalog).fit(splits["train"], splits["validation"])
         settings = vars(model.weighting)
     else:
         best, tried = _best_of_grid(study, name, catalog, splits["validation"])
@@ -153,6 +158,8 @@ def load_baseline(study: Study, name: str) -> Scorer:
         return Popularity(catalog).fit(splits["train"])
     if name == "CoVisitation":
         return CoVisitation(catalog, CoVisitationWeighting(**settings)).fit(splits["train"])
+    if name == "Transitions":
+        return Transitions(catalog, TransitionWeighting(**settings)).fit(splits["train"])
     model = _NEURAL[name].from_pretrained(study.directory(name) / f"setting-{settings['setting']}" / "model")
     return model.to(PartialState().device)
 

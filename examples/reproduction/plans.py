@@ -77,7 +77,7 @@ TIME_REFERENCE = "PatchRec-I"
 """Methods at equal time train for the same time as this one."""
 
 PAPER_BASELINES = ("GRU4Rec", "Caser", "SASRec", "LinRec", "Mamba4Rec", "MoRec")
-BASELINES = ("Popularity", "CoVisitation", *PAPER_BASELINES)
+BASELINES = ("Popularity", "CoVisitation", "Transitions", *PAPER_BASELINES)
 FUSION = "Fusion"
 _AT_EQUAL_TIME = ("Vanilla", "PatchRec-S", "PatchRec-I without pre-training", "PatchRec-S without pre-training")
 LONG_HISTORIES = ("Vanilla (long histories)", "PatchRec-I (long histories)", "PatchRec-S (long histories)")
@@ -163,7 +163,7 @@ def find_plan(
 def _table_2(max_history: int, session_group_size: int) -> Plan:
     return Plan(
         "Table 2",
-        "All methods (section 4.2). The paper's table has no Popularity, CoVisitation and Fusion.",
+        "All methods (section 4.2). The paper's table has no Popularity, CoVisitation, Transitions and Fusion.",
         (*BASELINES, "Vanilla", "PatchRec-I", "PatchRec-S", FUSION),
         "PatchRec-I",
     )

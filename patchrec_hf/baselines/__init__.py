@@ -14,6 +14,7 @@ from .recommending import CatalogRecommender
 from .sasrec import SASRec
 from .saved import load_baseline
 from .sequential import SequentialRecommender, training_arguments
+from .transitions import Transitions, TransitionWeighting
 
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "Popularity",
     "SASRec",
     "SequentialRecommender",
+    "TransitionWeighting",
+    "Transitions",
     "load_baseline",
     "training_arguments",
 ]

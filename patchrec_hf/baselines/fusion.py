@@ -18,8 +18,8 @@ from ..runtime.hub_files import FORMAT_VERSION, check_format_version
 from ..runtime.progress import progress_bar
 from ..runtime.ranking import CatalogRanker, RankingConfig, best_items
 from ..runtime.recommender import PatchRecommender
-from .co_visitation import CoVisitation
 from .histories import HISTORIES_PER_BATCH, check_histories
+from .neighbor_recommender import NeighborRecommender
 from .popularity import Popularity
 from .recommending import CatalogRecommender
 from .saved import FUSION_NAME, load_baseline
@@ -194,7 +194,7 @@ class Fusion(CatalogRecommender):
             RuntimeError: If the baseline has not been fitted.
         """
         baseline, directory = self.baseline, Path(save_directory)
-        if not isinstance(baseline, (CoVisitation, Popularity, SequentialRecommender)):
+        if not isinstance(baseline, (NeighborRecommender, Popularity, SequentialRecommender)):
             raise TypeError(
                 f"The fusion's baseline is a `{type(baseline).__name__}`, which the library cannot load again. Save "
                 "your parts yourself, and keep the fusion's `weight`."

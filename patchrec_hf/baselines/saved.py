@@ -12,18 +12,21 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig
 from transformers.utils import CONFIG_NAME
 
-from ..runtime.hub_files import CO_VISITATION_NAME, check_path, find_file, hub_kwargs
+from ..runtime.hub_files import CO_VISITATION_NAME, TRANSITIONS_NAME, check_path, find_file, hub_kwargs
 from .co_visitation import CoVisitation
 from .popularity import POPULARITY_NAME, Popularity
 from .sequential import SequentialConfig, SequentialRecommender
+from .transitions import Transitions
 
 
 FUSION_NAME = "fusion.json"
-_BASELINE_NAMES = (CO_VISITATION_NAME, POPULARITY_NAME, CONFIG_NAME)
+_BASELINE_NAMES = (CO_VISITATION_NAME, TRANSITIONS_NAME, POPULARITY_NAME, CONFIG_NAME)
 """Files that tell the class of a saved baseline. The first that is found decides."""
 
 
-def load_baseline(name_or_path: str | os.PathLike, **kwargs: Any) -> CoVisitation | Popularity | SequentialRecommender:
+def load_baseline(
+    name_or_path: str | os.PathLike, **kwargs: Any
+) -> CoVisitation | Transitions | Popularity | SequentialRecommender:
     """
     Loads a saved baseline, of the class that its files name.
 
@@ -46,6 +49,8 @@ def load_baseline(name_or_path: str | os.PathLike, **kwargs: Any) -> CoVisitatio
         )
     if file == CO_VISITATION_NAME:
         return CoVisitation.from_pretrained(name_or_path, **kwargs)
+    if file == TRANSITIONS_NAME:
+        return Transitions.from_pretrained(name_or_path, **kwargs)
     if file == POPULARITY_NAME:
         return Popularity.from_pretrained(name_or_path, **kwargs)
     config, _ = PreTrainedConfig.get_config_dict(name_or_path, **hub_kwargs(kwargs))

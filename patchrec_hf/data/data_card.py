@@ -16,6 +16,7 @@ from ..runtime.catalog import Catalog
 from ..runtime.title_tokens import tokenize_titles
 from .balance import find_heavy_users
 from .filters import FilterStep, report_steps
+from .history_facts import history_facts
 from .preparation import PreparedData
 from .splits import SPLITS
 from .titles import find_faults
@@ -131,6 +132,7 @@ def describe_data(data: PreparedData, tokenizer: PreTrainedTokenizerBase | None 
         counts["interactions at the time of the user's previous one, share"] = interactions.select(
             is_tied.fill_null(False).mean()
         ).item()
+    counts |= history_facts(interactions)
     lengths = None
     if tokenizer is not None:
         lengths, num_prefixes = _count_tokens(catalog, tokenizer)

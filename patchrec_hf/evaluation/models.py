@@ -18,6 +18,7 @@ from ..runtime.configuration import Normalizer
 from ..runtime.encoding import EncodedHistory
 from ..runtime.layouts import Layout, check_layout
 from ..runtime.lazy_sequence import LazySequence
+from ..runtime.log_probs import log_softmax
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
@@ -29,6 +30,7 @@ from .report import COUNT_COLUMNS, RESULT_SCHEMA, EvaluationReport, result_dtype
 from .score_ranks import TitleGroups
 from .targets import find_targets, seen_items
 from .title_lists import TitleLists
+from .top_lists import LIST_LENGTH, fill_top, log_probs_of, places_of
 
 
 def evaluate_model(
@@ -172,7 +174,12 @@ def evaluate_model(
     title_temperature = None if method == "item" else config.title_temperature(model.config)
     # Nothing can be proven about the method's lists, so `is_exact` stays null.
     columns = [name for name in RESULT_SCHEMA if name != "is_exact" or method != "diverse"]
-    dtype = result_dtype(*columns, ranking_length=k if keep_rankings else 0)
+    # Title lists hold the logarithms of probabilities, unless they are divided by lengths or matched by other rules.
+    has_log_probs = method == "item" or (method != "diverse" and length_penalty == 0 and protocol == STRICT_PROTOCOL)
+    list_length = min(k, LIST_LENGTH)
+    dtype = result_dtype(
+        *columns, ranking_length=k if keep_rankings else 0, list_length=list_length, has_log_probs=has_log_probs
+    )
 
     def rank(numbers: np.ndarray) -> np.ndarray:
         histories, items = targets.history_items(numbers), targets.items[numbers]
@@ -186,6 +193,8 @@ def evaluate_model(
                 results[name][row], results[f"text_{name}"][row] = count, text_count
             return prompt
 
+        if targets.item_users is not None:
+            results["history_users"] = targets.item_users.means(histories)
         prompts = LazySequence(len(items), counted_prompt)
         ranks.fill(results, prompts, items, seen_items(histories, items) if exclude_seen else None)
         return results
@@ -209,7 +218,7 @@ def evaluate_model(
     if method == "diverse":
         settings |= {"length_penalty": 1.0, "diversity_penalty": config.diversity_penalty}
         settings |= {"ended_token_id": config.ended_token_id}
-    identity = {**settings, **targets.checksum(), "keep_rankings": keep_rankings}
+    identity = {**settings, **targets.checksum(), "keep_rankings": keep_rankings, "list_length": list_length}
     was_training = model.training
     model.eval()
     try:
@@ -240,6 +249,16 @@ class _RanksByTitle:
             results["is_exact"] = ranking.is_exact
         if "ranked_items" in names:
             results["ranked_items"] = ranking.items
+        places = results["title_rank"]
+        if "top_log_probs" in names:
+            is_ranked = np.isfinite(places)
+            own = np.full(len(items), np.nan)
+            rows = np.flatnonzero(is_ranked)
+            title_scores = ranking.scores[rows, places[rows].astype(np.int64) - 1]
+            own[rows] = title_scores - np.log(results["num_ties"][rows])  # items of one title share its probability
+            fill_top(results, ranking.items, places, ranking.scores, own)
+        else:
+            fill_top(results, ranking.items, places)
 
 
 class _RanksByItemHead:
@@ -260,8 +279,10 @@ class _RanksByItemHead:
         ranks = self._titles.ranks(scores, items, allowed)
         results["item_rank"], results["title_rank"], results["num_ties"] = ranks
         results["is_exact"], results["tokens_read"] = True, 0
+        best, _ = best_items(np.where(allowed, scores, -np.inf), self._ranker.config.k)
         if "ranked_items" in (results.dtype.names or ()):
-            results["ranked_items"] = best_items(np.where(allowed, scores, -np.inf), self._ranker.config.k)[0]
+            results["ranked_items"] = best
+        fill_top(results, best, places_of(best, items), *log_probs_of(log_softmax(scores), best, items))
 
 
 def _trie_of(processor: PatchRecProcessor, protocol: EvaluationProtocol) -> TitleTrie:

@@ -1,4 +1,4 @@
-"""Plots: a picture of evaluation reports."""
+"""Plots: pictures of evaluation reports, of their metrics and of the calibration of their scores."""
 
 from __future__ import annotations
 
@@ -70,5 +70,51 @@ def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLik
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def plot_calibration(reports: Mapping[str, EvaluationReport], path: str | os.PathLike) -> None:
+    """
+    Draws the share of hits over the mean probability, for each bin of [`EvaluationReport.calibration`]. On the
+    diagonal, items of probability p are the target in a share p of the cases. A larger point stands for more items.
+    The axes are logarithmic, so bins without a hit are not drawn.
+
+    Args:
+        reports (`Mapping[str, EvaluationReport]`):
+            At least one report with log-probabilities, by the name to show.
+        path (`str` or `os.PathLike`):
+            Image file to write. Its extension selects the format, and its directory is made if there is none.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If there is no report, or a report holds no log-probabilities.
+
+    Example:
+    ```python
+    >>> plot_calibration({"all-patch": report, "co-visitation": baseline}, "outputs/calibration.png")
+    ```
+    """
+    if not reports:
+        raise ValueError("There is nothing to draw: `reports` is empty.")
+    tables = {name: report.calibration() for name, report in reports.items()}
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('`plot_calibration` needs matplotlib: pip install "patchrec-hf[plots]".') from error
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([1e-5, 1], [1e-5, 1], color="#333333", linestyle="--", linewidth=1)
+    for number, (name, report) in enumerate(reports.items()):
+        table = tables[name].filter(pl.col("num_hits") > 0)
+        sizes = 20 + 20 * table["num_items"].log10()
+        label = f"{name} (calibration error {report.beyond_accuracy()['calibration_error']:.4f})"
+        color = _COLORS[number % len(_COLORS)]
+        axes.plot(table["mean_probability"], table["hit_share"], color=color, linewidth=1)
+        axes.scatter(table["mean_probability"], table["hit_share"], sizes, color=color, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="probability of a listed item", ylabel="share of hits")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

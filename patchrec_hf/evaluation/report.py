@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from .beyond_accuracy import calibration_table, list_metrics, probability_metrics
 from .comparison import check_same_targets, paired_differences
 from .metrics import bootstrap_interval, compression_ratios, per_target_metrics
+from .top_lists import top_fields
 
 
 COUNT_COLUMNS = ("title_tokens", "history_tokens", "prompt_tokens")
@@ -41,7 +43,7 @@ _FORMER_TARGETS_NAME, _FORMER_COLUMNS = "examples.parquet", {"certified": "is_ex
 _HISTORY_BUCKETS = (0, 10, 20, 50, 100)
 
 
-def result_dtype(*names: str, ranking_length: int = 0) -> np.dtype:
+def result_dtype(*names: str, ranking_length: int = 0, list_length: int = 0, has_log_probs: bool = False) -> np.dtype:
     """
     Makes the dtype of a structured array that holds the results of rankings, one entry per target.
 
@@ -50,10 +52,16 @@ def result_dtype(*names: str, ranking_length: int = 0) -> np.dtype:
             The columns of [`RESULT_SCHEMA`] that the ranking fills.
         ranking_length (`int`, *optional*, defaults to `0`):
             If above 0, a field `ranked_items` holds this many catalog indices per target.
+        list_length (`int`, *optional*, defaults to `0`):
+            If above 0, the array has the fields of [`top_fields`], for lists of up to this length.
+        has_log_probs (`bool`, *optional*, defaults to `False`):
+            Whether the scores of the lists are log-probabilities.
     """
     fields: list[Any] = [(name, _NUMPY_TYPES[RESULT_SCHEMA[name]]) for name in names]
     if ranking_length:
         fields.append(("ranked_items", np.int64, (ranking_length,)))
+    if list_length:
+        fields += top_fields(list_length, has_log_probs)
     return np.dtype(fields)
 
 
@@ -77,6 +85,16 @@ class EvaluationReport:
             - `tokens_read` (int64): title tokens that the model read for the ranking; null for other rankers.
             - [`COUNT_COLUMNS`] (int64), and the same columns with the prefix `text_`.
             - `ranked_ids` (list of int64 or of texts), if rankings were kept: item ids, best first.
+            - `top_ids` (list of int64 or of texts): ids of the best items, best first, 20 at most. A list of titles
+              holds the first item of each.
+            - `top_place` (int64): place of the target, or of its title, in this list; null if it is not there.
+            - `top_users` (list of int64), if training rows were given: how many training users have each of these
+              items. `history_users` (float64): the mean of this number over the items of the history.
+            - `top_log_probs` (list of float32), if scores are log-probabilities: one for each of `top_ids`. `log_prob`
+              (float64): the target's own; null if the ranking ended before it. Items that share a title share its
+              probability equally.
+
+            Reports that earlier versions saved lack the columns from `top_ids` on.
         settings (`dict[str, Any]`):
             JSON-ready: data set, protocol, seeds, versions and all other values that the results depend on.
         ks (`tuple[int, ...]`, *optional*, defaults to `(10, 20)`):
@@ -145,6 +163,58 @@ class EvaluationReport:
             as_text = self.targets.select(f"text_{name}" for name in COUNT_COLUMNS).to_numpy()
             metrics |= compression_ratios(fed, as_text)
         return metrics
+
+    def beyond_accuracy(self, ks: Sequence[int] | None = None) -> dict[str, float]:
+        """
+        Computes what the lists of the best k items are like, and what the scores are worth as probabilities.
+
+        Args:
+            ks (`Sequence[int]`, *optional*):
+                Cut-offs; the report's own if not given. Those above 20 are skipped, because reports keep 20 items of
+                each list.
+
+        Returns:
+            `dict[str, float]`, without what the report cannot know:
+                - `coverage@k`: the share of the catalog that is in any list.
+                - `novelty@k`: the mean self-information of the listed items, in bits: -log2 of the share of training
+                  users who have the item (Zhou et al., "Solving the apparent diversity-accuracy dilemma of recommender
+                  systems", PNAS 2010). An item that no training user has counts as if one had it.
+                - `popularity_bias@k`: the mean number of training users of the listed items (the average
+                  recommendation popularity of Abdollahpouri, Burke and Mobasher, "Managing Popularity Bias in
+                  Recommender Systems with Personalized Re-ranking", FLAIRS 2019), divided by this mean for the items
+                  of the histories. Above 1, the lists are more popular than what these users chose.
+                - `calibration_error`: how far the probabilities of the listed items are from the shares of them that
+                  were hits. It is the mean over the bins of [`EvaluationReport.calibration`], weighted by their items
+                  (the expected calibration error of Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated
+                  Probabilities Using Bayesian Binning", AAAI 2015).
+                - `log_loss`: the mean of -log p(target), in nats.
+
+        Raises:
+            ValueError: As [`EvaluationReport.metrics`] does.
+        """
+        ks = self.ks if ks is None else ks
+        self._check_depth(ks)
+        return {**list_metrics(self.targets, self.settings, ks), **probability_metrics(self.targets)}
+
+    def calibration(self) -> pl.DataFrame:
+        """
+        Compares the probabilities of all listed items (up to 20 for each target) with how often they were the target.
+        The probabilities fall into bins whose bounds are half powers of ten, because most items have a small one.
+
+        Returns:
+            `polars.DataFrame` with a row for each bin that holds an item: its bounds `low` and `high`, `num_items`,
+            `num_hits` (how many of them were the target), `mean_probability` and `hit_share`.
+
+        Raises:
+            ValueError: If the report holds no log-probabilities.
+        """
+        if "top_log_probs" not in self.targets.columns:
+            raise ValueError(
+                f"The report of {self.settings.get('ranker')} holds no log-probabilities. Evaluate a scorer that has "
+                "a method `log_probs`, or a model by its item head, or by titles with the protocol 'strict' and "
+                "`length_penalty=0`. Earlier versions of the library did not keep them."
+            )
+        return calibration_table(self.targets)
 
     def intervals(self) -> pl.DataFrame:
         """
@@ -223,9 +293,24 @@ class EvaluationReport:
             by_metric = {row["metric"]: row for row in part.iter_rows(named=True)}
             cells = [_interval_cell(by_metric[metric]) for metric in metrics]
             lines.append(f"| {name} | {num_targets} | {num_users} | {' | '.join(cells)} |")
+        lines += self._beyond_accuracy_lines()
         lines += ["", "| setting | value |", "|---|---|"]
         lines += [f"| {_cell(name)} | {_cell(value)} |" for name, value in self.settings.items()]
         return "\n".join(lines) + "\n"
+
+    def _beyond_accuracy_lines(self) -> list[str]:
+        values = self.beyond_accuracy()
+        if not values:
+            return []
+        lines = ["", "Beyond accuracy:", "", "| | |", "|---|---|"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in values.items()]
+        if "calibration_error" in values:
+            lines += ["", "Probabilities of the listed items, and how often they were the target:", ""]
+            lines += ["| from | to | items | hits | mean probability | share of hits |", "|---" * 6 + "|"]
+            for low, high, *counts, mean, share in self.calibration().iter_rows():
+                numbers = " | ".join(f"{count:,}" for count in counts)
+                lines.append(f"| {low:.2g} | {high:.2g} | {numbers} | {mean:.5f} | {share:.5f} |")
+        return lines
 
     def save(self, directory: str | Path) -> None:
         """
@@ -243,6 +328,7 @@ class EvaluationReport:
             "depth": None if math.isinf(self.depth) else self.depth,
             "only_at_depth": self.only_at_depth,
             "metrics": self.metrics(),
+            "beyond_accuracy": self.beyond_accuracy(),
             "intervals": [
                 {key: None if value != value else value for key, value in row.items()}  # JSON knows no NaN
                 for row in self.intervals().iter_rows(named=True)

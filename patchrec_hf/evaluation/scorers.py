@@ -13,13 +13,12 @@ from datasets import Dataset
 from ..data.rows import TIMES_COLUMN
 from ..runtime.catalog import Catalog
 from ..runtime.progress import progress_bar
+from ..runtime.ranking import best_items
 from .protocol import STRICT_PROTOCOL
 from .report import EvaluationReport, result_dtype
 from .score_ranks import TitleGroups
 from .targets import find_targets, seen_items
-
-
-_DTYPE = result_dtype("item_rank", "title_rank", "num_ties")
+from .top_lists import LIST_LENGTH, fill_top, log_probs_of, places_of
 
 
 class Scorer(Protocol):
@@ -89,7 +88,16 @@ def missing_times(name: str) -> ValueError:
     )
 
 
-def checked_scores(scorer: object, scores: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+@runtime_checkable
+class LogProbScorer(Protocol):
+    """A scorer that also gives log-probabilities over the catalog, such as most baselines."""
+
+    def log_probs(self, histories: Sequence[Sequence[int]], times: np.ndarray | None = None) -> np.ndarray:
+        """Takes B lists of item ids, and returns log-probabilities `(B, num_items)`. `exp` of each row sums to 1."""
+        ...
+
+
+def checked_scores(scorer: object, scores: np.ndarray, shape: tuple[int, int], method: str = "score") -> np.ndarray:
     """
     Checks that a scorer returned one score for each history and item.
 
@@ -100,6 +108,8 @@ def checked_scores(scorer: object, scores: np.ndarray, shape: tuple[int, int]) -
             Its scores.
         shape (`tuple[int, int]`):
             The expected shape.
+        method (`str`, *optional*, defaults to `"score"`):
+            The method that returned them, for the error message.
 
     Returns:
         `numpy.ndarray` of shape `(B, num_items)`, float64: a copy that may be changed.
@@ -110,8 +120,8 @@ def checked_scores(scorer: object, scores: np.ndarray, shape: tuple[int, int]) -
     copy = np.array(scores, dtype=np.float64)
     if copy.shape != shape:
         raise ValueError(
-            f"{type(scorer).__name__}.score returned an array of shape {copy.shape}, expected {shape}: one score for "
-            "each history and item."
+            f"{type(scorer).__name__}.{method} returned an array of shape {copy.shape}, expected {shape}: one number "
+            "for each history and item."
         )
     return copy
 
@@ -156,7 +166,8 @@ def evaluate_scorer(
     Args:
         scorer ([`Scorer`] or [`TimedScorer`]):
             A fitted baseline, or any object with a `score` method. A [`TimedScorer`] whose `reads_times` is true gets
-            the time of each target as the moment of asking.
+            the time of each target as the moment of asking. If it has `log_probs` ([`LogProbScorer`]), the report says
+            how well these probabilities are calibrated.
         catalog ([`Catalog`]):
             The items that the scorer scores.
         dataset, exclude_seen, max_rows, train_dataset, show_progress:
@@ -181,6 +192,8 @@ def evaluate_scorer(
     if reads_times(scorer) and targets.times is None:
         raise missing_times(type(scorer).__name__)
     titles = TitleGroups.from_catalog(catalog)
+    length, has_log_probs = min(LIST_LENGTH, len(catalog)), isinstance(scorer, LogProbScorer)
+    dtype = result_dtype("item_rank", "title_rank", "num_ties", list_length=length, has_log_probs=has_log_probs)
     parts = []
     with progress_bar(show_progress, total=len(targets), desc="Scoring", unit="target") as progress:
         for start in range(0, len(targets), batch_size):
@@ -193,8 +206,17 @@ def evaluate_scorer(
             if exclude_seen:
                 for row, seen in enumerate(seen_items(map(catalog.indices_of, histories), items)):
                     allowed[row, seen] = False
-            part = np.empty(len(numbers), _DTYPE)
+            part = np.empty(len(numbers), dtype)
             part["item_rank"], part["title_rank"], part["num_ties"] = titles.ranks(scores, items, allowed)
+            best, _ = best_items(np.where(allowed, scores, -np.inf), length)
+            places = places_of(best, items)
+            if isinstance(scorer, LogProbScorer):
+                log_probs = checked_scores(scorer, scorer.log_probs(histories, times), scores.shape, "log_probs")
+                fill_top(part, best, places, *log_probs_of(log_probs, best, items))
+            else:
+                fill_top(part, best, places)
+            if targets.item_users is not None:
+                part["history_users"] = targets.item_users.means([catalog.indices_of(one) for one in histories])
             parts.append(part)
             progress.update(len(numbers))
     settings = {

@@ -28,6 +28,7 @@ from ..runtime.catalog import Catalog
 from ..runtime.ids import as_ids, id_numbers
 from .comparison import TARGET_COLUMNS
 from .report import RESULT_SCHEMA, EvaluationReport
+from .top_lists import ItemUsers, top_columns
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,8 @@ class Targets:
         times (`numpy.ndarray` of shape `(n,)`, int64, *optional*):
             Time of each target, in whole seconds since 1970 UTC: the moment of asking. `None` if the rows have no
             timestamps.
+        item_users ([`ItemUsers`], *optional*):
+            How many training users have each item.
     """
 
     dataset: Dataset
@@ -64,6 +67,7 @@ class Targets:
     history_lengths: np.ndarray
     is_cold: np.ndarray | None = None
     times: np.ndarray | None = None
+    item_users: ItemUsers | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -132,6 +136,11 @@ class Targets:
             ranked_ids[ranked < 0] = None if self.catalog.has_text_ids else -1
             kind = pl.List(pl.String if self.catalog.has_text_ids else pl.Int64)
             columns.append(pl.Series("ranked_ids", ranked_ids.tolist(), dtype=kind))
+        if "top_items" in filled:
+            columns += top_columns(results, self.catalog, self.item_users)
+        sizes = {"num_items": len(self.catalog)}
+        if self.item_users is not None:
+            sizes["num_train_users"] = self.item_users.num_users
         cut_offs = () if only_at_depth else tuple(cutoff for cutoff in (10, 20) if cutoff <= depth)
         versions = {name: version(name) for name in ("patchrec-hf", "torch", "transformers")}
         return EvaluationReport(
@@ -140,6 +149,7 @@ class Targets:
                 **settings,
                 "ties": "share the mean of their ranks",
                 "num_targets": len(self),
+                **sizes,
                 "versions": {"python": platform.python_version(), **versions},
             },
             ks=cut_offs or (int(depth),),
@@ -162,7 +172,7 @@ def find_targets(
         max_rows (`int`, *optional*):
             Number of rows to read, evenly spaced over the data set. All if not given.
         train_dataset ([`~datasets.Dataset`], *optional*):
-            The training rows. A target that they lack is cold.
+            The training rows. A target that they lack is cold, and the users of each item are counted in them.
 
     Returns:
         [`Targets`]
@@ -211,6 +221,7 @@ def find_targets(
         history_lengths=targets["history_length"].to_numpy(),
         is_cold=None if train_dataset is None else ~np.isin(ids, _known_items(train_dataset)),
         times=targets["time"].cast(pl.Int64).to_numpy() if has_times else None,
+        item_users=None if train_dataset is None else ItemUsers.from_rows(train_dataset, catalog),
     )
 
 

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from datasets import DatasetDict
 
-from patchrec_hf.baselines import CoVisitation, Popularity
+from patchrec_hf.baselines import CoVisitation, Popularity, Transitions
 from patchrec_hf.baselines.histories import check_histories
 
 
-@pytest.mark.parametrize("name", ["Popularity", "CoVisitation", "SASRec"])
+@pytest.mark.parametrize("name", ["Popularity", "CoVisitation", "Transitions", "SASRec"])
 def test_all_answer_wrong_histories_alike(make_baseline, catalog, chains, name):
     model = (
         make_baseline("SASRec")
         if name == "SASRec"
-        else {"Popularity": Popularity, "CoVisitation": CoVisitation}[name](catalog)
+        else {"Popularity": Popularity, "CoVisitation": CoVisitation, "Transitions": Transitions}[name](catalog)
     )
     if name != "SASRec":
         with pytest.raises(RuntimeError, match="call `fit` first"):

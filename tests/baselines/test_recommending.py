@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from small_baselines import NAMES
 
 from patchrec_hf import Catalog, PatchRecommender, Recommendation, Title
-from patchrec_hf.baselines import CatalogRecommender, CoVisitation, Popularity, SASRec
+from patchrec_hf.baselines import CatalogRecommender, CoVisitation, Popularity, SASRec, Transitions
 from patchrec_hf.baselines import recommending as module
 
 
@@ -236,3 +237,18 @@ def test_the_moment_of_asking(monkeypatch):
             baseline.recommend([4], times=[1, 2])
         with pytest.raises(TypeError, match="`times` must be whole numbers"):
             baseline.recommend([4], times="now")
+
+
+@pytest.mark.parametrize("name", ["CoVisitation", "Transitions", *NAMES])
+def test_probabilities_sum_to_1_and_keep_the_order(name, catalog, rows, make_baseline):
+    counting = {"CoVisitation": CoVisitation, "Transitions": Transitions}
+    model = counting[name](catalog).fit(rows) if name in counting else make_baseline(name)
+    histories = [[10, 13], [20, 11, 17], [12]]
+    scores, log_probs = model.score(histories), model.log_probs(histories, times=np.array([5, 6, 7]))
+    assert (log_probs.shape, log_probs.dtype) == (scores.shape, np.float64)
+    np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1, rtol=1e-9)
+    for row, values in zip(scores, log_probs, strict=True):
+        order = np.argsort(row, kind="stable")
+        rises = np.diff(row[order].astype(np.float64)) > 0
+        assert (np.diff(values[order])[~rises] == 0).all()
+        assert (np.diff(values[order])[rises] > 0).all()

@@ -12,12 +12,12 @@ from small_baselines import NAMES
 from transformers import AutoModel
 
 from patchrec_hf import Catalog, PatchRecommender
-from patchrec_hf.baselines import CoVisitation, Fusion, Popularity, SASRec, load_baseline
+from patchrec_hf.baselines import CoVisitation, Fusion, Popularity, SASRec, Transitions, load_baseline
 
 
-@pytest.mark.parametrize("name", ["Popularity", "CoVisitation", *NAMES])
+@pytest.mark.parametrize("name", ["Popularity", "CoVisitation", "Transitions", *NAMES])
 def test_a_loaded_baseline_recommends_as_before(name, catalog, rows, make_baseline, tmp_path):
-    simple = {"Popularity": Popularity, "CoVisitation": CoVisitation}
+    simple = {"Popularity": Popularity, "CoVisitation": CoVisitation, "Transitions": Transitions}
     model = simple[name](catalog).fit(rows) if name in simple else make_baseline(name)
     model.save_pretrained(tmp_path / "model")
     histories = [[10, 13], [20, 11, 17]]

@@ -27,6 +27,8 @@ def test_the_card_by_hand(tmp_path, tokenizer):
     assert card.counts["interactions of a user with an item for another time, share"] == pytest.approx(0.2)
     assert card.counts["interactions at the time of the user's previous one, share"] == pytest.approx(0.2)
     assert card.counts["items that share their title with another"] == 2
+    assert card.counts["perplexity of the next item given the current one in train"] == 1
+    assert card.counts["test targets one transition from the user's latest item, share"] == 0
     assert card.counts["titles that begin another title"] == 1
     lengths = [len(tokenizer(title, add_special_tokens=False)["input_ids"]) for title in items["title"]]
     assert card.counts["average title tokens"] == sum(lengths) / 4

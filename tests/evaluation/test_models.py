@@ -1,5 +1,8 @@
 """Tests of evaluations: where the targets of a data set stand in rankings."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -374,6 +377,49 @@ def test_item_rankings_are_kept_on_request(processor):
     for ids, order, seen in zip(unseen.targets["ranked_ids"], orders, ([10, 11], [10, 11, 16, 14]), strict=True):
         left = [item for item in order.tolist() if item not in seen]
         assert ids.to_list() == left + [-1] * len(seen)
+
+
+def test_probabilities_of_titles(model, processor, rows):
+    """The probabilities of the list, and the target's own, which items of one title share."""
+    report = evaluate_model(model, processor, rows, k=None, show_progress=False, train_dataset=rows)
+    prompts = [processor.encode(processor.catalog.indices_of(row["item_ids"][:-1])) for row in rows]
+    for row, prompt in zip(report.targets.iter_rows(named=True), prompts, strict=True):
+        scores = brute_force(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt)
+        target = processor.catalog.indices_of([row["target_id"]])[0]
+        own = row["log_prob"] + math.log(row["num_ties"])
+        assert own == pytest.approx(scores[target], abs=1e-3)
+        listed = scores[processor.catalog.indices_of(row["top_ids"])]
+        np.testing.assert_allclose(row["top_log_probs"], listed, atol=1e-3)
+        assert row["top_place"] == row["title_rank"]
+        assert len(row["top_users"]) == len(row["top_ids"])
+    found = replace(report, ks=(3,)).beyond_accuracy()
+    assert list(found) == ["coverage@3", "novelty@3", "popularity_bias@3", "calibration_error", "log_loss"]
+    short = evaluate_model(model, processor, rows, k=2, show_progress=False)
+    assert short.targets["log_prob"].is_null().to_list() == (short.targets["title_rank"] > 2).to_list()
+    assert set(short.beyond_accuracy()) == {"coverage@2", "calibration_error"}
+
+
+def test_probabilities_of_the_item_head(processor, rows):
+    model, processor = item_model(), item_processor(processor)
+    report = evaluate_model(model, processor, rows, k=3, method="item", show_progress=False)
+    row = report.targets.row(0, named=True)
+    prompt = processor.encode(processor.catalog.indices_of(rows[0]["item_ids"][: row["history_length"]]))
+    probabilities = np.exp(scores_by_hand(model, processor, prompt))
+    probabilities /= probabilities.sum()
+    listed = probabilities[processor.catalog.indices_of(row["top_ids"])]
+    np.testing.assert_allclose(np.exp(row["top_log_probs"]), listed, rtol=1e-3)
+    target = processor.catalog.indices_of([row["target_id"]])[0]
+    assert math.exp(row["log_prob"]) == pytest.approx(probabilities[target], rel=1e-3)
+    assert "log_loss" in report.beyond_accuracy([1])
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"length_penalty": 1.0}, {"protocol": "release-matching"}, {"protocol": "release"}]
+)
+def test_other_scores_are_no_probabilities(model, processor, rows, arguments):
+    report = evaluate_model(model, processor, rows, k=3, max_rows=2, show_progress=False, **arguments)
+    assert "top_log_probs" not in report.targets.columns
+    assert list(report.beyond_accuracy()) == ["coverage@3"]
 
 
 def test_how_a_model_is_evaluated_by_default(model, processor, rows):

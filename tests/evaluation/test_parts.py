@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from datasets import concatenate_datasets
+from polars.testing import assert_frame_equal
 from processes import run_process
 
 from patchrec_hf import CatalogRanker, evaluate_model
@@ -46,12 +47,12 @@ def test_resume(model, processor, rows, tmp_path, monkeypatch, batch_size):
     calls = Calls(monkeypatch)
     resumed = evaluate_model(model, processor, rows, batch_size=batch_size, **kwargs)
     assert calls.num_prompts == ([8, 3] if batch_size == 1 else [11])
-    assert resumed.targets.equals(expected.targets)
+    assert_frame_equal(resumed.targets, expected.targets, rel_tol=1e-4)  # a batch's size changes the last digits
     assert resumed.settings == expected.settings
 
     again = evaluate_model(model, processor, rows, batch_size=batch_size, **kwargs)
     assert calls.num_prompts == ([8, 3] if batch_size == 1 else [11])
-    assert again.targets.equals(expected.targets)
+    assert_frame_equal(again.targets, resumed.targets)
 
 
 def test_resume_ignores_parts_that_do_not_follow(model, processor, rows, tmp_path, monkeypatch):
@@ -90,8 +91,8 @@ def test_two_processes(tmp_path):
         for process in range(2):
             found = pl.read_parquet(tmp_path / f"{name}-{process}.parquet")
             resumed = pl.read_parquet(tmp_path / f"{name}-resumed-{process}.parquet")
-            assert found.equals(expected)
-            assert resumed.equals(expected)
+            assert_frame_equal(found, expected, rel_tol=1e-4)
+            assert_frame_equal(resumed, expected, rel_tol=1e-4)
         first, second = (pl.read_parquet(tmp_path / f"{name}-counts-{process}.parquet") for process in range(2))
         assert first.equals(second)
         # Thirty-three rows: two parts of sixteen, and one row that both rank. One part was finished.

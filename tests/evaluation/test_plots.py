@@ -1,12 +1,14 @@
 """Pictures of reports."""
 
 import math
+from dataclasses import replace
 
+import polars as pl
 import pytest
 from test_report import make_report
 
 from patchrec_hf.evaluation import plots
-from patchrec_hf.evaluation.plots import plot_reports
+from patchrec_hf.evaluation.plots import plot_calibration, plot_reports
 
 
 def test_draws_several_reports(tmp_path, monkeypatch):
@@ -58,3 +60,27 @@ def test_mistakes_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"needs matplotlib: pip install"):
         plots.plot_reports({"one": make_report([1.0])}, tmp_path / "report.png")
+
+
+def test_draws_calibration(tmp_path, monkeypatch):
+    """A bin without a hit has no place on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    report = make_report([1.0, 2.0])
+    columns = {
+        "top_ids": pl.Series([[100, 1], [2, 101]]),
+        "top_place": pl.Series([1, 2]),
+        "top_log_probs": pl.Series([[math.log(0.5), math.log(0.02)], [math.log(0.7), math.log(0.2)]]),
+        "log_prob": pl.Series([math.log(0.5), math.log(0.2)]),
+    }
+    report = replace(report, targets=report.targets.with_columns(**columns), settings={"num_items": 9})
+    plot_calibration({"one": report}, tmp_path / "new" / "calibration.png")
+    points = figures[0].axes[0].collections[0].get_offsets().tolist()
+    assert points == [pytest.approx([0.2, 1]), pytest.approx([0.6, 0.5])]
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(ValueError, match="`reports` is empty"):
+        plot_calibration({}, tmp_path / "calibration.png")
+    with pytest.raises(ValueError, match="The report of Popularity holds no log-probabilities"):
+        plot_calibration({"one": make_report([1.0])}, tmp_path / "calibration.png")

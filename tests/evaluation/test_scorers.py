@@ -1,5 +1,7 @@
 """Evaluation of recommenders that score the whole catalog."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -172,3 +174,52 @@ def test_moments_that_are_missing_are_asked_for():
         evaluate_scorer(TimedFixed(), Catalog.from_titles(BOOKS), dataset)
     with pytest.raises(ValueError, match="TimedFixed reads the moment of asking"):
         score_at(TimedFixed(), [[1]], None)
+
+
+class FixedProbabilities(FixedScorer):
+    """Scores whose softmax is given."""
+
+    def log_probs(self, histories, times=None):
+        return self.score(histories)
+
+
+def test_the_report_goes_beyond_accuracy():
+    train = Dataset.from_list(
+        [
+            {"user_id": 1, "item_ids": [1, 2], "target_positions": [1]},
+            {"user_id": 2, "item_ids": [1, 4], "target_positions": [1]},
+        ]
+    )
+    scorer = FixedProbabilities(np.log([0.5, 0.2, 0.13, 0.12, 0.05]))
+    report = score_books(scorer, ([1, 2], [1]), ([4, 1], [1]), train_dataset=train)
+    found = replace(report, ks=(2,)).beyond_accuracy()
+    assert found == pytest.approx(
+        {
+            "coverage@2": 2 / 5,
+            "novelty@2": (0 + 1) / 2,  # both users have item 1, one of them item 2
+            "popularity_bias@2": 1.5 / ((2 + 1) / 2),
+            "calibration_error": (2 * 0 + 6 * (1 / 6 - 0.15) + 2 * 0.05) / 10,  # bins of 0.5, of 0.12 to 0.2, of 0.05
+            "log_loss": -(np.log(0.2) + np.log(0.5)) / 2,
+        },
+        rel=1e-5,
+    )
+    unseen = score_books(scorer, ([1, 2], [1]), exclude_seen=True)
+    assert unseen.targets["top_ids"].to_list() == [[2, 3, 4, 5]]  # their probabilities are those of the whole catalog
+    np.testing.assert_allclose(
+        np.exp(unseen.targets["top_log_probs"][0].to_numpy()), [0.2, 0.13, 0.12, 0.05], rtol=1e-5
+    )
+    assert set(unseen.beyond_accuracy()) == {"coverage@10", "coverage@20", "calibration_error", "log_loss"}
+
+
+def test_scores_alone_are_no_probabilities():
+    report = score_books(FixedScorer([5, 4, 3, 2, 1]), ([1, 2], [1]))
+    assert set(report.beyond_accuracy()) == {"coverage@10", "coverage@20"}
+    with pytest.raises(ValueError, match="The report of FixedScorer holds no log-probabilities"):
+        report.calibration()
+
+
+def test_log_probabilities_of_another_shape_are_refused():
+    scorer = FixedProbabilities([5, 4, 3, 2, 1])
+    scorer.log_probs = lambda histories, times=None: np.zeros((len(histories), 4))
+    with pytest.raises(ValueError, match=r"FixedProbabilities\.log_probs returned an array of shape \(1, 4\)"):
+        score_books(scorer, ([1, 2], [1]))
