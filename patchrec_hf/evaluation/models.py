@@ -19,7 +19,7 @@ from ..runtime.layouts import Layout, check_layout
 from ..runtime.lazy_sequence import LazySequence
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
+from ..runtime.ranking import ITEM_METHODS, CatalogRanker, Method, RankingConfig, best_items, default_method
 from ..runtime.sharding import is_sharded
 from ..runtime.trie import TitleTrie, build_trie
 from .parts import run_in_parts
@@ -67,11 +67,11 @@ def evaluate_model(
             Seed of a random layout.
         k (`int`, *optional*, defaults to `20`):
             Number of titles to rank; several items can share a title. `None` ranks the whole catalog, for which the
-            model reads every title (method `"all"`). The method `"item"` always ranks the whole catalog. For the
-            method `"diverse"`, the number of groups. Its report has metrics at the cut-off k only.
+            model reads every title (method `"all"`). The methods `"item"` and `"fusion"` always rank the whole
+            catalog. For the method `"diverse"`, the number of groups. Its report has metrics at the cut-off k only.
         method (`str`, *optional*):
-            See [`RankingConfig`]. If not given, `"diverse"` if the protocol is `"release"`, `"item"` if the model has
-            an item head and the protocol is strict, and otherwise `"exact"`.
+            See [`RankingConfig`]. If not given, `"diverse"` if the protocol is `"release"`. If the protocol is strict,
+            `"fusion"` if the processor has one, or `"item"` if the model has an item head. Otherwise `"exact"`.
         num_beams, length_penalty, max_title_tokens:
             See [`RankingConfig`].
         protocol ([`EvaluationProtocol`] or one of these names, *optional*, defaults to `"strict"`):
@@ -122,7 +122,7 @@ def evaluate_model(
     protocol = find_protocol(protocol)
     model.check_processor(processor)
     if method is None:  # other protocols compare titles
-        method = default_method(model) if protocol == STRICT_PROTOCOL else "exact"
+        method = default_method(model, processor) if protocol == STRICT_PROTOCOL else "exact"
     if method == "diverse" and protocol.credit_items:
         raise ValueError(
             "The method 'diverse' can list a title several times, so it needs a protocol that matches titles: "
@@ -130,16 +130,18 @@ def evaluate_model(
         )
     if method == "diverse" and k is None:
         raise ValueError("The method 'diverse' decodes k titles, so `k` must be a number, got None.")
-    if method == "item" and protocol != STRICT_PROTOCOL:
-        raise ValueError("The method 'item' ranks items, so it needs `protocol='strict'`; other ones compare titles.")
+    if method in ITEM_METHODS and protocol != STRICT_PROTOCOL:
+        raise ValueError(
+            f"The method {method!r} ranks items, so it needs `protocol='strict'`; other ones compare titles."
+        )
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
     warn_of_other_max_history(dataset, processor.max_history)
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
-    if method == "item":
+    if method in ITEM_METHODS:
         k = len(processor.catalog) if k is None else min(k, len(processor.catalog))
         config = RankingConfig(k, method, num_beams, length_penalty, max_title_tokens, batch_size, synchronize)
-        ranks: _RanksByItemHead | _RanksByTitle
-        ranks = _RanksByItemHead(CatalogRanker(model, processor, config), processor.catalog)
+        ranks: _RanksByItem | _RanksByTitle
+        ranks = _RanksByItem(CatalogRanker(model, processor, config), processor.catalog)
         depth: float = math.inf
     else:
         titles = TitleLists(_trie_of(processor, protocol), processor.catalog.titles, protocol)
@@ -184,6 +186,8 @@ def evaluate_model(
         "max_rows": max_rows,
         "seed": seed,
     }
+    if method == "fusion" and processor.fusion is not None:
+        settings["fusion"] = processor.fusion.to_dict()["parts"]
     if method == "diverse":
         settings |= {"length_penalty": 1.0, "diversity_penalty": config.diversity_penalty}
         settings |= {"ended_token_id": config.ended_token_id}
@@ -220,8 +224,8 @@ class _RanksByTitle:
             results["ranked_items"] = ranking.items
 
 
-class _RanksByItemHead:
-    """Finds targets among the items that a model's item head scores best."""
+class _RanksByItem:
+    """Finds targets among the items that a model's item head, or a fusion, scores best."""
 
     def __init__(self, ranker: CatalogRanker, catalog: Catalog) -> None:
         self._ranker = ranker
