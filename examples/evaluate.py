@@ -45,6 +45,7 @@ from patchrec_hf.data.data_arguments import DataArguments
 from patchrec_hf.evaluation.plots import plot_reports
 from patchrec_hf.evaluation.targets import find_targets
 from patchrec_hf.runs import claim_run, finish_run
+from patchrec_hf.runtime.configuration import NORMALIZERS
 from patchrec_hf.runtime.ranking import METHODS, default_method
 
 
@@ -88,6 +89,17 @@ class Arguments:
     max_title_tokens: int | None = field(
         default=None, metadata={"help": "Title tokens that the method exact reads for a row at most."}
     )
+    normalizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "Whether a title token's probability is one among the vocabulary or among the catalog's titles. "
+            "Default: the checkpoint's.",
+            "choices": list(NORMALIZERS),
+        },
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "By what logits are divided, with `--normalizer catalog`."}
+    )
     protocol: str = field(default="strict", metadata={"help": "Rules for a hit.", "choices": PROTOCOLS})
     exclude_seen: bool = field(default=False, metadata={"help": "Whether to leave out items of the history."})
     max_rows: int | None = field(default=None, metadata={"help": "Number of rows to rank, evenly spaced."})
@@ -106,6 +118,8 @@ class Arguments:
             raise ValueError(f"--ks takes cut-offs of at least 1, got {self.ks}.")
         if not math.isfinite(self.length_penalty):
             raise ValueError(f"--length_penalty must be a finite number, got {self.length_penalty}.")
+        if self.temperature is not None and not 0 < self.temperature < math.inf:
+            raise ValueError(f"--temperature must be a positive number, got {self.temperature}.")
 
     def check_combination(self, default_method: str | None = None) -> None:
         """
@@ -120,7 +134,8 @@ class Arguments:
         """
         if (self.model is None) == (self.baseline is None):
             raise ValueError("Give exactly one of --model and --baseline.")
-        of_search = {"num_beams": None, "length_penalty": 0.0, "max_title_tokens": None}
+        of_search = {"num_beams": None, "length_penalty": 0.0, "max_title_tokens": None, "normalizer": None,
+                     "temperature": None}  # fmt: skip
         given = [name for name, default in of_search.items() if getattr(self, name) != default]
         if self.baseline is not None:
             given += [name for name, default in (("protocol", "strict"), ("method", None))
@@ -137,7 +152,9 @@ class Arguments:
             raise ValueError("`--method diverse` decodes anew for each cut-off: choose `--protocol release`.")
         if self.method == "item" and self.protocol != "strict":
             raise ValueError(f"`--method item` ranks items, so it needs `--protocol strict`, got {self.protocol}.")
-        uses = {"num_beams": ["beam"], "length_penalty": ["exact", "beam", "all"], "max_title_tokens": ["exact"]}
+        searches = ["exact", "beam", "all"]
+        uses = {"num_beams": ["beam"], "length_penalty": searches, "max_title_tokens": ["exact"],
+                "normalizer": searches, "temperature": searches}  # fmt: skip
         default = default_method if self.protocol in ("strict", "effects") else "exact"
         method = "diverse" if self.protocol == "release" else self.method or default
         # As long as the method is unknown, it is exact or item, and only the beams are wrong.
@@ -202,6 +219,8 @@ def main(args: Arguments, data: DataArguments) -> None:
                 num_beams=args.num_beams,
                 length_penalty=args.length_penalty,
                 max_title_tokens=args.max_title_tokens,
+                normalizer=args.normalizer,
+                temperature=args.temperature,
                 protocol=protocol,
                 exclude_seen=args.exclude_seen,
                 max_rows=args.max_rows,

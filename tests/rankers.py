@@ -8,5 +8,5 @@ def rank(model, trie, prompts, pad_id, candidates=None, excluded=None, **setting
     return ranker.rank(prompts, candidates, excluded)
 
 
-def score(model, trie, prompts, pad_id, batch_size=8):
-    return CatalogRanker.from_trie(model, trie, pad_id, RankingConfig(k=1, batch_size=batch_size)).score(prompts)
+def score(model, trie, prompts, pad_id, **settings):
+    return CatalogRanker.from_trie(model, trie, pad_id, RankingConfig(k=1, **settings)).score(prompts)

@@ -39,7 +39,7 @@ from patchrec_hf.runtime.item_scorer import ItemScorer
 
 
 UNEQUAL = (None, 10)  # numbers of candidates, in turn: the second user is much easier than the first
-ONCE = ("all", "generate without cache")  # slow methods, which rank the first batch only
+ONCE = ("all", "normalized all", "generate without cache")  # slow methods, which rank the first batch only
 
 
 def main(args: argparse.Namespace) -> None:
@@ -57,6 +57,8 @@ def main(args: argparse.Namespace) -> None:
     scorer = None if model.item_head is None else ItemScorer(model, processor)  # keeps the items' vectors
 
     def ranker(**settings):
+        settings = {"normalizer": "vocabulary", **settings}
+
         def run(batch):
             prompts = [processor.encode(catalog.indices_of(history)) for history in batch]
             return CatalogRanker(model, processor, RankingConfig(k=K, batch_size=len(batch), **settings)).rank(prompts)
@@ -73,6 +75,8 @@ def main(args: argparse.Namespace) -> None:
         "exact": ranker(method="exact"),
         "beam": ranker(method="beam", num_beams=K),
         "all": ranker(method="all"),
+        "normalized exact": ranker(method="exact", normalizer="catalog"),
+        "normalized all": ranker(method="all", normalizer="catalog"),
         **({} if model.item_head is None else {"item": by_item_head}),
         "generate": lambda batch: generate(batch, use_cache=True),
         "generate without cache": lambda batch: generate(batch, use_cache=False),
@@ -109,16 +113,28 @@ def main(args: argparse.Namespace) -> None:
             "exact_vs_generate_uncached": ratio("generate without cache"),
             "exact_vs_all": ratio("all"),
             "exact_vs_beam": ratio("beam"),
+            "normalised_all_vs_all": sum(seconds["all"]) / sum(seconds["normalized all"]),
+            "normalized_exact_vs_exact": 1 / ratio("normalized exact"),
             **({} if scorer is None else {"item_vs_exact": 1 / ratio("item")}),
         },
         "exact_equals_brute_force": bool(np.abs(differences).max() < 1e-3),
         "exact_equals_all": bool(np.allclose(outputs["all"][0].scores, scores[: len(batches[0])], atol=1e-3)),
+        "normalized_exact_equals_all": bool(
+            np.allclose(outputs["normalized all"][0].scores, outputs["normalized exact"][0].scores, atol=1e-3)
+        ),
+        "normalized_scores_sum_to_1": bool(
+            np.allclose(sums_of_probabilities(model, processor, batches[0]), 1, atol=1e-5)
+        ),
+        "trie_share_read": {
+            name: float(outputs[name][0].tokens_read.mean() / processor.trie.num_nodes)
+            for name in ("all", "normalized all", "exact", "normalized exact")
+        },
         "beam_missed_share": num_missed / sum(map(len, top_titles)),
         "kv_ratio": kv_length / (sum(batch[1] for batch in outputs["generate"]) / len(histories)),
         "exact_share": float(np.mean([ranking.is_exact.mean() for ranking in outputs["exact"]])),
         "tokens_read": {
             name: float(np.concatenate([ranking.tokens_read for ranking in outputs[name]]).mean())
-            for name in ("exact", "beam", "all")
+            for name in ("exact", "beam", "all", "normalized exact", "normalized all")
         },
         "unequal_users": unequal_users(model, processor, batches[0]),
         "measured_on": {"users": len(histories), "history": longest, "items": len(catalog)},
@@ -130,6 +146,13 @@ def main(args: argparse.Namespace) -> None:
     print(json.dumps(results, indent=2))
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=2), encoding="utf-8")
+
+
+def sums_of_probabilities(model, processor, histories):
+    """Sums the normalized probabilities of all items, for each history."""
+    prompts = [processor.encode(processor.catalog.indices_of(history)) for history in histories]
+    config = RankingConfig(k=1, batch_size=len(prompts), normalizer="catalog")
+    return np.exp(CatalogRanker(model, processor, config).score(prompts).astype(np.float64)).sum(axis=1)
 
 
 def unequal_users(model, processor, histories):

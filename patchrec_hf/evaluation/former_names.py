@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from ..batches.collators import PatchDataCollator
 from ..runtime.catalog import Catalog
+from ..runtime.configuration import Normalizer
 from ..runtime.encoding import EncodedHistory
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
@@ -75,10 +76,14 @@ def score_catalog(
     batch_size: int = 8,
     synchronize: bool = False,
     show_progress: bool = False,
+    normalizer: Normalizer | None = None,
+    temperature: float | None = None,
 ) -> np.ndarray:
     """Former way to call [`CatalogRanker.score`]."""
     _warn("score_catalog", "CatalogRanker(model, processor).score(prompts)")
-    config = RankingConfig(k=1, batch_size=batch_size, synchronize=synchronize)
+    config = RankingConfig(
+        k=1, batch_size=batch_size, synchronize=synchronize, normalizer=normalizer, temperature=temperature
+    )
     return CatalogRanker.from_trie(model, trie, pad_id, config).score(prompts, show_progress)
 
 

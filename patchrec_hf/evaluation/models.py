@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from ..data.row_facts import warn_of_other_max_history
 from ..runtime.catalog import Catalog
+from ..runtime.configuration import Normalizer
 from ..runtime.encoding import EncodedHistory
 from ..runtime.layouts import Layout, check_layout
 from ..runtime.lazy_sequence import LazySequence
@@ -41,6 +42,8 @@ def evaluate_model(
     num_beams: int | None = None,
     length_penalty: float = 0.0,
     max_title_tokens: int | None = None,
+    normalizer: Normalizer | None = None,
+    temperature: float | None = None,
     protocol: EvaluationProtocol | Literal["strict", "release", "release-matching"] = "strict",
     exclude_seen: bool = False,
     max_rows: int | None = None,
@@ -72,7 +75,7 @@ def evaluate_model(
         method (`str`, *optional*):
             See [`RankingConfig`]. If not given, `"diverse"` if the protocol is `"release"`. If the protocol is strict,
             `"fusion"` if the processor has one, or `"item"` if the model has an item head. Otherwise `"exact"`.
-        num_beams, length_penalty, max_title_tokens:
+        num_beams, length_penalty, max_title_tokens, normalizer, temperature:
             See [`RankingConfig`].
         protocol ([`EvaluationProtocol`] or one of these names, *optional*, defaults to `"strict"`):
             Decides when a ranked title counts as the target: `"strict"` ([`STRICT_PROTOCOL`]), or
@@ -137,9 +140,23 @@ def evaluate_model(
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
     warn_of_other_max_history(dataset, processor.max_history)
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
+
+    def config_of(method: Method, k: int) -> RankingConfig:
+        return RankingConfig(
+            k,
+            method,
+            num_beams,
+            length_penalty,
+            max_title_tokens,
+            batch_size,
+            synchronize,
+            normalizer=normalizer,
+            temperature=temperature,
+        )
+
     if method in ITEM_METHODS:
         k = len(processor.catalog) if k is None else min(k, len(processor.catalog))
-        config = RankingConfig(k, method, num_beams, length_penalty, max_title_tokens, batch_size, synchronize)
+        config = config_of(method, k)
         ranks: _RanksByItem | _RanksByTitle
         ranks = _RanksByItem(CatalogRanker(model, processor, config), processor.catalog)
         depth: float = math.inf
@@ -150,10 +167,11 @@ def evaluate_model(
             k = titles.num_titles
         elif method != "diverse":
             k = min(k, titles.num_titles)
-        config = RankingConfig(k, method, num_beams, length_penalty, max_title_tokens, batch_size, synchronize)
+        config = config_of(method, k)
         ranker = CatalogRanker.from_trie(model, titles.trie, processor.prompt.pad_id, config)
         ranks = _RanksByTitle(ranker, titles)
         depth = k if method == "diverse" or k < titles.num_titles else math.inf
+    title_temperature = None if method in ITEM_METHODS else config.title_temperature(model.config)
     # Nothing can be proven about the method's lists, so `is_exact` stays null.
     columns = [name for name in RESULT_SCHEMA if name != "is_exact" or method != "diverse"]
     dtype = result_dtype(*columns, ranking_length=k if keep_rankings else 0)
@@ -179,6 +197,8 @@ def evaluate_model(
         "num_beams": config.beam_width,
         "length_penalty": length_penalty,
         "max_title_tokens": max_title_tokens,
+        "normalizer": None if method in ITEM_METHODS else "vocabulary" if title_temperature is None else "catalog",
+        "temperature": title_temperature,
         "protocol": asdict(protocol),
         "exclude_seen": exclude_seen,
         "layout": str(layout or processor.layout),

@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from .catalog import Catalog
+from .configuration import Normalizer, check_normalizer
 from .log_linear import log_softmax
 from .neighbors import NeighborTable
 from .title_similarity import log_shares
@@ -31,7 +32,24 @@ class ItemHeadPart:
 
 @dataclass(frozen=True)
 class TitlePart:
-    """The part `"titles"`: the likelihood of an item's title, as log-probability over the catalog."""
+    """
+    The part `"titles"`: the likelihood of an item's title, as log-probability over the catalog.
+
+    Args:
+        normalizer (`"vocabulary"` or `"catalog"`, *optional*, defaults to `"catalog"`):
+            See [`RankingConfig`]. With `"catalog"`, the model reads a small part of the titles' tokens.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            For the normalizer `"catalog"`: by what logits are divided.
+
+    Raises:
+        ValueError: If the normalizer is unknown, or the temperature is no positive number.
+    """
+
+    normalizer: Normalizer = "catalog"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_normalizer("normalizer", self.normalizer, "temperature", self.temperature)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,15 @@ class FusionScorer:
                 )
             self._item_scorer = ItemScorer(model, processor)
 
+    @property
+    def title_temperature(self) -> float | None:
+        """
+        By what the logits of title tokens are divided before they are normalized over the catalog; `None` if they are
+        normalized over the vocabulary, or the fusion has no part `"titles"`.
+        """
+        part = self.fusion.parts.get("titles")
+        return part.temperature if isinstance(part, TitlePart) and part.normalizer == "catalog" else None
+
     def score(
         self,
         prompts: Sequence[EncodedHistory],

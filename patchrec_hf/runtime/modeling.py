@@ -214,28 +214,6 @@ class PatchRecModel(PatchRecPreTrainedModel):
             residuals = residuals * (torch.rand_like(residuals[:, :1]) >= dropout)
         return torch.cat([residuals, rows])
 
-    def compute_token_logits(self, hidden_states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """
-        Projects hidden states to the logits of some tokens, as [`PatchRecForCausalLM.compute_logits`] does to all.
-        Only these tokens' rows of the head are read, unless the head is sharded, quantized, offloaded or adapted.
-
-        Args:
-            hidden_states (`torch.Tensor` of shape `(n, H)`):
-                Hidden states.
-            tokens (`torch.LongTensor` of shape `(m,)`):
-                Token ids.
-
-        Returns:
-            `torch.Tensor` of shape `(n, m)`.
-        """
-        head: Any = self.lm_head
-        if not is_plain_linear(head):
-            return self.compute_logits(hidden_states)[:, tokens.to(hidden_states.device)]
-        tokens = tokens.to(head.weight.device)
-        bias = None if head.bias is None else head.bias[tokens]
-        logits = F.linear(hidden_states.to(head.weight.device), head.weight[tokens], bias)
-        return scale_logits(logits, self.config.text_config)
-
     @can_return_tuple
     def forward(
         self,

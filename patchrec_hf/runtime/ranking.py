@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from .attention import maskable_attention
+from .configuration import Normalizer, PatchRecConfig, check_normalizer
 from .diverse_search import search_diverse
 from .encoding import EncodedHistory
 from .fusion_scorer import FusionScorer, PartRows
@@ -79,6 +80,15 @@ class RankingConfig:
         diversity_penalty (`float`, *optional*, defaults to `0.8`):
             For `"diverse"`: the log-probability of a token falls by this number for each earlier group that has
             chosen it in the same step.
+        normalizer (`"vocabulary"` or `"catalog"`, *optional*):
+            For methods that search titles: whether a token's probability is one among the whole vocabulary, or among
+            the tokens with which a title of the catalog can go on. The model's `title_normalizer` if not given. With
+            `"catalog"`, the probabilities of all items sum to 1, and items that share a title share its probability
+            equally. Candidates and exclusions do not change them: an item's probability is the same whoever else may
+            be recommended. Items that are added to the catalog do. `"diverse"` always has the vocabulary. A fusion
+            keeps its own.
+        temperature (`float`, *optional*):
+            For the normalizer `"catalog"`: by what logits are divided. The model's `title_temperature` if not given.
         ended_token_id (`int`, *optional*, defaults to `0`):
             For `"diverse"`: the token as which a group counts for later groups when its title has ended. In the
             release it is 0, its padding token ("!" in Llama's vocabulary).
@@ -97,6 +107,8 @@ class RankingConfig:
     synchronize: bool = False
     diversity_penalty: float = _DIVERSITY_PENALTY
     ended_token_id: int = 0
+    normalizer: Normalizer | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         check_k(self.k)
@@ -129,6 +141,40 @@ class RankingConfig:
             raise ValueError(f"`num_beams` must be at least k = {self.k}, got {self.num_beams}.")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
+        if self.method == "fusion" and (self.normalizer, self.temperature) != (None, None):
+            raise ValueError(
+                "`normalizer` and `temperature` of a fusion's titles are kept with the fusion: leave them out, got "
+                f"{self.normalizer!r} and {self.temperature}."
+            )
+        if self.normalizer == "catalog" and self.method in ("item", "diverse"):
+            raise ValueError(
+                f"`normalizer='catalog'` belongs to methods that search titles, got `method={self.method!r}`."
+            )
+        temperature = 1.0 if self.temperature is None else self.temperature
+        # Without a normalizer, it is the model's, which is not known yet.
+        check_normalizer("normalizer", self.normalizer or "catalog", "temperature", temperature)
+
+    def title_temperature(self, model_config: PatchRecConfig) -> float | None:
+        """
+        Returns by what the logits of title tokens are divided before they are normalized over the catalog, or `None`
+        if they are normalized over the vocabulary.
+
+        Args:
+            model_config ([`PatchRecConfig`]):
+                The model's configuration, which has the settings that are not given here.
+
+        Raises:
+            ValueError: If there is a temperature, and the normalizer is the vocabulary.
+        """
+        normalizer = "vocabulary" if self.method == "diverse" else self.normalizer or model_config.title_normalizer
+        if normalizer == "catalog":
+            return model_config.title_temperature if self.temperature is None else self.temperature
+        if self.temperature is not None:
+            raise ValueError(
+                f"`temperature` belongs to `normalizer='catalog'`, got {self.temperature}, but the titles' scores are "
+                "normalized over the vocabulary. Give `normalizer='catalog'` too."
+            )
+        return None
 
     @property
     def beam_width(self) -> int | None:
@@ -161,10 +207,10 @@ class CatalogRanking:
             with the same title have the same score. -1 if fewer than k items may be recommended. For the method
             `"diverse"`, the first allowed item of each title; an item stands as often as its title.
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
-            Σ log p(title tokens + end of turn | prompt), over the whole vocabulary, divided by the length if there is
-            a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of [`ItemScorer`].
-            For `"fusion"`, log-probabilities over the whole catalog (see [`FusionScorer`]). For `"diverse"`, the mean
-            of the penalized log-probabilities (see [`search_diverse`]).
+            Σ log p(title tokens + end of turn | prompt), over the whole vocabulary or the catalog, divided by the
+            length if there is a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of
+            [`ItemScorer`]. For `"fusion"`, log-probabilities over the whole catalog (see [`FusionScorer`]). For
+            `"diverse"`, the mean of the penalized log-probabilities (see [`search_diverse`]).
             -infinity where `items` is -1.
         is_exact (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
@@ -201,7 +247,8 @@ class CatalogRanker:
     Raises:
         ValueError: If model and processor were not made for each other, if the method is `"item"` and the model has no
             item head, if the method is `"fusion"` and the processor has no fusion, if k is above the number of items
-            whose titles can be spelled, or if the titles were tokenized for another model.
+            whose titles can be spelled, if the titles were tokenized for another model, or if there is a temperature
+            and titles are scored over the vocabulary.
 
     Example:
     ```python
@@ -226,6 +273,7 @@ class CatalogRanker:
             self._scorer = ItemScorer(model, processor) if item_scorer is None else item_scorer
         elif self.config.method == "fusion":
             self._scorer = FusionScorer(model, processor, self._score_titles, item_scorer)
+            self._temperature = self._scorer.title_temperature
 
     @classmethod
     def from_trie(
@@ -268,9 +316,10 @@ class CatalogRanker:
                 "were tokenized for another model."
             )
         length_divisors(trie, config.length_penalty)  # a penalty that is too large raises now
+        self._temperature = config.title_temperature(model.config)
         self.model = model
         self.trie = trie
-        self.config = config
+        self.config: RankingConfig = config
         self._pad_id = pad_id
 
     def rank(
@@ -400,8 +449,9 @@ class CatalogRanker:
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float32, by catalog index: Σ log p(title tokens + end of turn |
             prompt), divided by the length if there is a `length_penalty`; -infinity for titles that the trie cannot
-            spell. For the method `"item"`, the scores of [`ItemScorer`]. For the method `"fusion"`, float64:
-            log-probabilities over the whole catalog, so that `exp` of each row sums to 1.
+            spell. With `normalizer="catalog"` and without a penalty, the exponentials of a row sum to 1. For the
+            method `"item"`, the scores of [`ItemScorer`]. For the method `"fusion"`, float64: log-probabilities over
+            the whole catalog, so that the exponentials of a row sum to 1.
 
         Raises:
             ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
@@ -488,7 +538,7 @@ class CatalogRanker:
                     f"{type(model.model.language_model).__name__} cannot attend to a tree of titles: its state or "
                     "its positions do not follow the attention mask. Use a backbone with attention and position ids."
                 )
-            reader = TreeReader(model, self.trie, self._pad_id, config.synchronize)
+            reader = TreeReader(model, self.trie, self._pad_id, config.synchronize, self._temperature)
             if method == "all":
                 results = score_all_titles(
                     reader, requests(), config.batch_size, _TOKENS_PER_FORWARD["all"], config.length_penalty

@@ -15,6 +15,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .adapters import is_adapter, load_adapted
 from .catalog import Catalog
+from .configuration import Normalizer
 from .fusion_scorer import check_times
 from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
@@ -37,8 +38,9 @@ class Recommendation:
         title (`str`):
             The item's title.
         score (`float`):
-            Log-probability of the title after the history, at most 0. For the method `"item"`, the item's score (see
-            [`ItemScorer`]). For the method `"fusion"`, log-probability of the item among the whole catalog.
+            Log-probability of the title after the history, at most 0 (see [`RankingConfig`] for its normalizer). For
+            the method `"item"`, the item's score (see [`ItemScorer`]). For the method `"fusion"`, log-probability of
+            the item among the whole catalog.
         is_exact (`bool`):
             Whether the list of recommendations is proven to be the best one.
     """
@@ -116,6 +118,7 @@ class PatchRecommender:
         method: Method | None = None,
         num_beams: int | None = None,
         max_title_tokens: int | None = None,
+        normalizer: Normalizer | None = None,
         layout: Layout | None = None,
         batch_size: int = 8,
         show_progress: bool = False,
@@ -139,7 +142,7 @@ class PatchRecommender:
             candidates (`Collection[int | str]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
                 catalog if not given.
-            method, num_beams, max_title_tokens:
+            method, num_beams, max_title_tokens, normalizer:
                 See [`RankingConfig`]. By default, the method is `"fusion"` if the checkpoint holds a fusion, else
                 `"item"` if the model has an item head, else `"exact"`. The method `"diverse"` is refused, because its
                 lists may repeat a title.
@@ -187,6 +190,7 @@ class PatchRecommender:
             method=method,
             num_beams=num_beams,
             max_title_tokens=max_title_tokens,
+            normalizer=normalizer,
             batch_size=batch_size,
         )
         ranking = CatalogRanker(self.model, processor, config, self._scorer_for(method)).rank(

@@ -196,14 +196,16 @@ def score_all_titles(
     Yields:
         [`FoundTitles`], with all titles that can be spelled, for each user.
     """
-    leaves = np.flatnonzero(reader.trie.num_children == 0)
-    divisors = length_divisors(reader.trie, length_penalty)[leaves]
+    trie = reader.trie
+    leaves = np.flatnonzero(trie.num_children == 0)
+    divisors = length_divisors(trie, length_penalty)[leaves]
+    shared_by = _log_num_sharers(reader, leaves)
     while batch := list(islice(requests, batch_size)):
         users = np.arange(len(batch))
         reader.admit(users, [request.prompt for request in batch])
         scores, tokens_read = _score_all_nodes(reader, users, tokens_at_once)
         for user, request in enumerate(batch):
-            found = scores[user, leaves] / divisors
+            found = (scores[user, leaves] - shared_by) / divisors
             yield FoundTitles(request, leaves, found, -np.inf, tokens_read, reader.kv_length(user))
         reader.leave(users)
 
@@ -220,7 +222,9 @@ def _score_all_nodes(reader: TreeReader, users: np.ndarray, tokens_at_once: int)
         scores[:, children] = log_probs.reshape(len(users), len(children))
 
     score_children(np.zeros(1, dtype=np.int64), users[:, None])
-    inner = np.flatnonzero(trie.num_children[1:] > 0) + 1
+    # Without a choice below it, a node has one title, which has the node's own probability if only titles share it.
+    is_read = trie.only_leaves < 0 if reader.is_normalized else trie.num_children > 0
+    inner = np.flatnonzero(is_read[1:]) + 1
     tokens_read = 0
     for start in range(0, len(inner), tokens_at_once):
         nodes = inner[start : start + tokens_at_once]
@@ -231,8 +235,7 @@ def _score_all_nodes(reader: TreeReader, users: np.ndarray, tokens_at_once: int)
         score_children(nodes, (len(run) * users)[:, None] + np.arange(len(ancestors), len(run)))
         reader.forget()
         tokens_read += len(run)
-    for depth in range(2, trie.max_depth + 1):
-        level = np.flatnonzero(trie.depths == depth)
+    for level in trie.levels[2:]:
         scores[:, level] += scores[:, trie.parents[level]]
     return scores, tokens_read
 
@@ -240,7 +243,10 @@ def _score_all_nodes(reader: TreeReader, users: np.ndarray, tokens_at_once: int)
 def _follow(
     reader: TreeReader, allowed: AllowedItems, prefixes: Prefixes, lengths: np.ndarray
 ) -> tuple[Prefixes, Prefixes]:
-    """Returns the whole titles and the open prefixes that follow the nodes read last."""
+    """
+    Returns the whole titles and the open prefixes that follow the nodes read last. If only titles share probability,
+    a prefix that has one title below it stands for this title.
+    """
     trie = reader.trie
     users, nodes = _runs(prefixes, lengths)
     steps = ragged_arange(lengths)
@@ -255,9 +261,22 @@ def _follow(
     gained = np.zeros(len(nodes))
     gained[inner + 1] = log_probs[: len(inner)]
     scores = np.repeat(prefixes.scores, lengths) + sums_before(gained, steps) + gained
-    following = Prefixes(users[parents], children, scores[parents] + log_probs[len(inner) :])
+    scores = scores[parents] + log_probs[len(inner) :]
+    if reader.is_normalized:
+        children = np.where(trie.only_leaves[children] >= 0, trie.only_leaves[children], children)
     is_leaf = trie.num_children[children] == 0
+    scores[is_leaf] -= _log_num_sharers(reader, children[is_leaf])
+    following = Prefixes(users[parents], children, scores)
     return following.select(is_leaf), following.select(~is_leaf)
+
+
+def _log_num_sharers(reader: TreeReader, leaves: np.ndarray) -> np.ndarray | float:
+    """
+    Returns the logarithm of the number of items that share each title's probability, shape `(n,)`; 0 if the
+    probabilities of titles do not sum to 1.
+    """
+    trie = reader.trie
+    return np.log(trie.item_offsets[leaves + 1] - trie.item_offsets[leaves]) if reader.is_normalized else 0.0
 
 
 def _runs(prefixes: Prefixes, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,11 @@ from accelerate import PartialState
 from transformers import DynamicCache
 
 from .attention import tree_attention_mask
+from .catalog_softmax import catalog_log_softmax
 from .encoding import EncodedHistory, pad_histories
 from .modeling import PatchRecForCausalLM
 from .read_groups import ReadCost, read_groups
+from .sharding import is_plain_linear
 from .title_tokens import ragged_arange
 from .tree_cache import TreeCache, join_caches
 from .trie import TitleTrie
@@ -46,10 +48,21 @@ class TreeReader:
             Token that pads short prompts.
         synchronize (`bool`):
             Whether all processes read together, with the same number of calls of the model and of its head on each.
+        temperature (`float`, *optional*):
+            If given, a token's probability is one among the tokens with which a title of the trie can go on, of logits
+            that are divided by this number. Otherwise it is one among the whole vocabulary.
     """
 
-    def __init__(self, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, synchronize: bool) -> None:
+    def __init__(
+        self,
+        model: PatchRecForCausalLM,
+        trie: TitleTrie,
+        pad_id: int,
+        synchronize: bool,
+        temperature: float | None = None,
+    ) -> None:
         self.model = model
+        self.temperature = temperature
         self.trie = trie
         self._padding = trie.num_nodes
         """Node number of padding: it pads rows of queries, and sees only padding."""
@@ -152,15 +165,21 @@ class TreeReader:
             if 2 * num_dropped >= num_columns - longest_prompt:
                 self._caches[number] = join_caches([(cache, rows, is_kept)], self._unseen)
 
+    @property
+    def is_normalized(self) -> bool:
+        """Whether the probabilities of all titles sum to 1, because only tokens of titles share them."""
+        return self.temperature is not None
+
     def log_probs(self, places: np.ndarray, children: np.ndarray) -> np.ndarray:
         """
-        Computes log-probabilities over the whole vocabulary after the prompts or nodes that were read last.
+        Computes log-probabilities of tokens after the prompts or nodes that were read last. If they are normalized
+        over titles, an only child has the log-probability 0, and no logit is computed for it.
 
         Args:
             places (`numpy.ndarray` of shape `(P,)`, int64):
                 Places of the prompts or nodes that were read last.
             children (`numpy.ndarray` of shape `(P,)`, int64):
-                The nodes whose tokens are scored.
+                The nodes whose tokens are scored. The nodes that were read are their parents.
 
         Returns:
             `numpy.ndarray` of shape `(P,)`, float32.
@@ -168,9 +187,24 @@ class TreeReader:
         Raises:
             FloatingPointError: If a score is not a number.
         """
+        rows = self._row_of_place[places]
+        if self.temperature is None:
+            result = self._vocabulary_log_probs(rows, children)
+        else:
+            result = np.zeros(len(children), dtype=np.float32)
+            is_choice = self.trie.is_choice[self.trie.parents[children]]
+            result[is_choice] = self._catalog_log_probs(rows[is_choice], children[is_choice], self.temperature)
+        if not np.isfinite(result).all():
+            raise FloatingPointError(
+                "The model's scores are not numbers (NaN or infinity), so nothing can be ranked. Check the training "
+                "loss, and that the weights were loaded whole."
+            )
+        return result
+
+    def _vocabulary_log_probs(self, rows: np.ndarray, children: np.ndarray) -> np.ndarray:
         device = self._hidden.device
         # Only the requested rows are projected, in chunks with small logits.
-        rows, row_of_pair = np.unique(self._row_of_place[places], return_inverse=True)
+        rows, row_of_pair = np.unique(rows, return_inverse=True)
         order = np.argsort(row_of_pair, kind="stable")
         pair_rows = torch.from_numpy(row_of_pair[order]).to(device)
         tokens = torch.from_numpy(self.trie.tokens[children[order]]).to(device)
@@ -185,12 +219,34 @@ class TreeReader:
             parts.append((logits[chunk_rows, tokens[first:last]] - logits.logsumexp(dim=-1)[chunk_rows]).to(device))
         result = np.empty(len(children), dtype=np.float32)
         result[order] = torch.cat(parts).cpu().numpy()
-        if not np.isfinite(result).all():
-            raise FloatingPointError(
-                "The model's scores are not numbers (NaN or infinity), so nothing can be ranked. Check the training "
-                "loss, and that the weights were loaded whole."
-            )
         return result
+
+    def _catalog_log_probs(self, rows: np.ndarray, children: np.ndarray, temperature: float) -> np.ndarray:
+        trie, device = self.trie, self._hidden.device
+        # All children of a node that was read share its probability, whichever of them are asked for.
+        rows, first, row_of_pair = np.unique(rows, return_index=True, return_inverse=True)
+        nodes, node_of_row = np.unique(trie.parents[children[first]], return_inverse=True)
+        _, siblings = trie.children_of(nodes)
+        tokens, columns = np.unique(trie.tokens[siblings], return_inverse=True)
+        counts = trie.num_children[nodes]
+        starts, counts = (np.cumsum(counts) - counts)[node_of_row], counts[node_of_row]
+        tokens_on_device = torch.from_numpy(tokens).to(device)
+        width = len(tokens) if is_plain_linear(self.model.lm_head) else self.model.config.decoder_config.vocab_size
+        step = max(1, _MAX_LOGITS // max(width, 1))
+        parts = [torch.empty(0, device=device)]
+        for chunk in range(self.largest(-(-len(rows) // step))):
+            part = slice(chunk * step, (chunk + 1) * step)
+            hidden = self._hidden[torch.from_numpy(rows[part]).to(device)]
+            logits = self.model.compute_token_logits(hidden, tokens_on_device)
+            cells = np.repeat(starts[part], counts[part]) + ragged_arange(counts[part])
+            cell_rows = np.repeat(np.arange(len(hidden)), counts[part])
+            cell_columns = torch.from_numpy(columns[cells]).to(logits.device)
+            cell_rows_on_device = torch.from_numpy(cell_rows).to(logits.device)
+            log_probs = catalog_log_softmax(logits, cell_rows_on_device, cell_columns, temperature)
+            parts.append(log_probs.to(device))
+        cell_of_pair = (np.cumsum(counts) - counts)[row_of_pair] + trie.places_among_siblings[children]
+        # Rounding must not lift a probability above 1: a prefix bounds the titles below it.
+        return np.minimum(torch.cat(parts).cpu().numpy()[cell_of_pair], 0)
 
     def largest(self, value: int) -> int:
         """Returns the largest `value` of all processes that read together."""

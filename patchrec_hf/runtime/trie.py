@@ -63,6 +63,19 @@ class TitleTrie:
         return np.diff(self.child_offsets)
 
     @cached_property
+    def levels(self) -> list[np.ndarray]:
+        """The nodes of each depth, ascending; the root's depth is 0."""
+        order = np.argsort(self.depths, kind="stable")
+        return np.split(order, np.cumsum(np.bincount(self.depths))[:-1])
+
+    @cached_property
+    def places_among_siblings(self) -> np.ndarray:
+        """The number of earlier children of the same parent, for each node, shape `(num_nodes,)`; 0 for the root."""
+        places = np.zeros(self.num_nodes, dtype=np.int64)
+        places[self.children] = ragged_arange(self.num_children)
+        return places
+
+    @cached_property
     def is_choice(self) -> np.ndarray:
         """Whether a title can go on in several ways after each node, shape `(num_nodes,)`."""
         return self.num_children > 1
@@ -78,8 +91,7 @@ class TitleTrie:
     def choices_above(self) -> np.ndarray:
         """The deepest choice above each node, shape `(num_nodes,)`; -1 if there is none."""
         above = np.full(self.num_nodes, -1)
-        for depth in range(1, self.max_depth + 1):
-            level = np.flatnonzero(self.depths == depth)
+        for level in self.levels[1:]:
             parents = self.parents[level]
             above[level] = np.where(self.is_choice[parents], parents, above[parents])
         return above
@@ -103,8 +115,7 @@ class TitleTrie:
         return self._gathered_from_leaves(depths, np.minimum)
 
     def _gathered_from_leaves(self, depths: np.ndarray, choose: np.ufunc) -> np.ndarray:
-        for depth in range(self.max_depth, 0, -1):
-            level = np.flatnonzero(self.depths == depth)
+        for level in self.levels[:0:-1]:
             choose.at(depths, self.parents[level], depths[level])
         return depths
 

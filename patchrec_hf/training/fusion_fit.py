@@ -70,7 +70,7 @@ def fit_fusion(
             holds at most 2²⁵ numbers, or 200 rows if that is more.
         parts (`Sequence[str]`, *optional*):
             Names of the parts (see [`~patchrec_hf.runtime.fusion_parts.PART_NAMES`]):
-                - `"titles"`: the likelihood of titles. It reads every title of the catalog;
+                - `"titles"`: the likelihood of titles, normalized over the catalog;
                 - `"item"`: the item head;
                 - `"co_visits"`: co-visitation;
                 - `"similar_titles"`: titles that share rare tokens with the history's;
@@ -120,7 +120,7 @@ def fit_fusion(
     if "co_visits" in names and co_visitation is None:
         co_visitation = CoVisitation(processor.catalog)
         co_visitation.fit(train_dataset, validation, max_neighbors=max_neighbors, show_progress=show_progress)
-    made = {name: _make_part(name, co_visitation) for name in names}
+    made = {name: _make_part(name, model, co_visitation) for name in names}
     unfitted = processor.with_fusion(Fusion(made, dict.fromkeys(names, 1.0)))
 
     num_rows = max(_MAX_CELLS // len(processor.catalog), _MIN_ROWS)
@@ -169,9 +169,9 @@ def _check_model(model: PatchRecForCausalLM, names: Sequence[str]) -> None:
         )
 
 
-def _make_part(name: str, co_visitation: CoVisitation | None) -> Part:
+def _make_part(name: str, model: PatchRecForCausalLM, co_visitation: CoVisitation | None) -> Part:
     if name == "titles":
-        return TitlePart()
+        return TitlePart(temperature=model.config.title_temperature)
     if name == "item":
         return ItemHeadPart()
     if name == "similar_titles":

@@ -36,7 +36,7 @@ def fused(processor, **weights):
     table = NeighborPart(table_of(dense, processor.catalog.item_ids))
     parts = {
         "item": ItemHeadPart(),
-        "titles": TitlePart(),
+        "titles": TitlePart("vocabulary"),
         "co_visits": table,
         "similar_titles": SimilarTitlesPart(),
         "seen": SeenPart(),
@@ -83,6 +83,16 @@ def test_batches_change_nothing(head, processor, batch_size):
     expected = ranker(head, processor).score(prompts)
     found = ranker(head, processor, batch_size=batch_size).score(prompts)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_titles_over_the_catalog_need_no_softmax(model, processor):
+    """Their probabilities sum to 1 by themselves. The fusion keeps their temperature."""
+    fusion = Fusion({"titles": TitlePart("catalog", 2.0)}, {"titles": 1.0})
+    prompts = prompts_of(processor)
+    found = ranker(model, processor.with_fusion(fusion)).score(prompts)
+    config = RankingConfig(k=1, method="all", normalizer="catalog", temperature=2.0)
+    np.testing.assert_allclose(found, CatalogRanker(model, processor, config).score(prompts), atol=1e-5)
+    assert not np.allclose(found, CatalogRanker(model, processor, RankingConfig(k=1)).score(prompts), atol=1e-2)
 
 
 def test_one_part_ranks_as_it_does_alone(head, processor):
@@ -157,13 +167,17 @@ def test_a_moment_is_one_for_each_history(head, processor):
 
 
 def test_mistakes_are_named(head, model, processor):
-    with pytest.raises(ValueError, match="needs a processor with a fusion, and this one has none. Fit one"):
+    with pytest.raises(ValueError, match="needs a processor with a fusion, and this one has none"):
         PatchRecommender(model, processor).recommend([10], method="fusion")
     with_item = fused(processor, item=1.0)
     with pytest.raises(ValueError, match="has the part 'item', but the model has no item head"):
         PatchRecommender(model, with_item).recommend([10])
     with pytest.raises(ValueError, match="`length_penalty` belongs to methods that rank by titles"):
         RankingConfig(method="fusion", length_penalty=1.0)
+    with pytest.raises(ValueError, match="are kept with the fusion: leave them out, got 'catalog' and None"):
+        RankingConfig(method="fusion", normalizer="catalog")
+    with pytest.raises(ValueError, match="`temperature` must be a positive number, got 0"):
+        TitlePart(temperature=0)
     with pytest.raises(ValueError, match="method 'fusion' needs the items of a processor"):
         CatalogRanker.from_trie(model, processor.trie, 0, RankingConfig(method="fusion"))
     with pytest.raises(ValueError, match="`score_parts` needs a ranker with `method='fusion'`"):

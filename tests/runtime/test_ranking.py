@@ -398,7 +398,7 @@ def test_rankings_by_items_need_a_head_and_a_processor(model, head, processor, t
 
 
 def test_the_head_decides_how_a_model_ranks(model, head):
-    assert (default_method(model), default_method(head)) == ("exact", "item")
+    assert (default_method(model, processor), default_method(head, processor)) == ("exact", "item")
 
 
 def test_a_model_with_a_head_still_ranks_by_titles(head, processor):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from brute_force import brute_force
+from brute_force import brute_force, brute_force_catalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rankers import rank
@@ -28,12 +28,15 @@ random_prompts = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=5), 
     crowded=st.sampled_from([0, 100]),
     length_penalty=st.sampled_from([0.0, 0.5, 1.0, 2.0, -1.0]),
     complete_prefixes=st.booleans(),
+    temperature=st.sampled_from([None, 1.0, 3.0, 0.25]),
     data=st.data(),
 )
-def test_random_tries(titles, k, prompts, tokens_at_once, crowded, length_penalty, complete_prefixes, data):
-    """Prefixes, duplicates, single-token titles, candidates, excluded items, sums, means and other scores by length:
-    exact and all equal brute force; what a beam or a bounded search certifies is exact, and what they do not certify
-    are still k different items with right scores."""
+def test_random_tries(
+    titles, k, prompts, tokens_at_once, crowded, length_penalty, complete_prefixes, temperature, data
+):
+    """Prefixes, duplicates, single-token titles, candidates, excluded items, sums, means and other scores by length,
+    probabilities among the vocabulary and among the titles: exact and all equal brute force; what a beam or a bounded
+    search certifies is exact, and what they do not certify are still k different items with right scores."""
     model, tokens, k = tiny_model(), title_tokens(titles), min(k, len(titles))
     prompts = [plain_prompt(ids) for ids in prompts]
     trie = build_trie(tokens, 9, complete_prefixes)
@@ -44,7 +47,14 @@ def test_random_tries(titles, k, prompts, tokens_at_once, crowded, length_penalt
     for row, items in enumerate(excluded):  # something is left
         kept = data.draw(st.sampled_from(trie.items.tolist()))
         excluded[row], candidates[row] = np.setdiff1d(items, kept), np.union1d(candidates[row], kept)
-    scores = np.array([brute_force(model, tokens, 9, prompt) for prompt in prompts])
+    normalizer = "vocabulary" if temperature is None else "catalog"
+    if temperature is None:
+        scores = np.array([brute_force(model, tokens, 9, prompt) for prompt in prompts])
+    else:
+        scores = np.array(
+            [brute_force_catalog(model, tokens, 9, prompt, trie.items.tolist(), temperature) for prompt in prompts]
+        )
+        assert np.exp(scores).sum(axis=1) == pytest.approx(1)
     scores /= np.array([len(title) + 1.0 for title in titles]) ** length_penalty
     for row, items in enumerate(excluded):
         is_left = np.isin(np.arange(len(titles)), np.intersect1d(candidates[row], trie.items))
@@ -55,8 +65,9 @@ def test_random_tries(titles, k, prompts, tokens_at_once, crowded, length_penalt
 
     def check(**kwargs):
         ranking = rank(
-            model, trie, prompts, 10, candidates, excluded, k=k, batch_size=2, length_penalty=length_penalty, **kwargs
-        )
+            model, trie, prompts, 10, candidates, excluded, k=k, batch_size=2, length_penalty=length_penalty,
+            normalizer=normalizer, temperature=temperature, **kwargs
+        )  # fmt: skip
         for row in range(len(prompts)):
             found = ranking.items[row][ranking.items[row] >= 0]
             assert len(set(found.tolist())) == len(found) == min(k, num_left[row])
@@ -104,6 +115,8 @@ LOG_PROBS = {1: -1.0, 2: -0.5, 3: -2.0, 4: -1.25, END: -0.25}
 class FixedReader:
     """Gives each token one log-probability, whatever stands before it, and notes who comes, who leaves and what is
     read."""
+
+    is_normalized = False
 
     def __init__(self, trie):
         self.trie = trie

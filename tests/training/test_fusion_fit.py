@@ -80,7 +80,7 @@ def test_parts_and_rows_can_be_chosen(head, processor, chains):
 def test_a_backbone_that_cannot_attend_to_a_tree_has_no_titles(catalog, tokenizer, processor, chains):
     config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2, pad_token_id=2)
     bloom = PatchRecForCausalLM.from_backbone(BloomForCausalLM(config), tokenizer)
-    with pytest.raises(TypeError, match="BloomModel cannot attend to one.*Leave 'titles' out of `parts`"):
+    with pytest.raises(TypeError, match=r"BloomModel cannot attend to one.*Leave 'titles' out of `parts`"):
         fit_fusion(bloom, processor, chains, chains, ["titles"], show_progress=False)
     fitted = fit_fusion(bloom, processor, chains, chains, show_progress=False)
     assert list(fitted.fusion.parts) == ["co_visits", "similar_titles", "seen"]
