@@ -16,9 +16,8 @@ def likelihood(log_probs, targets, weights):
 
 def random_parts(seed, num_parts=3, num_rows=40, num_items=6):
     generator = np.random.default_rng(seed)
-    scores = generator.normal(size=(num_parts, num_rows, num_items)) * generator.uniform(
-        0.1, 4, size=(num_parts, 1, 1)
-    )
+    spread = generator.uniform(0.1, 4, size=(num_parts, 1, 1))
+    scores = spread * generator.normal(size=(num_parts, num_rows, num_items))
     targets = (scores[0] + generator.gumbel(size=scores[0].shape)).argmax(axis=1)
     return {f"part {number}": log_softmax(array) for number, array in enumerate(scores)}, targets
 
