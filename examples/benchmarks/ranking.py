@@ -1,6 +1,7 @@
 """
 Times rankings of the whole catalog against transformers' `generate`, batch by batch in one run, with the same model
-and the same users. The item head ranks too, if the model has one.
+and the same users. The item head ranks too, if the model has one. "normalized" methods take a title token's
+probability among the titles of the catalog, and the others among the vocabulary.
 
 In a few minutes, with a tiny backbone that the script first fine-tunes on the embedded sample:
 
