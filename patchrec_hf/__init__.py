@@ -77,7 +77,7 @@ _MODULES = {
 }
 # Former public names: the module that still has them, or the name that replaces them.
 _FORMER_FUNCTIONS = {
-    "fit_prior": "training.former_names",
+    "fit_prior": "training.prior_fit",
     "rank_catalog": "evaluation.former_names",
     "rank_targets": "evaluation.former_names",
     "score_catalog": "evaluation.former_names",

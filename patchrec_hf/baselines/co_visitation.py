@@ -18,8 +18,10 @@ from ..data.rows import check_rows
 from ..evaluation.metrics import ranking_metrics
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import CATALOG_NAME, CO_VISITATION_NAME, find_file, push_kwargs
+from ..runtime.log_linear import log_softmax
 from ..runtime.neighbors import NeighborTable, check_max_neighbors
 from ..runtime.progress import progress_bar
+from ..runtime.title_similarity import log_shares
 from .histories import check_histories
 from .recommending import CatalogRecommender
 from .selection import cut_off, ranks_of_targets, single_targets
@@ -207,6 +209,24 @@ class CoVisitation(CatalogRecommender, PushToHubMixin):
         indices = self.catalog.indices_of([item for history in histories for item in history])
         ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
         return table.scores(np.split(indices, ends)[: len(histories)], len(self.catalog))
+
+    def log_probs(self, histories: Sequence[Sequence[int]], times: np.ndarray | None = None) -> np.ndarray:
+        """
+        Computes log-probabilities of the next item: the logarithms of the scores' shares, smoothed.
+
+        Args:
+            histories (`Sequence[Sequence[int]]`):
+                Item ids, oldest first.
+            times (`numpy.ndarray` of shape `(B,)`, int64, *optional*):
+                The moment of asking of each history. These scores do not depend on it.
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order; `exp` of each row sums to 1.
+
+        Raises:
+            RuntimeError, TypeError, ValueError, KeyError: As `score` does.
+        """
+        return log_softmax(log_shares(self.score(histories)))
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """

@@ -12,11 +12,20 @@ from ..runtime.fusion_scorer import check_finite
 
 
 MAX_STEPS = 100
+_MAX_CELLS = 2**25
+"""Log-probabilities of one part that are held at once: 128 MiB in float32."""
+_MIN_ROWS = 200
 _CELLS_PER_BLOCK = 2**21
 _TOLERANCE = 1e-6
 """Length of the gradient at which the weights have converged, in nats of the mean log-likelihood per weight."""
 _RIDGE = 1e-6
 """Penalty on the squared distance from the best part alone. It keeps weights finite where a part is never wrong."""
+
+
+def max_rows_to_fit(num_items: int, max_rows: int | None = None) -> int:
+    """Returns on how many rows weights are fitted at most, so that the log-probabilities of a part fit into memory."""
+    limit = max(_MAX_CELLS // num_items, _MIN_ROWS)
+    return limit if max_rows is None else min(limit, max_rows)
 
 
 def fit_weights(

@@ -16,6 +16,7 @@ from ..data.row_facts import check_same_catalog
 from ..data.rows import check_rows
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import CATALOG_NAME, FORMAT_VERSION, check_format_version, find_file, push_kwargs
+from ..runtime.log_linear import log_softmax
 from .histories import check_histories
 from .recommending import CatalogRecommender
 
@@ -79,6 +80,24 @@ class Popularity(CatalogRecommender, PushToHubMixin):
         counts = self.counts
         check_histories(histories)
         return np.tile(counts, (len(histories), 1))
+
+    def log_probs(self, histories: Sequence[Sequence[int]], times: np.ndarray | None = None) -> np.ndarray:
+        """
+        Computes log-probabilities of the next item: logarithms of the items' shares, where one is added to each count.
+
+        Args:
+            histories (`Sequence[Sequence[int]]`):
+                Item ids, oldest first.
+            times (`numpy.ndarray` of shape `(B,)`, int64, *optional*):
+                The moment of asking of each history. These scores do not depend on it.
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order; `exp` of each row sums to 1.
+
+        Raises:
+            RuntimeError, TypeError, ValueError, KeyError: As `score` does.
+        """
+        return log_softmax(np.log1p(self.score(histories)))
 
     @property
     def counts(self) -> np.ndarray:

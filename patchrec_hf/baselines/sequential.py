@@ -26,6 +26,7 @@ from ..evaluation.metrics import mean_rank, ranking_metrics
 from ..runtime.catalog import Catalog
 from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.hub_files import CATALOG_NAME, find_file, hub_kwargs, push_kwargs
+from ..runtime.log_linear import log_softmax
 from ..runtime.progress import shows_bars
 from .histories import HISTORIES_PER_BATCH, check_histories
 from .recommending import CatalogRecommender
@@ -299,6 +300,24 @@ class SequentialRecommender(CatalogRecommender, PreTrainedModel):
             scores[part] = (states[:, 0] @ table[:-1].T).float().cpu().numpy()
         self.train(was_training)
         return scores
+
+    def log_probs(self, histories: Sequence[Sequence[int]], times: np.ndarray | None = None) -> np.ndarray:
+        """
+        Computes log-probabilities of the next item: the softmax of the scores.
+
+        Args:
+            histories (`Sequence[Sequence[int]]`):
+                Item ids, oldest first.
+            times (`numpy.ndarray` of shape `(B,)`, int64, *optional*):
+                The moment of asking of each history. These scores do not depend on it.
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order; `exp` of each row sums to 1.
+
+        Raises:
+            RuntimeError, TypeError, ValueError, KeyError: As `score` does.
+        """
+        return log_softmax(self.score(histories))
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any

@@ -45,6 +45,10 @@ class FusionFit:
     log_likelihood: float
     of_parts: Mapping[str, float]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the values as JSON-ready ones."""
+        return {**vars(self), "of_parts": dict(self.of_parts)}
+
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
@@ -57,8 +61,8 @@ class Fusion:
             The parts by their names: some of [`PART_NAMES`].
         weights (`Mapping[str, float]`):
             The weight of each part. It may be negative, as for seen items where nobody chooses an item twice.
-        fit ([`FusionFit`], *optional*):
-            The likelihood that the fit of the weights reached.
+        fit_result ([`FusionFit`], *optional*):
+            The likelihoods that the fit of the weights reached.
 
     Raises:
         ValueError: If there is no part, a name is unknown, or a part lacks a finite weight.
@@ -67,7 +71,7 @@ class Fusion:
 
     parts: Mapping[str, Part]
     weights: Mapping[str, float]
-    fit: FusionFit | None = None
+    fit_result: FusionFit | None = None
 
     def __post_init__(self) -> None:
         check_part_names(list(self.parts))
@@ -82,7 +86,7 @@ class Fusion:
         object.__setattr__(self, "weights", MappingProxyType({name: weights[name] for name in names}))
 
     def __getstate__(self) -> dict[str, Any]:  # a mapping proxy cannot be copied to a worker
-        return {"parts": dict(self.parts), "weights": dict(self.weights), "fit": self.fit}
+        return {"parts": dict(self.parts), "weights": dict(self.weights), "fit_result": self.fit_result}
 
     @property
     def num_items(self) -> int:
@@ -122,9 +126,9 @@ class Fusion:
             name: {"weight": self.weights[name], **({} if isinstance(part, FiledPart) else asdict(part))}
             for name, part in self.parts.items()
         }
-        if self.fit is None:
+        if self.fit_result is None:
             return {"parts": parts}
-        return {"parts": parts, "fit": {**vars(self.fit), "of_parts": dict(self.fit.of_parts)}}
+        return {"parts": parts, "fit_result": self.fit_result.to_dict()}
 
     def save_files(self, directory: str | os.PathLike) -> None:
         """Writes each part that has arrays, as `fusion_<part>.safetensors`."""
@@ -155,7 +159,7 @@ class Fusion:
             others = {key: value for key, value in settings.items() if key != "weight"}
             weights[name] = settings["weight"]
             parts[name] = kind.load(find(_file_name(name))) if issubclass(kind, FiledPart) else kind(**others)
-        return cls(parts, weights, FusionFit(**values["fit"]) if "fit" in values else None)
+        return cls(parts, weights, FusionFit(**values["fit_result"]) if "fit_result" in values else None)
 
     @classmethod
     def from_prior(cls, path: str | os.PathLike) -> Fusion:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from peft import PeftModel
 
 from ..baselines.co_visitation import CoVisitation
-from ..baselines.fusion_weights import MAX_STEPS, fit_weights
+from ..baselines.fusion_weights import MAX_STEPS, fit_weights, max_rows_to_fit
 from ..evaluation.targets import Targets, find_targets
 from ..runtime.attention import maskable_attention
 from ..runtime.fusion import Fusion
@@ -29,11 +29,6 @@ from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.ranking import CatalogRanker, RankingConfig
 from ..runtime.sharding import gathered_root
-
-
-_MAX_CELLS = 2**25
-"""Log-probabilities of one part that are held at once: 128 MiB in float32."""
-_MIN_ROWS = 200
 
 
 def fit_fusion(
@@ -94,7 +89,8 @@ def fit_fusion(
 
     Returns:
         [`PatchRecProcessor`]: a copy with the fusion. Save it with the model; a checkpoint with it recommends by the
-        fusion, from nothing else. `processor.fusion.fit` says which likelihood each part alone and the fusion reach.
+        fusion, from nothing else. `processor.fusion.fit_result` says which likelihoods the parts alone and the
+        fusion reach.
 
     Raises:
         ValueError: If a part is unknown, the model has no item head for the part `"item"`, `co_visitation` was counted
@@ -123,8 +119,7 @@ def fit_fusion(
     made = {name: _make_part(name, model, co_visitation) for name in names}
     unfitted = processor.with_fusion(Fusion(made, dict.fromkeys(names, 1.0)))
 
-    num_rows = max(_MAX_CELLS // len(processor.catalog), _MIN_ROWS)
-    targets = find_targets(validation, processor.catalog, min(num_rows, num_rows if max_rows is None else max_rows))
+    targets = find_targets(validation, processor.catalog, max_rows_to_fit(len(processor.catalog), max_rows))
     was_training = model.training
     model.eval()
     try:

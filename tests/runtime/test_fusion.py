@@ -65,7 +65,7 @@ def test_a_processor_keeps_its_fusion(processor, fusion, tmp_path):
     with_fusion.save_pretrained(tmp_path)
     loaded = PatchRecProcessor.from_pretrained(tmp_path).fusion
     assert dict(loaded.weights) == WEIGHTS
-    assert loaded.fit == fit
+    assert loaded.fit_result == fit
     assert loaded.parts["item"] == ItemHeadPart(with_features=True)
     histories = [np.array([0, 1]), np.array([3])]
     expected = fusion.parts["co_visits"].log_probs(histories, 12)

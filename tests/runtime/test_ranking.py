@@ -145,7 +145,10 @@ def test_k_that_is_no_whole_number(k):
     ("arguments", "message"),
     [
         ({"method": "beam", "num_beams": 4}, "`num_beams` must be at least k = 5, got 4"),
-        ({"method": "best"}, "`method` must be one of 'exact', 'beam', 'all', 'item', 'fusion', 'diverse', got 'best'"),
+        (
+            {"method": "best"},
+            "must be one of 'exact', 'beam', 'all', 'item', 'fusion', 'diverse', got 'best'",
+        ),
         ({"num_beams": 10}, "`num_beams` belongs to `method='beam'`, got `method='exact'`"),
         ({"length_penalty": float("nan")}, "`length_penalty` must be a finite number, got nan"),
         ({"length_penalty": 900.0}, r"a number that titles of \d+ tokens can be raised to, got 900.0. Usual values"),

@@ -35,7 +35,7 @@ def test_a_fitted_fusion_finds_what_counting_finds(head, processor, catalog, cha
     assert processor.fusion is None
     assert list(fitted.fusion.parts) == ["item", "co_visits", "similar_titles", "seen"]
     assert fitted.fusion.weights["co_visits"] > 0
-    fit = fitted.fusion.fit
+    fit = fitted.fusion.fit_result
     assert fit.num_targets == len(chains)
     assert fit.log_likelihood >= max(fit.of_parts.values())
     report = evaluate_model(head, fitted, chains, show_progress=False)
@@ -50,8 +50,8 @@ def test_the_fit_says_what_the_parts_reach_alone(head, processor, chains):
     rows, targets = [row["item_ids"] for row in chains], [row["item_ids"][3] - 10 for row in chains]
     recommender = PatchRecommender(head.eval(), fitted)
     for method, expected in (
-        ("fusion", fitted.fusion.fit.log_likelihood),
-        ("item", fitted.fusion.fit.of_parts["item"]),
+        ("fusion", fitted.fusion.fit_result.log_likelihood),
+        ("item", fitted.fusion.fit_result.of_parts["item"]),
     ):
         log_probs = recommender.log_probs([row[:3] for row in rows], method=method)
         assert log_probs[np.arange(len(rows)), targets].mean() == pytest.approx(expected, abs=1e-4)
@@ -74,7 +74,7 @@ def test_parts_and_rows_can_be_chosen(head, processor, chains):
         head, item_processor(processor), chains, chains, ["seen", "item"], max_rows=5, show_progress=False
     )
     assert list(fitted.fusion.weights) == ["item", "seen"]
-    assert fitted.fusion.fit.num_targets == 5
+    assert fitted.fusion.fit_result.num_targets == 5
 
 
 def test_a_backbone_that_cannot_attend_to_a_tree_has_no_titles(catalog, tokenizer, processor, chains):

@@ -1,4 +1,4 @@
-"""Former names of functions that fit. Each takes its former arguments, warns, and calls the present function."""
+"""The former way to fit a prior: it warns, and fits a fusion of the four parts that a prior had."""
 
 from __future__ import annotations
 

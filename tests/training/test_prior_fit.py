@@ -1,4 +1,4 @@
-"""Former names warn, and fit what they always did."""
+"""The former way to fit a prior warns, and fits a fusion of the same parts."""
 
 import pytest
 from item_parts import item_model, item_processor
@@ -11,4 +11,4 @@ def test_a_prior_is_a_fusion_of_its_four_parts(processor, rows):
     with pytest.warns(FutureWarning, match="`fit_prior` is deprecated; use `fit_fusion"):
         fitted = patchrec_hf.fit_prior(model, item_processor(processor), rows, rows, None, 3, show_progress=False)
     assert list(fitted.fusion.parts) == ["item", "co_visits", "similar_titles", "seen"]
-    assert fitted.fusion.fit.log_likelihood >= max(fitted.fusion.fit.of_parts.values())
+    assert fitted.fusion.fit_result.log_likelihood >= max(fitted.fusion.fit_result.of_parts.values())
