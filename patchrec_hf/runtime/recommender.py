@@ -234,8 +234,8 @@ class PatchRecommender:
             histories, times, batch_size:
                 See [`~PatchRecommender.recommend`]; a batch of histories.
             method (`str`, *optional*):
-                What scores the catalog: the checkpoint's fusion, the item head, or the likelihood of titles (`"all"`).
-                If not given, the first of these that the checkpoint has.
+                The scores: of the checkpoint's fusion, of the item head, or the likelihood of titles, normalized
+                over the catalog (`"all"`). If not given, the first of these that the checkpoint has.
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order; `exp` of each row sums to 1.
@@ -256,7 +256,8 @@ class PatchRecommender:
         processor = self.processor
         found = find_items(batch, processor.catalog, processor.title_tokens, processor.tokenizer)
         prompts = LazySequence(len(batch), lambda row: processor.encode(found.items[row], titles=found.titles))
-        config = RankingConfig(k=1, method=chosen, batch_size=batch_size)
+        normalizer: Normalizer | None = "catalog" if chosen == "all" else None
+        config = RankingConfig(k=1, method=chosen, batch_size=batch_size, normalizer=normalizer)
         ranker = CatalogRanker(self.model, processor, config, self._scorer_for(chosen))
         return log_softmax(ranker.score(prompts, times=_moments(times, len(batch))))
 
