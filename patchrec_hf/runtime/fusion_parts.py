@@ -127,7 +127,9 @@ class NeighborPart:
 
 FiledPart = NeighborPart
 """Parts that are saved as a file of their own, and that know items by their places in the catalog."""
-Part = ItemHeadPart | TitlePart | SimilarTitlesPart | SeenPart | NeighborPart
+DataPart = SeenPart | NeighborPart
+"""Parts that need neither a model nor the titles of the catalog."""
+Part = ItemHeadPart | TitlePart | SimilarTitlesPart | DataPart
 PART_CLASSES: Mapping[str, type[Part]] = MappingProxyType(
     {
         "titles": TitlePart,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
 from .encoding import EncodedHistory
-from .fusion_parts import ItemHeadPart, NeighborPart, Part, SimilarTitlesPart, TitlePart
+from .fusion_parts import DataPart, ItemHeadPart, NeighborPart, Part, TitlePart
 from .item_scorer import PROMPTS_AT_ONCE, ItemScorer, ScoredRows
 from .log_linear import log_softmax
 from .modeling import PatchRecForCausalLM
@@ -73,8 +73,10 @@ class FusionScorer:
         By what the logits of title tokens are divided before they are normalized over the catalog; `None` if they are
         normalized over the vocabulary, or the fusion has no part `"titles"`.
         """
-        part = self.fusion.parts.get("titles")
-        return part.temperature if isinstance(part, TitlePart) and part.normalizer == "catalog" else None
+        if "titles" not in self.fusion.parts:
+            return None
+        part = cast(TitlePart, self.fusion.parts["titles"])
+        return part.temperature if part.normalizer == "catalog" else None
 
     def score(
         self,
@@ -130,7 +132,7 @@ class FusionScorer:
                 asked = [block[row] for row in rows]
                 moments = None if times is None else times[first + rows]
                 log_probs = {
-                    name: self._log_probs(part, asked, item_scores, moments)
+                    name: self._log_probs(name, part, asked, item_scores, moments)
                     for name, part in self.fusion.parts.items()
                 }
                 for name, array in log_probs.items():
@@ -141,8 +143,8 @@ class FusionScorer:
         self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Yields numbers of prompts, and the item head's scores behind them if the fusion has this part."""
-        part = self.fusion.parts.get("item")
-        if self._item_scorer is not None and isinstance(part, ItemHeadPart):
+        if self._item_scorer is not None:
+            part = cast(ItemHeadPart, self.fusion.parts["item"])
             score = self._item_scorer.score if part.with_features else self._item_scorer.products
             yield from score(prompts, batch_size, nest)
             return
@@ -151,17 +153,19 @@ class FusionScorer:
 
     def _log_probs(
         self,
+        name: str,
         part: Part,
         prompts: Sequence[EncodedHistory],
         item_scores: np.ndarray | None,
         times: np.ndarray | None,
     ) -> np.ndarray:
-        if isinstance(part, ItemHeadPart):
+        # By names: code that comes with a checkpoint may be loaded twice, and then has classes of its own.
+        if name == "item":
             return log_softmax(item_scores)
-        if isinstance(part, TitlePart):
+        if name == "titles":
             return log_softmax(self._score_titles(prompts))
-        data_part = NeighborPart(self.processor.title_neighbors) if isinstance(part, SimilarTitlesPart) else part
-        return data_part.log_probs([prompt.items for prompt in prompts], len(self.processor.catalog), times)
+        part = NeighborPart(self.processor.title_neighbors) if name == "similar_titles" else part
+        return cast(DataPart, part).log_probs([prompt.items for prompt in prompts], len(self.processor.catalog), times)
 
 
 class PartRows(NamedTuple):
