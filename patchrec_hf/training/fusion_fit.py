@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Protocol, cast
 
 import numpy as np
 from datasets import Dataset
@@ -26,9 +26,19 @@ from ..runtime.fusion_parts import (
 )
 from ..runtime.lazy_sequence import LazySequence
 from ..runtime.modeling import PatchRecForCausalLM
+from ..runtime.neighbors import NeighborTable
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.ranking import CatalogRanker, RankingConfig
 from ..runtime.sharding import gathered_root
+
+
+class TableBaseline(Protocol):
+    """A fitted baseline that scores by a table of neighbors."""
+
+    @property
+    def table(self) -> NeighborTable:
+        """How strongly each item leads to others."""
+        ...
 
 
 def fit_fusion(
@@ -39,6 +49,7 @@ def fit_fusion(
     parts: Sequence[str] | None = None,
     *,
     co_visitation: CoVisitation | None = None,
+    transitions: TableBaseline | None = None,
     max_neighbors: int | None = None,
     max_rows: int | None = None,
     max_steps: int = MAX_STEPS,
@@ -68,13 +79,17 @@ def fit_fusion(
                 - `"titles"`: the likelihood of titles, normalized over the catalog;
                 - `"item"`: the item head;
                 - `"co_visits"`: co-visitation;
+                - `"transitions"`: the scores of `transitions`;
                 - `"similar_titles"`: titles that share rare tokens with the history's;
                 - `"seen"`: whether the history holds the item.
 
             If not given, all parts that the model and the data allow: `"titles"` only if the model was last trained on
-            titles and its backbone can read a tree of them, `"item"` only if it has an item head.
+            titles and its backbone can read a tree of them, `"item"` only if it has an item head, `"transitions"` only
+            if they are given.
         co_visitation ([`~patchrec_hf.baselines.CoVisitation`], *optional*):
             Fitted counts. If not given, they are counted here, and their weighting is chosen on `validation`.
+        transitions ([`TableBaseline`], *optional*):
+            A fitted baseline whose `table` says how strongly each item leads to others.
         max_neighbors (`int`, *optional*):
             Number of items that are kept for each item of a table that is counted here. It bounds the size for large
             catalogs. All if not given.
@@ -108,15 +123,18 @@ def fit_fusion(
     """
     model = cast(PatchRecForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
     model.check_processor(processor)
-    names = _default_parts(model) if parts is None else list(parts)
+    names = _default_parts(model, has_transitions=transitions is not None) if parts is None else list(parts)
     check_part_names(names)
-    if "transitions" in names:
-        raise ValueError("`fit_fusion` counts no transitions yet; leave 'transitions' out of `parts`.")
+    if "transitions" in names and transitions is None:
+        raise ValueError(
+            "The part 'transitions' needs a fitted baseline: give it as `transitions`, or leave 'transitions' out of "
+            "`parts`."
+        )
     _check_model(model, names)
     if "co_visits" in names and co_visitation is None:
         co_visitation = CoVisitation(processor.catalog)
         co_visitation.fit(train_dataset, validation, max_neighbors=max_neighbors, show_progress=show_progress)
-    made = {name: _make_part(name, model, co_visitation) for name in names}
+    made = {name: _make_part(name, model, co_visitation, transitions) for name in names}
     unfitted = processor.with_fusion(Fusion(made, dict.fromkeys(names, 1.0)))
 
     targets = find_targets(validation, processor.catalog, max_rows_to_fit(len(processor.catalog), max_rows))
@@ -130,11 +148,11 @@ def fit_fusion(
     return processor.with_fusion(Fusion(made, weights, fit))
 
 
-def _default_parts(model: PatchRecForCausalLM) -> list[str]:
+def _default_parts(model: PatchRecForCausalLM, has_transitions: bool) -> list[str]:
     is_left_out = {
         "titles": not _knows_titles(model) or not _reads_trees(model),
         "item": model.item_head is None,
-        "transitions": True,
+        "transitions": not has_transitions,
     }
     return [name for name in PART_NAMES if not is_left_out.get(name, False)]
 
@@ -164,7 +182,9 @@ def _check_model(model: PatchRecForCausalLM, names: Sequence[str]) -> None:
         )
 
 
-def _make_part(name: str, model: PatchRecForCausalLM, co_visitation: CoVisitation | None) -> Part:
+def _make_part(
+    name: str, model: PatchRecForCausalLM, co_visitation: TableBaseline | None, transitions: TableBaseline | None
+) -> Part:
     if name == "titles":
         return TitlePart(temperature=model.config.title_temperature)
     if name == "item":
@@ -173,7 +193,7 @@ def _make_part(name: str, model: PatchRecForCausalLM, co_visitation: CoVisitatio
         return SimilarTitlesPart()
     if name == "seen":
         return SeenPart()
-    return NeighborPart(cast(CoVisitation, co_visitation).table)
+    return NeighborPart(cast(TableBaseline, co_visitation if name == "co_visits" else transitions).table)
 
 
 def _log_probs(

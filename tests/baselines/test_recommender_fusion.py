@@ -4,6 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from item_parts import item_model, item_processor
 
 from patchrec_hf import Catalog, PatchRecommender, PatchRecProcessor, evaluate_scorer, fit_fusion
@@ -105,12 +108,22 @@ def test_moments_reach_every_part(table, recommender):
     assert (table.times == times).all()
 
 
-def test_a_history_that_goes_on_later_changes_no_score(table, co_visitation, rows):
-    """Targets and what follows them are in no history."""
-    fusion = Fusion({"table": table, "co-visits": co_visitation}).fit(rows, show_progress=False)
-    longer = rows.map(lambda row: {"item_ids": [*row["item_ids"], 10, 11]})
+LATER = st.lists(st.lists(st.integers(10, 21), max_size=4), min_size=14, max_size=14)
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(LATER)
+def test_nothing_after_its_time_changes_the_score_of_a_target(table, co_visitation, rows, later):
+    """What users do after their targets is in no history, and what other users do at any time is in no score."""
+    fusion = Fusion({"table": table, "co-visits": co_visitation}, {"table": 0.5, "co-visits": 1.5})
+    longer = Dataset.from_list(
+        [{**row, "item_ids": row["item_ids"] + more} for row, more in zip(rows, later, strict=True)]
+    )
     reports = [evaluate_scorer(fusion, fusion.catalog, part, show_progress=False) for part in (rows, longer)]
     assert reports[0].targets.equals(reports[1].targets)
+    history = rows[0]["item_ids"][:-1]
+    companions = [row["item_ids"] for row in longer]
+    np.testing.assert_allclose(fusion.log_probs([history, *companions])[:1], fusion.log_probs([history]))
 
 
 def test_recommends_without_the_history(recommender, table):

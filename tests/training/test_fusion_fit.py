@@ -77,6 +77,15 @@ def test_parts_and_rows_can_be_chosen(head, processor, chains):
     assert fitted.fusion.fit_result.num_targets == 5
 
 
+def test_transitions_join_if_they_are_given(head, processor, catalog, chains):
+    transitions = CoVisitation(catalog).fit(chains)
+    fitted = fit_fusion(head, item_processor(processor), chains, chains, transitions=transitions, show_progress=False)
+    assert list(fitted.fusion.parts) == ["item", "co_visits", "transitions", "similar_titles", "seen"]
+    assert fitted.fusion.parts["transitions"].table is transitions.table
+    with pytest.raises(ValueError, match="part 'transitions' needs a fitted baseline: give it as `transitions`"):
+        fit_fusion(head, item_processor(processor), chains, chains, ["transitions"], show_progress=False)
+
+
 def test_a_backbone_that_cannot_attend_to_a_tree_has_no_titles(catalog, tokenizer, processor, chains):
     config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2, pad_token_id=2)
     bloom = PatchRecForCausalLM.from_backbone(BloomForCausalLM(config), tokenizer)
