@@ -60,6 +60,7 @@ _MODULES = {
     "EvaluationProtocol": "evaluation.protocol",
     "EvaluationReport": "evaluation.report",
     "Scorer": "evaluation.scorers",
+    "TimedScorer": "evaluation.scorers",
     "evaluate_scorer": "evaluation.scorers",
     "export_backbone": "hub.exports",
     "export_checkpoint": "hub.exports",
@@ -135,6 +136,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .evaluation.protocol import EvaluationProtocol as EvaluationProtocol
     from .evaluation.report import EvaluationReport as EvaluationReport
     from .evaluation.scorers import Scorer as Scorer
+    from .evaluation.scorers import TimedScorer as TimedScorer
     from .evaluation.scorers import evaluate_scorer as evaluate_scorer
     from .hub.exports import export_backbone as export_backbone
     from .hub.exports import export_checkpoint as export_checkpoint

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from datasets import Dataset
 
+from ..evaluation.scorers import reads_times
 from ..evaluation.targets import find_targets
 from ..runtime.catalog import Catalog
 from ..runtime.fusion import FusionFit
@@ -143,7 +144,8 @@ class Fusion(CatalogRecommender):
             [`Fusion`]: itself, with new `weights`, and with the likelihoods in `fit_result`.
 
         Raises:
-            ValueError: If a part gives no log-probabilities, or the weights do not converge.
+            ValueError: If a part gives no log-probabilities, a part reads times and the rows have no timestamps, or
+                the weights do not converge.
             KeyError: If the catalog lacks an item.
             FloatingPointError: If a log-probability is not a finite number.
         """
@@ -153,7 +155,8 @@ class Fusion(CatalogRecommender):
         with progress_bar(show_progress, total=len(targets), desc="Fitting the fusion", unit="history") as progress:
             for start in range(0, len(targets), HISTORIES_PER_BATCH):
                 numbers = np.arange(start, min(start + HISTORIES_PER_BATCH, len(targets)))
-                for name, array in self._parts_log_probs(targets.history_ids(numbers), None).items():
+                times = None if targets.times is None else targets.times[numbers]
+                for name, array in self._parts_log_probs(targets.history_ids(numbers), times).items():
                     log_probs[name][numbers] = array
                 progress.update(len(numbers))
         self.weights, self.fit_result = fit_weights(log_probs, targets.items, max_steps)
@@ -179,6 +182,20 @@ class Fusion(CatalogRecommender):
         """
         check_histories(histories)
         return mix_log_probs(self._parts_log_probs(histories, times), self.weights)
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether scores depend on the moment of asking, as a part's scores may."""
+        return any(
+            part.reads_times if isinstance(part, PatchRecommender) else reads_times(part)
+            for part in self.parts.values()
+        )
+
+    @property
+    def next_moment(self) -> int | None:
+        """The latest [`CatalogRecommender.next_moment`] of a part; `None` if no part has one."""
+        moments = [part.next_moment for part in self.parts.values() if isinstance(part, CatalogRecommender)]
+        return max((moment for moment in moments if moment is not None), default=None)
 
     def score(self, histories: Sequence[Sequence[Any]], times: np.ndarray | None = None) -> np.ndarray:
         """Scores every item for every history: its log-probability (see [`Fusion.log_probs`])."""

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.score_ranks import TitleGroups
-from ..evaluation.scorers import checked_scores
+from ..evaluation.scorers import checked_scores, reads_times, score_at
 from ..runtime.catalog import Catalog
+from ..runtime.moments import as_moments
 from ..runtime.ranking import best_items, check_k
 from ..runtime.recommender import Recommendation
 from ..runtime.user_histories import as_batch, candidate_indices, match_item
@@ -39,7 +40,17 @@ class CatalogRecommender:
         """Scores every item for every history; see [`Scorer`]."""
         raise NotImplementedError(f"{type(self).__name__} does not implement `score`.")
 
-    def score_candidates(self, histories: Sequence[Sequence[Any]], allowed: np.ndarray, k: int) -> np.ndarray:
+    @property
+    def next_moment(self) -> int | None:
+        """
+        The moment of asking if [`CatalogRecommender.recommend`] gets none, in whole seconds since 1970 UTC. `None`
+        here, where no moment is read.
+        """
+        return None
+
+    def score_candidates(
+        self, histories: Sequence[Sequence[Any]], allowed: np.ndarray, k: int, times: np.ndarray | None = None
+    ) -> np.ndarray:
         """
         Scores the items that may be recommended. A subclass implements this method only if its scores depend on them.
 
@@ -50,11 +61,13 @@ class CatalogRecommender:
                 Whether each item may be recommended, in catalog order.
             k (`int`):
                 Number of allowed items that need a score above -infinity for each history; all if fewer are allowed.
+            times (`numpy.ndarray` of shape `(B,)`, int64, *optional*):
+                The moments of asking. They are only given if the baseline reads them (see [`TimedScorer`]).
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, in catalog order. The scores of other items are ignored.
         """
-        return self.score(histories)
+        return score_at(self, histories, times)
 
     def recommend(
         self,
@@ -64,6 +77,7 @@ class CatalogRecommender:
         exclude_seen: bool = True,
         unique_titles: bool = True,
         candidates: Collection[Any] | Sequence[Collection[Any]] | None = None,
+        times: int | Sequence[int] | None = None,
     ) -> list[Recommendation] | list[list[Recommendation]]:
         """
         Recommends the k items with the best scores. All arguments mean the same for [`PatchRecommender.recommend`].
@@ -81,6 +95,10 @@ class CatalogRecommender:
             candidates (`Collection[int | str]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
                 catalog if not given.
+            times (`int` or `Sequence[int]`, *optional*):
+                The moment of asking, in whole seconds since 1970 UTC: one for all histories, or one for each. Only
+                baselines that read times use it, such as [`Popularity`] with a window. If not given, they recommend
+                for the end of the interactions that they have counted ([`CatalogRecommender.next_moment`]).
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first. `score` is the baseline's
@@ -88,8 +106,8 @@ class CatalogRecommender:
 
         Raises:
             ValueError: If a history is empty or leaves nothing to recommend;
-                if `k` is below 1; or if the number of candidate lists is not the number of histories.
-            TypeError: If an item is neither an id nor a title, or `k` is no whole number.
+                if `k` is below 1; or if the number of candidate lists or of moments is not the number of histories.
+            TypeError: If an item is neither an id nor a title, or `k` or a moment is no whole number.
             KeyError: If an id or a title is not in the catalog.
             FloatingPointError: If a score is not a number.
         """
@@ -100,11 +118,17 @@ class CatalogRecommender:
             for row, history in enumerate(batch)
         ]
         allowed = candidate_indices(candidates, len(batch), self.catalog)
+        moments = None if times is None else as_moments(times, len(batch))
+        if not reads_times(self):
+            moments = None
+        elif moments is None and self.next_moment is not None:
+            moments = as_moments(self.next_moment, len(batch))
         results: list[list[Recommendation]] = []
         for start in range(0, len(batch), HISTORIES_PER_BATCH):  # bounds the memory
             part = slice(start, start + HISTORIES_PER_BATCH)
             part_allowed = None if allowed is None else allowed[part]
-            results += self._best(matches[part], part_allowed, k, exclude_seen, unique_titles, start)
+            part_moments = None if moments is None else moments[part]
+            results += self._best(matches[part], part_allowed, k, exclude_seen, unique_titles, start, part_moments)
         return results[0] if is_single else results
 
     def _best(
@@ -115,6 +139,7 @@ class CatalogRecommender:
         exclude_seen: bool,
         unique_titles: bool,
         first_row: int,
+        times: np.ndarray | None,
     ) -> list[list[Recommendation]]:
         """Recommends for histories, whose items are the catalog indices that match them."""
         catalog, title_of_item = self.catalog, self._titles.title_of_item
@@ -123,7 +148,8 @@ class CatalogRecommender:
         # Items of one title have scores of their own. So more are ranked, and the best of each title stays.
         num_alike = int(np.bincount(title_of_item).max()) if unique_titles else 1
         num_ranked = min(k * num_alike, len(catalog))
-        scores = checked_scores(self, self.score_candidates(histories, allowed, num_ranked), allowed.shape)
+        arguments = (histories, allowed, num_ranked) if times is None else (histories, allowed, num_ranked, times)
+        scores = checked_scores(self, self.score_candidates(*arguments), allowed.shape)
         if np.isnan(scores).any():
             row = first_row + int(np.isnan(scores).any(axis=1).argmax())
             raise FloatingPointError(f"{type(self).__name__} gives a score that is not a number (row {row}).")

@@ -13,12 +13,14 @@ from datasets import Dataset, DatasetDict
 from ..runtime.catalog import Catalog
 from ..runtime.title_tokens import ragged_arange
 from .id_columns import IdColumn, enumerate_ids
+from .interactions import has_ascending_times
 from .row_facts import keep_facts
-from .rows import CHUNK_ROWS, ROW_COLUMNS, read_columns
+from .rows import CHUNK_ROWS, TIMES_COLUMN, read_columns
 from .splits import SPLITS
 
 
 _NUM_EARLIER = pl.col("target_positions").list.min()
+_FIRST_TIME = pl.col(TIMES_COLUMN).list.get(_NUM_EARLIER)
 
 
 def make_rows(
@@ -57,7 +59,9 @@ def make_rows(
         - `user_id` (`int` or `str`),
         - `item_ids` (`list[int]` or `list[str]`): oldest first; up to `max_history` items before the first target,
           then all items up to the last target,
-        - `target_positions` (`list[int]`): indices into `item_ids` of the items to predict, ascending.
+        - `target_positions` (`list[int]`): indices into `item_ids` of the items to predict, ascending,
+        - `timestamps` (`list[int]`): the time of each item, in whole seconds since 1970 UTC. Rows have this column if
+          the interactions have `timestamp`, and if the times of each user ascend.
 
     Raises:
         ValueError: If `split` is missing or holds another value, a split has no row, `max_history` is less than 1,
@@ -67,11 +71,12 @@ def make_rows(
     check_row_settings(interactions, catalog, max_history, min_history, targets_per_row)
     users, items = (IdColumn.of(enumerate_ids(interactions[name])) for name in ("user_id", "item_id"))
     positions = interactions["position"].to_numpy()
+    times = interactions["timestamp"].cast(pl.Int64).to_numpy() if has_ascending_times(interactions) else None
     datasets = {}
     for split in splits:
         size = targets_per_row if split == "train" else 1
         is_in_split = (interactions["split"] == split).to_numpy()
-        batches = iterate_rows(users, items, positions, is_in_split, max_history, min_history, size)
+        batches = iterate_rows(users, items, positions, is_in_split, max_history, min_history, size, times)
         first = next(batches, None)
         if first is None:
             raise ValueError(
@@ -125,6 +130,7 @@ def iterate_rows(
     max_history: int,
     min_history: int,
     targets_per_row: int,
+    times: np.ndarray | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """
     Yields the rows of one split in batches of up to `CHUNK_ROWS` rows, in order of users and then of time. This
@@ -140,6 +146,8 @@ def iterate_rows(
             Whether each interaction belongs to the split.
         max_history, min_history, targets_per_row:
             As for [`make_rows`]; [`check_row_settings`] has checked them.
+        times (`numpy.ndarray` of shape `(num_interactions,)`, int64, *optional*):
+            Their times, in whole seconds since 1970 UTC. If not given, rows have no timestamps.
 
     Yields:
         `pyarrow.RecordBatch`: rows as [`make_rows`] describes them.
@@ -156,15 +164,14 @@ def iterate_rows(
         num_items, num_targets = last + 1 - window_starts, ends - begins
         items = np.repeat(window_starts, num_items) + ragged_arange(num_items)
         chunk_targets = targets[begins[0] : ends[-1]]
-        yield pa.record_batch(
-            {
-                "user_id": user_ids.take(first),
-                "item_ids": _lists(item_ids.take(items), num_items),
-                "target_positions": _lists(
-                    pa.array(chunk_targets - np.repeat(window_starts, num_targets)), num_targets
-                ),
-            }
-        )
+        columns = {
+            "user_id": user_ids.take(first),
+            "item_ids": _lists(item_ids.take(items), num_items),
+            "target_positions": _lists(pa.array(chunk_targets - np.repeat(window_starts, num_targets)), num_targets),
+        }
+        if times is not None:
+            columns[TIMES_COLUMN] = _lists(pa.array(times[items]), num_items)
+        yield pa.record_batch(columns)
 
 
 def rows_to_interactions(dataset: Dataset) -> pl.DataFrame:
@@ -174,24 +181,57 @@ def rows_to_interactions(dataset: Dataset) -> pl.DataFrame:
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            Rows of one split. If their `max_history` is above their `min_history`, they may come in any order: a
-            user's first row is then the one with the fewest earlier items.
+            Rows of one split, or of several that were joined. If their `max_history` is above their `min_history`,
+            they may come in any order: a user's first row is then the one with the fewest earlier items.
 
     Returns:
-        `polars.DataFrame` with the columns `user_id` and `item_id`.
+        `polars.DataFrame` with the columns `user_id` and `item_id`. If the rows have timestamps, also with the columns
+        `timestamp` and `known_at` (whole seconds since 1970 UTC). Rows hold an interaction from the time `known_at`
+        on: a target from its own time on, and the items before a user's first target from the time of that target on.
+        With timestamps, an interaction that is a target of several rows is returned once.
     """
-    parts = read_columns(dataset, *ROW_COLUMNS)
+    has_times = TIMES_COLUMN in dataset.column_names
+    columns = {"item_id": "item_ids", **({"timestamp": TIMES_COLUMN} if has_times else {})}
     targets, first_rows = [], []
-    for rows in parts:  # rows repeat their histories: read at once, they would take much more memory than the result
-        targets.append(rows.select("user_id", item_id=pl.col("item_ids").list.gather(pl.col("target_positions"))))
+    # Rows repeat their histories: read at once, they would take much more memory than the result.
+    for rows in read_columns(dataset, "user_id", "target_positions", *columns.values()):
+        of_targets = {name: pl.col(lists).list.gather(pl.col("target_positions")) for name, lists in columns.items()}
+        targets.append(rows.select("user_id", **of_targets).explode(*columns))
         first_rows.append(_first_rows(rows))
-    earlier = _first_rows(pl.concat(first_rows)).select("user_id", item_id=pl.col("item_ids").list.head(_NUM_EARLIER))
-    return pl.concat([earlier, *targets]).explode("item_id").drop_nulls("item_id")
+    before = {name: pl.col(lists).list.head(_NUM_EARLIER) for name, lists in columns.items()}
+    first = _first_rows(pl.concat(first_rows))
+    if not has_times:
+        return pl.concat([first.select("user_id", **before).explode("item_id"), *targets]).drop_nulls("item_id")
+    earlier = first.select("user_id", **before, known_at=_FIRST_TIME).explode(*columns)
+    known = [part.with_columns(known_at=pl.col("timestamp")) for part in targets]
+    return _count_once(pl.concat([earlier, *known]).drop_nulls("item_id"), dataset)
+
+
+def _count_once(interactions: pl.DataFrame, dataset: Dataset) -> pl.DataFrame:
+    """
+    Keeps each interaction as often as one row holds it. Overlapping rows may name one interaction several times, but a
+    user may also choose an item twice within a second.
+    """
+    key = ["user_id", "item_id", "timestamp"]
+    is_repeated = interactions.select(pl.struct(key).is_duplicated()).to_series()
+    if not is_repeated.any():
+        return interactions
+    repeated = interactions.filter(is_repeated)
+    in_one_row = []
+    for rows in read_columns(dataset, "user_id", "item_ids", TIMES_COLUMN):
+        items = rows.rename({"item_ids": "item_id", TIMES_COLUMN: "timestamp"}).with_row_index("row")
+        items = items.explode("item_id", "timestamp").join(repeated, on=key, how="semi")
+        in_one_row.append(items.group_by("row", *key).len().group_by(key).agg(pl.col("len").max()))
+    num_true = pl.concat(in_one_row).group_by(key).agg(num_true=pl.col("len").max())
+    numbered = repeated.sort("known_at", maintain_order=True).with_columns(number=pl.int_range(pl.len()).over(key))
+    kept = numbered.join(num_true, on=key).filter(pl.col("number") < pl.col("num_true"))
+    return pl.concat([interactions.filter(~is_repeated), kept.select(interactions.columns)])
 
 
 def _first_rows(rows: pl.DataFrame) -> pl.DataFrame:
-    """Returns each user's row with the fewest earlier items."""
-    return rows.sort(_NUM_EARLIER, maintain_order=True).unique("user_id", keep="first", maintain_order=True)
+    """Returns each user's row with the fewest earlier items; of several, the one with the earliest target."""
+    order = [_NUM_EARLIER, *([_FIRST_TIME] if TIMES_COLUMN in rows.columns else [])]
+    return rows.sort(order, maintain_order=True).unique("user_id", keep="first", maintain_order=True)
 
 
 def _row_starts(user_ids: np.ndarray, positions: np.ndarray, size: int) -> np.ndarray:

@@ -112,6 +112,32 @@ def count_per_user(ordered: pl.DataFrame) -> np.ndarray:
     return ordered["user_id"].rle().struct.field("len").cast(pl.Int64).to_numpy()
 
 
+def has_ascending_times(interactions: pl.DataFrame | pl.LazyFrame) -> bool:
+    """
+    Finds out whether interactions have times that rows can keep. A warning says so if the times contradict the order,
+    which a column `position` may give.
+
+    Args:
+        interactions (`polars.DataFrame` or `polars.LazyFrame`):
+            As [`order_interactions`] returns them.
+
+    Returns:
+        `bool`: whether there is a column `timestamp` in which no interaction of a user is earlier than the one before.
+    """
+    table = interactions.lazy()
+    if "timestamp" not in table.collect_schema().names():
+        return False
+    descends = (pl.col("timestamp").cast(pl.Int64).diff() < 0) & (pl.col("position") > 0)
+    num_earlier = table.select(descends.sum()).collect(engine="streaming").item()
+    if num_earlier > 0:
+        logger.warning_once(
+            f"{num_earlier} interactions have an earlier `timestamp` than the one before them, because `position` "
+            "orders them otherwise. So their rows get no timestamps. Leave out `position` to order the interactions "
+            "by time."
+        )
+    return bool(num_earlier == 0)
+
+
 def check_items(items: pl.DataFrame) -> None:
     """
     Checks that a table of items can become a [`Catalog`].

@@ -27,6 +27,9 @@ from .streams import stream_rows
 from .tables import TableOptions
 
 
+_ROWS_VERSION = 1  # raise this number when the same prepared data and settings give other rows
+
+
 @name_nearest_keyword
 def load_recommendation_data(
     name_or_path: str | Path | FrameLike,
@@ -110,7 +113,8 @@ def load_recommendation_data(
         interactions = PreparedData.load(prepared).interactions
         make_rows(interactions, catalog, **row_settings, directory=directory, splits=kept)
 
-    directory = make_once(cache / "examples" / f"{prepared.name}-{Hasher.hash([row_settings, kept])}", make)
+    key = Hasher.hash([row_settings, kept, _ROWS_VERSION])
+    directory = make_once(cache / "examples" / f"{prepared.name}-{key}", make)
     splits: dict[str, Any] = {name: Dataset.from_file(str(directory / f"{name}.arrow")) for name in kept}
     if streaming:
         splits = {"train": stream_rows(prepared / INTERACTIONS_NAME, **row_settings), **splits}

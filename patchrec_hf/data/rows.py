@@ -6,17 +6,20 @@ import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from .id_columns import is_arrow_id_type
 
 
 ROW_COLUMNS = ("user_id", "item_ids", "target_positions")
+TIMES_COLUMN = "timestamps"
+"""The optional column of rows that holds the time of each item."""
 _CHECKSUM_ROWS = 100
 CHUNK_ROWS = 10_000
 """Number of rows that are read into memory, or made, at once."""
@@ -33,11 +36,15 @@ class Row(TypedDict):
             Item ids, oldest first.
         target_positions (`list[int]`):
             Indices into `item_ids`, ascending. Each target is predicted from the items before it.
+        timestamps (`list[int]`, *optional*):
+            The time of each item, in whole seconds since 1970 UTC. No item is earlier than the one before it. All rows
+            of a data set have timestamps, or the data set has no such column.
     """
 
     user_id: int | str
     item_ids: Sequence[int] | Sequence[str]
     target_positions: Sequence[int]
+    timestamps: NotRequired[Sequence[int]]
 
 
 def read_columns(dataset: Dataset, *columns: str) -> Iterator[pl.DataFrame]:
@@ -85,7 +92,10 @@ def select_spaced(dataset: Dataset, max_rows: int | None) -> Dataset:
 
 
 def rows_checksum(dataset: Dataset) -> int:
-    """Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change."""
+    """
+    Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change. It does not read
+    timestamps, from which no model learns. So a run that began with rows without timestamps can resume with them.
+    """
     rows = select_spaced(dataset, _CHECKSUM_ROWS).select_columns(list(ROW_COLUMNS))
     return zlib.crc32(json.dumps(rows.to_list()).encode())
 
@@ -113,10 +123,13 @@ def check_columns(dataset: Dataset) -> None:
             f"{dataset.column_names}. See `load_recommendation_data`."
         )
     schema = dataset.features.arrow_schema
-    for column, is_expected, expected in (
+    lists = [
         ("item_ids", is_arrow_id_type, "whole numbers or of texts"),
         ("target_positions", pa.types.is_integer, "whole numbers"),
-    ):
+    ]
+    if TIMES_COLUMN in dataset.column_names:
+        lists.append((TIMES_COLUMN, pa.types.is_integer, "whole numbers (seconds since 1970 UTC)"))
+    for column, is_expected, expected in lists:
         kind = schema.field(column).type
         is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
         if not (is_list and is_expected(kind.value_type)):
@@ -141,6 +154,8 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
         ValueError: If there is no row, a column is missing, or a row has no target or fails [`check_targets`].
     """
     check_columns(dataset)
+    if TIMES_COLUMN in dataset.column_names:
+        _check_all_times(dataset)
     targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
     # First check the underlying table, which may hold further rows: gathering the items of shuffled rows takes long.
     all_items, all_targets = (pl.Series(dataset.data.column(name)) for name in ("item_ids", "target_positions"))
@@ -191,7 +206,7 @@ def find_bad_row(targets: pl.Series, num_items: pl.Series | None, max_history: i
 
 def check_targets(row: Row | Mapping[str, Any], max_history: int | None = None) -> None:
     """
-    Checks that a row's targets can be predicted from one window.
+    Checks that a row's targets can be predicted from one window, and that its items have ascending times, if any.
 
     Args:
         row ([`Row`]):
@@ -201,8 +216,9 @@ def check_targets(row: Row | Mapping[str, Any], max_history: int | None = None) 
 
     Raises:
         ValueError: If the targets do not ascend, lie `max_history` or more apart, have no earlier item or lie outside
-            the row's items.
+            the row's items; or if the row fails [`check_times`].
     """
+    check_times(row)
     targets, num_items = row["target_positions"], len(row["item_ids"])
     for position in targets:
         if not 0 < position < num_items:
@@ -218,3 +234,65 @@ def check_targets(row: Row | Mapping[str, Any], max_history: int | None = None) 
             f"`max_history` ({max_history}) apart. One window predicts all of them, and it would otherwise more than "
             "double. Make shorter rows with `targets_per_row` of `load_recommendation_data` or `make_rows`."
         )
+
+
+def check_times(row: Row | Mapping[str, Any]) -> None:
+    """
+    Checks the timestamps of a row. A row without the column `timestamps` passes.
+
+    Args:
+        row ([`Row`]):
+            The row.
+
+    Raises:
+        ValueError: If there are not as many timestamps as items, one is no whole number, or one is earlier than the
+            one before it.
+    """
+    if "timestamps" not in row:
+        return
+    user, times, num_items = row.get("user_id"), row["timestamps"], len(row["item_ids"])
+    if times is None or len(times) != num_items:
+        found = "no timestamps" if times is None else f"{len(times)} timestamps"
+        raise ValueError(
+            f"Row of user {user} has {found} for {num_items} items. Give each item its time, in whole seconds since "
+            f"1970 UTC, or leave the column out of all rows: `rows.remove_columns({TIMES_COLUMN!r})`."
+        )
+    values = np.asarray(times)
+    if values.dtype.kind not in "iu":
+        raise ValueError(
+            f"Row of user {user}: its timestamps must be whole numbers (seconds since 1970 UTC), got {list(times)}."
+        )
+    descends = values[1:] < values[:-1]
+    if descends.any():
+        place = int(descends.argmax()) + 1
+        raise ValueError(
+            f"Row of user {user}: its timestamps must ascend, since its items are in order of time, but item {place} "
+            f"has {values[place]} after {values[place - 1]}. Sort the user's interactions by time, or leave the "
+            f"column out of all rows: `rows.remove_columns({TIMES_COLUMN!r})`."
+        )
+
+
+def _check_all_times(dataset: Dataset) -> None:
+    # First check the underlying table, as `check_rows` does, in parts: timestamps can be larger than memory.
+    items, times = (dataset.data.column(name) for name in ("item_ids", TIMES_COLUMN))
+    starts = range(0, len(items), CHUNK_ROWS)
+    if all(_are_times_valid(items.slice(start, CHUNK_ROWS), times.slice(start, CHUNK_ROWS)) for start in starts):
+        return
+    for number, row in enumerate(dataset):
+        try:
+            check_times(row)
+        except ValueError as error:
+            raise ValueError(f"{error} It is row {number} of the data set.") from None
+
+
+def _are_times_valid(items: pa.ChunkedArray, times: pa.ChunkedArray) -> bool:
+    lengths = pc.list_value_length(times)
+    if times.null_count > 0 or not lengths.equals(pc.list_value_length(items).cast(lengths.type)):
+        return False
+    flat = pc.list_flatten(times)
+    if flat.null_count > 0:
+        return False
+    values, ends = flat.to_numpy(), np.cumsum(lengths.to_numpy())
+    descends = np.append(values[1:] < values[:-1], False)
+    descends[ends[ends > 0] - 1] = False  # the next value is another row's first
+    return not descends.any()

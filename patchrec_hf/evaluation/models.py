@@ -27,6 +27,7 @@ from .parts import run_in_parts
 from .protocol import PROTOCOLS, RELEASE_MATCHING, STRICT_PROTOCOL, EvaluationProtocol, find_protocol
 from .report import COUNT_COLUMNS, RESULT_SCHEMA, EvaluationReport, result_dtype
 from .score_ranks import TitleGroups
+from .scorers import missing_times
 from .targets import find_targets, seen_items
 from .title_lists import TitleLists
 
@@ -138,6 +139,8 @@ def evaluate_model(
             f"The method {method!r} ranks items, so it needs `protocol='strict'`; other ones compare titles."
         )
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
+    if method == "fusion" and processor.fusion is not None and processor.fusion.reads_times and targets.times is None:
+        raise missing_times("The fusion's part 'popularity'")
     warn_of_other_max_history(dataset, processor.max_history)
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
 
@@ -187,7 +190,8 @@ def evaluate_model(
             return prompt
 
         prompts = LazySequence(len(items), counted_prompt)
-        ranks.fill(results, prompts, items, seen_items(histories, items) if exclude_seen else None)
+        times = None if targets.times is None else targets.times[numbers]
+        ranks.fill(results, prompts, items, seen_items(histories, items) if exclude_seen else None, times)
         return results
 
     settings = {
@@ -229,7 +233,12 @@ class _RanksByTitle:
         self._titles = titles
 
     def fill(
-        self, results: np.ndarray, prompts: Sequence[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
+        self,
+        results: np.ndarray,
+        prompts: Sequence[EncodedHistory],
+        items: np.ndarray,
+        seen: list[np.ndarray] | None,
+        times: np.ndarray | None,
     ) -> None:
         """Writes the ranks of the targets `items`, and how they were found. `seen` items are left out."""
         titles = self._titles
@@ -252,10 +261,15 @@ class _RanksByItem:
         self._titles = TitleGroups.from_catalog(catalog)
 
     def fill(
-        self, results: np.ndarray, prompts: Sequence[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
+        self,
+        results: np.ndarray,
+        prompts: Sequence[EncodedHistory],
+        items: np.ndarray,
+        seen: list[np.ndarray] | None,
+        times: np.ndarray | None,
     ) -> None:
         """As [`_RanksByTitle.fill`] does."""
-        scores = self._ranker.score(prompts)
+        scores = self._ranker.score(prompts, times=times)
         allowed = np.ones(scores.shape, dtype=bool)
         for row, left_out in enumerate(seen or []):
             allowed[row, left_out] = False

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from datasets import Dataset
 
+from ..data.rows import TIMES_COLUMN
 from ..runtime.catalog import Catalog
 from ..runtime.progress import progress_bar
 from .protocol import STRICT_PROTOCOL
@@ -27,6 +28,65 @@ class Scorer(Protocol):
     def score(self, histories: Sequence[Sequence[int]]) -> np.ndarray:
         """Takes B lists of item ids, and returns scores of shape `(B, num_items)`, in catalog order."""
         ...
+
+
+@runtime_checkable
+class TimedScorer(Protocol):
+    """
+    A scorer that may read the moment of asking, such as [`~patchrec_hf.baselines.Popularity`] with a window. In an
+    evaluation, the moment of asking is the target's own time.
+    """
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether `score` needs `times`."""
+        ...
+
+    def score(self, histories: Sequence[Sequence[int]], times: np.ndarray | None = None) -> np.ndarray:
+        """
+        Takes B lists of item ids, and B moments of asking (int64, whole seconds since 1970 UTC). Returns scores of
+        shape `(B, num_items)`, in catalog order. Nothing that happened after a moment may change its scores.
+        """
+        ...
+
+
+def reads_times(scorer: object) -> bool:
+    """Whether a scorer reads the moment of asking: a [`TimedScorer`] whose `reads_times` is true."""
+    return isinstance(scorer, TimedScorer) and scorer.reads_times
+
+
+def score_at(scorer: Scorer, histories: Sequence[Sequence[int]], times: np.ndarray | None) -> np.ndarray:
+    """
+    Scores histories at the moments of asking, by a scorer that may or may not read them.
+
+    Args:
+        scorer ([`Scorer`] or [`TimedScorer`]):
+            The scorer.
+        histories (`Sequence[Sequence[int]]`):
+            B lists of item ids, oldest first.
+        times (`numpy.ndarray` of shape `(B,)`, int64, *optional*):
+            The moments, in whole seconds since 1970 UTC.
+
+    Returns:
+        `numpy.ndarray` of shape `(B, num_items)`, as the scorer returned it.
+
+    Raises:
+        ValueError: If the scorer reads moments, and none are given.
+    """
+    if not (isinstance(scorer, TimedScorer) and scorer.reads_times):
+        return scorer.score(histories)
+    if times is None:
+        raise missing_times(type(scorer).__name__)
+    return scorer.score(histories, times)
+
+
+def missing_times(name: str) -> ValueError:
+    """Returns an error that says what a scorer called `name` lacks, if it reads moments and gets none."""
+    return ValueError(
+        f"{name} reads the moment of asking of each history, and got none. Pass `times` (whole seconds since 1970 "
+        f"UTC). An evaluation takes them from the column `{TIMES_COLUMN}` of its rows; rows have it if their "
+        "interactions have the column `timestamp`."
+    )
 
 
 def checked_scores(scorer: object, scores: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -94,8 +154,9 @@ def evaluate_scorer(
     evaluates all targets.
 
     Args:
-        scorer ([`Scorer`]):
-            A fitted baseline, or any object with a `score` method.
+        scorer ([`Scorer`] or [`TimedScorer`]):
+            A fitted baseline, or any object with a `score` method. A [`TimedScorer`] whose `reads_times` is true gets
+            the time of each target as the moment of asking.
         catalog ([`Catalog`]):
             The items that the scorer scores.
         dataset, exclude_seen, max_rows, train_dataset, show_progress:
@@ -108,7 +169,8 @@ def evaluate_scorer(
 
     Raises:
         ValueError: If the data set is empty, a number is out of range, the scores do not have the shape
-            `(B, num_items)`, a score is NaN, or the scorer has a `catalog` with other items or another order.
+            `(B, num_items)`, a score is NaN, the scorer has a `catalog` with other items or another order, or it reads
+            times and the rows have no timestamps.
         KeyError: If the catalog lacks an item.
     """
     if batch_size < 1:
@@ -116,6 +178,8 @@ def evaluate_scorer(
     if isinstance(scorer, _CatalogScorer):
         check_same_items(scorer.catalog, catalog, type(scorer).__name__)
     targets = find_targets(dataset, catalog, max_rows, train_dataset)
+    if reads_times(scorer) and targets.times is None:
+        raise missing_times(type(scorer).__name__)
     titles = TitleGroups.from_catalog(catalog)
     parts = []
     with progress_bar(show_progress, total=len(targets), desc="Scoring", unit="target") as progress:
@@ -123,7 +187,8 @@ def evaluate_scorer(
             numbers = np.arange(start, min(start + batch_size, len(targets)))
             items = targets.items[numbers]
             histories = targets.history_ids(numbers)
-            scores = checked_scores(scorer, scorer.score(histories), (len(numbers), len(catalog)))
+            times = None if targets.times is None else targets.times[numbers]
+            scores = checked_scores(scorer, score_at(scorer, histories, times), (len(numbers), len(catalog)))
             allowed = np.ones(scores.shape, dtype=bool)
             if exclude_seen:
                 for row, seen in enumerate(seen_items(map(catalog.indices_of, histories), items)):

@@ -14,7 +14,16 @@ import polars as pl
 from datasets import Dataset
 
 from ..data.row_facts import check_same_catalog
-from ..data.rows import ROW_COLUMNS, check_columns, check_targets, find_bad_row, read_columns, spaced_rows
+from ..data.rows import (
+    ROW_COLUMNS,
+    TIMES_COLUMN,
+    check_columns,
+    check_targets,
+    check_times,
+    find_bad_row,
+    read_columns,
+    spaced_rows,
+)
 from ..runtime.catalog import Catalog
 from ..runtime.ids import as_ids, id_numbers
 from .comparison import TARGET_COLUMNS
@@ -41,6 +50,9 @@ class Targets:
             Number of items before each target.
         is_cold (`numpy.ndarray` of shape `(n,)`, bool, *optional*):
             Whether the training rows lack the target.
+        times (`numpy.ndarray` of shape `(n,)`, int64, *optional*):
+            Time of each target, in whole seconds since 1970 UTC: the moment of asking. `None` if the rows have no
+            timestamps.
     """
 
     dataset: Dataset
@@ -51,6 +63,7 @@ class Targets:
     items: np.ndarray
     history_lengths: np.ndarray
     is_cold: np.ndarray | None = None
+    times: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,13 +159,15 @@ def find_targets(
     Raises:
         TypeError: If ids are neither whole numbers nor texts.
         ValueError: If the rows were made with another catalog, there is no target, a target position lies outside its
-            row, or `max_rows` is less than 1.
+            row, a row has other than one timestamp for each item, or `max_rows` is less than 1.
         KeyError: If the catalog lacks a target.
     """
     check_columns(dataset)
     check_same_catalog(dataset, catalog)
     rows = spaced_rows(len(dataset), max_rows)
-    frame = dataset.select(rows).select_columns(list(ROW_COLUMNS)).to_polars()
+    has_times = TIMES_COLUMN in dataset.column_names
+    columns = [*ROW_COLUMNS, TIMES_COLUMN] if has_times else list(ROW_COLUMNS)
+    frame = dataset.select(rows).select_columns(columns).to_polars()
     frame = frame.with_columns(pl.col("target_positions").list.drop_nulls(), pl.Series("row", rows))
     frame = frame.filter(pl.col("target_positions").list.len() > 0)
     if len(frame) == 0:
@@ -160,12 +175,20 @@ def find_targets(
     bad = find_bad_row(frame["target_positions"], frame["item_ids"].list.len())
     if bad is not None:
         check_targets(frame.row(bad, named=True))
+    times = {}
+    if has_times:
+        num_times = frame[TIMES_COLUMN].list.drop_nulls().list.len()
+        is_timed = (num_times == frame["item_ids"].list.len()).fill_null(False)
+        if not is_timed.all():
+            check_times(frame.row(is_timed.index_of(False), named=True))
+        times = {"time": pl.col(TIMES_COLUMN).list.gather(pl.col("target_positions"))}
     targets = frame.select(
         "row",
         "user_id",
         history_length=pl.col("target_positions").cast(pl.List(pl.Int64)),
         target_id=pl.col("item_ids").list.gather(pl.col("target_positions")),
-    ).explode("history_length", "target_id")
+        **times,
+    ).explode("history_length", "target_id", *times)
     ids = as_ids(targets["target_id"].to_numpy())
     return Targets(
         dataset,
@@ -176,6 +199,7 @@ def find_targets(
         items=catalog.indices_of(ids),
         history_lengths=targets["history_length"].to_numpy(),
         is_cold=None if train_dataset is None else ~np.isin(ids, _known_items(train_dataset)),
+        times=targets["time"].cast(pl.Int64).to_numpy() if has_times else None,
     )
 
 

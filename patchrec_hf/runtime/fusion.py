@@ -93,6 +93,11 @@ class Fusion:
         """Number of items that a part knows by their places in the catalog: the first ones."""
         return max((part.num_items for part in self.parts.values() if isinstance(part, FiledPart)), default=0)
 
+    @property
+    def reads_times(self) -> bool:
+        """Whether a part's log-probabilities depend on the moment of asking."""
+        return "popularity" in self.parts
+
     def check_catalog(self, catalog: Catalog) -> None:
         """
         Checks that the parts were made for a catalog, which may have new items at its end.
@@ -123,7 +128,7 @@ class Fusion:
     def to_dict(self) -> dict[str, Any]:
         """Returns all but the arrays, as JSON-ready values."""
         parts = {
-            name: {"weight": self.weights[name], **({} if isinstance(part, FiledPart) else asdict(part))}
+            name: {"weight": self.weights[name], **(part.settings() if isinstance(part, FiledPart) else asdict(part))}
             for name, part in self.parts.items()
         }
         if self.fit_result is None:
@@ -158,7 +163,9 @@ class Fusion:
             kind = PART_CLASSES[name]
             others = {key: value for key, value in settings.items() if key != "weight"}
             weights[name] = settings["weight"]
-            parts[name] = kind.load(find(_file_name(name))) if issubclass(kind, FiledPart) else kind(**others)
+            parts[name] = (
+                kind.load(find(_file_name(name)), **others) if issubclass(kind, FiledPart) else kind(**others)
+            )
         return cls(parts, weights, FusionFit(**values["fit_result"]) if "fit_result" in values else None)
 
     @classmethod

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from .catalog import Catalog
 from .configuration import Normalizer, check_normalizer
 from .log_linear import log_softmax
 from .neighbors import NeighborTable
+from .recent_popularity import RecentPopularity, check_window
 from .title_similarity import log_shares
 
 
@@ -119,15 +121,71 @@ class NeighborPart:
         """Writes the part as one safetensors file."""
         self.table.save(path)
 
+    def settings(self) -> dict[str, Any]:
+        """Returns what the file lacks, as JSON-ready values."""
+        return {}
+
     @classmethod
     def load(cls, path: str | os.PathLike) -> NeighborPart:
         """Reads a file that [`NeighborPart.save`] wrote."""
         return cls(NeighborTable.load(path))
 
 
-FiledPart = NeighborPart
+@dataclass(frozen=True, eq=False)
+class PopularityPart:
+    """
+    The part `"popularity"`: how often each item was chosen in the days before the moment of asking, plus one, as a
+    share of all.
+
+    Args:
+        recent ([`RecentPopularity`]):
+            Counts by day.
+        window (`int`, *optional*, defaults to `7`):
+            Number of whole days before the day of the moment that count.
+
+    Raises:
+        TypeError, ValueError: If the window is no whole number of at least 1.
+    """
+
+    recent: RecentPopularity
+    window: int = 7
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+
+    @property
+    def num_items(self) -> int:
+        """Number of items that the part knows by their places in the catalog: the first ones."""
+        return self.recent.num_items
+
+    def check_catalog(self, catalog: Catalog) -> None:
+        """Raises a `ValueError` if the part was made for another catalog."""
+        self.recent.check_catalog(catalog)
+
+    def log_probs(
+        self, histories: Sequence[np.ndarray], num_items: int, times: np.ndarray | None = None
+    ) -> np.ndarray:
+        """See [`NeighborPart.log_probs`]. Without `times`, the moment is the end of the counted days."""
+        moments = np.full(len(histories), self.recent.end_time) if times is None else times
+        return log_softmax(np.log1p(self.recent.counts_before(moments, self.window, num_items)))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the counts as one safetensors file."""
+        self.recent.save(path)
+
+    def settings(self) -> dict[str, Any]:
+        """Returns what the file lacks, as JSON-ready values."""
+        return {"window": int(self.window)}
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, window: int) -> PopularityPart:
+        """Reads a file that [`PopularityPart.save`] wrote."""
+        return cls(RecentPopularity.load(path), window)
+
+
+FiledPart = NeighborPart | PopularityPart
 """Parts that are saved as a file of their own, and that know items by their places in the catalog."""
-DataPart = SeenPart | NeighborPart
+DataPart = SeenPart | NeighborPart | PopularityPart
 """Parts that need neither a model nor the titles of the catalog."""
 Part = ItemHeadPart | TitlePart | SimilarTitlesPart | DataPart
 PART_CLASSES: Mapping[str, type[Part]] = MappingProxyType(
@@ -138,6 +196,7 @@ PART_CLASSES: Mapping[str, type[Part]] = MappingProxyType(
         "transitions": NeighborPart,
         "similar_titles": SimilarTitlesPart,
         "seen": SeenPart,
+        "popularity": PopularityPart,
     }
 )
 """The class of each part, by its name."""

@@ -12,6 +12,7 @@ from .fusion_parts import DataPart, ItemHeadPart, NeighborPart, Part, TitlePart
 from .item_scorer import PROMPTS_AT_ONCE, ItemScorer, ScoredRows
 from .log_linear import log_softmax
 from .modeling import PatchRecForCausalLM
+from .moments import as_moments
 from .processing import PatchRecProcessor
 
 
@@ -98,7 +99,7 @@ class FusionScorer:
             [`ScoredRows`] of log-probabilities, float64, until all prompts are scored.
 
         Raises:
-            TypeError, ValueError: As [`check_times`] and [`ItemScorer.score`] do.
+            TypeError, ValueError: As [`as_moments`] and [`ItemScorer.score`] do.
             FloatingPointError: If a part's log-probability is not a finite number.
         """
         for rows, log_probs in self.parts(prompts, times, batch_size, nest):
@@ -125,7 +126,7 @@ class FusionScorer:
             TypeError, ValueError, FloatingPointError: As [`FusionScorer.score`] does.
         """
         if times is not None:
-            times = check_times(times, len(prompts))
+            times = as_moments(times, len(prompts))
         for first in range(0, len(prompts), PROMPTS_AT_ONCE):
             block = [prompts[row] for row in range(first, min(first + PROMPTS_AT_ONCE, len(prompts)))]
             for rows, item_scores in self._item_scores(block, batch_size, nest):
@@ -181,36 +182,6 @@ class PartRows(NamedTuple):
 
     rows: np.ndarray
     log_probs: dict[str, np.ndarray]
-
-
-def check_times(times: np.ndarray, num_histories: int) -> np.ndarray:
-    """
-    Checks moments of asking.
-
-    Args:
-        times (`numpy.ndarray` of shape `(B,)`, int64):
-            Whole seconds since 1970 UTC.
-        num_histories (`int`):
-            Number of histories, B.
-
-    Returns:
-        `numpy.ndarray` of shape `(B,)`, int64.
-
-    Raises:
-        TypeError: If the times are no whole numbers.
-        ValueError: If there is not one for each history.
-    """
-    array = np.asarray(times)
-    if array.dtype.kind not in "iu":
-        raise TypeError(
-            f"`times` must be whole seconds since 1970 UTC, got {array.dtype} ({array.reshape(-1)[:1]}). Convert "
-            "datetimes with `int(moment.timestamp())`."
-        )
-    if array.shape != (num_histories,):
-        raise ValueError(
-            f"`times` needs one moment for each of {num_histories} histories, got an array of shape {array.shape}."
-        )
-    return array.astype(np.int64)
 
 
 def check_finite(part: str, log_probs: np.ndarray) -> None:

@@ -20,6 +20,7 @@ from .ids import nearest_texts
 
 CATALOG_NAME = "catalog.parquet"
 CO_VISITATION_NAME = "co_visitation.safetensors"
+RECENT_POPULARITY_NAME = "recent_popularity.safetensors"
 FORMAT_VERSION = 2
 """Version of the checkpoint format. It rises with each change that an older version of the library could misread."""
 

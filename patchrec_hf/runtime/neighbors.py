@@ -238,25 +238,11 @@ class NeighborTable:
         Raises:
             ValueError: If the catalog lacks an item of the table, or has it at another place.
         """
-        numbers = catalog.id_numbers
-        if np.array_equal(numbers[: self.num_items], self.item_ids):
-            return
         mend = (
             "Use the catalog for which the pairs were counted, with new items at its end only (`Catalog.with_items`), "
             "or count the pairs anew (`CoVisitation.fit`)."
         )
-        lost = self.item_ids[~np.isin(self.item_ids, numbers)]
-        if len(lost) > 0:
-            named = "" if catalog.has_text_ids else f", such as item {lost[0]}"
-            raise ValueError(
-                f"The catalog lacks {len(lost)} of the {self.num_items} items of the table of neighbors{named}. {mend}"
-            )
-        index = int(np.flatnonzero(numbers[: self.num_items] != self.item_ids)[0])
-        place = int(np.flatnonzero(numbers == self.item_ids[index])[0])
-        raise ValueError(
-            f"Item {catalog.item_ids[place]} ({catalog.titles[place]!r}) has the index {index} in the table of "
-            f"neighbors, but {place} in the catalog. {mend}"
-        )
+        check_first_items(self.item_ids, catalog, "the table of neighbors", mend)
 
     def save(self, path: str | os.PathLike, **settings: Any) -> None:
         """
@@ -308,6 +294,36 @@ class NeighborTable:
         """Returns the settings that [`NeighborTable.save`] kept in a file's metadata."""
         with safe_open(path, framework="numpy") as file:
             return json.loads((file.metadata() or {}).get("settings", "{}"))
+
+
+def check_first_items(item_ids: np.ndarray, catalog: Catalog, name: str, mend: str) -> None:
+    """
+    Checks that a catalog begins with the items for which something was counted.
+
+    Args:
+        item_ids (`numpy.ndarray` of shape `(num_items,)`, int64):
+            The `id_numbers` of the catalog for which it was counted.
+        catalog ([`Catalog`]):
+            The catalog to check. It may have further items at its end.
+        name, mend (`str`):
+            What was counted, and how to mend an error.
+
+    Raises:
+        ValueError: If the catalog lacks an item, or has it at another place.
+    """
+    numbers = catalog.id_numbers
+    if np.array_equal(numbers[: len(item_ids)], item_ids):
+        return
+    lost = item_ids[~np.isin(item_ids, numbers)]
+    if len(lost) > 0:
+        named = "" if catalog.has_text_ids else f", such as item {lost[0]}"
+        raise ValueError(f"The catalog lacks {len(lost)} of the {len(item_ids)} items of {name}{named}. {mend}")
+    index = int(np.flatnonzero(numbers[: len(item_ids)] != item_ids)[0])
+    place = int(np.flatnonzero(numbers == item_ids[index])[0])
+    raise ValueError(
+        f"Item {catalog.item_ids[place]} ({catalog.titles[place]!r}) has the index {index} in {name}, but {place} in "
+        f"the catalog. {mend}"
+    )
 
 
 def sum_by_cell(cells: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

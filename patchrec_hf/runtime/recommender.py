@@ -16,12 +16,12 @@ from transformers.processing_utils import ProcessorMixin
 from .adapters import is_adapter, load_adapted
 from .catalog import Catalog
 from .configuration import Normalizer
-from .fusion_scorer import check_times
 from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
 from .log_linear import log_softmax
 from .modeling import PatchRecForCausalLM
+from .moments import as_moments
 from .processing import PatchRecProcessor
 from .ranking import ITEM_METHODS, CatalogRanker, Method, RankingConfig, best_items, check_k, default_method
 from .user_histories import Item, as_batch, candidate_indices, find_items
@@ -154,7 +154,7 @@ class PatchRecommender:
                 Whether to show a progress bar.
             times (`int` or `numpy.ndarray` of shape `(B,)`, int64, *optional*):
                 The moment of asking, in whole seconds since 1970 UTC: one for all histories, or one for each. Parts of
-                a fusion that count by time read it.
+                a fusion that count by time read it. If not given, they count up to the end of their days.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
@@ -198,7 +198,7 @@ class PatchRecommender:
             candidates=self._candidates(candidates, len(batch), unique_titles and not by_item),
             excluded=seen,
             show_progress=show_progress,
-            times=_moments(times, len(batch)),
+            times=None if times is None else as_moments(times, len(batch)),
         )
         results = []
         for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True):
@@ -218,6 +218,11 @@ class PatchRecommender:
     def catalog(self) -> Catalog:
         """The items that can be recommended."""
         return self.processor.catalog
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether recommendations depend on the moment of asking, by a part of the checkpoint's fusion."""
+        return self.processor.fusion is not None and self.processor.fusion.reads_times
 
     def log_probs(
         self,
@@ -259,7 +264,7 @@ class PatchRecommender:
         normalizer: Normalizer | None = "catalog" if chosen == "all" else None
         config = RankingConfig(k=1, method=chosen, batch_size=batch_size, normalizer=normalizer)
         ranker = CatalogRanker(self.model, processor, config, self._scorer_for(chosen))
-        return log_softmax(ranker.score(prompts, times=_moments(times, len(batch))))
+        return log_softmax(ranker.score(prompts, times=None if times is None else as_moments(times, len(batch))))
 
     def _scorer_for(self, method: Method) -> ItemScorer | None:
         """Returns the item scorer, whose vectors are computed once, if a method can use it."""
@@ -331,10 +336,3 @@ class PatchRecommender:
         if arrays is None:
             return [trie.all_titles[1]] * num_histories if unique_titles else None
         return [trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
-
-
-def _moments(times: int | Sequence[int] | np.ndarray | None, num_histories: int) -> np.ndarray | None:
-    if times is None:
-        return None
-    array = np.asarray(times)
-    return check_times(np.repeat(array, num_histories) if array.ndim == 0 else array, num_histories)

@@ -11,6 +11,8 @@ from peft import PeftModel
 
 from ..baselines.co_visitation import CoVisitation
 from ..baselines.fusion_weights import MAX_STEPS, fit_weights, max_rows_to_fit
+from ..baselines.popularity import Popularity
+from ..data.rows import TIMES_COLUMN
 from ..evaluation.targets import Targets, find_targets
 from ..runtime.attention import maskable_attention
 from ..runtime.fusion import Fusion
@@ -19,6 +21,7 @@ from ..runtime.fusion_parts import (
     ItemHeadPart,
     NeighborPart,
     Part,
+    PopularityPart,
     SeenPart,
     SimilarTitlesPart,
     TitlePart,
@@ -30,6 +33,10 @@ from ..runtime.neighbors import NeighborTable
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.ranking import CatalogRanker, RankingConfig
 from ..runtime.sharding import gathered_root
+
+
+_WINDOW = 7
+"""Days that the part `"popularity"` counts unless it is given."""
 
 
 class TableBaseline(Protocol):
@@ -50,6 +57,7 @@ def fit_fusion(
     *,
     co_visitation: CoVisitation | None = None,
     transitions: TableBaseline | None = None,
+    popularity: Popularity | None = None,
     max_neighbors: int | None = None,
     max_rows: int | None = None,
     max_steps: int = MAX_STEPS,
@@ -81,15 +89,20 @@ def fit_fusion(
                 - `"co_visits"`: co-visitation;
                 - `"transitions"`: the scores of `transitions`;
                 - `"similar_titles"`: titles that share rare tokens with the history's;
-                - `"seen"`: whether the history holds the item.
+                - `"seen"`: whether the history holds the item;
+                - `"popularity"`: how often the item was chosen in the days before the moment of asking.
 
             If not given, all parts that the model and the data allow: `"titles"` only if the model was last trained on
             titles and its backbone can read a tree of them, `"item"` only if it has an item head, `"transitions"` only
-            if they are given.
+            if they are given, `"popularity"` only if it is given or the rows have timestamps.
         co_visitation ([`~patchrec_hf.baselines.CoVisitation`], *optional*):
             Fitted counts. If not given, they are counted here, and their weighting is chosen on `validation`.
         transitions ([`TableBaseline`], *optional*):
             A fitted baseline whose `table` says how strongly each item leads to others.
+        popularity ([`~patchrec_hf.baselines.Popularity`], *optional*):
+            A fitted baseline with a `window`. If not given, the interactions of both data sets are counted, with a
+            window of 7 days. A recommender in use should count up to its own time: fit `Popularity` on all rows until
+            then, and pass it here.
         max_neighbors (`int`, *optional*):
             Number of items that are kept for each item of a table that is counted here. It bounds the size for large
             catalogs. All if not given.
@@ -123,7 +136,12 @@ def fit_fusion(
     """
     model = cast(PatchRecForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
     model.check_processor(processor)
-    names = _default_parts(model, has_transitions=transitions is not None) if parts is None else list(parts)
+    has_times = all(TIMES_COLUMN in rows.column_names for rows in (train_dataset, validation))
+    given = [
+        *(["transitions"] if transitions is not None else []),
+        *(["popularity"] if popularity is not None or has_times else []),
+    ]
+    names = _default_parts(model, given) if parts is None else list(parts)
     check_part_names(names)
     if "transitions" in names and transitions is None:
         raise ValueError(
@@ -134,7 +152,14 @@ def fit_fusion(
     if "co_visits" in names and co_visitation is None:
         co_visitation = CoVisitation(processor.catalog)
         co_visitation.fit(train_dataset, validation, max_neighbors=max_neighbors, show_progress=show_progress)
-    made = {name: _make_part(name, model, co_visitation, transitions) for name in names}
+    if "popularity" in names and popularity is None:
+        popularity = Popularity(processor.catalog, window=_WINDOW)
+        popularity.fit({"train": train_dataset, "validation": validation})
+    made: dict[str, Part] = {
+        name: _make_part(name, model, co_visitation, transitions) for name in names if name != "popularity"
+    }
+    if "popularity" in names and popularity is not None:
+        made["popularity"] = PopularityPart(popularity.recent, cast(int, popularity.window))
     unfitted = processor.with_fusion(Fusion(made, dict.fromkeys(names, 1.0)))
 
     targets = find_targets(validation, processor.catalog, max_rows_to_fit(len(processor.catalog), max_rows))
@@ -148,11 +173,12 @@ def fit_fusion(
     return processor.with_fusion(Fusion(made, weights, fit))
 
 
-def _default_parts(model: PatchRecForCausalLM, has_transitions: bool) -> list[str]:
+def _default_parts(model: PatchRecForCausalLM, given: Sequence[str]) -> list[str]:
     is_left_out = {
         "titles": not _knows_titles(model) or not _reads_trees(model),
         "item": model.item_head is None,
-        "transitions": not has_transitions,
+        "transitions": "transitions" not in given,
+        "popularity": "popularity" not in given,
     }
     return [name for name in PART_NAMES if not is_left_out.get(name, False)]
 
@@ -203,4 +229,4 @@ def _log_probs(
     histories = targets.history_items(np.arange(len(targets)))
     prompts = LazySequence(len(histories), lambda row: processor.encode(histories[row]))
     ranker = CatalogRanker(model, processor, RankingConfig(k=1, method="fusion", batch_size=batch_size))
-    return ranker.score_parts(prompts, show_progress)
+    return ranker.score_parts(prompts, show_progress, targets.times)

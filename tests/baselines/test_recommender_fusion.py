@@ -126,6 +126,38 @@ def test_nothing_after_its_time_changes_the_score_of_a_target(table, co_visitati
     np.testing.assert_allclose(fusion.log_probs([history, *companions])[:1], fusion.log_probs([history]))
 
 
+def test_a_part_that_reads_times_gets_them(table, catalog, rows, tmp_path):
+    """Item 11 is popular on day 1, and item 12 on day 2; only the popularity counts."""
+    day = 86_400
+    counted = [
+        {"user_id": user, "item_ids": [10, item], "target_positions": [1], "timestamps": [time, time]}
+        for user, (item, time) in enumerate([(11, day), (11, day), (12, 2 * day), (12, 2 * day)])
+    ]
+    timed = Dataset.from_list(counted)
+    baseline = Popularity(catalog, 1).fit(timed)
+    fusion = Fusion({"popular": baseline, "table": table}, {"popular": 1.0, "table": 0.0})
+    assert fusion.reads_times
+    assert not Fusion({"popular": Popularity(catalog).fit(timed), "table": table}).reads_times
+    times = np.array([2 * day, 3 * day])
+    best = fusion.score([[10, 20], [10, 20]], times)
+    best[:, 0] = -np.inf  # item 10
+    assert catalog.item_ids[best.argmax(axis=1)].tolist() == [11, 12]
+    lists = fusion.recommend([[10, 20], [10, 20]], k=1, times=times.tolist())
+    assert [item.item_id for (item,) in lists] == [11, 12]
+    assert fusion.recommend([10, 20], k=1)[0].item_id == 12  # the day after the last counted one
+    asked = [
+        {"user_id": 7, "item_ids": [10, 20, 11], "target_positions": [2], "timestamps": [0, 0, 2 * day]},
+        {"user_id": 8, "item_ids": [10, 20, 12], "target_positions": [2], "timestamps": [0, 0, 3 * day]},
+    ]
+    fusion = Fusion({"popular": baseline}).fit(Dataset.from_list(asked), show_progress=False)
+    assert fusion.weights["popular"] > 1
+    fusion.save_pretrained(tmp_path / "fusion")
+    assert Fusion.from_pretrained(tmp_path / "fusion").recommend([10, 20], k=1, times=2 * day)[0].item_id == 11
+    for call in (lambda: fusion.score([[10]]), lambda: fusion.fit(rows, show_progress=False)):
+        with pytest.raises(ValueError, match="`Popularity` with `window=1` reads the moment of asking"):
+            call()
+
+
 def test_recommends_without_the_history(recommender, table):
     fusion = Fusion({"LLM": recommender, "table": table}, {"LLM": 0.75, "table": 0.25})
     history = [10, 11]

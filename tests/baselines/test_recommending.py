@@ -173,16 +173,16 @@ def test_wrong_scores_are_named():
 
 
 def test_the_arguments_are_those_of_the_llm():
-    """A call that recommends by a baseline also recommends by the LLM."""
+    """A call that recommends by a baseline also recommends by the LLM, which reads no times."""
     ours = inspect.signature(CatalogRecommender.recommend).parameters
     theirs = inspect.signature(PatchRecommender.recommend).parameters
-    assert set(ours) <= set(theirs)
+    assert set(ours) - {"times"} <= set(theirs)
     for name in ("k", "exclude_seen", "unique_titles", "candidates"):
         assert ours[name].default == theirs[name].default, name
     docs = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text(encoding="utf-8")
     mean_the_same, others = docs[docs.index("\n`k`, `exclude_seen`") :].split(" mean the same", 1)
     lacking = others[others.index("by name only.") : others.index("how an LLM ranks")]
-    assert re.findall(r"`(\w+)`", mean_the_same) == list(ours)[2:]
+    assert re.findall(r"`(\w+)`", mean_the_same) == [name for name in ours if name in theirs][2:]
     assert re.findall(r"`(\w+)`", lacking) == [name for name in theirs if name not in ours]
 
 
@@ -211,3 +211,28 @@ def test_recommending_leaves_a_model_in_training_mode(make_baseline):
     assert isinstance(model, SASRec)
     assert len(model.recommend([10, 11], k=3)) == 3
     assert model.training
+
+
+class Hourly(Fixed):
+    """Recommends item 1 before the first hour, and item 5 from then on."""
+
+    reads_times = True
+    next_moment = 7_200
+
+    def score(self, histories, times=None):
+        return np.array([[2, 0, 0, 0, 1] if time < 3_600 else [1, 0, 0, 0, 2] for time in times], dtype=np.float64)
+
+
+def test_the_moment_of_asking(monkeypatch):
+    monkeypatch.setattr(module, "HISTORIES_PER_BATCH", 1)
+    hourly = Hourly([0] * 5)
+    assert ids(hourly.recommend([4], k=1, times=3_599)) == [1]
+    assert ids(hourly.recommend([4], k=1)) == [5]
+    assert [ids(best) for best in hourly.recommend([[4], [4]], k=1, times=[3_600, 0])] == [[5], [1]]
+    # A baseline that reads no times takes them all the same, so that one call serves all baselines.
+    assert ids(Fixed([5, 1, 4, 2, 3]).recommend([5], k=1, times=3_600)) == [1]
+    for baseline in (hourly, Fixed([0] * 5)):
+        with pytest.raises(ValueError, match="one moment for all 1 histories or one for each"):
+            baseline.recommend([4], times=[1, 2])
+        with pytest.raises(TypeError, match="`times` must be whole numbers"):
+            baseline.recommend([4], times="now")

@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset
 
 from patchrec_hf import Catalog
-from patchrec_hf.baselines.selection import cut_off, ranks_of_targets, single_targets
+from patchrec_hf.baselines.selection import cut_off, ranks_of_targets, single_targets, single_times
 
 
 CATALOG = Catalog.from_titles({10: "a", 11: "b", 12: "c"})
@@ -51,3 +51,27 @@ def test_cut_off_of_a_metric():
 def test_metrics_without_a_cut_off(metric):
     with pytest.raises(ValueError, match=f"must be hr@k, ndcg@k or mrr@k with a whole number k, got '{metric}'"):
         cut_off(metric)
+
+
+class Recent:
+    """Scores item 11 best in the morning of the first day, and item 12 later."""
+
+    reads_times = True
+
+    def score(self, histories, times=None):
+        return np.array([[0, 2, 1] if time < 43_200 else [0, 1, 2] for time in times], dtype=float)
+
+
+def test_each_target_is_ranked_at_its_own_time(monkeypatch):
+    monkeypatch.setattr("patchrec_hf.baselines.selection.HISTORIES_PER_BATCH", 2)
+    rows = [
+        {"user_id": 1, "item_ids": [10, 11, 12], "target_positions": [1, 2], "timestamps": [5, 9, 43_200]},
+        {"user_id": 2, "item_ids": [12, 11], "target_positions": [1], "timestamps": [7, 50_000]},
+    ]
+    dataset = Dataset.from_list(rows)
+    times = single_times(dataset)
+    assert times.tolist() == [9, 43_200, 50_000]
+    assert single_times(dataset.remove_columns("timestamps")) is None
+    assert ranks_of_targets(Recent(), *single_targets(dataset, CATALOG), times).tolist() == [1, 1, 2]
+    with pytest.raises(ValueError, match="Recent reads the moment of asking"):
+        ranks_of_targets(Recent(), *single_targets(dataset, CATALOG))

@@ -351,3 +351,14 @@ def test_too_long_for_the_context_by_items(processor):
         PatchDataCollator(processor, max_length=length - 1, objective="item")([row])
     with pytest.raises(ValueError, match="user 7 takes"):
         PatchDataCollator(processor, max_length=length, objective="both")([row])
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_batches_do_not_read_timestamps(processor, rows, packing):
+    collator = PatchDataCollator(processor, tree_packing=packing)
+    timed = [{**row, "timestamps": list(range(len(row["item_ids"])))} for row in rows]
+    plain, with_times = collator(list(rows)), collator(timed)
+    assert plain.keys() == with_times.keys()
+    assert all(torch.equal(plain[key], with_times[key]) for key in plain)
+    with pytest.raises(ValueError, match="has 1 timestamps for"):
+        collator([{**rows[0], "timestamps": [5]}])

@@ -96,3 +96,11 @@ def test_streams_of_two_seeds_differ():
     orders = [[row.row["item_ids"] for row in ScheduledStream(rows, 4, 1, seed, 3)] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_scheduled_rows_carry_their_timestamps():
+    rows = [{"item_ids": [i, i + 1], "timestamps": [5, 6 + i]} for i in range(3)]
+    scheduled = ScheduledDataset(Dataset.from_list(rows))[ScheduledIndex(2, 7, 0.25)]
+    assert scheduled.row["timestamps"] == [5, 8]
+    stream = ScheduledStream(Dataset.from_list(rows).to_iterable_dataset(), 1, 1, 0, 3)
+    assert sorted(row.row["timestamps"][1] for row in stream) == [6, 7, 8]

@@ -4,12 +4,14 @@ from unittest.mock import patch
 
 import polars as pl
 import pytest
+from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import HISTORIES, catalog_of, frame, interactions_of, rows_of, split_interactions
 
 from patchrec_hf.data.examples import make_rows, rows_to_interactions
 from patchrec_hf.data.interactions import order_interactions
+from patchrec_hf.data.rows import check_rows
 from patchrec_hf.data.splits import SPLITS, temporal_split
 from patchrec_hf.runtime.catalog import Catalog
 
@@ -207,3 +209,123 @@ def test_max_history_must_be_positive(max_history):
     interactions = order_interactions(frame(split=["train"] * 5 + ["validation"] * 2 + ["test"] * 2))
     with pytest.raises(ValueError, match="max_history"):
         make_rows(interactions, Catalog.from_titles({i: f"b{i}" for i in range(9)}), max_history=max_history)
+
+
+def timed(*rows):
+    """`(user, item, time, split)` as ordered interactions."""
+    table = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "split"], orient="row")
+    return order_interactions(table)
+
+
+TIMES_BY_HAND = [
+    (1, 10, 100, "train"),
+    (1, 11, 100, "train"),
+    (1, 12, 300, "train"),
+    (1, 13, 400, "validation"),
+    (1, 14, 500, "test"),
+    (2, 20, 150, "train"),
+    (2, 21, 450, "validation"),
+    (2, 22, 550, "test"),
+]
+
+
+def test_rows_keep_the_times_of_their_items():
+    catalog = catalog_of(*range(10, 15), *range(20, 23))
+    datasets = make_rows(timed(*TIMES_BY_HAND), catalog, max_history=2, min_history=1, targets_per_row=2)
+    assert datasets["test"].column_names == ["user_id", "item_ids", "target_positions", "timestamps"]
+    assert datasets["train"].to_list() == [
+        {"user_id": 1, "item_ids": [10, 11, 12], "target_positions": [1, 2], "timestamps": [100, 100, 300]}
+    ]
+    assert datasets["test"]["timestamps"][:] == [[300, 400, 500], [150, 450, 550]]
+    assert datasets["train"].features["timestamps"] == datasets["train"].features["target_positions"]
+    for dataset in datasets.values():
+        check_rows(dataset)
+
+
+def test_times_of_any_whole_type_are_kept_as_int64():
+    for kind in (pl.Int32, pl.UInt64):
+        interactions = timed(*TIMES_BY_HAND).with_columns(pl.col("timestamp").cast(kind))
+        rows = make_rows(interactions, catalog_of(*range(10, 15), *range(20, 23)), min_history=1)
+        assert rows["train"].features["timestamps"] == rows["train"].features["target_positions"]
+
+
+def test_times_that_contradict_the_positions_are_left_out(monkeypatch):
+    warnings = []
+    monkeypatch.setattr("patchrec_hf.data.interactions.logger.warning_once", warnings.append)
+    interactions = order_interactions(
+        frame(split=["train"] * 5 + ["validation"] * 2 + ["test"] * 2, timestamp=[1, 2, 3, 2, 5, 6, 7, 8, 9])
+    )
+    rows = make_rows(interactions, catalog_of(*range(9)), min_history=1)
+    assert rows["train"].column_names == ["user_id", "item_ids", "target_positions"]
+    assert len(warnings) == 1
+    assert "1 interactions have an earlier `timestamp` than the one before them" in warnings[0]
+
+
+def test_interactions_of_rows_with_times_by_hand():
+    """Of user 1, item 10 is in no row before the target at 100; of user 2, item 20 is in no row before 450."""
+    catalog = catalog_of(*range(10, 15), *range(20, 23))
+    splits = make_rows(timed(*TIMES_BY_HAND), catalog, max_history=3, min_history=1)
+    assert sorted(rows_to_interactions(splits["train"]).rows()) == [
+        (1, 10, 100, 100),
+        (1, 11, 100, 100),
+        (1, 12, 300, 300),
+    ]
+    joined = concatenate_datasets([splits["test"], splits["train"], splits["validation"]])
+    found = rows_to_interactions(joined)
+    assert found.columns == ["user_id", "item_id", "timestamp", "known_at"]
+    assert sorted(found.rows()) == [
+        (user, item, time, 450 if item == 20 else time) for user, item, time, _ in TIMES_BY_HAND
+    ]
+
+
+def test_interactions_of_overlapping_rows_count_once():
+    """User 1 has item 10 twice at the time 5, as one row shows. Several rows predict the items 11 and 12."""
+    rows = [
+        {"user_id": 1, "item_ids": [10, 10, 11], "target_positions": [1, 2], "timestamps": [5, 5, 6]},
+        {"user_id": 1, "item_ids": [10, 10, 11, 12], "target_positions": [1, 3], "timestamps": [5, 5, 6, 7]},
+        {"user_id": 1, "item_ids": [10, 11, 12], "target_positions": [1, 2], "timestamps": [5, 6, 7]},
+        {"user_id": 2, "item_ids": [10, 11], "target_positions": [1], "timestamps": [5, 6]},
+    ]
+    assert sorted(rows_to_interactions(Dataset.from_list(rows)).rows()) == [
+        (1, 10, 5, 5),
+        (1, 10, 5, 5),
+        (1, 11, 6, 6),
+        (1, 12, 7, 7),
+        (2, 10, 5, 6),
+        (2, 11, 6, 6),
+    ]
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 20), st.integers(1, 4), st.sampled_from(SPLITS)), min_size=1, max_size=9),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(0, 3),
+)
+def test_all_splits_together_hold_each_interaction_once(histories, more_history, size, min_history):
+    """Whichever rows name it. Those of a user without a target are in no row."""
+    first = max(1, min_history)
+    max_history = first + more_history
+    size = min(size, max_history)
+    # No interaction comes twice with the same time; so each can be told from the others.
+    rows = [
+        (user, item, time, split)
+        for user, history in enumerate(histories)
+        for time, item, split in {(time, item): (time, item, split) for time, item, split in history}.values()
+    ]
+    rows += [(99, 1, 30 + place, SPLITS[place // 4]) for place in range(12)]
+    interactions = timed(*rows)
+    splits = make_rows(interactions, catalog_of(1, 2, 3, 4), max_history, min_history, size)
+    joined = concatenate_datasets(list(splits.values()))
+    found = rows_to_interactions(joined).rows()
+    assert len(found) == len(set(found))
+    lengths = dict(interactions.group_by("user_id").len().rows())
+    expected = [
+        row[:3] for row in interactions.select("user_id", "item_id", "timestamp").rows() if lengths[row[0]] > first
+    ]
+    assert sorted(row[:3] for row in found) == sorted(expected)
+    assert all(known_at >= time for _, _, time, known_at in found)

@@ -2,7 +2,8 @@
 
 import polars as pl
 import pytest
-from datasets import DatasetDict
+from datasets import DatasetDict, load_from_disk
+from datasets.fingerprint import Hasher
 from sixty_users import COLUMNS, CUTS, preparation_rows
 from small_data import rows_of, write_directory
 
@@ -12,6 +13,7 @@ from patchrec_hf import (
     prepare_data,
     tidy_title,
 )
+from patchrec_hf.data.rows import check_rows
 from patchrec_hf.data.splits import SPLITS
 
 
@@ -98,3 +100,29 @@ def test_messages_name_the_file_and_not_its_copy(tmp_path):
 def test_functions_are_not_given_by_name(log, name, example):
     with pytest.raises(TypeError, match=f"`{name}` must be a function, such as `patchrec_hf.{example}`, got 'tidy'"):
         prepare_data(log, **{name: "tidy"})
+
+
+def test_rows_of_an_older_cache_are_made_anew(log, tmp_path):
+    """Rows without timestamps, which an earlier version kept for the same data and settings, are not read."""
+    settings = {"split": CUTS, "columns": COLUMNS, "cache_dir": tmp_path / "cache"}
+    splits, _ = load_recommendation_data(log, 5, **settings)
+    examples = tmp_path / "cache" / "examples"
+    (made,) = (path for path in examples.iterdir() if path.is_dir())
+    (prepared,) = (path for path in (tmp_path / "cache" / "prepared").iterdir() if path.is_dir())
+    row_settings = {"max_history": 5, "min_history": 3, "targets_per_row": 1}
+    former = examples / f"{prepared.name}-{Hasher.hash([row_settings, SPLITS])}"
+    assert former != made
+    former.mkdir()
+    again, _ = load_recommendation_data(log, 5, **settings)
+    assert again["train"].to_list() == splits["train"].to_list()
+    assert "timestamps" in again["train"].column_names
+
+
+def test_saved_rows_keep_their_times(log, tmp_path):
+    splits, _ = load_recommendation_data(log, 5, split=CUTS, columns=COLUMNS, cache_dir=tmp_path / "cache")
+    splits.save_to_disk(tmp_path / "rows")
+    again = load_from_disk(tmp_path / "rows")
+    for name, rows in again.items():
+        assert rows.column_names == ["user_id", "item_ids", "target_positions", "timestamps"]
+        assert rows.to_list() == splits[name].to_list()
+        check_rows(rows)

@@ -1,9 +1,15 @@
 """The checks of example rows, before anything is trained or ranked."""
 
-import pytest
-from datasets import Dataset
+from contextlib import nullcontext
+from unittest.mock import patch
 
-from patchrec_hf.data.rows import check_rows
+import pytest
+from datasets import Dataset, concatenate_datasets
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchrec_hf.data import rows as rows_module
+from patchrec_hf.data.rows import check_rows, check_targets, rows_checksum
 
 
 ROW = {"user_id": 7, "item_ids": [10, 11, 12, 13], "target_positions": [1, 3]}
@@ -49,3 +55,64 @@ def test_columns_are_named():
     with pytest.raises(TypeError, match="`user_id` must hold whole numbers or texts"):
         check_rows(Dataset.from_list([{**ROW, "user_id": 7.5}]))
     check_rows(Dataset.from_list([{**ROW, "user_id": "seven", "item_ids": list("abcd")}]))
+
+
+TIMED = {**ROW, "timestamps": [5, 5, 8, 9]}
+
+
+def test_timestamps_pass_with_or_without_equal_times():
+    check_rows(Dataset.from_list([TIMED, {**TIMED, "timestamps": [-7, 0, 0, 3]}]))
+    # A row may begin before the previous one ends, and the rows may be a part of more of them.
+    check_rows(Dataset.from_list([TIMED, TIMED]).select([1]))
+    # A bad row that is not among the chosen ones does not matter.
+    check_rows(Dataset.from_list([TIMED, {**TIMED, "timestamps": [9, 8, 7, 6]}]).select([0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (None, r"Row of user 7 has no timestamps for 4 items.*remove_columns\('timestamps'\).* It is row 2"),
+        ([], r"Row of user 7 has 0 timestamps for 4 items.* It is row 2"),
+        ([5, 6, 7], r"Row of user 7 has 3 timestamps for 4 items.* It is row 2"),
+        ([5, 6, None, 8], r"must be whole numbers \(seconds since 1970 UTC\), got \[5, 6, None, 8\]"),
+        ([5, 6, 4, 8], r"must ascend.*item 2 has 4 after 6.* It is row 2"),
+    ],
+)
+@pytest.mark.parametrize("rows_at_a_time", [1, 10_000])
+def test_the_first_row_with_bad_timestamps_is_named(monkeypatch, times, message, rows_at_a_time):
+    monkeypatch.setattr(rows_module, "CHUNK_ROWS", rows_at_a_time)
+    dataset = Dataset.from_list([TIMED, TIMED, {**TIMED, "timestamps": times}])
+    with pytest.raises(ValueError, match=message):
+        check_rows(dataset)
+    if times is not None:
+        with pytest.raises(ValueError, match=message.split(".* It is")[0]):
+            check_targets({**TIMED, "timestamps": times})
+
+
+def test_timestamps_of_another_kind_are_refused():
+    for times in ([1.5, 2.5, 3.5, 4.5], list("abcd")):
+        with pytest.raises(TypeError, match=r"`timestamps` must hold lists of whole numbers \(seconds since 1970 UTC"):
+            check_rows(Dataset.from_list([{**ROW, "timestamps": times}]))
+    with pytest.raises(ValueError, match="must be whole numbers"):
+        check_targets({**ROW, "timestamps": [1.5, 2.5, 3.5, 4.5]})
+
+
+def test_joined_rows_of_which_only_some_have_timestamps():
+    with pytest.raises(ValueError, match=r"has no timestamps for 4 items.*It is row 1"):
+        check_rows(concatenate_datasets([Dataset.from_list([TIMED]), Dataset.from_list([ROW])]))
+
+
+def test_a_checksum_does_not_read_timestamps():
+    assert rows_checksum(Dataset.from_list([TIMED, TIMED])) == rows_checksum(Dataset.from_list([ROW, ROW]))
+
+
+@given(st.lists(st.lists(st.integers(0, 5), min_size=2, max_size=4), min_size=1, max_size=6), st.integers(1, 3))
+def test_whole_columns_and_single_rows_are_checked_alike(times, rows_at_a_time):
+    rows = [
+        {"user_id": 1, "item_ids": list(range(len(part))), "target_positions": [1], "timestamps": part}
+        for part in times
+    ]
+    is_good = all(part == sorted(part) for part in times)
+    outcome = nullcontext() if is_good else pytest.raises(ValueError, match="must ascend")
+    with patch("patchrec_hf.data.rows.CHUNK_ROWS", rows_at_a_time), outcome:
+        check_rows(Dataset.from_list(rows))

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from patchrec_hf import (
-    Catalog,
-    evaluate_scorer,
-)
+from patchrec_hf import Catalog, TimedScorer, evaluate_scorer
 from patchrec_hf.baselines import Popularity
+from patchrec_hf.evaluation.scorers import score_at
 
 
 class FixedScorer:
@@ -132,3 +130,45 @@ def test_a_catalog_in_another_order_is_refused(catalog, rows, ids):
     other = Catalog(catalog.item_ids[ids], catalog.titles[ids])
     with pytest.raises(ValueError, match=r"Popularity was fitted on a catalog of 12 items.*pass the catalog"):
         evaluate_scorer(Popularity(catalog).fit(rows), other, rows.select([]) if len(other) < 12 else rows)
+
+
+class TimedFixed:
+    """Scores that grow with the moment of asking. It remembers the moments."""
+
+    def __init__(self, reads_times=True):
+        self.reads_times, self.asked = reads_times, []
+
+    def score(self, histories, times=None):
+        self.asked.append(None if times is None else times.tolist())
+        return np.tile(np.arange(5.0), (len(histories), 1))
+
+
+TIMED_ROWS = [
+    {"user_id": 1, "item_ids": [1, 2, 3], "target_positions": [1, 2], "timestamps": [10, 20, 30]},
+    {"user_id": 2, "item_ids": [4, 5], "target_positions": [1], "timestamps": [7, 8]},
+]
+
+
+def test_the_moments_of_asking_are_the_times_of_the_targets():
+    scorer = TimedFixed()
+    assert isinstance(scorer, TimedScorer)
+    evaluate_scorer(
+        scorer, Catalog.from_titles(BOOKS), Dataset.from_list(TIMED_ROWS), batch_size=2, show_progress=False
+    )
+    assert scorer.asked == [[20, 30], [8]]
+
+
+def test_a_scorer_that_reads_no_times_gets_none():
+    scorer = TimedFixed(reads_times=False)
+    dataset = Dataset.from_list(TIMED_ROWS)
+    evaluate_scorer(scorer, Catalog.from_titles(BOOKS), dataset, show_progress=False)
+    evaluate_scorer(SeenScorer(), Catalog.from_titles(BOOKS), dataset, show_progress=False)
+    assert scorer.asked == [None]
+
+
+def test_moments_that_are_missing_are_asked_for():
+    dataset = Dataset.from_list(TIMED_ROWS).remove_columns("timestamps")
+    with pytest.raises(ValueError, match=r"TimedFixed reads the moment of asking.*column `timestamps` of its rows"):
+        evaluate_scorer(TimedFixed(), Catalog.from_titles(BOOKS), dataset)
+    with pytest.raises(ValueError, match="TimedFixed reads the moment of asking"):
+        score_at(TimedFixed(), [[1]], None)

@@ -81,3 +81,33 @@ def test_rankings_become_item_ids(targets):
 def test_data_sets_without_targets(rows, message):
     with pytest.raises((ValueError, TypeError), match=message):
         find_targets(rows, CATALOG)
+
+
+def test_times_are_those_of_the_targets():
+    rows = [
+        {"user_id": 7, "item_ids": [10, 20, 30], "target_positions": [1, 2], "timestamps": [5, 6, 8]},
+        {"user_id": 9, "item_ids": [10, 20], "target_positions": [], "timestamps": [1, 2]},
+        {"user_id": 8, "item_ids": [40, 40, 10], "target_positions": [2], "timestamps": [3, 3, 4]},
+    ]
+    timed = find_targets(Dataset.from_list(rows), CATALOG)
+    assert timed.times.tolist() == [6, 8, 4]
+    assert timed.times.dtype == np.int64
+    assert timed.checksum() == find_targets(Dataset.from_list(rows).remove_columns("timestamps"), CATALOG).checksum()
+
+
+def test_rows_without_times_have_targets_without_times(targets):
+    assert targets.times is None
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        (None, "has no timestamps for 3 items"),
+        ([1, 2], "has 2 timestamps for 3 items"),
+        ([1, None, 3], "must be whole numbers"),
+    ],
+)
+def test_targets_without_a_time_each_are_refused(times, message):
+    row = {"user_id": 7, "item_ids": [10, 20, 30], "target_positions": [2], "timestamps": [5, 6, 8]}
+    with pytest.raises(ValueError, match=f"Row of user 7.*{message}"):
+        find_targets(Dataset.from_list([row, {**row, "timestamps": times}]), CATALOG)

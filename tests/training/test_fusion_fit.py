@@ -7,7 +7,7 @@ from item_parts import item_model, item_processor
 from transformers import BloomConfig, BloomForCausalLM
 
 from patchrec_hf import Catalog, PatchRecForCausalLM, PatchRecommender, PatchRecProcessor, evaluate_model, fit_fusion
-from patchrec_hf.baselines import CoVisitation
+from patchrec_hf.baselines import CoVisitation, Popularity
 
 
 @pytest.fixture
@@ -84,6 +84,38 @@ def test_transitions_join_if_they_are_given(head, processor, catalog, chains):
     assert fitted.fusion.parts["transitions"].table is transitions.table
     with pytest.raises(ValueError, match="part 'transitions' needs a fitted baseline: give it as `transitions`"):
         fit_fusion(head, item_processor(processor), chains, chains, ["transitions"], show_progress=False)
+
+
+def test_rows_with_times_have_popularity(head, processor, catalog, chains, tmp_path):
+    """Each user asks on another day."""
+    processor, day = item_processor(processor), 86_400
+    timed = chains.map(lambda row: {"timestamps": [row["user_id"] * day] * len(row["item_ids"])})
+    fitted = fit_fusion(head, processor, timed, timed, show_progress=False)
+    assert list(fitted.fusion.parts) == ["item", "co_visits", "similar_titles", "seen", "popularity"]
+    part = fitted.fusion.parts["popularity"]
+    assert part.window == 7
+    log_probs = part.log_probs([np.array([0])] * len(timed), 12, np.arange(len(timed)) * day)
+    reached = log_probs[np.arange(len(timed)), np.arange(len(timed)) + 3].mean()
+    assert reached == pytest.approx(fitted.fusion.fit_result.of_parts["popularity"], abs=1e-5)
+
+    recent = Popularity(catalog, window=2).fit(timed)
+    fitted = fit_fusion(head, processor, chains, timed, ["item", "popularity"], popularity=recent, show_progress=False)
+    fitted.save_pretrained(tmp_path)
+    loaded = PatchRecProcessor.from_pretrained(tmp_path)
+    assert loaded.fusion.parts["popularity"].window == 2
+    recommenders = PatchRecommender(head.eval(), fitted), PatchRecommender(head, loaded)
+    early, late = (recommenders[0].log_probs([[10]], times=moment) for moment in (0, 3 * day))
+    assert not np.allclose(early, late)
+    np.testing.assert_allclose(recommenders[1].log_probs([[10]], times=[3 * day]), late)
+    np.testing.assert_allclose(
+        recommenders[0].log_probs([[10]]), recommenders[0].log_probs([[10]], times=len(timed) * day)
+    )
+    report = evaluate_model(head, fitted, timed, show_progress=False)
+    assert len(report.targets) == len(timed)
+    with pytest.raises(ValueError, match="part 'popularity' reads the moment of asking of each history, and got none"):
+        evaluate_model(head, fitted, chains, show_progress=False)
+    with pytest.raises(ValueError, match="`window=7` counts the latest days, but the rows of 'train' have no column"):
+        fit_fusion(head, processor, chains, chains, ["popularity"], show_progress=False)
 
 
 def test_a_backbone_that_cannot_attend_to_a_tree_has_no_titles(catalog, tokenizer, processor, chains):
