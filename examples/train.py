@@ -105,6 +105,7 @@ def main(script: TrainArguments, data: DataArguments, backbone: ModelConfig, arg
     train, validation = splits["train"], select_spaced(splits["validation"], script.max_eval_rows)
     train = train.shuffle(seed=args.seed).take(min(script.max_train_rows or len(train), len(train)))
     names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
+    names += " title_normalizer title_temperature score_normalizer"
     settings = {name: getattr(args, name) for name in names.split()}
     # The directory is claimed last, so that a mistake in the arguments leaves no files behind.
     claim_run(output_dir, {**asdict(script), **asdict(data), **asdict(backbone), **settings}, scratch=["backbone"])

@@ -82,6 +82,7 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         args.per_device_train_batch_size *= args.gradient_accumulation_steps
         args.gradient_accumulation_steps = 1
     names = "seed learning_rate num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps"
+    names += " title_normalizer title_temperature score_normalizer"
     try:
         settings = asdict(script) | {name: getattr(args, name) for name in names.split()}
         claim_run(output_dir, settings, scratch=["backbone"])
@@ -109,7 +110,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     item_processor = PatchRecProcessor.from_backbone(
         backbone, catalog, BOOK_PROMPT_INSTRUCTION_FIRST, max_history=max_history, **preset.processor
     )
-    item_settings = dict(preset.training)
+    # It learns no titles, so it takes no settings of them.
+    item_settings = {
+        **preset.training, "title_normalizer": "vocabulary", "title_temperature": 1.0, "score_normalizer": None
+    }  # fmt: skip
     if script.model_name_or_path is not None:  # the preset's rate suits a new backbone
         item_settings["learning_rate"] = args.learning_rate
 

@@ -1,7 +1,8 @@
 """
 Times training steps, tree-packed and padded, against TRL's SFTTrainer on the uncompressed text. All are timed in one
 run, with the same targets, batch size, dtype and weights (the learning rate is 0), without gradient checkpointing. The
-rows `item` and `both` are the all-patch recipe, whose loss is another one.
+rows `item` and `both` are the all-patch recipe, whose loss is another one. The row `catalog` is PFT-I with titles that
+are predicted among the catalog's.
 
 In a minute, with a tiny backbone on the embedded sample:
 
@@ -45,7 +46,13 @@ from patchrec_hf import (
 )
 
 
-LAYOUTS = {"text": TextLayout(), "PFT-I": ItemPatchLayout(), "PFT-S": SessionPatchLayout(), "pre-training": None}
+LAYOUTS = {
+    "text": TextLayout(),
+    "PFT-I": ItemPatchLayout(),
+    "catalog": ItemPatchLayout(),
+    "PFT-S": SessionPatchLayout(),
+    "pre-training": None,
+}
 OBJECTIVES = ("item", "both")  # of the all-patch recipe; the layouts above learn titles
 
 
@@ -100,9 +107,10 @@ def main(args: argparse.Namespace) -> None:
             is_pretraining = layout is None
             config_class = PatchPretrainConfig if is_pretraining else PatchFinetuneConfig
             trainer_class = PatchPretrainTrainer if is_pretraining else PatchFinetuneTrainer
+            normalizer = "catalog" if layout_name == "catalog" else "vocabulary"
             trainer = trainer_class(
                 model,
-                config_class(**common, tree_packing=packing),
+                config_class(**common, tree_packing=packing, title_normalizer=normalizer),
                 train_dataset=blocks,
                 processing_class=processor if is_pretraining else processor.with_layout(layout),
             )

@@ -52,6 +52,14 @@ def report(measured, peaks, args, peak, count_flops):
     # The fastest batches of an objective, padded or packed.
     fastest_of = {name: max(fastest(name, True), fastest(name, False), key=lambda kind: speedup(kind, "TRL"))
                   for name in objectives}  # fmt: skip
+    # Each in the same batches.
+    of_catalog = {
+        f"catalog_vs_vocabulary_{'packed' if packing else 'padded'}_{size}": speedup(
+            ("catalog", packing, size), ("PFT-I", packing, size)
+        )
+        for layout, packing, size in (name for name in measured if name != "TRL")
+        if layout == "catalog" and "PFT-I" in args.layouts
+    }
     if ("text", False, 1) in measured:
         pairs.append((("text", False, 1), "TRL"))
     results = {
@@ -60,6 +68,7 @@ def report(measured, peaks, args, peak, count_flops):
             "packed_vs_unpacked": speedup(packed, same),
             "packed_vs_fastest_unpacked": speedup(packed, padded),
             "unpacked_vs_trl": speedup(padded, "TRL"),
+            **of_catalog,
             **{f"{name}_vs_packed_titles": speedup(kind, packed) for name, kind in fastest_of.items()},
         },
         "packed_targets_per_row": packed[2],

@@ -12,10 +12,12 @@ import torch
 from datasets import Dataset
 
 from ..data.rows import Row, check_targets, read_columns
+from ..runtime.configuration import NORMALIZERS, Normalizer
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory, pad_histories
 from ..runtime.layouts import DropLayout, Layout, RandomPatchLayout, TextLayout, check_layout, is_append_only
 from ..runtime.processing import PatchRecProcessor
 from .candidates import NegativeSampling, all_candidates, candidate_features, draw_candidates
+from .choices import choice_tensors, choices_of, with_choices
 from .filled import FillerRow
 from .packing import pack_histories
 from .sampling import ScheduledRow
@@ -60,6 +62,10 @@ class PatchDataCollator:
             Draws the items among which item targets are predicted. If not given, all items of the catalog.
         compares_titles (`bool`, *optional*, defaults to `False`):
             Whether the batch says how similar the items' titles are to the history's (see [`candidate_features`]).
+        title_normalizer (`"vocabulary"` or `"catalog"`, *optional*, defaults to `"vocabulary"`):
+            Among which tokens a title's token is predicted: all, or those with which a title of the catalog can go on.
+            With `"catalog"`, only tokens that the catalog leaves open are labels, and what follows the last of them is
+            not read (see [`with_choices`]).
     """
 
     processor: PatchRecProcessor
@@ -70,11 +76,17 @@ class PatchDataCollator:
     objective: Objective = "title"
     negatives: NegativeSampling | None = None
     compares_titles: bool = False
+    title_normalizer: Normalizer = "vocabulary"
 
     def __post_init__(self) -> None:
         check_layout(self.layout)
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
+        if self.title_normalizer not in NORMALIZERS:
+            raise ValueError(
+                f"`title_normalizer` must be one of {', '.join(map(repr, NORMALIZERS))}, got "
+                f"{self.title_normalizer!r}."
+            )
         if self.negatives is not None:
             self.negatives.check(len(self.processor.catalog))
 
@@ -86,7 +98,8 @@ class PatchDataCollator:
 
         Returns:
             `dict[str, torch.Tensor]`: see [`pad_histories`] and, for `tree_packing`, [`pack_histories`]; if items are
-            predicted, also [`all_candidates`], [`draw_candidates`] and [`candidate_features`].
+            predicted, also [`all_candidates`], [`draw_candidates`] and [`candidate_features`]; if titles are predicted
+            among the catalog's, also [`choice_tensors`].
 
         Raises:
             ValueError: If a row's targets do not ascend, lie `max_history` or more apart, have no earlier item or lie
@@ -100,7 +113,13 @@ class PatchDataCollator:
             batch = pad_histories(histories, self.processor.prompt.pad_id)
         if "item_targets" in batch:
             batch |= self._candidates(rows, histories)
+        if self._predicts_choices:
+            batch |= choice_tensors(self.processor.trie, histories, batch["shift_labels"])
         return batch
+
+    @property
+    def _predicts_choices(self) -> bool:
+        return self.title_normalizer == "catalog" and self.objective != "item"
 
     def _candidates(self, rows: Sequence[AnyRow], histories: Sequence[EncodedHistory]) -> dict[str, torch.Tensor]:
         # Outside training, the loss is a full softmax.
@@ -137,6 +156,7 @@ class PatchDataCollator:
         step = any_row.step if isinstance(any_row, ScheduledRow) else 0
         processor = self.processor
         indices = processor.catalog.indices_of(row["item_ids"])
+        timestamps = _timestamps(row) if processor.num_time_gaps > 0 else None
         targets = row["target_positions"]
         if len(targets) == 0:
             return
@@ -145,7 +165,11 @@ class PatchDataCollator:
         seed = (self.seed, step, processor.title_tokens.checksum(indices[window_start : targets[0]]))
         is_filler = isinstance(any_row, FillerRow)
         shares_history = self.objective == "item" and is_append_only(layout or processor.layout)
-        for group in [targets] if shares_history else [[position] for position in targets]:
+        groups = [targets] if shares_history else [[position] for position in targets]
+        choices: Sequence[np.ndarray | None] = [None] * len(groups)
+        if self._predicts_choices and not is_filler:
+            choices = choices_of(processor.trie, indices[targets])
+        for group, target_choices in zip(groups, choices, strict=True):
             end = group[-1]
             history = processor.encode(
                 indices[:end],
@@ -153,7 +177,10 @@ class PatchDataCollator:
                 layout=layout,
                 seed=seed,
                 max_history=end - window_start,
+                timestamps=None if timestamps is None else timestamps[:end],
             )
+            if target_choices is not None:
+                history = with_choices(history, processor.trie, target_choices)
             if self.objective != "title":
                 item_targets = np.full(len(group), IGNORED_LABEL) if is_filler else indices[group]
                 history = self._with_item_targets(history, np.asarray(group) - window_start, item_targets)
@@ -228,6 +255,15 @@ class PatchPretrainDataCollator(PatchDataCollator):
             shorter = self._encode_row(row, _TWIN_LAYOUTS[self.twin](row.progress))
             histories.extend(twin for twins in zip(text, shorter, strict=True) for twin in twins)
         return histories
+
+
+def _timestamps(row: Row | Mapping[str, Any]) -> np.ndarray:
+    if row.get("timestamps") is None:
+        raise ValueError(
+            f"The patches of this model hold time gaps, but the row of user {row.get('user_id')} has no `timestamps`. "
+            "Load rows of interactions with times, or make the processor with `time_gaps=0`."
+        )
+    return np.asarray(row["timestamps"])
 
 
 def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:

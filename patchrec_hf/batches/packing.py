@@ -34,7 +34,7 @@ def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tenso
             side.
 
     Returns:
-        `dict[str, torch.Tensor]`, all int64, T being the sequence's length and S the number of response tokens:
+        `dict[str, torch.Tensor]`, all int64, T being the sequence's length and S the number of labels:
             - `input_ids`, `labels` of shape `(1, T)`; labels are -100 outside the responses.
             - `position_ids` of shape `(1, T)`: depth, from 0.
             - `subtree_end` of shape `(1, T)`: one past the last descendant.
@@ -82,7 +82,7 @@ def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tenso
     is_response = depth_of_position >= prompt_lengths[history_of_position]
 
     rows = np.argsort(order)
-    supervised, next_tokens = _supervised(rows, lengths, prompt_lengths, paths, tokens)
+    supervised = [history.supervised_positions for history in histories]
     arrays = {
         # Trainer and accelerate read the batch size from the first entry.
         "input_ids": input_ids[None],
@@ -91,8 +91,8 @@ def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tenso
         "subtree_end": ends[is_own][None],
         "chunk_ancestors": _chunk_ancestors(history_of_position, depth_of_position, paths),
         **_own_patches(ordered, shared, branch_starts),
-        "supervised_positions": supervised[None],
-        "shift_labels": next_tokens[None],
+        "supervised_positions": paths[np.repeat(rows, [*map(len, supervised)]), np.concatenate(supervised)][None],
+        "shift_labels": np.concatenate([history.next_tokens for history in histories])[None],
     }
     counts = [len(history.item_targets) for history in histories]
     if any(counts):
@@ -138,16 +138,6 @@ def _shared_lengths(keys: Sequence[np.ndarray]) -> np.ndarray:
     rows[np.arange(rows.shape[1]) < lengths[:, None]] = np.concatenate(keys)
     equal = np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1).sum(axis=1)
     return np.append(0, np.minimum(equal, np.minimum(lengths[1:], lengths[:-1])))
-
-
-def _supervised(
-    rows: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, paths: np.ndarray, tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions whose next token is a label, and that token: for each of `rows`, from its last prompt token on."""
-    counts = (lengths - prompt_lengths)[rows]
-    flat_rows = np.repeat(rows, counts)
-    depths = np.repeat(prompt_lengths[rows] - 1, counts) + ragged_arange(counts)
-    return paths[flat_rows, depths], tokens[flat_rows, depths + 1]
 
 
 def _chunk_ancestors(rows: np.ndarray, depths: np.ndarray, paths: np.ndarray) -> np.ndarray:

@@ -97,6 +97,7 @@ class StepStatistics:
         step: int,
         logits: torch.Tensor | None = None,
         item_loss: torch.Tensor | None = None,
+        choice_predictions: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         """
         Adds a batch.
@@ -110,9 +111,11 @@ class StepStatistics:
                 The optimizer step that learns from it.
             logits (`torch.Tensor` of shape `(n, V)`, *optional*):
                 Logits of the n labeled positions. Not given if TRL's fused head computed the loss; SFTTrainer then
-                counts tokens and predictions itself.
+                counts tokens and predictions itself. Not given with `choice_predictions` either.
             item_loss (`torch.Tensor` of shape `()`, *optional*):
                 The part of `loss` that is the mean loss of the item targets.
+            choice_predictions (`tuple[torch.Tensor, torch.Tensor]`, *optional*):
+                `choice_entropy` and `choice_hits` of [`PatchRecOutput`], if labels are predicted among choices.
         """
         loss = loss.detach().float()
         counts = batch_token_counts(batch)
@@ -126,9 +129,11 @@ class StepStatistics:
         )
         predictions = torch.zeros(3, device=loss.device)
         if logits is not None:
-            entropy, correct = score_labels(logits, batch["shift_labels"][batch["shift_labels"] != IGNORED_LABEL])
-            predictions = torch.stack([torch.full_like(entropy, len(logits)), entropy, correct.to(entropy.dtype)])
-        if logits is not None or "item_targets" in batch:
+            choice_predictions = score_labels(logits, batch["shift_labels"][batch["shift_labels"] != IGNORED_LABEL])
+        if choice_predictions is not None:
+            entropy, correct = choice_predictions
+            predictions = torch.stack([num_labels.to(entropy), entropy, correct.to(entropy)])
+        if choice_predictions is not None or "item_targets" in batch:
             self._num_tokens = _plus(self._num_tokens, counts[3] - counts[4])
         self._counts = _plus(self._counts, counts)
         self._values = _plus(self._values, torch.cat([loss_sums, predictions]))

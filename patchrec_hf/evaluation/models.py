@@ -181,10 +181,12 @@ def evaluate_model(
 
     def rank(numbers: np.ndarray) -> np.ndarray:
         histories, items = targets.history_items(numbers), targets.items[numbers]
+        timestamps = targets.history_times(numbers) if processor.num_time_gaps > 0 else None
         results = np.empty(len(items), dtype)
 
         def counted_prompt(row: int) -> EncodedHistory:
-            prompt = _encode(processor, histories[row], layout, seed)
+            times = None if timestamps is None else timestamps[row]
+            prompt = _encode(processor, histories[row], layout, seed, times)
             for name, count, text_count in zip(COUNT_COLUMNS, prompt.counts, prompt.text_counts, strict=True):
                 results[name][row], results[f"text_{name}"][row] = count, text_count
             return prompt
@@ -286,7 +288,11 @@ def _trie_of(processor: PatchRecProcessor, protocol: EvaluationProtocol) -> Titl
     return build_trie(processor.title_tokens, processor.prompt.end_of_turn_id, complete_prefixes=False)
 
 
-def _encode(processor: PatchRecProcessor, history: np.ndarray, layout: Layout | None, seed: int) -> EncodedHistory:
+def _encode(
+    processor: PatchRecProcessor, history: np.ndarray, layout: Layout | None, seed: int, timestamps: np.ndarray | None
+) -> EncodedHistory:
     # A random layout draws as in a collator outside training, where the step is 0.
     read = history[-processor.max_history :]
-    return processor.encode(read, layout=layout, seed=(seed, 0, processor.title_tokens.checksum(read)))
+    return processor.encode(
+        history, layout=layout, seed=(seed, 0, processor.title_tokens.checksum(read)), timestamps=timestamps
+    )

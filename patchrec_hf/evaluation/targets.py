@@ -80,6 +80,17 @@ class Targets:
         flat = self.catalog.indices_of([item for history in self.history_ids(numbers) for item in history])
         return np.split(flat, np.cumsum(lengths)[:-1])
 
+    def history_times(self, numbers: np.ndarray) -> list[np.ndarray] | None:
+        """
+        Returns the times of the items before each of some targets, in seconds, oldest first; `None` if the rows have
+        no timestamps.
+        """
+        if self.times is None:
+            return None
+        lengths = self.history_lengths[numbers]
+        timestamps = self.dataset.select(self.rows[numbers])["timestamps"]
+        return [np.array(times[:length]) for times, length in zip(timestamps, lengths, strict=True)]
+
     def frame(self) -> pl.DataFrame:
         """Returns what is ranked, as the columns [`TARGET_COLUMNS`] of a report."""
         values = (self.user_ids.tolist(), self.ids.tolist(), self.history_lengths)

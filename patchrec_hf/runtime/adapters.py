@@ -100,12 +100,18 @@ def load_adapted(
     model = load_model(base_model, tokenizer, **base_kwargs)
     # An adapter that was not saved by a trainer has no `config.json`.
     has_config = cached_file(adapter, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **adapter_kwargs)
-    head = None
+    head, num_time_gaps = None, 0
     if has_config is not None:
         config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
-        head = config.item_head_config if isinstance(config, PatchRecConfig) else None
+        if isinstance(config, PatchRecConfig):
+            head, num_time_gaps = config.item_head_config, config.num_time_gaps
+            # The adapter was trained for scores of its own.
+            model.config.title_normalizer = config.title_normalizer
+            model.config.title_temperature = config.title_temperature
     if head is not None and model.item_head is None:
         model.make_item_head(head)  # the adapter holds its weights
+    if num_time_gaps > 0 and model.model.time_gaps is None:
+        model.add_time_gaps(num_time_gaps)  # so here
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -125,8 +131,8 @@ def complete_lora_config(
     """
     Fills in the open settings of a LoRA configuration: the target modules are the usual ones of the backbone, and the
     special tokens that surround and separate items are trained. A backbone does not know these tokens. `<|patch|>` is
-    not trained, because it is only a placeholder. An item head and residuals are trained whole and saved with the
-    adapter.
+    not trained, because it is only a placeholder. An item head, residuals and time gaps are trained whole and saved
+    with the adapter.
 
     Args:
         config ([`~peft.PeftConfig`]):
@@ -159,7 +165,11 @@ def complete_lora_config(
     if config.trainable_token_indices is None and not is_trained:
         token_ids = special_token_ids(tokenizer)
         config.trainable_token_indices = {name: [token_ids[token] for token in token_ids if token != PATCH_TOKEN]}
-    parts = {"item_head": model.item_head, "item_residual": model.model.item_residual}
+    parts = {
+        "item_head": model.item_head,
+        "item_residual": model.model.item_residual,
+        "time_gaps": model.model.time_gaps,
+    }
     # A part that the objective does not train is frozen. PEFT would train a copy of it.
     trained = [
         name

@@ -104,6 +104,8 @@ class PatchRecConfig(PreTrainedConfig):
             Copied from the backbone.
         item_head (`dict`, *optional*):
             Settings of the item head (see [`ItemHeadConfig`]). Without it, the model has no item head.
+        num_time_gaps (`int`, *optional*, defaults to `0`):
+            Number of buckets of [`TimeGaps`]. 0: the model is not told of times.
         title_normalizer (`"vocabulary"` or `"catalog"`, *optional*, defaults to `"vocabulary"`):
             How titles are scored unless [`RankingConfig`] says otherwise: whether a token's probability is one among
             all tokens, or among the tokens with which a title of the catalog can go on.
@@ -130,6 +132,7 @@ class PatchRecConfig(PreTrainedConfig):
     patch_token_id: int | None = None
     tie_word_embeddings: bool = False
     item_head: dict | None = None
+    num_time_gaps: int = 0
     title_normalizer: str = "vocabulary"
     title_temperature: float = 1.0
     objective: str | None = None

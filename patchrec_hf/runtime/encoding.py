@@ -33,11 +33,12 @@ class TokenCounts(NamedTuple):
 
 class FoldedItems(NamedTuple):
     """
-    The tokens and residuals that are folded into patches, as flat int64 arrays of one length.
+    The tokens, residuals and time gaps that are folded into patches, as flat int64 arrays of one length.
 
     Args:
         token_ids (`numpy.ndarray`):
-            Title tokens; -1 - i is the residual of the item with catalog index i.
+            Title tokens; -1 - i is the residual of the item with catalog index i, and -1 - r - b is the vector of the
+            time gap b, where r items have residuals.
         positions (`numpy.ndarray`):
             The position of the patch that each is folded into; ascending if the items' positions are.
         divisors (`numpy.ndarray`):
@@ -64,8 +65,8 @@ class EncodedHistory:
         prompt_length (`int`):
             Number of prompt tokens in `input_ids`.
         patch_token_ids (`numpy.ndarray` of shape `(N,)`):
-            The title tokens that are folded into patches, in the order of `patch_positions`. -1 - i is the learned
-            residual of the item with catalog index i.
+            The title tokens that are folded into patches, in the order of `patch_positions`. Negative numbers are
+            learned residuals and time gaps (see [`FoldedItems`]).
         patch_positions (`numpy.ndarray` of shape `(N,)`):
             For each folded token, the position of its patch in `input_ids`; ascending.
         patch_divisors (`numpy.ndarray` of shape `(N,)`):
@@ -84,6 +85,13 @@ class EncodedHistory:
             Catalog indices of the items to predict, each where the item before it ends; -100 for a filler.
         items_before (`numpy.ndarray` of shape `(P,)`):
             For each of them, the number of items of the history that are before it, ascending.
+        choices (`numpy.ndarray` of shape `(L,)`):
+            The nodes of the title trie whose children the labels are chosen from, by depth. Without choices, each
+            token of the response is a label. With them, the response holds only the tokens before the last label.
+        choice_labels (`numpy.ndarray` of shape `(L,)`):
+            For each choice, the token of the target's title after it.
+        choice_depths (`numpy.ndarray` of shape `(L,)`):
+            For each choice, the number of response tokens before its label.
     """
 
     input_ids: np.ndarray
@@ -97,6 +105,9 @@ class EncodedHistory:
     item_ends: np.ndarray = field(default_factory=_no_numbers)
     item_targets: np.ndarray = field(default_factory=_no_numbers)
     items_before: np.ndarray = field(default_factory=_no_numbers)
+    choices: np.ndarray = field(default_factory=_no_numbers)
+    choice_labels: np.ndarray = field(default_factory=_no_numbers)
+    choice_depths: np.ndarray = field(default_factory=_no_numbers)
 
     @property
     def history_end(self) -> int:
@@ -108,6 +119,17 @@ class EncodedHistory:
         """Positions in `input_ids` whose states predict the item targets, int64, shape `(P,)`."""
         return self.item_ends[self.items_before - 1]
 
+    @property
+    def supervised_positions(self) -> np.ndarray:
+        """Positions in `input_ids` whose states predict the labels, int64, ascending."""
+        depths = self.choice_depths if len(self.choices) else np.arange(len(self.input_ids) - self.prompt_length)
+        return self.prompt_length - 1 + depths
+
+    @property
+    def next_tokens(self) -> np.ndarray:
+        """The labels, int64: the token that is predicted at each of `supervised_positions`."""
+        return self.choice_labels if len(self.choices) else self.input_ids[self.prompt_length :]
+
 
 def pad_histories(
     histories: Sequence[EncodedHistory], pad_id: int, padding_side: Literal["left", "right"] = "right"
@@ -118,7 +140,7 @@ def pad_histories(
     Args:
         histories (`Sequence[EncodedHistory]`):
             B encoded histories. T is the length of the longest one, N the largest number of folded tokens, and S the
-            length of the longest response.
+            largest number of labels.
         pad_id (`int`):
             Token that pads `input_ids`.
         padding_side (`"left"` or `"right"`, *optional*, defaults to `"right"`):
@@ -167,10 +189,9 @@ def pad_histories(
         ),
         "patch_divisors": stack([history.patch_divisors for history in histories], 0),
         "supervised_positions": stack(
-            [start - 1 + np.arange(len(response)) for start, response in zip(response_starts, responses, strict=True)],
-            0,
+            [history.supervised_positions + shift for history, shift in zip(histories, shifts, strict=True)], 0
         ),
-        "shift_labels": stack(responses, IGNORED_LABEL),
+        "shift_labels": stack([history.next_tokens for history in histories], IGNORED_LABEL),
     }
     if any(len(history.item_targets) for history in histories):
         shifted = [history.item_positions + shift for history, shift in zip(histories, shifts, strict=True)]

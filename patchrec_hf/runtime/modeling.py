@@ -25,6 +25,7 @@ from transformers.utils import can_return_tuple
 from .attention import packed_attention_inputs
 from .backbones import check_logits, load_backbone, scale_logits
 from .catalog import Catalog, check_learned_items
+from .choice_loss import Choices, ChoiceScores, choice_loss
 from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
 from .encoding import IGNORED_LABEL
 from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
@@ -33,6 +34,7 @@ from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
 from .progress import no_bars_in_files
 from .prompts import PATCH_TOKEN, Prompt, tokenizer_fingerprint
 from .sharding import is_plain_linear
+from .time_gaps import TimeGaps
 from .tree_attention import TreeAttentionMixin
 
 
@@ -63,10 +65,16 @@ class PatchRecOutput(CausalLMOutputWithPast):
             Loss of the labels, which are title tokens.
         item_loss (`torch.FloatTensor` of shape `()`, *optional*):
             Loss of the item targets.
+        choice_entropy (`torch.FloatTensor` of shape `()`, *optional*):
+            With choices: summed entropy of the predictions, in nats.
+        choice_hits (`torch.LongTensor` of shape `()`, *optional*):
+            With choices: number of labels that are the most probable token of their choice.
     """
 
     title_loss: torch.Tensor | None = None
     item_loss: torch.Tensor | None = None
+    choice_entropy: torch.Tensor | None = None
+    choice_hits: torch.Tensor | None = None
 
 
 class PatchRecPreTrainedModel(PreTrainedModel):
@@ -100,8 +108,11 @@ class PatchRecModel(PatchRecPreTrainedModel):
             language_model = AutoModelForCausalLM.from_config(config.text_config).base_model
         self.language_model = language_model
         self.item_residual: ItemResidual | None = None
+        self.time_gaps: TimeGaps | None = None
         if config.item_head_config is not None:
             self.add_item_residual()
+        if config.num_time_gaps > 0:
+            self.time_gaps = TimeGaps(config.num_time_gaps, config.decoder_config.hidden_size)
         self.post_init()
 
     def add_item_residual(self) -> None:
@@ -200,19 +211,25 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
     def _read_rows(self, ids: torch.Tensor, drops: bool) -> torch.Tensor:
         """
-        Reads the embeddings of ascending ids. A negative id -1 - i is the residual of item i. With `drops`, training
-        leaves out some residuals.
+        Reads the embeddings of ascending ids. Negative ids are time gaps, and then residuals (see [`FoldedItems`]).
+        With `drops`, training leaves out some residuals.
         """
         embeddings = self.get_input_embeddings()
-        if self.item_residual is None:
+        if self.item_residual is None and self.time_gaps is None:
             return embeddings(ids)
-        num_residuals = int((ids < 0).sum())
-        rows = embeddings(ids[num_residuals:])
-        residuals = self.item_residual(-1 - ids[:num_residuals]).to(rows)
-        dropout = self.config.item_head_config.residual_dropout
-        if drops and self.training and dropout > 0:
-            residuals = residuals * (torch.rand_like(residuals[:, :1]) >= dropout)
-        return torch.cat([residuals, rows])
+        head = self.config.item_head_config
+        num_learned = 0 if self.item_residual is None else head.num_items
+        num_gaps, num_negative = torch.stack([(ids < -num_learned).sum(), (ids < 0).sum()]).tolist()
+        rows = embeddings(ids[num_negative:])
+        parts = [rows]
+        if self.item_residual is not None:
+            residuals = self.item_residual(-1 - ids[num_gaps:num_negative]).to(rows)
+            if drops and self.training and head.residual_dropout > 0:
+                residuals = residuals * (torch.rand_like(residuals[:, :1]) >= head.residual_dropout)
+            parts.insert(0, residuals)
+        if self.time_gaps is not None:
+            parts.insert(0, self.time_gaps(-1 - num_learned - ids[:num_gaps]).to(rows))
+        return torch.cat(parts)
 
     @can_return_tuple
     def forward(
@@ -461,6 +478,24 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         if self.model.item_residual is not None:
             self.model.item_residual.to(table.device, dtype)
 
+    def add_time_gaps(self, num_buckets: int) -> None:
+        """
+        Adds the vectors of time gaps to the model. All are zero, so the model is the same before training.
+
+        Args:
+            num_buckets (`int`):
+                Number of buckets (see [`gap_buckets`]); the processor's `time_gaps`.
+
+        Raises:
+            ValueError: If the model has time gaps already.
+        """
+        if self.model.time_gaps is not None:
+            raise ValueError("The model has time gaps already; new ones would replace what it has learned.")
+        self.config.num_time_gaps = num_buckets
+        table: Any = self.get_input_embeddings().weight
+        dtype = table.dtype if table.dtype.is_floating_point else torch.float32
+        self.model.time_gaps = TimeGaps(num_buckets, self.config.decoder_config.hidden_size).to(table.device, dtype)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
@@ -520,6 +555,11 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         patch_divisors: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
         shift_labels: torch.Tensor | None = None,
+        shift_choices: torch.Tensor | None = None,
+        choice_starts: torch.Tensor | None = None,
+        choice_columns: torch.Tensor | None = None,
+        choice_token_ids: torch.Tensor | None = None,
+        title_temperature: float | None = None,
         item_positions: torch.Tensor | None = None,
         item_targets: torch.Tensor | None = None,
         candidate_items: torch.Tensor | None = None,
@@ -538,6 +578,13 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 Next tokens before shifting, -100 where there is none. Used only if `shift_labels` is not given.
             shift_labels (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 The next token of each of `supervised_positions`, -100 where there is none.
+            shift_choices (`torch.LongTensor` of shape `(B, S)`, *optional*):
+                For each label, the number of its choice, -100 where there is no label. With it, a label is predicted
+                among the tokens of its choice, and not among the whole vocabulary.
+            choice_starts, choice_columns, choice_token_ids (`torch.LongTensor`, *optional*):
+                The tokens of the choices, of shapes `(1, K + 1)`, `(1, P)` and `(1, U)` (see [`Choices`]).
+            title_temperature (`float`, *optional*):
+                With choices: by what logits are divided. The configuration's if not given.
             item_positions (`torch.LongTensor` of shape `(B, P)`, *optional*):
                 Positions whose state predicts the next item.
             item_targets (`torch.LongTensor` of shape `(B, P)`, *optional*):
@@ -560,11 +607,12 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
 
         Returns:
             [`PatchRecOutput`]: logits of shape `(B, T, V)`, `(B, S, V)` with `supervised_positions`, or `(1, n, V)`
-            with `shift_labels`, for the n positions that have a label. `loss` is the sum of the mean loss of the
-            labels and the mean loss of the item targets.
+            with `shift_labels`, for the n positions that have a label; `(1, n, U)` with choices. `loss` is the sum of
+            the mean loss of the labels and the mean loss of the item targets.
 
         Raises:
-            ValueError: If item targets are given and the model has no item head.
+            ValueError: If item targets are given and the model has no item head, or if only a part of the tensors of
+                item targets or choices is given.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         num_item_targets = kwargs.pop("num_item_targets", None)
@@ -583,6 +631,13 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 )
             num_labels = supervised_positions.shape[1]
             read_positions = torch.cat([supervised_positions, item_positions], dim=1)
+        choices: Any = (shift_choices, choice_starts, choice_columns, choice_token_ids)
+        predicts_choices = any(tensor is not None for tensor in choices)
+        if predicts_choices and (shift_labels is None or any(tensor is None for tensor in choices)):
+            raise ValueError(
+                "Choices need `shift_labels`, `shift_choices`, `choice_starts`, `choice_columns` and "
+                "`choice_token_ids`, as the collators make them; one is missing."
+            )
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -608,7 +663,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 features,
                 num_item_targets,
             )
-        logits = title_loss = None
+        logits = title_loss = choice_scores = None
         if not predicts_items or num_labels > 0:  # else no title is a target
             if shift_labels is not None:
                 shift_labels = shift_labels.to(hidden_states.device)  # another one if layers are on several devices
@@ -617,15 +672,23 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             else:
                 kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
                 hidden_states = hidden_states[:, kept]
-            logits = self.compute_logits(hidden_states)
-            if labels is not None or shift_labels is not None:
-                title_loss = self.loss_function(
-                    logits=logits,
-                    labels=labels,
-                    vocab_size=logits.shape[-1],
-                    num_items_in_batch=num_items_in_batch,
-                    shift_labels=shift_labels,
+            if predicts_choices:
+                of_labels = choices[0].to(has_label.device)[has_label]
+                logits, choice_scores = self._score_choices(
+                    hidden_states[0], shift_labels, (of_labels, *choices[1:]), title_temperature
                 )
+                count = logits.shape[1] if num_items_in_batch is None else num_items_in_batch
+                title_loss = choice_scores.loss / torch.as_tensor(count, device=logits.device).clamp(min=1)
+            else:
+                logits = self.compute_logits(hidden_states)
+                if labels is not None or shift_labels is not None:
+                    title_loss = self.loss_function(
+                        logits=logits,
+                        labels=labels,
+                        vocab_size=logits.shape[-1],
+                        num_items_in_batch=num_items_in_batch,
+                        shift_labels=shift_labels,
+                    )
         losses = [loss for loss in (title_loss, mean_item_loss) if loss is not None]
         return PatchRecOutput(
             loss=torch.stack(losses).sum() if len(losses) > 1 else next(iter(losses), None),
@@ -635,7 +698,20 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             attentions=outputs.attentions,
             title_loss=title_loss,
             item_loss=mean_item_loss,
+            choice_entropy=None if choice_scores is None else choice_scores.entropy,
+            choice_hits=None if choice_scores is None else choice_scores.num_correct,
         )
+
+    def _score_choices(
+        self, states: torch.Tensor, labels: Any, choices: Any, temperature: float | None
+    ) -> tuple[torch.Tensor, ChoiceScores]:
+        """Returns the logits of the choices' tokens where n labels are predicted, `(1, n, U)`, and their loss."""
+        of_labels, (starts,), (columns,), (token_ids,) = choices
+        logits = self.compute_token_logits(states, token_ids)
+        # The batch may be on another device if layers are on several.
+        labels, *parts = (part.to(logits.device) for part in (labels[0], of_labels, starts, columns, token_ids))
+        temperature = self.config.title_temperature if temperature is None else temperature
+        return logits[None], choice_loss(logits, labels, Choices(*parts), temperature)
 
     def _mean_item_loss(
         self,
@@ -696,6 +772,12 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 f"The model has residuals for {num_residuals} items, but the processor writes them for "
                 f"{processor.num_residuals}. Load both from one checkpoint, or make the processor with "
                 f"`item_residuals={num_residuals > 0}`."
+            )
+        if processor.num_time_gaps != self.config.num_time_gaps:
+            raise ValueError(
+                f"The model reads {self.config.num_time_gaps} kinds of time gaps, but the processor writes "
+                f"{processor.num_time_gaps}. Load both from one checkpoint, or make the processor with "
+                f"`time_gaps={self.config.num_time_gaps}`."
             )
 
     @property

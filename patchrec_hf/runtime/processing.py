@@ -41,13 +41,14 @@ from .prompts import (
     tokenizer_fingerprint,
     with_padding,
 )
+from .time_gaps import NO_GAP, gap_buckets
 from .title_similarity import title_similarity
 from .title_tokens import TitleTokens, ragged_arange, tokenize_titles
 from .trie import TitleTrie, build_trie
 from .user_histories import Item, as_batch, find_items
 
 
-_SETTINGS = ("catalog", "prompt", "layout", "max_history", "separate_patches", "item_residuals")
+_SETTINGS = ("catalog", "prompt", "layout", "max_history", "separate_patches", "item_residuals", "time_gaps")
 PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
 """Tensors of a batch that the model reads a prompt from."""
 
@@ -75,6 +76,10 @@ class PatchRecProcessor(ProcessorMixin):
         item_residuals (`bool` or `int`, *optional*, defaults to `False`):
             Whether patches also hold the items' learned residuals (see [`ItemResidual`]). A number restricts them to
             that number of first items of the catalog. The paper has none.
+        time_gaps (`int`, *optional*, defaults to `0`):
+            Number of buckets of time gaps (see [`gap_buckets`]). If above 0, the patch of an item also holds the
+            learned vector of how long after the item before it the item was chosen (see [`TimeGaps`]), and histories
+            need timestamps. 24 buckets reach from a minute to many years. The paper has none.
 
     Raises:
         ValueError: If the tokenizer lacks the special tokens or knows no token of any title, if a title holds an added
@@ -91,6 +96,7 @@ class PatchRecProcessor(ProcessorMixin):
         max_history: int = 100,
         separate_patches: bool = True,
         item_residuals: bool | int = False,
+        time_gaps: int = 0,
     ) -> None:
         if max_history < 1:
             raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
@@ -114,6 +120,10 @@ class PatchRecProcessor(ProcessorMixin):
                 f"`item_residuals` must be a boolean or lie between 0 and the catalog's {len(catalog)} items, got "
                 f"{item_residuals!r}."
             )
+        if type(time_gaps) is not int or time_gaps < 0:
+            raise ValueError(f"`time_gaps` must be a whole number of at least 0, got {time_gaps!r}.")
+        self.num_time_gaps = time_gaps
+        """Number of buckets of time gaps whose vectors patches hold."""
         self.title_tokens = _tokenize_catalog(catalog, tokenizer)
         self.fusion: Fusion | None = None
         """Mixes the model's scores with other parts, where a catalog is ranked by `method="fusion"`."""
@@ -128,6 +138,7 @@ class PatchRecProcessor(ProcessorMixin):
         max_history: int = 100,
         separate_patches: bool = True,
         item_residuals: bool = False,
+        time_gaps: int = 0,
         **kwargs: Any,
     ) -> PatchRecProcessor:
         """
@@ -136,7 +147,7 @@ class PatchRecProcessor(ProcessorMixin):
         Args:
             backbone (`str` or `os.PathLike`):
                 A repository of the Hub or a directory, as for [`PatchRecForCausalLM.from_backbone`].
-            catalog, prompt, layout, max_history, separate_patches, item_residuals:
+            catalog, prompt, layout, max_history, separate_patches, item_residuals, time_gaps:
                 See [`PatchRecProcessor`].
             **kwargs:
                 Passed to [`~transformers.AutoTokenizer.from_pretrained`].
@@ -146,7 +157,7 @@ class PatchRecProcessor(ProcessorMixin):
         with explained_lookup(backbone, kwargs):
             tokenizer = AutoTokenizer.from_pretrained(backbone, **kwargs)
         add_special_tokens(tokenizer)
-        return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches, item_residuals)
+        return cls(tokenizer, catalog, prompt, layout, max_history, separate_patches, item_residuals, time_gaps)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -263,6 +274,7 @@ class PatchRecProcessor(ProcessorMixin):
         seed: Sequence[int] | None = None,
         max_history: int | None = None,
         titles: TitleTokens | None = None,
+        timestamps: np.ndarray | None = None,
     ) -> EncodedHistory:
         """
         Encodes one history.
@@ -281,15 +293,19 @@ class PatchRecProcessor(ProcessorMixin):
                 Replaces the processor's `max_history`.
             titles ([`TitleTokens`], *optional*):
                 The titles that `history` and `target` index. If not given, the titles of the catalog.
+            timestamps (`numpy.ndarray` of shape `(num_items,)`, int64, *optional*):
+                When each item was chosen, in seconds. They are read only if patches hold time gaps. The first item
+                that is read has no gap.
 
         Returns:
             [`EncodedHistory`]
 
         Raises:
             TypeError: If `layout` is no layout (see [`check_layout`]).
-            ValueError: If the history is empty.
+            ValueError: If the history is empty, or timestamps that are read are missing or descend.
         """
         titles = self.title_tokens if titles is None else titles
+        gaps = self._gaps(len(history), timestamps, max_history or self.max_history)
         history = np.asarray(history)[-(max_history or self.max_history) :]
         if len(history) == 0:
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
@@ -320,7 +336,11 @@ class PatchRecProcessor(ProcessorMixin):
         is_folded = ~is_text
         folded_units = units[is_folded]
         patches = self.fold_items(
-            items[is_folded], items_in_unit[folded_units], history_start + starts[folded_units], titles
+            items[is_folded],
+            items_in_unit[folded_units],
+            history_start + starts[folded_units],
+            titles,
+            gaps if gaps is None else gaps[kept][is_folded],
         )
         item_ends = np.full(len(history), -1)
         item_ends[kept] = history_start + starts[units] + widths[units] - 1
@@ -338,16 +358,30 @@ class PatchRecProcessor(ProcessorMixin):
             item_ends=item_ends,
         )
 
+    def _gaps(self, num_items: int, timestamps: np.ndarray | None, max_history: int) -> np.ndarray | None:
+        """Returns the buckets of the time gaps in the part of a history that is read; `None` if patches hold none."""
+        if self.num_time_gaps == 0:
+            return None
+        if timestamps is None:
+            raise ValueError(
+                "The patches of this model hold time gaps, so it needs the timestamps of the history: rows with the "
+                "column `timestamps`, or `recommend(..., timestamps=...)`."
+            )
+        if len(timestamps) != num_items:
+            raise ValueError(f"A history has {num_items} items and {len(timestamps)} timestamps; give one for each.")
+        return gap_buckets(np.asarray(timestamps)[-max_history:], self.num_time_gaps)
+
     def fold_items(
         self,
         items: np.ndarray,
         sizes: np.ndarray | None = None,
         positions: np.ndarray | None = None,
         titles: TitleTokens | None = None,
+        gaps: np.ndarray | None = None,
     ) -> FoldedItems:
         """
         Lists what is folded into the patches of items: the tokens of an item's title, then its residual, if it has
-        one.
+        one, then its time gap, if one is given.
 
         Args:
             items (`numpy.ndarray` of shape `(n,)`, int64):
@@ -358,6 +392,8 @@ class PatchRecProcessor(ProcessorMixin):
                 The position of each item's patch. If not given, the items have one patch each, from position 0 on.
             titles ([`TitleTokens`], *optional*):
                 The titles that `items` index. If not given, the titles of the catalog.
+            gaps (`numpy.ndarray` of shape `(n,)`, int64, *optional*):
+                For each item, the bucket of its time gap, or [`NO_GAP`].
 
         Returns:
             [`FoldedItems`]
@@ -367,12 +403,17 @@ class PatchRecProcessor(ProcessorMixin):
         positions = np.arange(len(items)) if positions is None else positions
         lengths = titles.lengths[items]
         tokens, divisors = titles.gather(items), np.repeat(sizes * lengths, lengths)
-        has_residual = items < self.num_residuals
-        if has_residual.any():
-            ends = np.cumsum(lengths)[has_residual]
-            tokens = np.insert(tokens, ends, -1 - items[has_residual])
-            divisors = np.insert(divisors, ends, sizes[has_residual])
-        return FoldedItems(tokens, np.repeat(positions, lengths + has_residual), divisors)
+        residuals = np.flatnonzero(items < self.num_residuals)
+        timed = np.flatnonzero(gaps != NO_GAP) if gaps is not None else residuals[:0]
+        owners = np.concatenate([residuals, timed])
+        if len(owners) > 0:
+            ids = -1 - items[residuals]
+            if gaps is not None:
+                ids = np.concatenate([ids, -1 - self.num_residuals - gaps[timed]])
+            ends = np.cumsum(lengths)[owners]
+            tokens, divisors = np.insert(tokens, ends, ids), np.insert(divisors, ends, sizes[owners])
+        counts = lengths + np.bincount(owners, minlength=len(items))
+        return FoldedItems(tokens, np.repeat(positions, counts), divisors)
 
     def count_history_tokens(self, title_lengths: np.ndarray, layout: Layout | None = None) -> np.ndarray:
         """
@@ -450,6 +491,7 @@ class PatchRecProcessor(ProcessorMixin):
             "separate_patches": self.separate_patches,
             "item_residuals": self.num_residuals,
             "fusion": None if self.fusion is None else self.fusion.to_dict(),
+            "time_gaps": self.num_time_gaps,
         }
 
     def __repr__(self) -> str:
@@ -505,6 +547,7 @@ class PatchRecProcessor(ProcessorMixin):
             max_history=values["max_history"],
             separate_patches=values["separate_patches"],
             item_residuals=values.get("item_residuals", 0),
+            time_gaps=values.get("time_gaps", 0),
         )
         if values.get("fusion") is not None:
             fusion = Fusion.from_dict(

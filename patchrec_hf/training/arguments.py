@@ -12,7 +12,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from ..batches.collators import OBJECTIVES
-from ..runtime.configuration import SIMILARITIES, ItemHeadConfig, Similarity
+from ..runtime.configuration import NORMALIZERS, SIMILARITIES, ItemHeadConfig, Similarity, check_normalizer
 from ..runtime.hub_files import require_token
 from ..runtime.layouts import ItemPatchLayout
 from ..runtime.progress import shows_bars
@@ -154,6 +154,16 @@ class PatchFinetuneConfig(SFTConfig):
             The model learns to predict the next item's title (as in the paper), the next item among the catalog, by
             its item head (see [`ItemHead`]), or both. A model without a head gets one. [`ALL_PATCH_PRESET`] holds
             settings that suit `"item"`.
+        title_normalizer (`"vocabulary"` or `"catalog"`, *optional*, defaults to `"vocabulary"`):
+            Among which tokens a title's token is predicted: all of the vocabulary (as in the paper), or those with
+            which a title of the catalog can go on. With `"catalog"`, tokens that the catalog forces are no labels. All
+            titles of the catalog compete, also of items that no training row has as its target.
+        title_temperature (`float`, *optional*, defaults to `1.0`):
+            With `title_normalizer="catalog"`: by what logits are divided in the loss.
+        score_normalizer (`"vocabulary"` or `"catalog"`, *optional*):
+            How the trained model scores titles, in evaluations during training and wherever its checkpoint is loaded.
+            If not given, as the loss does. The scores have the loss's temperature if both are over the catalog, and
+            the temperature 1 otherwise.
         item_residual_size (`int`, *optional*):
             Size of the residuals of a new item head, if the processor writes residuals. The hidden size if not given.
         item_similarity (`"cosine"` or `"product"`, *optional*, defaults to `"cosine"`):
@@ -236,6 +246,16 @@ class PatchFinetuneConfig(SFTConfig):
     objective: str = field(
         default="title", metadata={"help": "What is predicted: title, item or both.", "choices": [*OBJECTIVES]}
     )
+    title_normalizer: str = field(
+        default="vocabulary",
+        metadata={"help": "Among which tokens titles are learned: vocabulary or catalog.", "choices": [*NORMALIZERS]},
+    )
+    title_temperature: float = field(
+        default=1.0, metadata={"help": "By what logits are divided in the loss over the catalog."}
+    )
+    score_normalizer: str | None = field(
+        default=None, metadata={"help": "Among which tokens titles are scored. Default: as they are learned."}
+    )
     item_residual_size: int | None = field(
         default=None, metadata={"help": "Size of a new item head's residuals. Default: the hidden size."}
     )
@@ -303,6 +323,7 @@ class PatchFinetuneConfig(SFTConfig):
 
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
+        self._check_normalizers()
         methods = [method for method in METHODS if method != "diverse"]  # its lists may repeat a title
         if self.eval_method not in (None, *methods):
             raise ValueError(
@@ -316,6 +337,23 @@ class PatchFinetuneConfig(SFTConfig):
         if self.push_to_hub and self.process_index == 0:  # the process that pushes
             require_token(self.hub_token)
         self._check_deepspeed()
+
+    def _check_normalizers(self) -> None:
+        check_normalizer("title_normalizer", self.title_normalizer, "title_temperature", self.title_temperature)
+        if self.score_normalizer is not None:
+            check_normalizer("score_normalizer", self.score_normalizer, "temperature", 1.0)
+        if self.objective == "item":
+            for name, default in (("title_normalizer", "vocabulary"), ("score_normalizer", None)):
+                if getattr(self, name) != default:
+                    raise ValueError(
+                        f"`{name}={getattr(self, name)!r}` is about titles, but `objective='item'` trains no titles. "
+                        "Leave it unset, or use `objective='title'` or 'both'."
+                    )
+        if self.title_normalizer == "catalog" and self.loss_type != "nll":
+            raise ValueError(
+                f"`loss_type={self.loss_type!r}` is not supported with `title_normalizer='catalog'`, whose loss is a "
+                "cross-entropy. Leave it unset."
+            )
 
     def _check_deepspeed(self) -> None:
         """Raises now for mistakes that would otherwise show only after the model was loaded, or after training."""

@@ -135,15 +135,18 @@ def check_resumable(
     old_facts: dict[str, Any] = {
         "objective": "title",
         "twin": "compressed",
+        "title_normalizer": "vocabulary",
+        "title_temperature": 1.0,
         **json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8")),
     }
     old_settings: dict[str, Any] = {
         "item_residuals": 0,
+        "time_gaps": 0,
         **json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8")),
     }
     settings = json.loads(json.dumps(processor.to_dict()))
     pairs = [(name, old_facts.get(name), value) for name, value in facts.items()]
-    names = ("layout", "max_history", "separate_patches", "item_residuals")
+    names = ("layout", "max_history", "separate_patches", "item_residuals", "time_gaps")
     pairs += [(name, old_settings[name], settings[name]) for name in names]
     changed = [f"{name}: old {old!r}, new {new!r}" for name, old, new in pairs if old != new]
     if old_settings["prompt"] != settings["prompt"]:

@@ -15,6 +15,7 @@ from ..baselines.popularity import Popularity
 from ..data.rows import TIMES_COLUMN
 from ..evaluation.targets import Targets, find_targets
 from ..runtime.attention import maskable_attention
+from ..runtime.encoding import EncodedHistory
 from ..runtime.fusion import Fusion
 from ..runtime.fusion_parts import (
     PART_NAMES,
@@ -227,6 +228,11 @@ def _log_probs(
 ) -> dict[str, np.ndarray]:
     """Returns the log-probabilities of each part before each target, float32, shape `(n, num_items)`."""
     histories = targets.history_items(np.arange(len(targets)))
-    prompts = LazySequence(len(histories), lambda row: processor.encode(histories[row]))
+    timestamps = targets.history_times(np.arange(len(targets))) if processor.num_time_gaps > 0 else None
+
+    def encode(row: int) -> EncodedHistory:
+        return processor.encode(histories[row], timestamps=None if timestamps is None else timestamps[row])
+
+    prompts = LazySequence(len(histories), encode)
     ranker = CatalogRanker(model, processor, RankingConfig(k=1, method="fusion", batch_size=batch_size))
     return ranker.score_parts(prompts, show_progress, targets.times)

@@ -23,7 +23,7 @@ from ..data.rows import check_rows, read_columns
 from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
-from ..runtime.configuration import Similarity
+from ..runtime.configuration import Normalizer, Similarity
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from .arguments import PatchFinetuneConfig
@@ -192,6 +192,13 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             args.residual_dropout,
             args.title_similarity,
         )
+    if processor.num_time_gaps > 0 and patchrec_model.model.time_gaps is None:
+        if isinstance(model, PeftModel):
+            raise ValueError(
+                "The processor writes time gaps, which the adapter's base model does not read. Call `add_time_gaps` "
+                "on the base model before the adapter is made, or pass `peft_config`."
+            )
+        patchrec_model.add_time_gaps(processor.num_time_gaps)
     patchrec_model.check_processor(processor)
     patchrec_model.config.objective = args.objective
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
@@ -208,7 +215,16 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             "'both', or evaluate by titles."
         )
     _freeze_idle_head(patchrec_model, args.objective, unfreezes=patchrec_model is model)
+    if args.objective != "item":
+        _set_title_scores(patchrec_model, args)
     return model, patchrec_model
+
+
+def _set_title_scores(model: PatchRecForCausalLM, args: PatchFinetuneConfig) -> None:
+    """Writes to the configuration, which is saved with each checkpoint, how the trained model scores titles."""
+    normalizer = args.score_normalizer or args.title_normalizer
+    model.config.title_normalizer = normalizer
+    model.config.title_temperature = args.title_temperature if normalizer == args.title_normalizer else 1.0
 
 
 def _freeze_idle_head(model: PatchRecForCausalLM, objective: str, unfreezes: bool) -> None:
@@ -234,7 +250,8 @@ def set_objective(
     model: PatchRecForCausalLM,
 ) -> PatchDataCollator:
     """
-    Sets a collator's objective, and how it draws the items that compete with item targets.
+    Sets a collator's objective, among which tokens it has titles predicted, and how it draws the items that compete
+    with item targets.
 
     Args:
         collator ([`PatchDataCollator`]):
@@ -248,14 +265,18 @@ def set_objective(
             The model, with an item head if the objective trains one.
 
     Raises:
-        ValueError: If the collator has another objective, more items are to be drawn than there are, or the layout
-            leaves out the newest item, so that no position predicts the next one.
+        ValueError: If the collator has another objective or title normalizer, more items are to be drawn than there
+            are, the layout leaves out the newest item, so that no position predicts the next one, or the catalog
+            leaves no token open.
     """
-    if collator.objective not in ("title", args.objective):
-        raise ValueError(
-            f"`data_collator` has the objective {collator.objective!r}, but the arguments have {args.objective!r}. "
-            "Change one of the two."
-        )
+    for name, default in (("objective", "title"), ("title_normalizer", "vocabulary")):
+        own, expected = getattr(collator, name), getattr(args, name)
+        if own not in (default, expected):
+            raise ValueError(
+                f"`data_collator` has the {name} {own!r}, but the arguments have {expected!r}. Change one of the two."
+            )
+    if args.title_normalizer == "catalog":
+        _check_choices(collator.processor)
     negatives, catalog = collator.negatives, collator.processor.catalog
     if args.objective != "title" and negatives is None:
         num_negatives = args.num_negatives
@@ -269,6 +290,7 @@ def set_objective(
         objective=cast(Objective, args.objective),
         negatives=negatives,
         compares_titles=head is not None and head.title_similarity,
+        title_normalizer=cast(Normalizer, args.title_normalizer),
     )
     if args.objective != "title":
         processor = collator.processor
@@ -281,6 +303,17 @@ def set_objective(
                 f"{collator.layout or processor.layout} leaves out the newest item. Choose another layout."
             )
     return collator
+
+
+def _check_choices(processor: PatchRecProcessor) -> None:
+    """Checks that titles differ, and computes what a collator needs before workers are made."""
+    trie = processor.trie
+    if not trie.is_choice.any():
+        raise ValueError(
+            "`title_normalizer='catalog'` predicts a title among the catalog's titles, but all items have the "
+            f"title {processor.catalog.titles[0]!r}. Check the titles, or use `title_normalizer='vocabulary'`."
+        )
+    _ = trie.choices_above, trie.leaf_of_item
 
 
 def _target_weights(rows: Dataset, catalog: Catalog) -> np.ndarray:

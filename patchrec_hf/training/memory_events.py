@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers.utils import logging
 from ..batches.collators import PatchDataCollator
 from ..batches.sampling import ScheduledRow
 from ..data.rows import select_spaced
+from ..runtime.sharding import is_plain_linear
 from .arguments import PatchFinetuneConfig
 from .free_memory import free_memory
 from .memory import GIB, MemoryEstimate, estimate_memory
@@ -128,10 +130,13 @@ def estimate_training(
     weights = WeightMemory.of(
         model.parameters(), OptimizerNames(args.optim).value, uses_autocast, args.world_size, sharding
     )
+    batch = largest_batch(collator, rows, rows_per_forward)
+    if sharding == 3 or not is_plain_linear(patchrec_model.lm_head):  # such a head computes all logits
+        batch = replace(batch, choice_tokens=0)
     return estimate_memory(
         ModelSize.from_config(config),
         weights,
-        largest_batch(collator, rows, rows_per_forward),
+        batch,
         attention=config._attn_implementation,
         element_size=2 if is_half or uses_autocast else 4,
         uses_autocast=uses_autocast,

@@ -75,6 +75,9 @@ class BatchShape:
             Shape of `input_ids`. A packed batch is one sequence.
         labels, item_targets, candidates (`int`):
             Title tokens to predict, items to predict, and items among which those are predicted.
+        choice_tokens (`int`):
+            Tokens whose logits are computed if title tokens are predicted among the catalog's; 0 for the whole
+            vocabulary.
         chunks, ancestors (`int`):
             Shape of `chunk_ancestors` in a packed batch; 0 in a padded one.
         is_padded (`bool`):
@@ -86,6 +89,7 @@ class BatchShape:
     labels: int = 0
     item_targets: int = 0
     candidates: int = 0
+    choice_tokens: int = 0
     chunks: int = 0
     ancestors: int = 0
     is_padded: bool = False
@@ -103,6 +107,7 @@ class BatchShape:
             sequences=sequences,
             length=length,
             candidates=batch["candidate_items"].shape[1] if "candidate_items" in batch else 0,
+            choice_tokens=batch["choice_token_ids"].shape[1] if "choice_token_ids" in batch else 0,
             chunks=chunks,
             ancestors=ancestors,
             is_padded="attention_mask" in batch and not bool(batch["attention_mask"].all()),

@@ -88,9 +88,10 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             if not isinstance(value, expected):
                 raise TypeError(f"`{name}` must be a `{expected.__name__}`, got `{type(value).__name__}`.")
         args = cast(PatchFinetuneConfig, args)
-        if args.n_gpu > 1 and args.objective != "title":
+        name = "objective" if args.objective != "title" else "title_normalizer"
+        if args.n_gpu > 1 and (args.objective != "title" or args.title_normalizer == "catalog"):
             raise ValueError(
-                f"`objective={args.objective!r}` does not run in one process on {args.n_gpu} GPUs (DataParallel). "
+                f"`{name}={getattr(args, name)!r}` does not run in one process on {args.n_gpu} GPUs (DataParallel). "
                 "Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU."
             )
         check_precision(args)
@@ -137,7 +138,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             )
         if getattr(patchrec_model, "hf_quantizer", None) is not None:
             # SFTTrainer rounds all that QLoRA trains to bfloat16, which loses small steps of weights near 1.
-            for part in (patchrec_model.item_head, patchrec_model.model.item_residual):
+            inner = patchrec_model.model
+            for part in (patchrec_model.item_head, inner.item_residual, inner.time_gaps):
                 if part is not None:
                     part.float()
         if data_collator.tree_packing:  # after `super().__init__`, which moves the model to its device
@@ -197,8 +199,9 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
 
         Raises:
             ValueError: If there is no whole checkpoint, or if a run with other settings wrote it. Stage, layout,
-                prompt, catalog, seed, rows and the number of rows per step must be the same; under DeepSpeed also the
-                number of processes, and in pre-training the number of steps.
+                prompt, catalog, objective, title normalizer and temperature, seed, rows and the number of rows per
+                step must be the same; under DeepSpeed also the number of processes, and in pre-training the number of
+                steps.
         """
         checkpoint = resume_from_checkpoint or None
         output_dir = str(self.args.output_dir)
@@ -287,19 +290,25 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         statistics = self._train_statistics if self.model.training else self._eval_statistics
         outputs = None
         if self._computes_own_logits(inputs):
-            counts = {}
+            settings: dict[str, Any] = {"use_cache": False}
             if num_items_in_batch is not None and "item_targets" in inputs:
-                num_items_in_batch, counts["num_item_targets"] = cast(torch.Tensor, num_items_in_batch)
+                num_items_in_batch, settings["num_item_targets"] = cast(torch.Tensor, num_items_in_batch)
+            if "shift_choices" in inputs:
+                settings["title_temperature"] = self.args.title_temperature
             # `Trainer.compute_loss` takes the loss that the model itself computes.
             loss, outputs = Trainer.compute_loss(
                 self,
                 model,
-                {**inputs, **counts, "use_cache": False},
+                {**inputs, **settings},
                 return_outputs=True,
                 num_items_in_batch=num_items_in_batch,
             )
-            logits = None if outputs.logits is None else outputs.logits[0]
-            statistics.add(inputs, loss, self.state.global_step, logits, outputs.item_loss)
+            logits = choices = None
+            if outputs.choice_entropy is not None:
+                choices = (outputs.choice_entropy, outputs.choice_hits)
+            elif outputs.logits is not None:
+                logits = outputs.logits[0]
+            statistics.add(inputs, loss, self.state.global_step, logits, outputs.item_loss, choices)
         else:
             loss = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -331,7 +340,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         a CPU: the fused head computes logits twice to save memory, which pays only with Triton kernels, and a CPU has
         none. It also does with an adapter on the head, because the fused head reads only the head's own weight.
         """
-        if "item_targets" in inputs:  # SFTTrainer's head knows titles only
+        # SFTTrainer's head knows titles only, and the whole vocabulary.
+        if "item_targets" in inputs or "shift_choices" in inputs:
             return True
         if self.args.loss_type != "nll" or self.aux_loss_enabled:
             return False
@@ -373,6 +383,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             "seed": data_seed(args),
             "train_sampling_strategy": args.train_sampling_strategy,
             "objective": args.objective,
+            "title_normalizer": args.title_normalizer,
+            "title_temperature": args.title_temperature,
         }
         if args.objective != "title":
             facts["num_negatives"] = args.num_negatives

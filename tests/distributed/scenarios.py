@@ -75,6 +75,8 @@ class Scenario:
             `"title"`, `"item"` or `"both"`. With an item head, every item of a history is a patch with a residual.
         headed (`bool`):
             Whether the run starts from a checkpoint that has an item head already.
+        among_catalog (`bool`):
+            Whether titles are predicted among those of the catalog.
     """
 
     engine: str
@@ -87,6 +89,7 @@ class Scenario:
     checkpointing: bool = False
     objective: str = "title"
     headed: bool = False
+    among_catalog: bool = False
 
     @property
     def has_item_head(self) -> bool:
@@ -94,7 +97,7 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        flags = ("packed", "lora", "tied", "bf16", "checkpointing", "headed")
+        flags = ("packed", "lora", "tied", "bf16", "checkpointing", "headed", "among_catalog")
         options = [name for name in flags if getattr(self, name)]
         options += ["accumulation"] if self.accumulation > 1 else []
         options += [self.objective] if self.objective != "title" else []
@@ -114,6 +117,7 @@ class Scenario:
                 name
                 for name, is_on in (
                     (f'`objective="{self.objective}"`', self.objective != "title"),
+                    ('`title_normalizer="catalog"`', self.among_catalog),
                     ("from a checkpoint with an item head", self.headed),
                     (f"accumulation over {self.accumulation} forwards", self.accumulation > 1),
                     ("activation checkpointing", self.checkpointing),
@@ -139,6 +143,7 @@ SCENARIOS = [
     Scenario("ddp", "finetune", packed=True, objective="both"),
     Scenario("ddp", "finetune", lora=True, objective="item"),
     Scenario("ddp", "finetune", headed=True),
+    Scenario("ddp", "finetune", packed=True, accumulation=2, among_catalog=True),
     *_each("zero1"),
     Scenario("zero1", "finetune", objective="item"),
     *_each("zero2"),
@@ -152,10 +157,12 @@ SCENARIOS = [
     Scenario("zero3", "finetune", packed=True, lora=True),
     Scenario("zero3", "finetune", objective="item"),
     Scenario("zero3", "finetune", packed=True, objective="both", headed=True),
+    Scenario("zero3", "pretrain", tied=True, among_catalog=True),
     Scenario("zero3_offload", "finetune"),
     *_each("fsdp2"),
     Scenario("fsdp2", "finetune", objective="item", headed=True),
     Scenario("fsdp2", "finetune", tied=True),
+    Scenario("fsdp2", "finetune", packed=True, among_catalog=True),
 ]
 
 
@@ -223,6 +230,7 @@ def make_trainer(scenario: Scenario, backbones: Path, output_dir: Path, world_si
         activation_checkpointing=scenario.checkpointing,
         tree_packing=scenario.packed if scenario.has_item_head else None,
         objective=scenario.objective,
+        title_normalizer="catalog" if scenario.among_catalog else "vocabulary",
         item_residual_size=RESIDUAL_SIZE,
         title_similarity=True,
         max_steps=NUM_STEPS,

@@ -136,6 +136,7 @@ def test_benchmark_of_training_steps(tmp_path):
         "unpacked_vs_trl",
         "item_vs_packed_titles",
         "both_vs_packed_titles",
+        *(f"catalog_vs_vocabulary_{batches}_{size}" for batches in ("padded", "packed") for size in (1, 8)),
     }
     assert all(ratio > 0 for ratio in results["ratios"].values())
     assert results["max_relative_loss_difference"] < 1e-5

@@ -113,6 +113,31 @@ def test_an_adapter_on_a_tied_head_is_not_passed_by(catalog, processor, rows, tm
     )
 
 
+def test_adapters_learn_among_the_catalog(backbone, processor, blocks, tmp_path):
+    """The head's special tokens are adapted where it is tied, and then it is read whole."""
+    losses = []
+    for packing in (False, True):
+        torch.manual_seed(0)
+        trainer = train(
+            backbone, processor, blocks, tmp_path / "run", tree_packing=packing, title_normalizer="catalog",
+            learning_rate=3e-2, logging_steps=1, per_device_train_batch_size=6,
+        )  # fmt: skip
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0][-1] < losses[0][0]
+
+
+def test_an_adapter_says_how_titles_are_scored(backbone, processor, rows, tmp_path):
+    settings = {"title_normalizer": "catalog", "title_temperature": 2.0}
+    train(backbone, processor, rows, tmp_path / "run", **settings).save_model(str(tmp_path / "adapter"))
+    config = load_model(tmp_path / "adapter").config
+    assert (config.title_normalizer, config.title_temperature) == ("catalog", 2.0)
+    # The next adapter was trained otherwise.
+    train(str(tmp_path / "adapter"), processor, rows, tmp_path / "run2").save_model(str(tmp_path / "second"))
+    config = load_model(tmp_path / "second").config
+    assert (config.title_normalizer, config.title_temperature) == ("vocabulary", 1.0)
+
+
 def test_training_goes_on_from_an_adapter(backbone, processor, rows, tmp_path):
     """Pre-trained with one adapter, fine-tuned with another, which names what it was trained on."""
     first = train(backbone, processor, rows, tmp_path / "run", "pretrain")

@@ -92,6 +92,20 @@ def test_zero3_must_save_whole_weights(zero3, tmp_path):
         ({"item_dropout": 1.0}, r"`dropout` of the item head must be at least 0 and below 1, got 1.0"),
         ({"residual_dropout": -1.0}, r"`residual_dropout` of the item head must be at least 0 and below 1"),
         ({"num_negatives": 0}, r"`num_negatives` must be at least 1 or None, got 0"),
+        ({"title_normalizer": "trie"}, r"`title_normalizer` must be one of 'vocabulary', 'catalog', got 'trie'"),
+        ({"title_normalizer": "catalog", "title_temperature": 0.0}, r"`title_temperature` must be a positive number"),
+        ({"title_normalizer": "catalog", "title_temperature": -1.0}, r"`title_temperature` .*, got -1.0"),
+        ({"title_temperature": 2.0}, r"`title_temperature` belongs to `title_normalizer='catalog'`, got 2.0"),
+        ({"score_normalizer": "items"}, r"`score_normalizer` must be one of 'vocabulary', 'catalog', got 'items'"),
+        (
+            {"objective": "item", "title_normalizer": "catalog"},
+            r"`title_normalizer='catalog'` is about titles, but `objective='item'` trains no titles",
+        ),
+        (
+            {"objective": "item", "score_normalizer": "vocabulary"},
+            r"`score_normalizer='vocabulary'` is about titles",
+        ),
+        ({"title_normalizer": "catalog", "loss_type": "dft"}, r"`loss_type='dft'` is not supported with `title_norm"),
     ],
 )
 def test_contradicting_settings(tmp_path, kwargs, message):

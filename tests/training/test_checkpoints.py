@@ -212,6 +212,19 @@ def test_other_rows_layouts_and_catalogs(run, tmp_path):
         check_resumable(checkpoint, facts, processor)
 
 
+def test_a_checkpoint_that_does_not_say_how_titles_were_learned(run, tmp_path):
+    """As those of earlier versions, which knew the loss over the vocabulary only."""
+    path, facts = tmp_path / "checkpoint-1" / "patchrec_run.json", run._run_facts()
+    written = json.loads(path.read_text())
+    assert written.pop("title_normalizer") == facts["title_normalizer"] == "vocabulary"
+    assert written.pop("title_temperature") == facts["title_temperature"] == 1.0
+    path.write_text(json.dumps(written))
+    check_resumable(path.parent, facts, run.processing_class)
+    changed = {**facts, "title_normalizer": "catalog", "title_temperature": 1.5}
+    with pytest.raises(ValueError, match=r"old 'vocabulary', new 'catalog'; title_temperature: old 1\.0, new 1\.5"):
+        check_resumable(path.parent, changed, run.processing_class)
+
+
 def test_other_rows_of_the_same_number(run):
     run.train_dataset = run.train_dataset.map(lambda row: {"item_ids": row["item_ids"][::-1]})
     with pytest.raises(ValueError, match=r"checksum of some training rows: old \d+, new \d+"):

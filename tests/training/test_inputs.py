@@ -7,19 +7,21 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import ITEM_IDS
+from conftest import ITEM_IDS, TITLES
 from datasets import Dataset, IterableDataset
 from item_parts import item_model, item_processor, plain_model
 from peft import LoraConfig, get_peft_model
 from trainer_parts import as_stream, logged
 
 from patchrec_hf import (
+    BOOK_PROMPT,
     Catalog,
     DropLayout,
     PatchDataCollator,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
     PatchRecForCausalLM,
+    PatchRecProcessor,
     TextLayout,
 )
 from patchrec_hf.batches.candidates import NegativeSampling
@@ -237,6 +239,22 @@ def test_objectives_that_contradict_each_other(make_trainer, processor):
     # A collator that names none takes that of the arguments.
     trainer = make_trainer("finetune", collator=PatchDataCollator(processor), objective="both")
     assert trainer.data_collator.objective == "both"
+
+
+def test_normalizers_that_contradict_each_other(make_trainer, processor):
+    collator = PatchDataCollator(processor, title_normalizer="catalog")
+    with pytest.raises(ValueError, match="`data_collator` has the title_normalizer 'catalog', but the arguments have"):
+        make_trainer("finetune", collator=collator)
+    trainer = make_trainer("finetune", collator=PatchDataCollator(processor), title_normalizer="catalog")
+    assert trainer.data_collator.title_normalizer == "catalog"
+    assert "trie" in processor.__dict__  # computed before workers are made
+
+
+def test_a_catalog_that_leaves_nothing_open(make_trainer, tokenizer):
+    processor = PatchRecProcessor(tokenizer, Catalog.from_titles(dict.fromkeys(TITLES, "Emma")), BOOK_PROMPT)
+    rows = Dataset.from_list([{"user_id": 0, "item_ids": [10, 11], "target_positions": [1]}])
+    with pytest.raises(ValueError, match=r"all items have the title 'Emma'.*`title_normalizer='vocabulary'`"):
+        make_trainer("finetune", processing_class=processor, train_dataset=rows, title_normalizer="catalog")
 
 
 def test_more_negatives_than_items(make_trainer):

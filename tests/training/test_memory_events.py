@@ -129,3 +129,17 @@ def test_settings_of_the_trainer_count(make_trainer, rows):
     assert half.weights == plain.weights
     copies = plain.weights // 2  # of all weights, in half precision
     assert half.activations - copies < 0.7 * plain.activations
+
+
+def test_choices_have_few_logits(make_trainer, rows):
+    whole = make_trainer("finetune", max_steps=1).estimate_memory()
+    trainer = make_trainer("finetune", max_steps=1, title_normalizer="catalog")
+    choices = trainer.estimate_memory()
+    batch = choices.batch
+    assert 0 < batch.choice_tokens < trainer.model.config.decoder_config.vocab_size
+    assert batch.labels < whole.batch.labels
+    assert choices.scores == 3 * 4 * batch.labels * batch.choice_tokens
+    assert choices.activations < whole.activations  # what follows the last choice is not read
+    # Sharded heads compute all logits.
+    sharded = estimate_training(trainer.model, trainer.args, trainer.data_collator, rows, 4, sharding=3)
+    assert sharded.scores == 3 * 4 * batch.labels * trainer.model.config.decoder_config.vocab_size

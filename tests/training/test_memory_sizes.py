@@ -59,6 +59,8 @@ def test_the_shape_of_a_padded_batch():
         "shift_labels": torch.tensor([[3, 4], [5, -100]]),
     }
     assert BatchShape.from_batch(batch) == BatchShape(2, 5, labels=3, is_padded=True)
+    batch["choice_token_ids"] = torch.zeros(1, 7)
+    assert BatchShape.from_batch(batch).choice_tokens == 7
     batch["attention_mask"][:] = 1
     assert not BatchShape.from_batch(batch).is_padded
 

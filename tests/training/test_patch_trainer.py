@@ -569,3 +569,137 @@ def test_items_are_learned_from_a_stream(make_trainer, processor, rows, stage):
     assert trainer.data_collator.negatives.weights is None
     trainer.train()
     assert np.isfinite(logged(trainer, "loss")).all()
+
+
+CATALOG = {"title_normalizer": "catalog", "title_temperature": 2.0}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("setting", [{}, {"bf16": True}, {"activation_checkpointing": True}, {"objective": "both"}])
+def test_titles_are_learned_among_the_catalog(make_trainer, rows, stage, setting):
+    trainer = make_trainer(stage, max_steps=20, eval_dataset=rows, **CATALOG, **setting)
+    before = trainer.evaluate()
+    trainer.train()
+    losses = logged(trainer, "loss")
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:4])
+    after = trainer.evaluate()
+    assert after["eval_loss"] < before["eval_loss"]
+    assert after["eval_mean_token_accuracy"] > before["eval_mean_token_accuracy"]
+    assert min(logged(trainer, "num_tokens")) > 0
+    assert min(logged(trainer, "entropy")) > 0
+
+
+@pytest.mark.parametrize("tree_packing", [False, True])
+def test_the_evaluation_loss_is_the_mean_over_choices(make_trainer, blocks, tree_packing):
+    trainer = make_trainer("finetune", train_dataset=blocks, tree_packing=tree_packing, eval_ks=[], **CATALOG)
+    batch = trainer.data_collator(list(blocks))
+    trainer.model.eval()
+    with torch.no_grad():
+        expected = trainer.model(**batch, title_temperature=2.0)
+    metrics = trainer.evaluate(blocks)
+    num_labels = (batch["shift_choices"] != -100).sum()
+    assert metrics["eval_loss"] == pytest.approx(expected.loss.item(), rel=1e-5)
+    assert metrics["eval_entropy"] == pytest.approx((expected.choice_entropy / num_labels).item(), rel=1e-5)
+    assert metrics["eval_mean_token_accuracy"] == pytest.approx((expected.choice_hits / num_labels).item(), rel=1e-5)
+    with torch.no_grad():
+        assert expected.loss.item() != pytest.approx(trainer.model(**batch, title_temperature=1.0).loss.item())
+
+
+def test_only_the_choices_tokens_are_projected(make_trainer, rows, monkeypatch):
+    trainer = make_trainer("finetune", **CATALOG)
+    batch = trainer.data_collator(list(rows)[:4])
+    assert trainer._computes_own_logits({name: tensor.to("meta") for name, tensor in batch.items()})
+    monkeypatch.setattr(trainer.model.lm_head, "forward", lambda states: pytest.fail("reads the whole head"))
+    trainer.compute_loss(trainer.model, dict(batch)).backward()
+    assert trainer.model.lm_head.weight.grad.any()
+
+
+@pytest.mark.parametrize("objective", ["title", "both"])
+@pytest.mark.parametrize("tree_packing", [False, True])
+def test_accumulated_choices_are_the_whole_batch(make_trainer, processor, uneven, objective, tree_packing):
+    weights, losses = [], []
+    for size, accumulation in ((8, 1), (2, 4), (3, 3)):
+        trainer = make_trainer(
+            "finetune", model=item_model(), processing_class=item_processor(processor), train_dataset=uneven,
+            objective=objective, tree_packing=tree_packing, per_device_train_batch_size=size, optim="sgd",
+            gradient_accumulation_steps=accumulation, max_steps=1, max_grad_norm=0.0, learning_rate=1.0,
+            warmup_steps=0, **CATALOG,
+        )  # fmt: skip
+        trainer.train()
+        losses.append(logged(trainer, "loss")[0])
+        weights.append({name: weight.detach() for name, weight in trainer.model.named_parameters()})
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+    start = dict(item_model().named_parameters())
+    for other in weights[1:]:
+        for name, weight in weights[0].items():
+            step = (weight - start[name]).norm()
+            assert (weight - other[name]).norm() <= 2e-4 * step, name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_packed_training_among_the_catalog_is_padded_training(make_trainer, blocks, stage):
+    trainers = [
+        make_trainer(stage, train_dataset=blocks, eval_dataset=blocks, tree_packing=packing, optim="sgd", **CATALOG)
+        for packing in (False, True)
+    ]
+    for trainer in trainers:
+        trainer.train()
+    padded, packed = trainers
+    for name in ("loss", "prompt_tokens", "mean_token_accuracy", "entropy", "grad_norm"):
+        assert logged(packed, name) == pytest.approx(logged(padded, name), rel=1e-3)
+    assert packed.evaluate()["eval_loss"] == pytest.approx(padded.evaluate()["eval_loss"], rel=1e-4)
+
+
+def test_one_step_lowers_the_loss_over_the_catalog(make_trainer, rows):
+    trainer = make_trainer(
+        "finetune", per_device_train_batch_size=len(rows), max_steps=1, warmup_steps=0, learning_rate=1e-3,
+        eval_dataset=rows, eval_ks=[], **CATALOG,
+    )  # fmt: skip
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resuming_a_run_among_the_catalog_gives_the_unbroken_run(make_trainer, tmp_path, workers):
+    kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    kwargs |= {"dataloader_num_workers": workers, **CATALOG}
+    check_resumed_run(make_trainer, tmp_path, kwargs)
+    checkpoint = str(tmp_path / "broken" / "checkpoint-5")
+    for changed, message in (
+        ({"title_temperature": 1.0}, r"title_temperature: old 2\.0, new 1\.0"),
+        ({"title_normalizer": "vocabulary", "title_temperature": 1.0}, "title_normalizer: old 'catalog', new 'voca"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_trainer(**{**kwargs, **changed}).train(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ("vocabulary", 1.0)),
+        (CATALOG, ("catalog", 2.0)),
+        ({**CATALOG, "score_normalizer": "vocabulary"}, ("vocabulary", 1.0)),
+        ({"score_normalizer": "catalog"}, ("catalog", 1.0)),
+        ({**CATALOG, "score_normalizer": "catalog", "objective": "both"}, ("catalog", 2.0)),
+    ],
+)
+def test_how_titles_are_scored_is_saved(make_trainer, tmp_path, settings, expected):
+    trainer = make_trainer("finetune", max_steps=1, **settings)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    config = PatchRecForCausalLM.from_pretrained(tmp_path / "final").config
+    assert (config.title_normalizer, config.title_temperature) == expected
+    # A run that trains titles sets it anew, and one that does not leaves it.
+    model = PatchRecForCausalLM.from_pretrained(tmp_path / "final")
+    make_trainer("finetune", model=model, objective="item")
+    assert (model.config.title_normalizer, model.config.title_temperature) == expected
+    model = make_trainer("finetune", model=PatchRecForCausalLM.from_pretrained(tmp_path / "final")).model
+    assert (model.config.title_normalizer, model.config.title_temperature) == ("vocabulary", 1.0)
+
+
+@pytest.mark.parametrize(("settings", "name"), [(CATALOG, "title_normalizer='catalog'"), ({"objective": "both"}, "o")])
+def test_what_data_parallel_cannot_split(make_trainer, monkeypatch, settings, name):
+    monkeypatch.setattr(PatchFinetuneConfig, "n_gpu", property(lambda args: 2))
+    with pytest.raises(ValueError, match=rf"`{name}.* does not run in one process on 2 GPUs"):
+        make_trainer("finetune", **settings)
