@@ -46,7 +46,7 @@ from patchrec_hf.evaluation.plots import plot_calibration, plot_reports
 from patchrec_hf.evaluation.targets import find_targets
 from patchrec_hf.runs import claim_run, finish_run
 from patchrec_hf.runtime.configuration import NORMALIZERS
-from patchrec_hf.runtime.ranking import METHODS, default_method
+from patchrec_hf.runtime.ranking import ITEM_METHODS, METHODS, default_method
 
 
 EFFECTS = {  # from the strict protocol to the release's matching, each with one more rule of the release
@@ -77,8 +77,8 @@ class Arguments:
     method: str | None = field(
         default=None,
         metadata={
-            "help": "Ranking method. Default: item if the model has an item head, else exact; diverse by the protocol "
-            "release.",
+            "help": "Ranking method. Default: fusion if the checkpoint has one, item if the model has an item head, "
+            "else exact; diverse by the protocol release.",
             "choices": list(METHODS),
         },
     )
@@ -127,7 +127,7 @@ class Arguments:
 
         Args:
             default_method (`str`, *optional*):
-                The method of the model, `"item"` or `"exact"`, once it is loaded.
+                The method of the checkpoint, `"fusion"`, `"item"` or `"exact"`, once it is loaded.
 
         Raises:
             ValueError: If one has no effect, or contradicts another.
@@ -150,14 +150,16 @@ class Arguments:
             )
         if self.method == "diverse" and self.protocol != "release":
             raise ValueError("`--method diverse` decodes anew for each cut-off: choose `--protocol release`.")
-        if self.method == "item" and self.protocol != "strict":
-            raise ValueError(f"`--method item` ranks items, so it needs `--protocol strict`, got {self.protocol}.")
+        if self.method in ITEM_METHODS and self.protocol != "strict":
+            raise ValueError(
+                f"`--method {self.method}` ranks items, so it needs `--protocol strict`, got {self.protocol}."
+            )
         searches = ["exact", "beam", "all"]
         uses = {"num_beams": ["beam"], "length_penalty": searches, "max_title_tokens": ["exact"],
                 "normalizer": searches, "temperature": searches}  # fmt: skip
         default = default_method if self.protocol in ("strict", "effects") else "exact"
         method = "diverse" if self.protocol == "release" else self.method or default
-        # As long as the method is unknown, it is exact or item, and only the beams are wrong.
+        # As long as the method is unknown, it is exact, item or fusion, and only the beams are wrong.
         if wrong := [name for name in given if (method or "exact") not in uses[name]]:
             raise ValueError(f"The method {method or 'exact'} does not use {_options(wrong)}: leave it out.")
 
@@ -170,7 +172,7 @@ def main(args: Arguments, data: DataArguments) -> None:
     max_history = 100 if args.max_history is None else args.max_history
     if args.model is not None:
         recommender = PatchRecommender.from_pretrained(args.model)  # merges an adapter
-        args.check_combination(default_method(recommender.model))
+        args.check_combination(default_method(recommender.model, recommender.processor))
         model, processor = recommender.model.to(state.device), recommender.processor
         max_history, own_catalog = args.max_history or processor.max_history, processor.catalog
     elif args.baseline not in BASELINES:

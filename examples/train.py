@@ -43,13 +43,14 @@ from patchrec_hf import (
     build_tiny_backbone,
     evaluate_model,
     evaluate_scorer,
-    fit_prior,
+    fit_fusion,
 )
 from patchrec_hf.baselines import CoVisitation
 from patchrec_hf.data.data_arguments import DataArguments
 from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.data.sample import SAMPLE_NOTICE
 from patchrec_hf.runs import claim_run, finish_run
+from patchrec_hf.runtime.ranking import default_method
 from patchrec_hf.training.recipes import RECIPES, train_recipe
 
 
@@ -74,9 +75,11 @@ class TrainArguments:
     max_train_rows: int | None = field(default=None, metadata={"help": "Training rows to use. Default: all."})
     max_eval_rows: int = field(default=500, metadata={"help": "Validation rows to evaluate, evenly spaced."})
     max_test_rows: int = field(default=500, metadata={"help": "Test rows to rank, evenly spaced."})
-    prior: bool = field(
-        default=True, metadata={"help": "Whether co-visits join the model, if the recipe has a prior."}
+    fusion: bool = field(
+        default=True,
+        metadata={"help": "Whether co-visits and other parts join the model after training, if the recipe says so."},
     )
+    prior: bool = field(default=True, metadata={"help": "Former name of --fusion."})
 
     def __post_init__(self) -> None:
         for name in ("max_history", "targets_per_row", "max_train_rows", "max_eval_rows", "max_test_rows"):
@@ -126,12 +129,12 @@ def main(script: TrainArguments, data: DataArguments, backbone: ModelConfig, arg
     recommender = PatchRecommender.from_pretrained(final)
     model, processor = recommender.model.to(state.device), recommender.processor
     co_visitation = CoVisitation(catalog).fit(train, splits["validation"], show_progress=False)
-    if recipe.fits_prior and script.prior:
-        processor = fit_prior(model, processor, train, splits["validation"], co_visitation)
+    if recipe.fits_fusion and script.fusion and script.prior:
+        processor = fit_fusion(model, processor, train, splits["validation"], co_visitation=co_visitation)
         if state.is_main_process:
             processor.save_pretrained(final)
     test = select_spaced(splits["test"], script.max_test_rows)
-    bound = None if model.item_head is not None else args.eval_max_title_tokens
+    bound = args.eval_max_title_tokens if default_method(model, processor) == "exact" else None
     reports = {
         "co-visitation": evaluate_scorer(co_visitation, catalog, test, show_progress=False),
         script.preset: evaluate_model(

@@ -43,7 +43,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     evaluate_model,
     evaluate_scorer,
-    fit_prior,
+    fit_fusion,
     load_recommendation_data,
 )
 from patchrec_hf.baselines import CoVisitation, Popularity
@@ -144,14 +144,14 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
     batch_size = args.per_device_eval_batch_size
     for name, checkpoint in (("vanilla", vanilla), ("PatchRec-I", finetuned), ("all-patch", items)):
         recommender = PatchRecommender.from_pretrained(checkpoint)
-        model, loaded = recommender.model.to(state.device), recommender.processor.with_prior(None)
+        model, loaded = recommender.model.to(state.device), recommender.processor.with_fusion(None)
         reports[name] = evaluate_model(model, loaded, test, batch_size=batch_size)
-    # The prior joins co-visits to the item head. The checkpoint holds it from here on.
-    with_prior = fit_prior(model, loaded, splits["train"], splits["validation"], co_visitation)
-    reports["all-patch + prior"] = evaluate_model(model, with_prior, test, batch_size=batch_size)
+    # The fusion joins co-visits and other parts to the item head. The checkpoint holds it from here on.
+    fused = fit_fusion(model, loaded, splits["train"], splits["validation"], co_visitation=co_visitation)
+    reports["all-patch + fusion"] = evaluate_model(model, fused, test, batch_size=batch_size)
     if state.is_main_process:
-        with_prior.save_pretrained(items)
-        for checkpoint, name in ((vanilla, "vanilla"), (finetuned, "PatchRec-I"), (items, "all-patch + prior")):
+        fused.save_pretrained(items)
+        for checkpoint, name in ((vanilla, "vanilla"), (finetuned, "PatchRec-I"), (items, "all-patch + fusion")):
             write_results(checkpoint, reports[name], Path(data).name)
     state.wait_for_everyone()
     recommender = PatchRecommender.from_pretrained(items)
@@ -165,10 +165,10 @@ def main(script: ScriptArguments, args: PatchPretrainConfig) -> None:
         tbl_width_chars=200,
     ):
         state.print(f"\n{len(test)} test rows, {len(catalog)} items to rank:\n{pl.DataFrame(results)}")
-    paired = reports["all-patch + prior"].compare(reports["co-visitation"])
+    paired = reports["all-patch + fusion"].compare(reports["co-visitation"])
     hr = paired.row(by_predicate=pl.col("metric") == "hr@20", named=True)
     state.print(
-        f"All-patch + prior minus co-visitation, hr@20: {hr['difference']:+.3f}, 95% interval {hr['low']:+.3f} to "
+        f"All-patch + fusion minus co-visitation, hr@20: {hr['difference']:+.3f}, 95% interval {hr['low']:+.3f} to "
         f"{hr['high']:+.3f}."
     )
     state.print("PatchRec-I learned from each row three times (as text, compressed, and in its layout), vanilla once.")

@@ -37,7 +37,8 @@ This page shows what `examples/reproduce_paper.py` measured.
 - **PatchRec-S**: the same, with one patch for several of the oldest items (PFT-S, `SessionPatchLayout`).
 - **Patch Pre-training**: without fine-tuning, ranked with PatchRec-I's layout. **Dropout**: pre-training that leaves
   items out instead of compressing them, ranked on whole histories as text.
-- **Fusion**: PatchRec-I and the baseline that ranks validation best, mixed by a weight that validation chose.
+- **Fusion**: PatchRec-I and the baseline that ranks validation best, mixed by weights that make
+  validation targets most likely.
 - The others are [baselines](baselines.md). Only MoRec reads titles.
 
 ## How to read the tables

@@ -71,13 +71,19 @@ _MODULES = {
     "PatchPretrainConfig": "training.arguments",
     "CheckpointCallback": "training.checkpoint_callback",
     "last_checkpoint": "training.checkpoints",
-    "fit_prior": "training.prior_fit",
+    "fit_fusion": "training.fusion_fit",
     "PatchFinetuneTrainer": "training.trainers",
     "PatchPretrainTrainer": "training.trainers",
     "build_tiny_backbone": "tiny",
 }
 # Former public names: the module that still has them, or the name that replaces them.
-_FORMER_FUNCTIONS = ("rank_catalog", "rank_targets", "score_catalog", "score_targets")
+_FORMER_FUNCTIONS = {
+    "fit_prior": "training.prior_fit",
+    "rank_catalog": "evaluation.former_names",
+    "rank_targets": "evaluation.former_names",
+    "score_catalog": "evaluation.former_names",
+    "score_targets": "evaluation.former_names",
+}
 _FORMER_NAMES = {
     "AUTHORS": "RELEASE_MATCHING",
     "RELEASE_PROTOCOL": "RELEASE_MATCHING",
@@ -99,7 +105,7 @@ def __getattr__(name: str) -> Any:
         warn(f"`{name}` is now called `{_FORMER_NAMES[name]}`.", FutureWarning, stacklevel=2)
         name = _FORMER_NAMES[name]
     if name in _FORMER_FUNCTIONS:
-        return getattr(import_module(".evaluation.former_names", __name__), name)
+        return getattr(import_module(f".{_FORMER_FUNCTIONS[name]}", __name__), name)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)
@@ -163,6 +169,6 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .training.arguments import PatchPretrainConfig as PatchPretrainConfig
     from .training.checkpoint_callback import CheckpointCallback as CheckpointCallback
     from .training.checkpoints import last_checkpoint as last_checkpoint
-    from .training.prior_fit import fit_prior as fit_prior
+    from .training.fusion_fit import fit_fusion as fit_fusion
     from .training.trainers import PatchFinetuneTrainer as PatchFinetuneTrainer
     from .training.trainers import PatchPretrainTrainer as PatchPretrainTrainer

@@ -5,6 +5,7 @@ import torch
 from conftest import TITLES
 
 from patchrec_hf import Catalog, ItemPatchLayout, PatchRecForCausalLM, PatchRecProcessor
+from patchrec_hf.runtime.neighbors import NeighborTable
 from patchrec_hf.runtime.title_similarity import title_features
 from patchrec_hf.tiny import build_tiny_backbone
 
@@ -71,3 +72,11 @@ def scores_by_hand(model, processor, prompt, titles=None):
     if model.config.item_head_config.title_similarity:
         scores += title_weight * title_features(processor.title_neighbors, [prompt.items], len(scores))[0]
     return scores
+
+
+def table_of(dense, item_ids):
+    """A table of neighbors, from a matrix. The latest two items of a history count, the older one half."""
+    dense = np.array(dense, dtype=np.float32)
+    sources, targets = np.nonzero(dense)
+    offsets = np.searchsorted(sources, np.arange(len(dense) + 1))
+    return NeighborTable(offsets, targets.astype(np.int32), dense[sources, targets], np.array(item_ids), 0.5, 2)

@@ -18,7 +18,7 @@ from patchrec_hf import (
     evaluate_scorer,
     export_backbone,
     export_checkpoint,
-    fit_prior,
+    fit_fusion,
     load_recommendation_data,
     prepare_data,
 )
@@ -55,7 +55,7 @@ def data(shop):
 
 @pytest.fixture(scope="module")
 def checkpoint(data, tmp_path_factory):
-    """A checkpoint with an item head and a prior."""
+    """A checkpoint with an item head and a fusion."""
     directory = tmp_path_factory.mktemp("checkpoint")
     splits, catalog = data
     backbone, tokenizer = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
@@ -73,8 +73,8 @@ def checkpoint(data, tmp_path_factory):
     )
     trainer.train()
     trainer.save_model(directory / "final")
-    prior = fit_prior(trainer.model, trainer.processing_class, splits["train"], splits["validation"])
-    prior.save_pretrained(directory / "final")
+    fused = fit_fusion(trainer.model, trainer.processing_class, splits["train"], splits["validation"])
+    fused.save_pretrained(directory / "final")
     return directory / "final"
 
 

@@ -10,7 +10,7 @@ On a data set (a prepared directory, raw files, or a name), with the results as 
     python examples/benchmarks/quality.py --data data/goodreads --minutes 15 --json quality.json
 
 The budget is computing time of this process for each trained LLM: minutes times the number of torch's threads. All
-settings, also the number of epochs and the prior's weights, are chosen on validation rows. Nothing is excluded from
+settings, also the number of epochs and the fusion's weights, are chosen on validation rows. Nothing is excluded from
 the rankings, except in the row `co-visitation-unseen`, which leaves out the items of the history.
 """
 

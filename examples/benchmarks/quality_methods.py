@@ -28,7 +28,7 @@ from patchrec_hf import (
     build_tiny_backbone,
     evaluate_model,
     evaluate_scorer,
-    fit_prior,
+    fit_fusion,
     last_checkpoint,
     load_recommendation_data,
 )
@@ -254,11 +254,15 @@ def item_head(study: Study) -> Ranker:
     return lambda rows: evaluate_model(model, processor, rows, batch_size=64, **study.evaluation)
 
 
-def item_head_and_prior(study: Study) -> Ranker:
+def item_head_fusion(study: Study) -> Ranker:
     model, processor = study.item_model
-    prior_data = (study.splits["train"], study.splits["validation"], study.co_visitation)
-    processor = fit_prior(model, processor, *prior_data, show_progress=False)
-    study.notes.append(f"Prior: {processor.prior.weights}.")
+    train, validation = study.splits["train"], study.splits["validation"]
+    processor = fit_fusion(model, processor, train, validation, co_visitation=study.co_visitation, show_progress=False)
+    fit = processor.fusion.fit_result
+    weights = ", ".join(f"{name} {weight:.3f}" for name, weight in processor.fusion.weights.items())
+    alone = ", ".join(f"{name} {value:.3f}" for name, value in fit.of_parts.items())
+    study.notes.append(f"Fusion: weights {weights}.")
+    study.notes.append(f"Log-likelihood of a validation target: fusion {fit.log_likelihood:.3f}; alone: {alone}.")
     return lambda rows: evaluate_model(model, processor, rows, batch_size=64, **study.evaluation)
 
 
@@ -299,7 +303,7 @@ METHODS = {
     "transitions": transitions,
     "sasrec": sasrec,
     "item-head": item_head,
-    "item-head-prior": item_head_and_prior,
+    "item-head-fusion": item_head_fusion,
     "titles": titles,
 }
 """Each method, by its name in the table."""

@@ -129,12 +129,19 @@ def run_fusion(study: Study, name: str) -> dict[str, Any]:
     best = max(finished, key=lambda baseline: finished[baseline])
     begin = time.perf_counter()
     splits, _ = study.load()
-    fusion = Fusion(load_llm(study, FUSED), load_baseline(study, best), batch_size=16).fit(splits["validation"])
+    parts = {FUSED: load_llm(study, FUSED), best: load_baseline(study, best)}
+    fusion = Fusion(parts, batch_size=16).fit(splits["validation"])
     return {
         "method": name,
         "budget": None,
         "train_seconds": time.perf_counter() - begin,
-        "settings": {"parts": [FUSED, best], "weight of the baseline": fusion.weight, "of": list(finished)},
+        "settings": {
+            "parts": list(parts),
+            "weights": fusion.weights,
+            "log-likelihood": fusion.fit_result.log_likelihood,
+            "log-likelihood of the parts": dict(fusion.fit_result.of_parts),
+            "of": list(finished),
+        },
         **_ranked(study, name, fusion),
     }
 

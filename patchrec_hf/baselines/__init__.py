@@ -4,12 +4,12 @@ from transformers import AutoConfig, AutoModel
 
 from .caser import Caser
 from .co_visitation import CoVisitation, CoVisitationWeighting
-from .fusion import Fusion
 from .gru4rec import GRU4Rec
 from .lin_rec import LinRec
 from .mamba4rec import Mamba4Rec
 from .mo_rec import MoRec
 from .popularity import Popularity
+from .recommender_fusion import Fusion
 from .recommending import CatalogRecommender
 from .sasrec import SASRec
 from .saved import load_baseline

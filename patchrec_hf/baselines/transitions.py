@@ -78,6 +78,8 @@ class TransitionWeighting:
                 raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)}.")
 
 
+MAX_NEIGHBORS = 200
+"""Default number of scores that an item gives to others."""
 DEFAULT_GRID = tuple(
     TransitionWeighting(window, hops=hops, hop_weight=hop_weight, title_weight=titles, decay=decay)
     for window, (hops, hop_weight), titles, decay in product(
@@ -122,7 +124,7 @@ class Transitions(NeighborRecommender):
         grid: Iterable[TransitionWeighting] = DEFAULT_GRID,
         metric: str = "hr@20",
         show_progress: bool = True,
-        max_neighbors: int = 200,
+        max_neighbors: int = MAX_NEIGHBORS,
     ) -> Transitions:
         """
         Counts transitions to each target from the items before it in its row. Counting holds each pair that occurs

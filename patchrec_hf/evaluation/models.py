@@ -21,13 +21,14 @@ from ..runtime.lazy_sequence import LazySequence
 from ..runtime.log_probs import log_softmax
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.ranking import CatalogRanker, Method, RankingConfig, best_items, default_method
+from ..runtime.ranking import ITEM_METHODS, CatalogRanker, Method, RankingConfig, best_items, default_method
 from ..runtime.sharding import is_sharded
 from ..runtime.trie import TitleTrie, build_trie
 from .parts import run_in_parts
 from .protocol import PROTOCOLS, RELEASE_MATCHING, STRICT_PROTOCOL, EvaluationProtocol, find_protocol
 from .report import COUNT_COLUMNS, RESULT_SCHEMA, EvaluationReport, result_dtype
 from .score_ranks import TitleGroups
+from .scorers import missing_times
 from .targets import find_targets, seen_items
 from .title_lists import TitleLists
 from .top_lists import LIST_LENGTH, fill_top, log_probs_of, places_of
@@ -72,11 +73,11 @@ def evaluate_model(
             Seed of a random layout.
         k (`int`, *optional*, defaults to `20`):
             Number of titles to rank; several items can share a title. `None` ranks the whole catalog, for which the
-            model reads every title (method `"all"`). The method `"item"` always ranks the whole catalog. For the
-            method `"diverse"`, the number of groups. Its report has metrics at the cut-off k only.
+            model reads every title (method `"all"`). The methods `"item"` and `"fusion"` always rank the whole
+            catalog. For the method `"diverse"`, the number of groups. Its report has metrics at the cut-off k only.
         method (`str`, *optional*):
-            See [`RankingConfig`]. If not given, `"diverse"` if the protocol is `"release"`, `"item"` if the model has
-            an item head and the protocol is strict, and otherwise `"exact"`.
+            See [`RankingConfig`]. If not given, `"diverse"` if the protocol is `"release"`. If the protocol is strict,
+            `"fusion"` if the processor has one, or `"item"` if the model has an item head. Otherwise `"exact"`.
         num_beams, length_penalty, max_title_tokens, normalizer, temperature:
             See [`RankingConfig`].
         protocol ([`EvaluationProtocol`] or one of these names, *optional*, defaults to `"strict"`):
@@ -127,7 +128,7 @@ def evaluate_model(
     protocol = find_protocol(protocol)
     model.check_processor(processor)
     if method is None:  # other protocols compare titles
-        method = default_method(model) if protocol == STRICT_PROTOCOL else "exact"
+        method = default_method(model, processor) if protocol == STRICT_PROTOCOL else "exact"
     if method == "diverse" and protocol.credit_items:
         raise ValueError(
             "The method 'diverse' can list a title several times, so it needs a protocol that matches titles: "
@@ -135,9 +136,13 @@ def evaluate_model(
         )
     if method == "diverse" and k is None:
         raise ValueError("The method 'diverse' decodes k titles, so `k` must be a number, got None.")
-    if method == "item" and protocol != STRICT_PROTOCOL:
-        raise ValueError("The method 'item' ranks items, so it needs `protocol='strict'`; other ones compare titles.")
+    if method in ITEM_METHODS and protocol != STRICT_PROTOCOL:
+        raise ValueError(
+            f"The method {method!r} ranks items, so it needs `protocol='strict'`; other ones compare titles."
+        )
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
+    if method == "fusion" and processor.fusion is not None and processor.fusion.reads_times and targets.times is None:
+        raise missing_times("The fusion's part 'popularity'")
     warn_of_other_max_history(dataset, processor.max_history)
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
 
@@ -154,11 +159,11 @@ def evaluate_model(
             temperature=temperature,
         )
 
-    if method == "item":
+    if method in ITEM_METHODS:
         k = len(processor.catalog) if k is None else min(k, len(processor.catalog))
         config = config_of(method, k)
-        ranks: _RanksByItemHead | _RanksByTitle
-        ranks = _RanksByItemHead(CatalogRanker(model, processor, config), processor.catalog)
+        ranks: _RanksByItem | _RanksByTitle
+        ranks = _RanksByItem(CatalogRanker(model, processor, config), processor.catalog)
         depth: float = math.inf
     else:
         titles = TitleLists(_trie_of(processor, protocol), processor.catalog.titles, protocol)
@@ -171,7 +176,7 @@ def evaluate_model(
         ranker = CatalogRanker.from_trie(model, titles.trie, processor.prompt.pad_id, config)
         ranks = _RanksByTitle(ranker, titles)
         depth = k if method == "diverse" or k < titles.num_titles else math.inf
-    title_temperature = None if method == "item" else config.title_temperature(model.config)
+    title_temperature = None if method in ITEM_METHODS else config.title_temperature(model.config)
     # Nothing can be proven about the method's lists, so `is_exact` stays null.
     columns = [name for name in RESULT_SCHEMA if name != "is_exact" or method != "diverse"]
     # Title lists hold the logarithms of probabilities, unless they are divided by lengths or matched by other rules.
@@ -196,7 +201,8 @@ def evaluate_model(
         if targets.item_users is not None:
             results["history_users"] = targets.item_users.means(histories)
         prompts = LazySequence(len(items), counted_prompt)
-        ranks.fill(results, prompts, items, seen_items(histories, items) if exclude_seen else None)
+        times = None if targets.times is None else targets.times[numbers]
+        ranks.fill(results, prompts, items, seen_items(histories, items) if exclude_seen else None, times)
         return results
 
     settings = {
@@ -206,7 +212,7 @@ def evaluate_model(
         "num_beams": config.beam_width,
         "length_penalty": length_penalty,
         "max_title_tokens": max_title_tokens,
-        "normalizer": None if method == "item" else "vocabulary" if title_temperature is None else "catalog",
+        "normalizer": None if method in ITEM_METHODS else "vocabulary" if title_temperature is None else "catalog",
         "temperature": title_temperature,
         "protocol": asdict(protocol),
         "exclude_seen": exclude_seen,
@@ -215,6 +221,8 @@ def evaluate_model(
         "max_rows": max_rows,
         "seed": seed,
     }
+    if method == "fusion" and processor.fusion is not None:
+        settings["fusion"] = processor.fusion.to_dict()["parts"]
     if method == "diverse":
         settings |= {"length_penalty": 1.0, "diversity_penalty": config.diversity_penalty}
         settings |= {"ended_token_id": config.ended_token_id}
@@ -236,7 +244,12 @@ class _RanksByTitle:
         self._titles = titles
 
     def fill(
-        self, results: np.ndarray, prompts: Sequence[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
+        self,
+        results: np.ndarray,
+        prompts: Sequence[EncodedHistory],
+        items: np.ndarray,
+        seen: list[np.ndarray] | None,
+        times: np.ndarray | None,
     ) -> None:
         """Writes the ranks of the targets `items`, and how they were found. `seen` items are left out."""
         titles = self._titles
@@ -261,18 +274,23 @@ class _RanksByTitle:
             fill_top(results, ranking.items, places)
 
 
-class _RanksByItemHead:
-    """Finds targets among the items that a model's item head scores best."""
+class _RanksByItem:
+    """Finds targets among the items that a model's item head, or a fusion, scores best."""
 
     def __init__(self, ranker: CatalogRanker, catalog: Catalog) -> None:
         self._ranker = ranker
         self._titles = TitleGroups.from_catalog(catalog)
 
     def fill(
-        self, results: np.ndarray, prompts: Sequence[EncodedHistory], items: np.ndarray, seen: list[np.ndarray] | None
+        self,
+        results: np.ndarray,
+        prompts: Sequence[EncodedHistory],
+        items: np.ndarray,
+        seen: list[np.ndarray] | None,
+        times: np.ndarray | None,
     ) -> None:
         """As [`_RanksByTitle.fill`] does."""
-        scores = self._ranker.score(prompts)
+        scores = self._ranker.score(prompts, times=times)
         allowed = np.ones(scores.shape, dtype=bool)
         for row, left_out in enumerate(seen or []):
             allowed[row, left_out] = False

@@ -100,7 +100,20 @@ def make_model_card(
             **(data or {}),
         },
         training=training,
+        fusion=_describe_fusion(processor),
     )
+
+
+def _describe_fusion(processor: PatchRecProcessor) -> list[tuple[str, str, str]]:
+    """Returns the rows of the fusion's table: of each part, and of the whole; none without a fusion."""
+    if processor.fusion is None:
+        return []
+    fit = processor.fusion.fit_result
+    rows = []
+    for name, weight in processor.fusion.weights.items():
+        alone = "unknown" if fit is None else f"{fit.of_parts[name]:.3f} alone"
+        rows.append((name, f"{weight:.3f}", alone))
+    return [*rows, ("all", "", f"{fit.log_likelihood:.3f}")] if fit is not None else rows
 
 
 def write_results(directory: str | os.PathLike, results: Results, dataset_name: str | None = None) -> None:

@@ -111,6 +111,8 @@ class PatchRecConfig(PreTrainedConfig):
             all tokens, or among the tokens with which a title of the catalog can go on.
         title_temperature (`float`, *optional*, defaults to `1.0`):
             With `title_normalizer="catalog"`: by what logits are divided.
+        objective (`"title"`, `"item"` or `"both"`, *optional*):
+            What the last trainer taught the model. Unknown if not given.
         tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the tokenizer that the model was made with (see [`tokenizer_fingerprint`]). Checkpoints of
             earlier versions have none.
@@ -133,6 +135,7 @@ class PatchRecConfig(PreTrainedConfig):
     num_time_gaps: int = 0
     title_normalizer: str = "vocabulary"
     title_temperature: float = 1.0
+    objective: str | None = None
     tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 

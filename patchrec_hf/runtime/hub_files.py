@@ -22,7 +22,7 @@ CATALOG_NAME = "catalog.parquet"
 CO_VISITATION_NAME = "co_visitation.safetensors"
 RECENT_POPULARITY_NAME = "recent_popularity.safetensors"
 TRANSITIONS_NAME = "transitions.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the checkpoint format. It rises with each change that an older version of the library could misread."""
 
 # How far a directory is searched for checkpoints, and how many of them an error names.

@@ -10,22 +10,22 @@ import numpy as np
 import torch
 
 from .encoding import EncodedHistory, pad_histories
+from .fusion_parts import seen_mask
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
-from .prior import seen_mask
 from .processing import PROMPT_KEYS, PatchRecProcessor
 from .title_similarity import title_features
 from .title_tokens import TitleTokens
 
 
-_PROMPTS_AT_ONCE = 4096
+PROMPTS_AT_ONCE = 4096
 """Number of prompts that are in memory at once. Among these, nested prompts are found, and similar lengths sorted."""
 
 
 class ItemScorer:
     """
-    Scores the catalog by a model's item head, and by the processor's prior if it has one. The vectors of the items are
-    computed once, on first use. So make a new scorer after the model has been trained further.
+    Scores the catalog by a model's item head. The vectors of the items are computed once, on first use. So make a new
+    scorer after the model has been trained further.
 
     Args:
         model ([`PatchRecForCausalLM`]):
@@ -82,12 +82,9 @@ class ItemScorer:
                 context.
             FloatingPointError: If a score is not a number.
         """
-        head, prior = self.model.item_head, self.processor.prior
+        head = self.model.item_head
         for rows, read, products in self._read(prompts, batch_size, nest):
             histories, num_items = [prompt.items for prompt in read], products.shape[1]
-            if prior is not None:
-                yield ScoredRows(rows, prior.join(products, histories, self.processor.title_neighbors))
-                continue
             seen_weight, title_weight = head.feature_weights().tolist()
             products += seen_weight * seen_mask(histories, num_items)
             if self.model.config.item_head_config.title_similarity:
@@ -97,7 +94,7 @@ class ItemScorer:
     @torch.no_grad()
     def products(self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
         """
-        Computes the products of the vectors of users and items alone, without features and prior.
+        Computes the products of the vectors of users and items alone, without features.
 
         Args:
             prompts, batch_size, nest:
@@ -119,8 +116,8 @@ class ItemScorer:
         if not isinstance(prompts, LazySequence):  # a bad row raises before the model has ranked for hours
             for row, prompt in enumerate(prompts):
                 self._until_history_ends(row, prompt)
-        for first in range(0, len(prompts), _PROMPTS_AT_ONCE):
-            numbers = range(first, min(first + _PROMPTS_AT_ONCE, len(prompts)))
+        for first in range(0, len(prompts), PROMPTS_AT_ONCE):
+            numbers = range(first, min(first + PROMPTS_AT_ONCE, len(prompts)))
             cut = [self._until_history_ends(row, prompts[row]) for row in numbers]
             groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
             # Prompts of similar lengths need little padding.
@@ -176,7 +173,7 @@ class ScoredRows(NamedTuple):
         rows (`numpy.ndarray` of shape `(n,)`, int64):
             The prompts' numbers.
         scores (`numpy.ndarray` of shape `(n, num_items)`, float32):
-            The score of every item behind each of them.
+            The score of every item behind each of them. A fusion's are float64.
     """
 
     rows: np.ndarray

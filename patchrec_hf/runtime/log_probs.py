@@ -11,7 +11,7 @@ def log_smoothed_shares(scores: np.ndarray) -> np.ndarray:
     """
     Turns counts into log-probabilities: log((q + ε) / (1 + n ε)) with ε = 10⁻⁴, where q is an item's share of the sum
     of its row, and n the number of items. Up to a constant for each row, these are the features of
-    [`PriorWeights`]. A row of zeros gives each item the same probability.
+    a [`Fusion`]. A row of zeros gives each item the same probability.
 
     Args:
         scores (`numpy.ndarray` of shape `(B, num_items)`):

@@ -6,6 +6,7 @@ import copy
 import difflib
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
@@ -17,8 +18,10 @@ from transformers.utils import PROCESSOR_NAME, TensorType
 
 from .catalog import Catalog, check_learned_items
 from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
+from .fusion import Fusion
 from .hub_files import (
     CATALOG_NAME,
+    CO_VISITATION_NAME,
     FORMAT_VERSION,
     check_format_version,
     check_path,
@@ -30,7 +33,6 @@ from .hub_files import (
 from .layouts import GRANULARITIES, ItemPatchLayout, Layout, check_layout, layout_from_dict, layout_to_dict
 from .neighbors import NeighborTable
 from .padding import replace_text_padding
-from .prior import Prior
 from .prompts import (
     Prompt,
     PromptTemplate,
@@ -123,8 +125,8 @@ class PatchRecProcessor(ProcessorMixin):
         self.num_time_gaps = time_gaps
         """Number of buckets of time gaps whose vectors patches hold."""
         self.title_tokens = _tokenize_catalog(catalog, tokenizer)
-        self.prior: Prior | None = None
-        """Joins the item head's scores where a catalog is ranked by them."""
+        self.fusion: Fusion | None = None
+        """Mixes the model's scores with other parts, where a catalog is ranked by `method="fusion"`."""
 
     @classmethod
     def from_backbone(
@@ -181,18 +183,36 @@ class PatchRecProcessor(ProcessorMixin):
         # Copies and workers get no trie: it may be large, and a copy may have other titles.
         return {name: value for name, value in self.__dict__.items() if name != "trie"}
 
-    def with_prior(self, prior: Prior | None) -> PatchRecProcessor:
+    def with_fusion(self, fusion: Fusion | None) -> PatchRecProcessor:
         """
-        Returns a copy of the processor with another prior, or with none.
+        Returns a copy of the processor with another fusion, or with none.
+
+        Args:
+            fusion ([`~patchrec_hf.runtime.fusion.Fusion`], *optional*):
+                The fusion.
 
         Raises:
-            ValueError: If the prior was counted for another catalog.
+            TypeError: If it is no fusion.
+            ValueError: If a part of the fusion was made for another catalog.
         """
-        if prior is not None:
-            prior.co_visits.check_catalog(self.catalog)
+        if fusion is not None:
+            if not isinstance(fusion, Fusion):
+                raise TypeError(f"`fusion` must be a `Fusion` or None, got `{type(fusion).__name__}`.")
+            fusion.check_catalog(self.catalog)
         other = self.with_layout(self.layout)
-        other.prior = prior
+        other.fusion = fusion
         return other
+
+    def with_prior(self, prior: Fusion | None) -> PatchRecProcessor:
+        """Former name of [`PatchRecProcessor.with_fusion`]."""
+        warnings.warn("`with_prior` is deprecated; use `with_fusion`.", FutureWarning, stacklevel=2)
+        return self.with_fusion(prior)
+
+    @property
+    def prior(self) -> Fusion | None:
+        """Former name of `fusion`."""
+        warnings.warn("`prior` is deprecated; use `fusion`.", FutureWarning, stacklevel=2)
+        return self.fusion
 
     def with_catalog(self, catalog: Catalog) -> PatchRecProcessor:
         """
@@ -204,7 +224,7 @@ class PatchRecProcessor(ProcessorMixin):
 
         Raises:
             ValueError: If a title holds an added token or tokenizes to nothing, or if the catalog lacks an item that
-                has a residual or is known to the prior.
+                has a residual or is known to the fusion.
 
         Example:
         ```python
@@ -221,7 +241,7 @@ class PatchRecProcessor(ProcessorMixin):
     def _reordered(self, catalog: Catalog) -> Catalog:
         """Returns `catalog` with the present catalog's items first, in their order, because models number them so."""
         present = self.catalog.item_ids
-        num_learned = max(self.num_residuals, 0 if self.prior is None else self.prior.co_visits.num_items)
+        num_learned = max(self.num_residuals, 0 if self.fusion is None else self.fusion.num_items)
         learned = slice(num_learned)
         check_learned_items(catalog, self.catalog.id_numbers[learned], in_order=False, learned_ids=present[learned])
         kept = catalog.indices_of(present[np.isin(self.catalog.id_numbers, catalog.id_numbers)])
@@ -470,8 +490,8 @@ class PatchRecProcessor(ProcessorMixin):
             "max_history": self.max_history,
             "separate_patches": self.separate_patches,
             "item_residuals": self.num_residuals,
+            "fusion": None if self.fusion is None else self.fusion.to_dict(),
             "time_gaps": self.num_time_gaps,
-            "has_prior": self.prior is not None,
         }
 
     def __repr__(self) -> str:
@@ -481,12 +501,12 @@ class PatchRecProcessor(ProcessorMixin):
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Saves the tokenizer, `processor_config.json`, `catalog.parquet` and the prior, if there is one."""
+        """Saves the tokenizer, `processor_config.json`, `catalog.parquet` and the fusion, if there is one."""
         upload = push_kwargs(save_directory, kwargs)
         super().save_pretrained(save_directory, **{key: kwargs[key] for key in kwargs if key not in upload})
         self.catalog.to_parquet(os.path.join(save_directory, CATALOG_NAME))
-        if self.prior is not None:
-            self.prior.save(save_directory)
+        if self.fusion is not None:
+            self.fusion.save_files(save_directory)
         if push_to_hub:
             self.push_to_hub(**upload)
 
@@ -529,8 +549,14 @@ class PatchRecProcessor(ProcessorMixin):
             item_residuals=values.get("item_residuals", 0),
             time_gaps=values.get("time_gaps", 0),
         )
-        if values.get("has_prior", False):
-            processor = processor.with_prior(Prior.load(pretrained_model_name_or_path, **hub_kwargs(kwargs)))
+        if values.get("fusion") is not None:
+            fusion = Fusion.from_dict(
+                values["fusion"], lambda name: find_file(pretrained_model_name_or_path, name, kwargs)
+            )
+            return processor.with_fusion(fusion)
+        if values.get("has_prior", False):  # before format version 2
+            path = find_file(pretrained_model_name_or_path, CO_VISITATION_NAME, kwargs)
+            return processor.with_fusion(Fusion.from_prior(path))
         return processor
 
 

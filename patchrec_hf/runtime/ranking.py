@@ -1,11 +1,11 @@
-"""Ranking: the k items of the catalog that the model finds most likely, by their titles or by the item head."""
+"""Ranking: the k items of the catalog that the model finds most likely, by titles, by the item head or by a fusion."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from .attention import maskable_attention
 from .configuration import Normalizer, PatchRecConfig, check_normalizer
 from .diverse_search import search_diverse
 from .encoding import EncodedHistory
+from .fusion_scorer import FusionScorer, PartRows
 from .item_scorer import ItemScorer, ScoredRows
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
@@ -26,10 +27,13 @@ from .tree_reader import TreeReader
 from .trie import TitleTrie
 
 
-Method = Literal["exact", "beam", "all", "item", "diverse"]
+Method = Literal["exact", "beam", "all", "item", "fusion", "diverse"]
 METHODS = get_args(Method)
+ITEM_METHODS = ("item", "fusion")
+"""Methods that score all items of the catalog, also those that share a title."""
 
 _DIVERSITY_PENALTY = 0.8
+_Rows = TypeVar("_Rows", ScoredRows, PartRows)
 
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
 
@@ -43,7 +47,7 @@ class RankingConfig:
     Args:
         k (`int`, *optional*, defaults to `20`):
             Number of items to return.
-        method (`"exact"`, `"beam"`, `"all"`, `"item"` or `"diverse"`, *optional*, defaults to `"exact"`):
+        method (`"exact"`, `"beam"`, `"all"`, `"item"`, `"fusion"` or `"diverse"`, *optional*, defaults to `"exact"`):
             - `"exact"` searches best-first. A prefix bounds the scores of all titles with this prefix (see
               [`length_divisors`]), so the search stops when no open prefix can lead to a score above the k-th best
               title. The result is proven to be the top k.
@@ -52,6 +56,8 @@ class RankingConfig:
             - `"all"` reads every title. It costs most, and gives the rank of every item.
             - `"item"` reads no title: the item head scores all items by one product (see [`ItemScorer`]). The result
               is always exact.
+            - `"fusion"` mixes the log-probabilities of the parts of the processor's fusion (see [`FusionScorer`]). The
+              result is always exact.
             - `"diverse"` decodes k titles as the released code does, by k groups of one beam each that avoid each
               other's tokens (see [`search_diverse`]). A title may be listed several times, and a list of other length
               has other titles in another order. It reproduces the release's lists, and is no search for the best ones.
@@ -79,7 +85,8 @@ class RankingConfig:
             the tokens with which a title of the catalog can go on. The model's `title_normalizer` if not given. With
             `"catalog"`, the probabilities of all items sum to 1, and items that share a title share its probability
             equally. Candidates and exclusions do not change them: an item's probability is the same whoever else may
-            be recommended. Items that are added to the catalog do. `"diverse"` always has the vocabulary.
+            be recommended. Items that are added to the catalog do. `"diverse"` always has the vocabulary. A fusion
+            keeps its own.
         temperature (`float`, *optional*):
             For the normalizer `"catalog"`: by what logits are divided. The model's `title_temperature` if not given.
         ended_token_id (`int`, *optional*, defaults to `0`):
@@ -111,8 +118,8 @@ class RankingConfig:
             raise ValueError(f"`num_beams` belongs to `method='beam'`, got `method={self.method!r}`.")
         if not math.isfinite(self.length_penalty):
             raise ValueError(f"`length_penalty` must be a finite number, got {self.length_penalty}.")
-        if self.length_penalty != 0 and self.method == "item":
-            raise ValueError("`length_penalty` belongs to methods that rank by titles, got `method='item'`.")
+        if self.length_penalty != 0 and self.method in ITEM_METHODS:
+            raise ValueError(f"`length_penalty` belongs to methods that rank by titles, got `method={self.method!r}`.")
         if self.length_penalty != 0 and self.method == "diverse":
             raise ValueError(
                 "The method 'diverse' ranks by the mean log-probability, as the released code does: leave out "
@@ -134,6 +141,11 @@ class RankingConfig:
             raise ValueError(f"`num_beams` must be at least k = {self.k}, got {self.num_beams}.")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
+        if self.method == "fusion" and (self.normalizer, self.temperature) != (None, None):
+            raise ValueError(
+                "`normalizer` and `temperature` of a fusion's titles are kept with the fusion: leave them out, got "
+                f"{self.normalizer!r} and {self.temperature}."
+            )
         if self.normalizer == "catalog" and self.method in ("item", "diverse"):
             raise ValueError(
                 f"`normalizer='catalog'` belongs to methods that search titles, got `method={self.method!r}`."
@@ -197,7 +209,8 @@ class CatalogRanking:
         scores (`numpy.ndarray` of shape `(B, k)`, float64):
             Σ log p(title tokens + end of turn | prompt), over the whole vocabulary or the catalog, divided by the
             length if there is a `length_penalty` (see [`RankingConfig`]). For the method `"item"`, the scores of
-            [`ItemScorer`]. For `"diverse"`, the mean of the penalized log-probabilities (see [`search_diverse`]).
+            [`ItemScorer`]. For `"fusion"`, log-probabilities over the whole catalog (see [`FusionScorer`]). For
+            `"diverse"`, the mean of the penalized log-probabilities (see [`search_diverse`]).
             -infinity where `items` is -1.
         is_exact (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
@@ -205,7 +218,7 @@ class CatalogRanking:
             Number of title tokens that the model read to find the list.
         kv_length (`numpy.ndarray` of shape `(B,)`, int64):
             Largest number of keys and values that a layer's head held at once, for the prompt and the titles. For the
-            method `"item"`, the length of the prompt.
+            methods `"item"` and `"fusion"`, the length of the prompt.
     """
 
     items: np.ndarray
@@ -217,8 +230,8 @@ class CatalogRanking:
 
 class CatalogRanker:
     """
-    Ranks the catalog for encoded histories by score(item) = Σ log p(title tokens + end of turn | prompt), or by the
-    model's item head.
+    Ranks the catalog for encoded histories by score(item) = Σ log p(title tokens + end of turn | prompt), by the
+    model's item head, or by the processor's fusion.
 
     Args:
         model ([`PatchRecForCausalLM`]):
@@ -228,13 +241,14 @@ class CatalogRanker:
         config ([`RankingConfig`], *optional*):
             How to rank.
         item_scorer ([`ItemScorer`], *optional*):
-            For the method `"item"`: a scorer of this model and processor, which has computed its item vectors. A new
-            one if not given.
+            For the methods `"item"` and `"fusion"`: a scorer of this model and processor, which has computed its item
+            vectors. A new one if not given.
 
     Raises:
         ValueError: If model and processor were not made for each other, if the method is `"item"` and the model has no
-            item head, if k is above the number of items whose titles can be spelled, if the titles were tokenized for
-            another model, or if there is a temperature and titles are scored over the vocabulary.
+            item head, if the method is `"fusion"` and the processor has no fusion, if k is above the number of items
+            whose titles can be spelled, if the titles were tokenized for another model, or if there is a temperature
+            and titles are scored over the vocabulary.
 
     Example:
     ```python
@@ -244,7 +258,7 @@ class CatalogRanker:
     ```
     """
 
-    _item_scorer: ItemScorer | None = None
+    _scorer: ItemScorer | FusionScorer | None = None
 
     def __init__(
         self,
@@ -256,7 +270,10 @@ class CatalogRanker:
         model.check_processor(processor)
         self._prepare(model, processor.trie, processor.prompt.pad_id, config)
         if self.config.method == "item":
-            self._item_scorer = ItemScorer(model, processor) if item_scorer is None else item_scorer
+            self._scorer = ItemScorer(model, processor) if item_scorer is None else item_scorer
+        elif self.config.method == "fusion":
+            self._scorer = FusionScorer(model, processor, self._score_titles, item_scorer)
+            self._temperature = self._scorer.title_temperature
 
     @classmethod
     def from_trie(
@@ -276,11 +293,11 @@ class CatalogRanker:
                 How to rank, by titles.
 
         Raises:
-            ValueError: If the method is `"item"`, or the titles were tokenized for another model.
+            ValueError: If the method is `"item"` or `"fusion"`, or the titles were tokenized for another model.
         """
-        if config is not None and config.method == "item":
+        if config is not None and config.method in ITEM_METHODS:
             raise ValueError(
-                "The method 'item' needs the items of a processor: use `CatalogRanker(model, processor)`."
+                f"The method {config.method!r} needs the items of a processor: use `CatalogRanker(model, processor)`."
             )
         ranker = cls.__new__(cls)
         ranker._prepare(model, trie, pad_id, config)
@@ -302,7 +319,7 @@ class CatalogRanker:
         self._temperature = config.title_temperature(model.config)
         self.model = model
         self.trie = trie
-        self.config = config
+        self.config: RankingConfig = config
         self._pad_id = pad_id
 
     def rank(
@@ -311,6 +328,7 @@ class CatalogRanker:
         candidates: Sequence[np.ndarray] | None = None,
         excluded: Sequence[np.ndarray] | None = None,
         show_progress: bool = False,
+        times: np.ndarray | None = None,
     ) -> CatalogRanking:
         """
         Finds the best items for each prompt.
@@ -325,6 +343,9 @@ class CatalogRanker:
                 For each prompt, the catalog indices that may not be recommended.
             show_progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
+            times (`numpy.ndarray` of shape `(B,)`, int64, *optional*):
+                For the method `"fusion"`: the moment of asking of each history, in seconds since 1970 UTC. Parts that
+                count by time read it; other methods do not.
 
         Returns:
             [`CatalogRanking`]
@@ -348,8 +369,8 @@ class CatalogRanker:
         if candidates is not None or excluded is not None:
             for row in range(len(prompts)):  # a bad row raises before the model has ranked for hours
                 allowed(row)
-        if self._item_scorer is not None:
-            return self._rank_items(prompts, allowed, show_progress)
+        if self._scorer is not None:
+            return self._rank_items(prompts, allowed, show_progress, times)
         shape = (len(prompts), config.k)
         ranking = CatalogRanking(
             np.full(shape, -1),
@@ -371,7 +392,11 @@ class CatalogRanker:
         return ranking
 
     def _rank_items(
-        self, prompts: Sequence[EncodedHistory], allowed: Callable[[int], np.ndarray], show_progress: bool
+        self,
+        prompts: Sequence[EncodedHistory],
+        allowed: Callable[[int], np.ndarray],
+        show_progress: bool,
+        times: np.ndarray | None,
     ) -> CatalogRanking:
         items = np.full((len(prompts), self.config.k), -1)
         scores = np.full(items.shape, -np.inf)
@@ -382,48 +407,94 @@ class CatalogRanker:
             lengths[row] = prompt.history_end + 1
             return prompt
 
-        for rows, all_scores in self._score_items(LazySequence(len(prompts), measured), show_progress):
+        for rows, all_scores in self._score_items(LazySequence(len(prompts), measured), show_progress, times):
             is_allowed = np.stack([allowed(row) for row in rows])
             items[rows], scores[rows] = best_items(np.where(is_allowed, all_scores, -np.inf), self.config.k)
         return CatalogRanking(items, scores, np.ones(len(items), dtype=bool), np.zeros(len(items), np.int64), lengths)
 
-    def _score_items(self, prompts: Sequence[EncodedHistory], show_progress: bool) -> Iterator[ScoredRows]:
-        if not prompts:
+    def _score_items(
+        self, prompts: Sequence[EncodedHistory], show_progress: bool, times: np.ndarray | None
+    ) -> Iterator[ScoredRows]:
+        scorer, batch_size = self._scorer, self.config.batch_size
+        # Processes with sharded weights must run equally many forwards, so no prompt is read with another one.
+        nest = not self.config.synchronize
+        if isinstance(scorer, FusionScorer):
+            yield from self._in_progress(scorer.score(prompts, times, batch_size, nest), len(prompts), show_progress)
+        else:
+            scored = cast(ItemScorer, scorer).score(prompts, batch_size, nest)
+            yield from self._in_progress(scored, len(prompts), show_progress)
+
+    def _in_progress(self, scored: Iterator[_Rows], num_prompts: int, show_progress: bool) -> Iterator[_Rows]:
+        """Yields scores while the root's weights are gathered, and shows how many prompts are done."""
+        if num_prompts == 0:
             raise ValueError("There is nothing to rank: no prompt was given.")
-        scorer, model = cast(ItemScorer, self._item_scorer), self.model
         with (
-            gathered_root(model),
-            progress_bar(show_progress, total=len(prompts), desc="Ranking", unit="history") as progress,
+            gathered_root(self.model),
+            progress_bar(show_progress, total=num_prompts, desc="Ranking", unit="history") as progress,
         ):
-            # Processes with sharded weights must run equally many forwards, so no prompt is read with another one.
-            for part in scorer.score(prompts, self.config.batch_size, nest=not self.config.synchronize):
+            for part in scored:
                 yield part
                 progress.update(len(part.rows))
 
-    def score(self, prompts: Sequence[EncodedHistory], show_progress: bool = False) -> np.ndarray:
+    def score(
+        self, prompts: Sequence[EncodedHistory], show_progress: bool = False, times: np.ndarray | None = None
+    ) -> np.ndarray:
         """
         Scores every item of the catalog for each prompt.
 
         Args:
-            prompts, show_progress:
+            prompts, show_progress, times:
                 See [`CatalogRanker.rank`].
 
         Returns:
             `numpy.ndarray` of shape `(B, num_items)`, float32, by catalog index: Σ log p(title tokens + end of turn |
             prompt), divided by the length if there is a `length_penalty`; -infinity for titles that the trie cannot
             spell. With `normalizer="catalog"` and without a penalty, the exponentials of a row sum to 1. For the
-            method `"item"`, the scores of [`ItemScorer`].
+            method `"item"`, the scores of [`ItemScorer`]. For the method `"fusion"`, float64: log-probabilities over
+            the whole catalog, so that the exponentials of a row sum to 1.
 
         Raises:
             ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
         """
-        trie = self.trie
-        if self._item_scorer is not None:
-            scores = np.empty((len(prompts), trie.num_items), dtype=np.float32)
-            for rows, part in self._score_items(prompts, show_progress):
-                scores[rows] = part
-            return scores
+        if self._scorer is None:
+            return self._score_titles(prompts, show_progress)
+        dtype = np.float64 if self.config.method == "fusion" else np.float32
+        scores = np.empty((len(prompts), self.trie.num_items), dtype=dtype)
+        for rows, part in self._score_items(prompts, show_progress, times):
+            scores[rows] = part
+        return scores
 
+    def score_parts(
+        self, prompts: Sequence[EncodedHistory], show_progress: bool = False, times: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """
+        Scores every item of the catalog by each part of a fusion alone.
+
+        Args:
+            prompts, show_progress, times:
+                See [`CatalogRanker.rank`].
+
+        Returns:
+            `dict[str, numpy.ndarray]`: for each part, log-probabilities over the catalog; float32, shape
+            `(B, num_items)`.
+
+        Raises:
+            ValueError: If the method is not `"fusion"`, or as [`CatalogRanker.rank`] does.
+            TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
+        """
+        scorer = self._scorer
+        if not isinstance(scorer, FusionScorer):
+            raise ValueError(f"`score_parts` needs a ranker with `method='fusion'`, got {self.config.method!r}.")
+        shape = (len(prompts), self.trie.num_items)
+        scores = {name: np.empty(shape, dtype=np.float32) for name in scorer.fusion.parts}
+        parts = scorer.parts(prompts, times, self.config.batch_size, nest=not self.config.synchronize)
+        for rows, log_probs in self._in_progress(parts, len(prompts), show_progress):
+            for name, array in log_probs.items():
+                scores[name][rows] = array
+        return scores
+
+    def _score_titles(self, prompts: Sequence[EncodedHistory], show_progress: bool = False) -> np.ndarray:
+        trie = self.trie
         scores = np.full((len(prompts), trie.num_items), -np.inf, dtype=np.float32)
         can_be_spelled = trie.leaf_of_item >= 0
 
@@ -534,8 +605,13 @@ def _indices(trie: TitleTrie, row: int, indices: np.ndarray) -> np.ndarray:
     return indices
 
 
-def default_method(model: PatchRecForCausalLM) -> Method:
-    """Returns the method by which a model ranks if none is chosen: `"item"` if it has an item head, else `"exact"`."""
+def default_method(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> Method:
+    """
+    Returns the method by which a checkpoint ranks if none is chosen: `"fusion"` if it holds one, else `"item"` if the
+    model has an item head, else `"exact"`.
+    """
+    if processor.fusion is not None:
+        return "fusion"
     return "exact" if model.item_head is None else "item"
 
 

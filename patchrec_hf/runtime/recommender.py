@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,13 +14,16 @@ import torch.nn.functional as F
 from transformers.processing_utils import ProcessorMixin
 
 from .adapters import is_adapter, load_adapted
+from .catalog import Catalog
 from .configuration import Normalizer
 from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
+from .log_probs import log_softmax
 from .modeling import PatchRecForCausalLM
+from .moments import as_moments
 from .processing import PatchRecProcessor
-from .ranking import CatalogRanker, Method, RankingConfig, best_items, check_k, default_method
+from .ranking import ITEM_METHODS, CatalogRanker, Method, RankingConfig, best_items, check_k, default_method
 from .user_histories import Item, as_batch, candidate_indices, find_items
 
 
@@ -36,7 +39,8 @@ class Recommendation:
             The item's title.
         score (`float`):
             Log-probability of the title after the history, at most 0 (see [`RankingConfig`] for its normalizer). For
-            the method `"item"`, the item's score (see [`ItemScorer`]).
+            the method `"item"`, the item's score (see [`ItemScorer`]). For the method `"fusion"`, log-probability of
+            the item among the whole catalog.
         is_exact (`bool`):
             Whether the list of recommendations is proven to be the best one.
     """
@@ -118,6 +122,7 @@ class PatchRecommender:
         layout: Layout | None = None,
         batch_size: int = 8,
         show_progress: bool = False,
+        times: int | Sequence[int] | np.ndarray | None = None,
     ) -> list[Recommendation] | list[list[Recommendation]]:
         """
         Recommends the k most likely next items.
@@ -132,19 +137,24 @@ class PatchRecommender:
             exclude_seen (`bool`, *optional*, defaults to `True`):
                 Whether to leave out the items of the history, and all other items with the same titles.
             unique_titles (`bool`, *optional*, defaults to `True`):
-                Whether to recommend each title once: as its best item by the item head, and otherwise as the first
-                item with this title, because titles alone cannot tell such items apart.
+                Whether to recommend each title once: as its best item by the item head or the fusion, and otherwise as
+                the first item with this title, because titles alone cannot tell such items apart.
             candidates (`Collection[int | str]`, or a sequence of them, *optional*):
                 Ids of the items that may be recommended: one collection for all histories, or one for each. The whole
                 catalog if not given.
             method, num_beams, max_title_tokens, normalizer:
-                See [`RankingConfig`]. The method `"diverse"` is refused, because its lists may repeat a title.
+                See [`RankingConfig`]. By default, the method is `"fusion"` if the checkpoint holds a fusion, else
+                `"item"` if the model has an item head, else `"exact"`. The method `"diverse"` is refused, because its
+                lists may repeat a title.
             layout ([`Layout`], *optional*):
                 Replaces the processor's layout.
             batch_size (`int`, *optional*, defaults to `8`):
                 Histories per forward.
             show_progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
+            times (`int` or `numpy.ndarray` of shape `(B,)`, int64, *optional*):
+                The moment of asking, in whole seconds since 1970 UTC: one for all histories, or one for each. Parts of
+                a fusion that count by time read it. If not given, they count up to the end of their days.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
@@ -171,8 +181,8 @@ class PatchRecommender:
             len(batch), lambda row: processor.encode(found.items[row], layout=layout, titles=found.titles)
         )
         seen = [trie.items_spelled_like(indices) for indices in found.matches] if exclude_seen else None
-        method = default_method(self.model) if method is None else method
-        by_item = method == "item"
+        method = default_method(self.model, processor) if method is None else method
+        by_item = method in ITEM_METHODS
         # The items of one title have scores of their own. So more are ranked, and the best of each title stays.
         num_alike = int(np.bincount(trie.leaf_of_item[trie.items]).max()) if by_item and unique_titles else 1
         config = RankingConfig(
@@ -183,11 +193,12 @@ class PatchRecommender:
             normalizer=normalizer,
             batch_size=batch_size,
         )
-        ranking = CatalogRanker(self.model, processor, config, self._item_scorer if by_item else None).rank(
+        ranking = CatalogRanker(self.model, processor, config, self._scorer_for(method)).rank(
             prompts,
             candidates=self._candidates(candidates, len(batch), unique_titles and not by_item),
             excluded=seen,
             show_progress=show_progress,
+            times=None if times is None else as_moments(times, len(batch)),
         )
         results = []
         for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True):
@@ -202,6 +213,62 @@ class PatchRecommender:
                 ]
             )
         return results[0] if is_single else results
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items that can be recommended."""
+        return self.processor.catalog
+
+    @property
+    def reads_times(self) -> bool:
+        """Whether recommendations depend on the moment of asking, by a part of the checkpoint's fusion."""
+        return self.processor.fusion is not None and self.processor.fusion.reads_times
+
+    def log_probs(
+        self,
+        histories: Sequence[Sequence[Item]],
+        times: int | Sequence[int] | np.ndarray | None = None,
+        *,
+        method: Literal["fusion", "item", "all"] | None = None,
+        batch_size: int = 8,
+    ) -> np.ndarray:
+        """
+        Computes the log-probability of every item after each history.
+
+        Args:
+            histories, times, batch_size:
+                See [`~PatchRecommender.recommend`]; a batch of histories.
+            method (`str`, *optional*):
+                The scores: of the checkpoint's fusion, of the item head, or the likelihood of titles, normalized
+                over the catalog (`"all"`). If not given, the first of these that the checkpoint has.
+
+        Returns:
+            `numpy.ndarray` of shape `(B, num_items)`, float64, in catalog order; `exp` of each row sums to 1.
+
+        Raises:
+            ValueError, TypeError, KeyError, FloatingPointError: As [`~PatchRecommender.recommend`] does.
+        """
+        if method is None:
+            default = default_method(self.model, self.processor)
+            chosen: Method = "all" if default == "exact" else default
+        elif method not in ("fusion", "item", "all"):
+            raise ValueError(f"`method` must be 'fusion', 'item' or 'all', which score every item, got {method!r}.")
+        else:
+            chosen = method
+        is_single, batch = as_batch(histories)
+        if is_single:
+            raise TypeError(f"`log_probs` takes a batch of histories: `log_probs([history])`, got {histories!r}.")
+        processor = self.processor
+        found = find_items(batch, processor.catalog, processor.title_tokens, processor.tokenizer)
+        prompts = LazySequence(len(batch), lambda row: processor.encode(found.items[row], titles=found.titles))
+        normalizer: Normalizer | None = "catalog" if chosen == "all" else None
+        config = RankingConfig(k=1, method=chosen, batch_size=batch_size, normalizer=normalizer)
+        ranker = CatalogRanker(self.model, processor, config, self._scorer_for(chosen))
+        return log_softmax(ranker.score(prompts, times=None if times is None else as_moments(times, len(batch))))
+
+    def _scorer_for(self, method: Method) -> ItemScorer | None:
+        """Returns the item scorer, whose vectors are computed once, if a method can use it."""
+        return self._item_scorer if method in ITEM_METHODS and self.model.item_head is not None else None
 
     @cached_property
     def _item_scorer(self) -> ItemScorer:

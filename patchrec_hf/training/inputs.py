@@ -200,9 +200,15 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             )
         patchrec_model.add_time_gaps(processor.num_time_gaps)
     patchrec_model.check_processor(processor)
+    patchrec_model.config.objective = args.objective
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
         check_origin(patchrec_model, processor.tokenizer, args.trust_remote_code)
         patchrec_model.config.tokenizer_fingerprint = processor.tokenizer_fingerprint
+    if args.eval_method == "fusion" and processor.fusion is None:
+        raise ValueError(
+            "`eval_method='fusion'` needs a processor with a fusion, and this one has none. A fusion is fitted after "
+            "training (`fit_fusion`); evaluate by titles or by the item head until then."
+        )
     if args.eval_method == "item" and patchrec_model.item_head is None:
         raise ValueError(
             "`eval_method='item'` needs a model with an item head, and this one has none. Set `objective='item'` or "

@@ -45,8 +45,8 @@ class Recipe:
             rate suits a small backbone that was not pretrained.
         instruction_first (`bool`, *optional*, defaults to `False`):
             Whether the model reads no text after the history, so that the instruction must stand before it.
-        fits_prior (`bool`, *optional*, defaults to `False`):
-            Whether a prior joins the model after training (see [`fit_prior`]).
+        fits_fusion (`bool`, *optional*, defaults to `False`):
+            Whether a fusion joins the model and other parts after training (see [`fit_fusion`]).
     """
 
     stages: Mapping[str, type[PatchTrainer]]
@@ -54,7 +54,7 @@ class Recipe:
     processor: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     instruction_first: bool = False
-    fits_prior: bool = False
+    fits_fusion: bool = False
 
     def prompt(self, words: str, system: str | None = None) -> PromptTemplate:
         """
@@ -111,7 +111,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             processor=ALL_PATCH_PRESET.processor,
             training=ALL_PATCH_PRESET.training,
             instruction_first=True,
-            fits_prior=True,
+            fits_fusion=True,
         ),
         "paper": Recipe(
             stages={"pretrain": PatchPretrainTrainer, "finetune": PatchFinetuneTrainer},
@@ -125,7 +125,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     }
 )
 """
-[`Recipe`] by name: `"all-patch"` is [`ALL_PATCH_PRESET`] with a prior, `"paper"` the paper's two stages.
+[`Recipe`] by name: `"all-patch"` is [`ALL_PATCH_PRESET`] with a fusion, `"paper"` the paper's two stages.
 
 Example:
 ```python

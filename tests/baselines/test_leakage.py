@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_data import catalog_of, interactions_of
 
 from patchrec_hf import evaluate_scorer
-from patchrec_hf.baselines import CoVisitation, Popularity
+from patchrec_hf.baselines import CoVisitation, Fusion, Popularity
 from patchrec_hf.data.examples import make_rows
 from patchrec_hf.data.interactions import order_interactions
 from patchrec_hf.data.splits import SPLITS
@@ -25,7 +25,18 @@ RECOMMENDERS = {
     "popularity of 3 days": lambda splits: Popularity(CATALOG, 3).fit(splits),
     "popularity of 100 days": lambda splits: Popularity(CATALOG, 100).fit(splits),
     "co-visitation": lambda splits: CoVisitation(CATALOG).fit(splits["train"]),
+    "fusion": lambda splits: fitted_fusion(splits),
 }
+
+
+def fitted_fusion(splits):
+    """A fusion whose weights are fitted on validation rows, if there are any."""
+    parts = {
+        "popularity of 3 days": Popularity(CATALOG, 3).fit(splits),
+        "co-visits": CoVisitation(CATALOG).fit(splits["train"]),
+    }
+    fusion = Fusion(parts)
+    return fusion.fit(splits["validation"], show_progress=False) if "validation" in splits else fusion
 
 
 def rows_until(interactions, time, **row_settings):

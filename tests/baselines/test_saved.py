@@ -60,7 +60,8 @@ def test_what_is_no_baseline_is_named(model, processor, catalog, rows, tmp_path,
     (tmp_path / "llm" / "config.json").write_text(json.dumps({**config, "model_type": "nobody_knows_it"}))
     with pytest.raises(TypeError, match="a model of type 'nobody_knows_it', which is no baseline"):
         load_baseline(tmp_path / "llm")
-    Fusion(PatchRecommender(model, processor), Popularity(catalog).fit(rows)).save_pretrained(tmp_path / "fusion")
+    parts = {"LLM": PatchRecommender(model, processor), "popular": Popularity(catalog).fit(rows)}
+    Fusion(parts).save_pretrained(tmp_path / "fusion")
     with pytest.raises(TypeError, match=r"fusion holds a fusion.*`Fusion\.from_pretrained`"):
         load_baseline(tmp_path / "fusion")
 

@@ -216,7 +216,7 @@ def ddp_results(tmp_path_factory):
 def test_the_example_trains_in_two_processes(tmp_path, ddp_results, name):
     """From data to recommendations by `torchrun`, with the same results whatever the engine."""
     assert [row["method"] for row in ddp_results] == [
-        "popularity", "co-visitation", "vanilla", "PatchRec-I", "all-patch", "all-patch + prior"
+        "popularity", "co-visitation", "vanilla", "PatchRec-I", "all-patch", "all-patch + fusion"
     ]  # fmt: skip
     configuration = ["--deepspeed", f"examples/deepspeed/{name}.json"]
     assert run_example(TORCHRUN, "DeepSpeedEngine", tmp_path, *configuration) == ddp_results

@@ -36,11 +36,11 @@ def test_train_goodreads(tmp_path):
     first = run(TRAIN, *settings)
     assert first.returncode == 0, first.stderr
     assert "synthetic" in first.stdout
-    assert "| all-patch + prior " in first.stdout
-    assert "All-patch + prior minus co-visitation, hr@20: " in first.stdout
+    assert "| all-patch + fusion " in first.stdout
+    assert "All-patch + fusion minus co-visitation, hr@20: " in first.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert [row["method"] for row in results] == [
-        "popularity", "co-visitation", "vanilla", "PatchRec-I", "all-patch", "all-patch + prior"
+        "popularity", "co-visitation", "vanilla", "PatchRec-I", "all-patch", "all-patch + fusion"
     ]  # fmt: skip
 
     # As if it had been stopped during the last stage: the finished stages are not trained again.
@@ -52,7 +52,7 @@ def test_train_goodreads(tmp_path):
     assert "== vanilla ==" not in resumed.stdout
     assert json.loads((tmp_path / "run" / "results.json").read_text()) == results
     recommender = PatchRecommender.from_pretrained(tmp_path / "run" / "items" / "final")
-    assert recommender.processor.prior is not None
+    assert recommender.processor.fusion is not None
 
 
 @pytest.mark.slow
@@ -62,17 +62,17 @@ def test_benchmark_of_quality(tmp_path):
         QUALITY, "--data", "sample", "--minutes", "0.02", "--json", tmp_path / "quality.json",
         "--output_dir", tmp_path, "--plot", tmp_path / "quality.png", "--hidden_size", "16",
         "--method", "co-visitation", "item-head",
-        "item-head-prior",
+        "item-head-fusion",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "quality.json").read_text())
-    names = {"co-visitation", "item-head", "item-head-prior"}
+    names = {"co-visitation", "item-head", "item-head-fusion"}
     for key in ("metrics", "train_seconds", "users_per_second", "minus_co_visitation", "hr@20_intervals"):
         assert results[key].keys() == names, key
     assert results["minus_co_visitation"]["co-visitation"] == [0, 0, 0]
-    difference, low, high = results["minus_co_visitation"]["item-head-prior"]
+    difference, low, high = results["minus_co_visitation"]["item-head-fusion"]
     assert low <= difference <= high
-    by_hand = results["metrics"]["item-head-prior"]["hr@20"] - results["metrics"]["co-visitation"]["hr@20"]
+    by_hand = results["metrics"]["item-head-fusion"]["hr@20"] - results["metrics"]["co-visitation"]["hr@20"]
     assert difference == pytest.approx(by_hand)
     assert (tmp_path / "quality.png").stat().st_size > 0
 

@@ -79,7 +79,7 @@ def test_a_shop_with_texts_as_ids(shop, tmp_path):
     final = tmp_path / "run" / "final"
     assert (final / "curves.png").stat().st_size > 1000
     recommender = PatchRecommender.from_pretrained(final)
-    assert recommender.processor.prior is not None
+    assert recommender.processor.fusion is not None
     assert recommender.processor.max_history == 6
     assert recommender.recommend(["SKU-001", "SKU-002"], k=1)[0].item_id.startswith("SKU-")
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ITEM_IDS, TITLES
 from datasets import Dataset
-from item_parts import item_model, item_processor, scores_by_hand
+from item_parts import item_model, item_processor, scores_by_hand, table_of
 from processes import run_process
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -30,6 +30,8 @@ from patchrec_hf import (
     export_backbone,
     export_checkpoint,
 )
+from patchrec_hf.runtime.fusion import Fusion
+from patchrec_hf.runtime.fusion_parts import ItemHeadPart, NeighborPart, SeenPart, SimilarTitlesPart, TitlePart
 from patchrec_hf.runtime.prompts import PATCH_TOKEN
 from patchrec_hf.tiny import build_tiny_backbone
 
@@ -256,9 +258,19 @@ def test_a_model_without_a_head_exports_no_vectors_of_one(model, processor, tmp_
 
 
 @pytest.mark.slow
-def test_an_export_with_code_recommends_by_items(processor, tmp_path):
+@pytest.mark.parametrize("has_fusion", [False, True])
+def test_an_export_with_code_recommends_by_items(processor, tmp_path, has_fusion):
     """In a new process that does not import the library."""
     model, writes = item_model(), item_processor(processor)
+    if has_fusion:
+        parts = {
+            "titles": TitlePart(),
+            "item": ItemHeadPart(),
+            "co_visits": NeighborPart(table_of(np.eye(12)[::-1], processor.catalog.item_ids)),
+            "similar_titles": SimilarTitlesPart(),
+            "seen": SeenPart(),
+        }
+        writes = writes.with_fusion(Fusion(parts, dict.fromkeys(parts, 0.5)))
     export_checkpoint(model, writes, tmp_path / "export", include_code=True)
     code = (
         "import sys\n"

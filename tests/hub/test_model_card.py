@@ -13,6 +13,8 @@ from patchrec_hf.hub.model_card import (
     measured_results,
     write_results,
 )
+from patchrec_hf.runtime.fusion import Fusion, FusionFit
+from patchrec_hf.runtime.fusion_parts import SeenPart, TitlePart
 
 
 def test_the_card_says_twice_what_was_measured(processor):
@@ -165,3 +167,14 @@ NAMED = [
 )  # fmt: skip
 def test_results_are_of_the_weights_that_are_saved(history, best_step, expected):
     assert measured_results(history, best_step) == expected
+
+
+def test_the_card_lists_the_parts_of_a_fusion(processor):
+    assert "## Fusion" not in make_model_card(processor, "user/books").text
+    parts, weights = {"titles": TitlePart(), "seen": SeenPart()}, {"titles": 0.5, "seen": -2.0}
+    text = make_model_card(processor.with_fusion(Fusion(parts, weights)), "user/books").text
+    assert "| titles | 0.500 | unknown |\n| seen | -2.000 | unknown |\n" in text
+    fit = FusionFit(3, -1.25, {"titles": -1.5, "seen": -2.5})
+    text = make_model_card(processor.with_fusion(Fusion(parts, weights, fit)), "user/books").text
+    assert "| titles | 0.500 | -1.500 alone |\n| seen | -2.000 | -2.500 alone |\n| all |  | -1.250 |\n" in text
+    assert text.index("## How it reads") < text.index("## Fusion") < text.index("## Data")

@@ -145,7 +145,10 @@ def test_k_that_is_no_whole_number(k):
     ("arguments", "message"),
     [
         ({"method": "beam", "num_beams": 4}, "`num_beams` must be at least k = 5, got 4"),
-        ({"method": "best"}, "`method` must be one of 'exact', 'beam', 'all', 'item', 'diverse', got 'best'"),
+        (
+            {"method": "best"},
+            "must be one of 'exact', 'beam', 'all', 'item', 'fusion', 'diverse', got 'best'",
+        ),
         ({"num_beams": 10}, "`num_beams` belongs to `method='beam'`, got `method='exact'`"),
         ({"length_penalty": float("nan")}, "`length_penalty` must be a finite number, got nan"),
         ({"length_penalty": 900.0}, r"a number that titles of \d+ tokens can be raised to, got 900.0. Usual values"),
@@ -294,7 +297,7 @@ def test_a_configuration_of_another_kind(model, processor):
 
 @pytest.mark.parametrize("at_once", [1, 2, 4096])
 def test_lazy_prompts_of_the_item_head(head, processor, monkeypatch, at_once):
-    monkeypatch.setattr(item_scorer_module, "_PROMPTS_AT_ONCE", at_once)
+    monkeypatch.setattr(item_scorer_module, "PROMPTS_AT_ONCE", at_once)
     writes, made = item_processor(processor), []
     prompts = [writes.encode(np.array(history)) for history in HISTORIES]
 
@@ -397,8 +400,8 @@ def test_rankings_by_items_need_a_head_and_a_processor(model, head, processor, t
         RankingConfig(method="item", max_title_tokens=5)
 
 
-def test_the_head_decides_how_a_model_ranks(model, head):
-    assert (default_method(model), default_method(head)) == ("exact", "item")
+def test_the_head_decides_how_a_model_ranks(model, head, processor):
+    assert (default_method(model, processor), default_method(head, processor)) == ("exact", "item")
 
 
 def test_a_model_with_a_head_still_ranks_by_titles(head, processor):
