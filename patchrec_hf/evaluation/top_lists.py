@@ -38,7 +38,7 @@ class ItemUsers:
     @classmethod
     def from_rows(cls, dataset: Dataset, catalog: Catalog) -> ItemUsers:
         """Counts the users in training rows. Items that the catalog lacks are skipped."""
-        pairs = rows_to_interactions(dataset).unique()
+        pairs = rows_to_interactions(dataset).select("user_id", "item_id").unique()
         ids = as_ids(pairs["item_id"].to_numpy())
         items = catalog.indices_of(ids[np.isin(ids, catalog.item_ids)])
         return cls(np.bincount(items, minlength=len(catalog)), pairs["user_id"].n_unique())

@@ -27,6 +27,14 @@ def test_users_count_once():
     assert users.means([]).tolist() == []
 
 
+def test_users_count_once_whatever_the_times():
+    """User 1 chose item 20 on two days, and is one user."""
+    times = [[0, 86_400, 2 * 86_400], [0, 86_400]]
+    users = ItemUsers.from_rows(ROWS.add_column("timestamps", times), CATALOG)
+    assert users.counts.tolist() == [1, 2, 0]
+    assert users.num_users == 2
+
+
 def test_columns_by_hand():
     results = np.empty(2, result_dtype(list_length=2, has_log_probs=True))
     best, log_probs = np.array([[2, 0], [1, -1]]), np.log([[0.25, 0.25, 0.5], [0.25, 0.5, 0.25]])
