@@ -105,7 +105,8 @@ def load_adapted(
         config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
         if isinstance(config, PatchRecConfig):
             head, num_time_gaps = config.item_head_config, config.num_time_gaps
-            # The adapter was trained for scores of its own.
+            # The adapter was trained for an objective and scores of its own.
+            model.config.objective = config.objective
             model.config.title_normalizer = config.title_normalizer
             model.config.title_temperature = config.title_temperature
     if head is not None and model.item_head is None:

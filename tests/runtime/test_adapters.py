@@ -138,6 +138,13 @@ def test_an_adapter_says_how_titles_are_scored(backbone, processor, rows, tmp_pa
     assert (config.title_normalizer, config.title_temperature) == ("vocabulary", 1.0)
 
 
+@pytest.mark.parametrize("objective", ["title", "item", "both"])
+def test_an_adapter_says_what_it_was_trained_for(backbone, processor, rows, tmp_path, objective):
+    """`fit_fusion` takes titles as a part only if they were trained."""
+    train(backbone, processor, rows, tmp_path / "run", objective=objective).save_model(str(tmp_path / "adapter"))
+    assert load_model(tmp_path / "adapter").config.objective == objective
+
+
 def test_training_goes_on_from_an_adapter(backbone, processor, rows, tmp_path):
     """Pre-trained with one adapter, fine-tuned with another, which names what it was trained on."""
     first = train(backbone, processor, rows, tmp_path / "run", "pretrain")
