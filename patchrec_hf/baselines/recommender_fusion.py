@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from datasets import Dataset
 
-from ..evaluation.scorers import reads_times
+from ..evaluation.scorers import missing_times, reads_times
 from ..evaluation.targets import find_targets
 from ..runtime.catalog import Catalog
 from ..runtime.fusion import FusionFit
@@ -150,6 +150,9 @@ class Fusion(CatalogRecommender):
             FloatingPointError: If a log-probability is not a finite number.
         """
         targets = find_targets(dataset, self.catalog, max_rows_to_fit(len(self.catalog), max_rows))
+        for name, part in self.parts.items():
+            if _reads_times(part) and targets.times is None:
+                raise missing_times(f"The fusion's part {name!r}")
         shape = (len(targets), len(self.catalog))
         log_probs = {name: np.empty(shape, dtype=np.float32) for name in self.parts}
         with progress_bar(show_progress, total=len(targets), desc="Fitting the fusion", unit="history") as progress:
@@ -186,15 +189,13 @@ class Fusion(CatalogRecommender):
     @property
     def reads_times(self) -> bool:
         """Whether scores depend on the moment of asking, as a part's scores may."""
-        return any(
-            part.reads_times if isinstance(part, PatchRecommender) else reads_times(part)
-            for part in self.parts.values()
-        )
+        return any(_reads_times(part) for part in self.parts.values())
 
     @property
     def next_moment(self) -> int | None:
-        """The latest [`CatalogRecommender.next_moment`] of a part; `None` if no part has one."""
-        moments = [part.next_moment for part in self.parts.values() if isinstance(part, CatalogRecommender)]
+        """The latest `next_moment` of a part; `None` if no part has one."""
+        known = (CatalogRecommender, PatchRecommender)
+        moments = [part.next_moment for part in self.parts.values() if isinstance(part, known)]
         return max((moment for moment in moments if moment is not None), default=None)
 
     def score(self, histories: Sequence[Sequence[Any]], times: np.ndarray | None = None) -> np.ndarray:
@@ -284,6 +285,10 @@ class Fusion(CatalogRecommender):
         fusion = cls(parts, values["weights"], values["batch_size"])
         fusion.fit_result = FusionFit(**values["fit_result"]) if "fit_result" in values else None
         return fusion
+
+
+def _reads_times(part: object) -> bool:
+    return part.reads_times if isinstance(part, PatchRecommender) else reads_times(part)
 
 
 def _checked(name: str, part: object, log_probs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

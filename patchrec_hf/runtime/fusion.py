@@ -19,6 +19,7 @@ from .fusion_parts import (
     ItemHeadPart,
     NeighborPart,
     Part,
+    PopularityPart,
     SeenPart,
     SimilarTitlesPart,
     check_part_names,
@@ -97,6 +98,15 @@ class Fusion:
     def reads_times(self) -> bool:
         """Whether a part's log-probabilities depend on the moment of asking."""
         return "popularity" in self.parts
+
+    @property
+    def next_moment(self) -> int | None:
+        """
+        The moment of asking if none is given, in seconds since 1970 UTC: the end of the counted days. `None` if no
+        part reads it.
+        """
+        part = self.parts.get("popularity")
+        return part.recent.end_time if isinstance(part, PopularityPart) else None
 
     def check_catalog(self, catalog: Catalog) -> None:
         """

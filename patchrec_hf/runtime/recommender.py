@@ -224,6 +224,14 @@ class PatchRecommender:
         """Whether recommendations depend on the moment of asking, by a part of the checkpoint's fusion."""
         return self.processor.fusion is not None and self.processor.fusion.reads_times
 
+    @property
+    def next_moment(self) -> int | None:
+        """
+        The moment of asking if none is given, in whole seconds since 1970 UTC; `None` if recommendations do not depend
+        on it.
+        """
+        return None if self.processor.fusion is None else self.processor.fusion.next_moment
+
     def log_probs(
         self,
         histories: Sequence[Sequence[Item]],

@@ -15,6 +15,7 @@ from ..baselines.neighbor_recommender import NeighborRecommender
 from ..baselines.popularity import Popularity
 from ..baselines.transitions import MAX_NEIGHBORS, Transitions
 from ..data.rows import TIMES_COLUMN
+from ..evaluation.scorers import missing_times
 from ..evaluation.targets import Targets, find_targets
 from ..runtime.attention import maskable_attention
 from ..runtime.encoding import EncodedHistory
@@ -114,8 +115,9 @@ def fit_fusion(
         fusion reach.
 
     Raises:
-        ValueError: If a part is unknown, the model has no item head for the part `"item"`, `co_visitation` was counted
-            for another catalog, or the weights do not converge.
+        ValueError: If a part is unknown, the model has no item head for the part `"item"`, counts were made for
+            another catalog, `popularity` has no `window` or the validation rows have no timestamps for it, or the
+            weights do not converge.
         TypeError: If the backbone cannot attend to a tree, for the part `"titles"`.
         FloatingPointError: If a part's log-probability is not a finite number.
 
@@ -133,6 +135,15 @@ def fit_fusion(
     names = _default_parts(model, popularity is not None or has_times) if parts is None else list(parts)
     check_part_names(names)
     _check_model(model, names)
+    if popularity is not None and popularity.window is None:
+        raise ValueError(
+            "`popularity` must be a `Popularity` with a `window`, such as `Popularity(catalog, window=7)`: the part "
+            "'popularity' counts the days before the moment of asking."
+        )
+    targets = find_targets(validation, processor.catalog, max_rows_to_fit(len(processor.catalog), max_rows))
+    if "popularity" in names and popularity is not None and targets.times is None:
+        # Counts up to the end of the counted days would know of the targets.
+        raise missing_times("The fusion's part 'popularity'")
     if "co_visits" in names and co_visitation is None:
         co_visitation = CoVisitation(processor.catalog)
         co_visitation.fit(train_dataset, validation, max_neighbors=max_neighbors, show_progress=show_progress)
@@ -154,7 +165,6 @@ def fit_fusion(
         made["popularity"] = PopularityPart(popularity.recent, cast(int, popularity.window))
     unfitted = processor.with_fusion(Fusion(made, dict.fromkeys(names, 1.0)))
 
-    targets = find_targets(validation, processor.catalog, max_rows_to_fit(len(processor.catalog), max_rows))
     was_training = model.training
     model.eval()
     try:

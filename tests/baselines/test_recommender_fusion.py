@@ -7,11 +7,13 @@ import pytest
 from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from item_parts import item_model, item_processor
+from item_parts import item_model, item_processor, plain_model
 
 from patchrec_hf import Catalog, PatchRecommender, PatchRecProcessor, evaluate_scorer, fit_fusion
 from patchrec_hf.baselines import CoVisitation, Fusion, Popularity
 from patchrec_hf.baselines.recommender_fusion import FusionPart
+from patchrec_hf.runtime.fusion import Fusion as RuntimeFusion
+from patchrec_hf.runtime.fusion_parts import PopularityPart
 from patchrec_hf.runtime.log_probs import log_softmax
 
 
@@ -153,9 +155,30 @@ def test_a_part_that_reads_times_gets_them(table, catalog, rows, tmp_path):
     assert fusion.weights["popular"] > 1
     fusion.save_pretrained(tmp_path / "fusion")
     assert Fusion.from_pretrained(tmp_path / "fusion").recommend([10, 20], k=1, times=2 * day)[0].item_id == 11
-    for call in (lambda: fusion.score([[10]]), lambda: fusion.fit(rows, show_progress=False)):
-        with pytest.raises(ValueError, match="`Popularity` with `window=1` reads the moment of asking"):
-            call()
+    with pytest.raises(ValueError, match="`Popularity` with `window=1` reads the moment of asking"):
+        fusion.score([[10]])
+    with pytest.raises(ValueError, match="The fusion's part 'popular' reads the moment of asking"):
+        fusion.fit(rows, show_progress=False)
+
+
+def test_a_checkpoint_that_reads_times_is_a_part(processor, catalog, rows, table):
+    """Item 11 is popular on day 1, and item 12 on day 2; only the checkpoint's popularity counts."""
+    day = 86_400
+    counted = [
+        {"user_id": user, "item_ids": [10, item], "target_positions": [1], "timestamps": [time, time]}
+        for user, (item, time) in enumerate([(11, day), (11, day), (12, 2 * day), (12, 2 * day)])
+    ]
+    recent = Popularity(catalog, 1).fit(Dataset.from_list(counted)).recent
+    popular = RuntimeFusion({"popularity": PopularityPart(recent, 1)}, {"popularity": 1.0})
+    llm = PatchRecommender(plain_model(), processor.with_fusion(popular))
+    fusion = Fusion({"LLM": llm, "table": table}, {"LLM": 1.0, "table": 0.0})
+    assert fusion.reads_times
+    assert fusion.next_moment == llm.next_moment == 3 * day
+    assert fusion.recommend([10, 20], k=1)[0].item_id == 12
+    assert fusion.recommend([10, 20], k=1, times=2 * day)[0].item_id == 11
+    # Without times of the targets, popularity would be counted up to the end, which may lie after them.
+    with pytest.raises(ValueError, match="The fusion's part 'LLM' reads the moment of asking"):
+        fusion.fit(rows, show_progress=False)
 
 
 def test_recommends_without_the_history(recommender, table):

@@ -116,6 +116,19 @@ def test_rows_with_times_have_popularity(head, processor, catalog, chains, tmp_p
         fit_fusion(head, processor, chains, chains, ["popularity"], show_progress=False)
 
 
+def test_popularity_is_never_counted_up_to_the_end_for_rows_without_times(head, processor, catalog, chains):
+    """The end of the counted days lies after the targets, which would then be known."""
+    timed = chains.map(lambda row: {"timestamps": [row["user_id"] * 86_400] * len(row["item_ids"])})
+    recent = Popularity(catalog, window=2).fit(timed)
+    with pytest.raises(ValueError, match="part 'popularity' reads the moment of asking of each history, and got none"):
+        fit_fusion(head, item_processor(processor), timed, chains, popularity=recent, show_progress=False)
+    with pytest.raises(ValueError, match="`popularity` must be a `Popularity` with a `window`"):
+        fit_fusion(
+            head, item_processor(processor), timed, timed, popularity=Popularity(catalog).fit(timed),
+            show_progress=False,
+        )  # fmt: skip
+
+
 def test_a_backbone_that_cannot_attend_to_a_tree_has_no_titles(catalog, tokenizer, processor, chains):
     config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2, pad_token_id=2)
     bloom = PatchRecForCausalLM.from_backbone(BloomForCausalLM(config), tokenizer)
