@@ -159,6 +159,7 @@ def evaluate_model(
             temperature=temperature,
         )
 
+    title_temperature: float | None = None
     if method in ITEM_METHODS:
         k = len(processor.catalog) if k is None else min(k, len(processor.catalog))
         config = config_of(method, k)
@@ -174,9 +175,9 @@ def evaluate_model(
             k = min(k, titles.num_titles)
         config = config_of(method, k)
         ranker = CatalogRanker.from_trie(model, titles.trie, processor.prompt.pad_id, config)
-        ranks = _RanksByTitle(ranker, titles)
+        title_temperature = config.title_temperature(model.config)
+        ranks = _RanksByTitle(ranker, titles, shares_probability=title_temperature is not None)
         depth = k if method == "diverse" or k < titles.num_titles else math.inf
-    title_temperature = None if method in ITEM_METHODS else config.title_temperature(model.config)
     # Nothing can be proven about the method's lists, so `is_exact` stays null.
     columns = [name for name in RESULT_SCHEMA if name != "is_exact" or method != "diverse"]
     # Title lists hold the logarithms of probabilities, unless they are divided by lengths or matched by other rules.
@@ -237,11 +238,15 @@ def evaluate_model(
 
 
 class _RanksByTitle:
-    """Finds targets among the titles that a model finds most likely."""
+    """
+    Finds targets among the titles that a model finds most likely. With `shares_probability`, the score of an item is
+    the logarithm of its share of the title's probability, and otherwise of the title's whole probability.
+    """
 
-    def __init__(self, ranker: CatalogRanker, titles: TitleLists) -> None:
+    def __init__(self, ranker: CatalogRanker, titles: TitleLists, shares_probability: bool) -> None:
         self._ranker = ranker
         self._titles = titles
+        self._shares_probability = shares_probability
 
     def fill(
         self,
@@ -264,12 +269,15 @@ class _RanksByTitle:
             results["ranked_items"] = ranking.items
         places = results["title_rank"]
         if "top_log_probs" in names:
-            is_ranked = np.isfinite(places)
+            # Items of one title share its probability, also those that are left out of the list.
+            trie = titles.trie
+            log_num_sharers = np.log(trie.num_items_at(trie.leaf_of_item[ranking.items]))
+            of_titles = ranking.scores + (log_num_sharers if self._shares_probability else 0)
             own = np.full(len(items), np.nan)
-            rows = np.flatnonzero(is_ranked)
-            title_scores = ranking.scores[rows, places[rows].astype(np.int64) - 1]
-            own[rows] = title_scores - np.log(results["num_ties"][rows])  # items of one title share its probability
-            fill_top(results, ranking.items, places, ranking.scores, own)
+            rows = np.flatnonzero(np.isfinite(places))
+            columns = places[rows].astype(np.int64) - 1
+            own[rows] = (of_titles - log_num_sharers)[rows, columns]
+            fill_top(results, ranking.items, places, of_titles, own)
         else:
             fill_top(results, ranking.items, places)
 

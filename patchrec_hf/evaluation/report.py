@@ -90,9 +90,9 @@ class EvaluationReport:
             - `top_place` (int64): place of the target, or of its title, in this list; null if it is not there.
             - `top_users` (list of int64), if training rows were given: how many training users have each of these
               items. `history_users` (float64): the mean of this number over the items of the history.
-            - `top_log_probs` (list of float32), if scores are log-probabilities: one for each of `top_ids`. `log_prob`
-              (float64): the target's own; null if the ranking ended before it. Items that share a title share its
-              probability equally.
+            - `top_log_probs` (list of float32), if scores are log-probabilities: one for each of `top_ids`, or for
+              its title in a list of titles. `log_prob` (float64): the target's own; null if the ranking ended before
+              it. Items that share a title share its probability equally.
 
             Reports that earlier versions saved lack the columns from `top_ids` on.
         settings (`dict[str, Any]`):

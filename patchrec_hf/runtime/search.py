@@ -275,8 +275,7 @@ def _log_num_sharers(reader: TreeReader, leaves: np.ndarray) -> np.ndarray | flo
     Returns the logarithm of the number of items that share each title's probability, shape `(n,)`; 0 if the
     probabilities of titles do not sum to 1.
     """
-    trie = reader.trie
-    return np.log(trie.item_offsets[leaves + 1] - trie.item_offsets[leaves]) if reader.is_normalized else 0.0
+    return np.log(reader.trie.num_items_at(leaves)) if reader.is_normalized else 0.0
 
 
 def _runs(prefixes: Prefixes, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -165,10 +165,13 @@ class TitleTrie:
         order = np.lexsort((flat_choices, flat_numbers))
         return flat_numbers[order], flat_choices[order]
 
+    def num_items_at(self, leaves: np.ndarray) -> np.ndarray:
+        """Returns the number of items of each of `leaves`, which share a title; of the shape of `leaves`."""
+        return self.item_offsets[leaves + 1] - self.item_offsets[leaves]
+
     def items_at(self, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the items of `leaves` as flat arrays: the index in `leaves` of each leaf, and the item."""
-        starts = self.item_offsets[leaves]
-        counts = self.item_offsets[leaves + 1] - starts
+        starts, counts = self.item_offsets[leaves], self.num_items_at(leaves)
         return np.repeat(np.arange(len(leaves)), counts), self.items[np.repeat(starts, counts) + ragged_arange(counts)]
 
     def titles_of(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

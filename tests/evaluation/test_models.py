@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from brute_force import brute_force
+from brute_force import brute_force, brute_force_catalog
 from conftest import ITEM_IDS, TITLES
 from datasets import Dataset
 from item_parts import item_model, item_processor, scores_by_hand
@@ -397,6 +397,26 @@ def test_probabilities_of_titles(model, processor, rows):
     short = evaluate_model(model, processor, rows, k=2, show_progress=False)
     assert short.targets["log_prob"].is_null().to_list() == (short.targets["title_rank"] > 2).to_list()
     assert set(short.beyond_accuracy()) == {"coverage@2", "calibration_error"}
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_probabilities_of_titles_among_the_catalog(model, processor, rows, exclude_seen):
+    """A listed title has the probability of its items together, and a target has its own share of it."""
+    # The history holds the other item of the target's title.
+    rows = rows.add_item({"user_id": 99, "item_ids": [14, 10, 11, 15], "target_positions": [3]})
+    report = evaluate_model(
+        model, processor, rows, k=None, normalizer="catalog", exclude_seen=exclude_seen, show_progress=False
+    )
+    every = np.arange(len(processor.catalog))
+    titles = np.array(processor.catalog.titles)
+    for row, data in zip(report.targets.iter_rows(named=True), rows, strict=True):
+        prompt = processor.encode(processor.catalog.indices_of(data["item_ids"][:-1]))
+        own = brute_force_catalog(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt, every)
+        of_titles = [np.exp(own[titles == titles[item]]).sum() for item in processor.catalog.indices_of(row["top_ids"])]
+        np.testing.assert_allclose(np.exp(row["top_log_probs"]), of_titles, rtol=1e-3)
+        assert row["log_prob"] == pytest.approx(own[processor.catalog.indices_of([row["target_id"]])[0]], abs=1e-3)
+        if not exclude_seen:
+            assert np.exp(row["top_log_probs"]).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_probabilities_of_the_item_head(processor, rows):
