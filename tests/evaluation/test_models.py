@@ -412,7 +412,9 @@ def test_probabilities_of_titles_among_the_catalog(model, processor, rows, exclu
     for row, data in zip(report.targets.iter_rows(named=True), rows, strict=True):
         prompt = processor.encode(processor.catalog.indices_of(data["item_ids"][:-1]))
         own = brute_force_catalog(model, processor.title_tokens, processor.prompt.end_of_turn_id, prompt, every)
-        of_titles = [np.exp(own[titles == titles[item]]).sum() for item in processor.catalog.indices_of(row["top_ids"])]
+        of_titles = [
+            np.exp(own[titles == titles[item]]).sum() for item in processor.catalog.indices_of(row["top_ids"])
+        ]
         np.testing.assert_allclose(np.exp(row["top_log_probs"]), of_titles, rtol=1e-3)
         assert row["log_prob"] == pytest.approx(own[processor.catalog.indices_of([row["target_id"]])[0]], abs=1e-3)
         if not exclude_seen:
