@@ -91,12 +91,14 @@ def select_spaced(dataset: Dataset, max_rows: int | None) -> Dataset:
     return dataset.select(spaced_rows(len(dataset), max_rows))
 
 
-def rows_checksum(dataset: Dataset) -> int:
+def rows_checksum(dataset: Dataset, reads_times: bool = False) -> int:
     """
-    Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change. It does not read
-    timestamps, from which no model learns. So a run that began with rows without timestamps can resume with them.
+    Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change. It reads
+    timestamps only with `reads_times`. So a run whose model is not told of times can begin with rows without
+    timestamps, and resume with them.
     """
-    rows = select_spaced(dataset, _CHECKSUM_ROWS).select_columns(list(ROW_COLUMNS))
+    columns = [*ROW_COLUMNS, *([TIMES_COLUMN] if reads_times else [])]
+    rows = select_spaced(dataset, _CHECKSUM_ROWS).select_columns(columns)
     return zlib.crc32(json.dumps(rows.to_list()).encode())
 
 

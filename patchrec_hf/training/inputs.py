@@ -19,7 +19,7 @@ from transformers.utils import logging
 from ..batches.candidates import NegativeSampling
 from ..batches.collators import Objective, PatchDataCollator
 from ..data.row_facts import check_same_catalog, warn_of_other_max_history
-from ..data.rows import check_rows, read_columns
+from ..data.rows import TIMES_COLUMN, check_rows, read_columns
 from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
@@ -117,13 +117,28 @@ def check_data_sets(first_rows: Dataset, eval_dataset: Any, processor: PatchRecP
             The processor that encodes the rows.
 
     Raises:
-        TypeError, ValueError: If rows fail [`check_rows`] or [`check_same_catalog`], or `eval_dataset` is a dictionary
-            without data sets.
+        TypeError, ValueError: If rows fail [`check_data_set`], or `eval_dataset` is a dictionary without data sets.
     """
     for rows in [first_rows, *([] if eval_dataset is None else evaluation_sets(eval_dataset))]:
-        check_rows(rows, processor.max_history)
-        check_same_catalog(rows, processor.catalog)
+        check_data_set(rows, processor)
     warn_of_other_max_history(first_rows, processor.max_history)
+
+
+def check_data_set(rows: Dataset, processor: PatchRecProcessor) -> None:
+    """
+    Checks the rows of a data set.
+
+    Raises:
+        TypeError, ValueError: If rows fail [`check_rows`] or [`check_same_catalog`].
+        ValueError: If patches hold time gaps, and the rows have no timestamps.
+    """
+    check_rows(rows, processor.max_history)
+    check_same_catalog(rows, processor.catalog)
+    if processor.num_time_gaps > 0 and TIMES_COLUMN not in rows.column_names:
+        raise ValueError(
+            f"The patches of this model hold time gaps, but a data set has no column `{TIMES_COLUMN}`; its columns "
+            f"are {rows.column_names}. Load rows of interactions with times, or make the processor with `time_gaps=0`."
+        )
 
 
 def evaluation_sets(eval_dataset: Any) -> list[Any]:

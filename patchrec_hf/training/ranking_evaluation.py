@@ -11,13 +11,9 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..batches.filled import FilledDataset
 from ..batches.statistics import BatchSums, StepStatistics
-from ..data.row_facts import check_same_catalog
-from ..data.rows import check_rows
 from ..evaluation.models import evaluate_model
 from ..runtime.ranking import Method
-from .inputs import (
-    evaluation_sets,
-)
+from .inputs import check_data_set, evaluation_sets
 from .loaders import make_eval_loader
 from .trainer_base import TrainerBase
 
@@ -66,10 +62,9 @@ class RankingEvaluation(TrainerBase):
         Returns a loader of batches of the given rows, in their order.
 
         Raises:
-            TypeError, ValueError: If the rows are wrong (see [`check_rows`]).
+            TypeError, ValueError: If the rows are wrong (see [`check_data_set`]).
         """
-        check_rows(test_dataset, self.processing_class.max_history)
-        check_same_catalog(test_dataset, self.processing_class.catalog)
+        check_data_set(test_dataset, self.processing_class)
         return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 
     def evaluation_loop(

@@ -102,8 +102,12 @@ def test_joined_rows_of_which_only_some_have_timestamps():
         check_rows(concatenate_datasets([Dataset.from_list([TIMED]), Dataset.from_list([ROW])]))
 
 
-def test_a_checksum_does_not_read_timestamps():
-    assert rows_checksum(Dataset.from_list([TIMED, TIMED])) == rows_checksum(Dataset.from_list([ROW, ROW]))
+def test_a_checksum_reads_timestamps_if_the_model_does():
+    timed, plain = Dataset.from_list([TIMED, TIMED]), Dataset.from_list([ROW, ROW])
+    assert rows_checksum(timed) == rows_checksum(plain)
+    later = Dataset.from_list([TIMED, {**TIMED, "timestamps": [time + 1 for time in TIMED["timestamps"]]}])
+    assert rows_checksum(later) == rows_checksum(timed)
+    assert rows_checksum(later, reads_times=True) != rows_checksum(timed, reads_times=True)
 
 
 @given(st.lists(st.lists(st.integers(0, 5), min_size=2, max_size=4), min_size=1, max_size=6), st.integers(1, 3))

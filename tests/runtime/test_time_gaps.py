@@ -238,3 +238,26 @@ def test_a_trainer_adds_the_gaps_that_the_processor_writes(model, processor, tmp
     assert trainer.model.config.num_time_gaps == 4
     assert (trainer.model.model.time_gaps.weight[[0, 1, 3]] != 0).any(dim=1).all()
     assert (trainer.model.model.time_gaps.weight[2] == 0).all()  # no row holds such a gap
+
+
+def test_a_trainer_checks_times_before_it_trains(model, processor, tmp_path):
+    """Rows of an evaluation would otherwise be refused hours later, and a resumed run would learn other gaps."""
+    timed = with_gaps(processor)
+    rows = Dataset.from_list([ROW] * 4)
+    without = rows.remove_columns("timestamps")
+
+    def trainer(train, evaluation=None):
+        args = PatchFinetuneConfig(
+            str(tmp_path), report_to="none", eval_strategy="no" if evaluation is None else "steps"
+        )
+        return PatchFinetuneTrainer(
+            model, args, train_dataset=train, eval_dataset=evaluation, processing_class=timed
+        )  # fmt: skip
+
+    for data in ((without,), (rows, without), (rows, {"a": rows, "b": without})):
+        with pytest.raises(ValueError, match=r"patches of this model hold time gaps, but .* no column `timestamps`"):
+            trainer(*data)
+    with pytest.raises(ValueError, match="no column `timestamps`"):
+        trainer(rows).get_test_dataloader(without)
+    later = rows.map(lambda row: {"timestamps": [2 * time for time in row["timestamps"]]})
+    assert trainer(rows)._run_facts() != trainer(later)._run_facts()
