@@ -210,7 +210,9 @@ def evaluate_scorer(
             part["item_rank"], part["title_rank"], part["num_ties"] = titles.ranks(scores, items, allowed)
             best, _ = best_items(np.where(allowed, scores, -np.inf), length)
             places = places_of(best, items)
-            if isinstance(scorer, LogProbScorer):
+            if isinstance(scorer, LogProbScorer) and scorer.score == scorer.log_probs:
+                fill_top(part, best, places, *log_probs_of(scores, best, items))
+            elif isinstance(scorer, LogProbScorer):
                 log_probs = checked_scores(scorer, scorer.log_probs(histories, times), scores.shape, "log_probs")
                 fill_top(part, best, places, *log_probs_of(log_probs, best, items))
             else:

@@ -104,6 +104,15 @@ def test_a_checkpoint_with_a_fusion_is_a_part(processor, co_visitation, rows):
     np.testing.assert_allclose(fusion.log_probs([[10, 11]]), llm.log_probs([[10, 11]], method="fusion"))
 
 
+def test_an_evaluation_asks_each_part_once(table, rows, monkeypatch):
+    """A part may be an LLM, and a fusion's scores are its log-probabilities."""
+    asked, log_probs = [], Table.log_probs
+    monkeypatch.setattr(Table, "log_probs", lambda part, *args: asked.append(args) or log_probs(part, *args))
+    report = evaluate_scorer(Fusion({"table": table}), table.catalog, rows, show_progress=False)
+    assert len(asked) == 1
+    assert "log_loss" in report.beyond_accuracy([1])
+
+
 def test_moments_reach_every_part(table, recommender):
     times = np.array([5, 6])
     Fusion({"LLM": recommender, "table": table}).log_probs([[10], [11]], times)
