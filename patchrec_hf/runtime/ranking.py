@@ -146,10 +146,13 @@ class RankingConfig:
                 "`normalizer` and `temperature` of a fusion's titles are kept with the fusion: leave them out, got "
                 f"{self.normalizer!r} and {self.temperature}."
             )
-        if self.normalizer == "catalog" and self.method in ("item", "diverse"):
-            raise ValueError(
-                f"`normalizer='catalog'` belongs to methods that search titles, got `method={self.method!r}`."
-            )
+        if self.method in ("item", "diverse"):
+            for name, is_given in (
+                ("normalizer='catalog'", self.normalizer == "catalog"),
+                ("temperature", self.temperature is not None),
+            ):
+                if is_given:
+                    raise ValueError(f"`{name}` belongs to methods that search titles, got `method={self.method!r}`.")
         temperature = 1.0 if self.temperature is None else self.temperature
         # Without a normalizer, it is the model's, which is not known yet.
         check_normalizer("normalizer", self.normalizer or "catalog", "temperature", temperature)

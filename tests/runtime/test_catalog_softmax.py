@@ -150,6 +150,8 @@ def test_a_checkpoint_says_how_its_titles_are_scored(model, processor, prompts, 
         ({"normalizer": "vocabulary", "temperature": 2.0}, "`temperature` belongs to `normalizer='catalog'`, got 2.0"),
         ({"normalizer": "catalog", "method": "item"}, "belongs to methods that search titles, got `method='item'`"),
         ({"normalizer": "catalog", "method": "diverse"}, "got `method='diverse'`"),
+        ({"temperature": 2.0, "method": "item"}, "`temperature` belongs to methods that search titles"),
+        ({"temperature": 2.0, "method": "diverse"}, "`temperature` belongs to methods that search titles"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message):
