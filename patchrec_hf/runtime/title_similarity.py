@@ -107,7 +107,7 @@ def title_features(table: NeighborTable, histories: Sequence[np.ndarray], num_it
 
 def log_shares(scores: np.ndarray) -> np.ndarray:
     """Returns log(1 + q / 10⁻⁴), where q is each score's share of its row's sum; 0 in a row of zeros."""
-    shares = np.zeros_like(scores)
+    shares = np.zeros(scores.shape)
     rows, items = np.nonzero(scores)
     shares[rows, items] = sparse_log_shares(rows, scores[rows, items], len(scores))
     return shares
