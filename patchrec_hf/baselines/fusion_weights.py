@@ -17,7 +17,9 @@ _MAX_CELLS = 2**25
 _MIN_ROWS = 200
 _CELLS_PER_BLOCK = 2**21
 _TOLERANCE = 1e-6
-"""Length of the gradient at which the weights have converged, in nats of the mean log-likelihood per weight."""
+"""Length of the gradient at which the search ends, in nats of the mean log-likelihood per weight."""
+_MAX_LENGTH = 1e-5
+"""Largest length of the gradient where the search ends that counts as converged."""
 _RIDGE = 1e-6
 """Penalty on the squared distance from the best part alone. It keeps weights finite where a part is never wrong."""
 
@@ -71,11 +73,11 @@ def fit_weights(
         options={"maxiter": max_steps, "gtol": _TOLERANCE},
     )
     length = float(np.linalg.norm(objective.gradient(result.x)))
-    if not np.isfinite(result.x).all() or not length <= 10 * _TOLERANCE:
+    if not np.isfinite(result.x).all() or not length <= _MAX_LENGTH:
         shown = ", ".join(f"{name} {weight:.4g}" for name, weight in zip(names, result.x, strict=True))
         raise ValueError(
             f"The weights of the fusion did not converge: after {result.nit} steps they are {shown}, and the "
-            f"gradient's length is {length:.2g}, where at most {_TOLERANCE} was expected. Give more validation rows, "
+            f"gradient's length is {length:.2g}, where at most {_MAX_LENGTH} was expected. Give more validation rows, "
             "leave out a part that says nearly the same as another one, or raise `max_steps`."
         )
     likelihood = -_derivatives(arrays, targets, result.x)[0]

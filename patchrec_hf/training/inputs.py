@@ -215,7 +215,6 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             )
         patchrec_model.add_time_gaps(processor.num_time_gaps)
     patchrec_model.check_processor(processor)
-    patchrec_model.config.objective = args.objective
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
         check_origin(patchrec_model, processor.tokenizer, args.trust_remote_code)
         patchrec_model.config.tokenizer_fingerprint = processor.tokenizer_fingerprint
@@ -229,6 +228,7 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
             "`eval_method='item'` needs a model with an item head, and this one has none. Set `objective='item'` or "
             "'both', or evaluate by titles."
         )
+    patchrec_model.config.objective = args.objective
     _freeze_idle_head(patchrec_model, args.objective, unfreezes=patchrec_model is model)
     if args.objective != "item":
         _set_title_scores(patchrec_model, args)
