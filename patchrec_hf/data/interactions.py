@@ -123,12 +123,28 @@ def has_ascending_times(interactions: pl.DataFrame | pl.LazyFrame) -> bool:
 
     Returns:
         `bool`: whether there is a column `timestamp` in which no interaction of a user is earlier than the one before.
+
+    Raises:
+        ValueError: If a time is null or no whole number.
     """
     table = interactions.lazy()
-    if "timestamp" not in table.collect_schema().names():
+    schema = table.collect_schema()
+    if "timestamp" not in schema:
         return False
-    descends = (pl.col("timestamp").cast(pl.Int64).diff() < 0) & (pl.col("position") > 0)
-    num_earlier = table.select(descends.sum()).collect(engine="streaming").item()
+    if not schema["timestamp"].is_integer():
+        raise ValueError(
+            "The column 'timestamp' of the interactions must hold whole seconds since 1970 UTC, got "
+            f"{schema['timestamp']}. Convert dates by `pl.col('timestamp').dt.epoch('s')`, or drop the column."
+        )
+    time = pl.col("timestamp").cast(pl.Int64)
+    descends = (time.diff() < 0) & (pl.col("position") > 0)
+    counts = table.select(time.null_count(), descends.sum().alias("earlier")).collect(engine="streaming")
+    num_nulls, num_earlier = counts.row(0)
+    if num_nulls > 0:
+        raise ValueError(
+            f"The column 'timestamp' of the interactions holds {num_nulls} nulls; drop or fill those rows, or drop "
+            "the column."
+        )
     if num_earlier > 0:
         logger.warning_once(
             f"{num_earlier} interactions have an earlier `timestamp` than the one before them, because `position` "

@@ -1,5 +1,6 @@
 """Example rows, made of split interactions."""
 
+from datetime import datetime
 from unittest.mock import patch
 
 import polars as pl
@@ -329,3 +330,22 @@ def test_all_splits_together_hold_each_interaction_once(histories, more_history,
     ]
     assert sorted(row[:3] for row in found) == sorted(expected)
     assert all(known_at >= time for _, _, time, known_at in found)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([1, 2, None, 4], "holds 1 nulls"),
+        ([1.5, 2.0, 3.0, 4.0], r"must hold whole seconds since 1970 UTC, got Float64"),
+        ([datetime(2020, 1, day) for day in (1, 2, 3, 4)], r"got Datetime.*dt\.epoch\('s'\)"),
+    ],
+)
+def test_times_that_are_no_seconds(times, message):
+    """Rows would hold other numbers: microseconds, or numbers that are cut."""
+    catalog = Catalog.from_titles({item: f"title {item}" for item in range(4)})
+    split = ["train", "train", "validation", "test"]
+    interactions = pl.DataFrame(
+        {"user_id": [1] * 4, "item_id": range(4), "position": range(4), "split": split, "timestamp": times}
+    )
+    with pytest.raises(ValueError, match=message):
+        make_rows(interactions, catalog, min_history=1)
