@@ -476,10 +476,10 @@ class PatchRecProcessor(ProcessorMixin):
             raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
         is_single, batch = as_batch(histories)
         found = find_items(batch, self.catalog, self.title_tokens, self.tokenizer)
-        times: Sequence[np.ndarray | None] = as_timestamps(timestamps, batch, is_single) or [None] * len(batch)
+        times = as_timestamps(timestamps, batch, is_single)
         encoded = [
-            self.encode(items, layout=layout, titles=found.titles, timestamps=own)
-            for items, own in zip(found.items, times, strict=True)
+            self.encode(items, layout=layout, titles=found.titles, timestamps=None if times is None else times[row])
+            for row, items in enumerate(found.items)
         ]
         tensors = pad_histories(encoded, self.prompt.pad_id, padding_side)
         prompts = {key: tensors[key] for key in PROMPT_KEYS}
