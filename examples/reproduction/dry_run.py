@@ -108,9 +108,9 @@ def print_dry_run(
     if own:
         training = all_patch_training(study)
         state.print(
-            f"- {' and '.join(own)}: {stages_of(study, own[0])[0].num_examples:,} targets, of which a sequence holds up "
-            f"to {ALL_PATCH_PRESET.rows['targets_per_row']}, at the learning rate {training['learning_rate']:g}. This "
-            "is not in the estimates above."
+            f"- {' and '.join(own)}: {stages_of(study, own[0])[0].num_examples:,} targets, up to "
+            f"{ALL_PATCH_PRESET.rows['targets_per_row']} in a sequence, at the learning rate "
+            f"{training['learning_rate']:g}. This is not in the estimates above."
         )
     if FUSION in names:
         state.print(f"- {FUSION} joins finished methods.")
