@@ -163,15 +163,18 @@ class Stopwatch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.seconds = self._now() - self._begin
-        # Written before the checkpoint, so that every checkpoint has its seconds.
-        if control.should_save and state.is_world_process_zero:
-            write_json(self.path, {**self._kept(), str(state.global_step): self.seconds})
+        self._keep(state, control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.on_step_end(args, state, control, **kwargs)
+        self._keep(state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._begin = self._now() - self.seconds
+
+    def _keep(self, state: Any, control: Any) -> None:
+        # Written before the checkpoint, so that every checkpoint has its seconds.
+        if control.should_save and state.is_world_process_zero:
+            write_json(self.path, {**self._kept(), str(state.global_step): self.seconds})
 
     def _kept(self) -> dict[str, float]:
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}

@@ -263,7 +263,7 @@ def test_studies_that_differ_in_a_change_are_kept_apart(tmp_path, scripts):
     assert "\n20 test rows of 20 users" in text
     assert "\n30 test rows of 30 users" in text
     assert "--max_eval_rows 20 --methods Popularity`" in text
-    assert "- Not run: CoVisitation, GRU4Rec" in text
+    assert "- Not run: RecentPopularity, CoVisitation" in text
     with pytest.raises(SystemExit, match="20 is no table or figure"):
         write.main([tmp_path / "20"], page)
 
