@@ -24,7 +24,7 @@ _COUNTED = ("days", "known_days", "items", "counts")
 _ARRAYS = {**dict.fromkeys(_COUNTED, np.dtype(np.int32)), "item_ids": np.dtype(np.int64)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RecentPopularity:
     """
     Counts of interactions by day and item, from which the counts of the days before any moment follow. A day is a
@@ -87,6 +87,10 @@ class RecentPopularity:
             if is_bad.any():
                 entry = {name: int(getattr(self, name)[is_bad.argmax()]) for name in _COUNTED}
                 raise ValueError(f"{problem}; entry {is_bad.argmax()} is {entry}.")
+
+    def __repr__(self) -> str:
+        first, last = np.array([self.days[0], self.days[-1]], dtype="datetime64[D]")
+        return f"{type(self).__name__}({self.num_items} items, {self.counts.sum()} interactions, {first} to {last})"
 
     @classmethod
     def count(

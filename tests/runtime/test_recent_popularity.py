@@ -33,6 +33,7 @@ def test_counts_by_hand():
     assert recent.items.tolist() == [0, 1, 2, 0]
     assert recent.counts.tolist() == [2, 1, 1, 1]
     assert recent.end_time == 4 * DAY
+    assert repr(recent) == "RecentPopularity(3 items, 5 interactions, 1970-01-02 to 1970-01-04)"
     moments = np.array([4 * DAY, 2 * DAY - 1, 2 * DAY, 3 * DAY + 9, DAY, 9 * DAY])
     assert recent.counts_before(moments, 3).tolist() == [
         [3, 1, 1],  # the days 1 to 3
