@@ -167,10 +167,11 @@ class RecentPopularity:
         if len(distinct) > 0 and (distinct[-1] - window) * SECONDS_PER_DAY >= self.end_time:
             last_day = np.datetime64(self.end_time // SECONDS_PER_DAY - 1, "D")
             logger.warning_once(
-                f"Recent popularity: the counts end with {last_day} (UTC), and are asked for moments more than {window} "
-                f"days later. Nothing was counted in the {window} days before these moments, so all items are equally "
-                f"popular there. Fit `Popularity(catalog, window={window})` on all interactions up to that moment: in "
-                "an evaluation on all splits, in use on the log until now. `fit_fusion` takes it as `popularity`."
+                f"Recent popularity: the counts end with {last_day} (UTC), and are asked for moments more than "
+                f"{window} days later. Nothing was counted in the {window} days before these moments, so all items "
+                f"are equally popular there. Fit `Popularity(catalog, window={window})` on all interactions up to that "
+                "moment: in an evaluation on all splits, in use on the log until now. `fit_fusion` takes it as "
+                "`popularity`."
             )
         counts = np.empty((len(distinct), width))
         for row, day in enumerate(distinct.tolist()):
