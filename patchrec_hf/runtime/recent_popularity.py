@@ -169,8 +169,8 @@ class RecentPopularity:
             logger.warning_once(
                 f"Recent popularity: the counts end with {last_day} (UTC), and are asked for moments more than "
                 f"{window} days later. Nothing was counted in the {window} days before these moments, so all items "
-                f"are equally popular there. Fit `Popularity(catalog, window={window})` on all interactions up to that "
-                "moment: in an evaluation on all splits, in use on the log until now. `fit_fusion` takes it as "
+                f"are equally popular there. Fit `Popularity(catalog, window={window})` on all interactions up to "
+                "that moment: in an evaluation on all splits, in use on the log until now. `fit_fusion` takes it as "
                 "`popularity`."
             )
         counts = np.empty((len(distinct), width))
