@@ -504,7 +504,7 @@ class PatchRecProcessor(ProcessorMixin):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({len(self.catalog)} items, layout={self.layout}, max_history={self.max_history}, "
-            f"separate_patches={self.separate_patches})"
+            f"separate_patches={self.separate_patches}, time_gaps={self.num_time_gaps}, fusion={self.fusion})"
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
