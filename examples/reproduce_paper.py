@@ -12,7 +12,7 @@ Markdown tables that also have the paper's figures, and a plot. It prints how lo
 is for the sample, and `tiny` for tests. `laptop` takes a night on two CPU cores, with a backbone of a few million
 parameters. `paper` trains the paper's backbone on GPUs, one epoch in each stage. `--dry_run` prints what would be
 trained, and what it costs. Under a launcher, only LLMs are trained. Run the same command with plain `python`
-afterwards: it fits the baselines and the fusion, and measures how long LLMs take to rank.
+afterwards: it fits the baselines and `Fusion`, and measures how long LLMs take to rank.
 """
 
 import math
@@ -144,6 +144,9 @@ def main(args: Arguments) -> None:
             continue
         if state.num_processes > 1 and name not in study.methods:
             state.print(f"{number} of {len(chosen)}: {name} is left to a run without a launcher.")
+            continue
+        if (reason := study.reason_to_skip(name)) is not None:
+            state.print(f"{number} of {len(chosen)}: {name} is left out: {reason}.")
             continue
         state.print(f"{number} of {len(chosen)}: {name}")
         run = run_llm if name in study.methods else run_fusion if name == FUSION else run_baseline

@@ -37,9 +37,11 @@ This page shows what `examples/reproduce_paper.py` measured.
 - **PatchRec-S**: the same, with one patch for several of the oldest items (PFT-S, `SessionPatchLayout`).
 - **Patch Pre-training**: without fine-tuning, ranked with PatchRec-I's layout. **Dropout**: pre-training that leaves
   items out instead of compressing them, ranked on whole histories as text.
-- **Fusion**: PatchRec-I and the baseline that ranks validation best, mixed by weights that make
-  validation targets most likely.
-- The others are [baselines](baselines.md). Only MoRec reads titles.
+- **PatchRec-I (vocabulary)**: PatchRec-I with the paper's loss, where the scale's loss is among the catalog.
+- **All-patch**: each item is one patch, and each patch predicts the next item ([objective.md](objective.md)).
+- **Fusion**: PatchRec-I and all baselines, mixed by weights that make validation targets most likely.
+  **All-patch + fusion**: All-patch and counts, mixed likewise, in one checkpoint.
+- The others are [baselines](baselines.md). Only MoRec and Transitions read titles.
 
 ## How to read the tables
 

@@ -64,6 +64,7 @@ VARIANTS = {
     "no-dropout": Variant(training={"item_dropout": 0.0}),
     "product": Variant(training={"item_similarity": "product"}),
     "separators": Variant(processor={"separate_patches": True}),
+    "time-gaps": Variant(processor={"time_gaps": 24}),
     "history-50": Variant(max_history=50),
     "history-200": Variant(max_history=200),
 }

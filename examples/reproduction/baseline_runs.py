@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, set_seed
@@ -30,8 +32,9 @@ from patchrec_hf.baselines import (
 )
 from patchrec_hf.runs import write_json
 
+from .fusions import fusion_settings, recent_popularity
 from .llms import load_llm
-from .plans import BASELINES, FUSION
+from .plans import BASELINES, FUSION, RECENT_POPULARITY
 from .study import RANKINGS, Study, summarize
 
 
@@ -44,7 +47,7 @@ _NEURAL = {
     "MoRec": MoRec,
 }
 FUSED = "PatchRec-I"
-"""The LLM that the fusion joins with a baseline."""
+"""The LLM that the fusion joins with all finished baselines."""
 _TARGETS_PER_ROW = 32  # a neural baseline reads a row once for all of its targets
 
 
@@ -57,6 +60,9 @@ def run_baseline(study: Study, name: str) -> dict[str, Any]:
     model: Scorer
     if name == "Popularity":
         model = Popularity(catalog).fit(splits["train"])
+    elif name == RECENT_POPULARITY:
+        model = recent_popularity(study)
+        settings = {"window in days": model.window}
     elif name == "CoVisitation":
         model = CoVisitation(catalog).fit(splits["train"], splits["validation"])
         settings = vars(model.weighting)
@@ -122,39 +128,53 @@ def _new_model(study: Study, name: str, catalog: Catalog, settings: dict[str, An
 
 
 def run_fusion(study: Study, name: str) -> dict[str, Any]:
-    """Fuses PatchRec-I with the finished baseline that ranks validation best."""
+    """Fuses PatchRec-I with all finished baselines."""
     finished = _finished(study)
     if not finished or study.result(FUSED) is None:
         raise SystemExit(f"{name!r} needs {FUSED!r} and at least one baseline. Run these methods first.")
-    best = max(finished, key=lambda baseline: finished[baseline])
     begin = time.perf_counter()
     splits, _ = study.load()
-    parts = {FUSED: load_llm(study, FUSED), best: load_baseline(study, best)}
+    parts = {FUSED: load_llm(study, FUSED), **{baseline: load_baseline(study, baseline) for baseline in finished}}
     fusion = Fusion(parts, batch_size=16).fit(splits["validation"])
     return {
         "method": name,
         "budget": None,
         "train_seconds": time.perf_counter() - begin,
-        "settings": {
-            "parts": list(parts),
-            "weights": fusion.weights,
-            "log-likelihood": fusion.fit_result.log_likelihood,
-            "log-likelihood of the parts": dict(fusion.fit_result.of_parts),
-            "of": list(finished),
-        },
-        **_ranked(study, name, fusion),
+        "settings": fusion_settings(fusion.weights, fusion.fit_result),
+        **_ranked(study, name, FusionScorer(fusion)),
     }
 
 
 def is_current(study: Study) -> bool:
-    """Returns whether the fusion has chosen among all finished baselines."""
+    """Returns whether the fusion has joined all finished baselines."""
     fusion = study.result(FUSION)
-    return fusion is not None and fusion["settings"]["of"] == list(_finished(study))
+    return fusion is not None and list(fusion["settings"]["weights"]) == [FUSED, *_finished(study)]
 
 
-def _finished(study: Study) -> dict[str, float]:
-    results = {baseline: study.result(baseline) for baseline in BASELINES}
-    return {baseline: result["validation"]["hr@20"][0] for baseline, result in results.items() if result}
+def _finished(study: Study) -> list[str]:
+    return [baseline for baseline in BASELINES if study.result(baseline) is not None]
+
+
+class FusionScorer:
+    """
+    A fusion that keeps its latest log-probabilities. An evaluation asks for the scores and then for the
+    log-probabilities of the same histories. For a fusion they are the same, and its LLM takes long to compute them.
+    """
+
+    def __init__(self, fusion: Fusion) -> None:
+        self.catalog = fusion.catalog
+        self.reads_times = fusion.reads_times
+        self._fusion = fusion
+        self._asked: object = None
+        self._last: np.ndarray = np.empty(0)
+
+    def score(self, histories: Sequence[Sequence[Any]], times: np.ndarray | None = None) -> np.ndarray:
+        return self.log_probs(histories, times)
+
+    def log_probs(self, histories: Sequence[Sequence[Any]], times: np.ndarray | None = None) -> np.ndarray:
+        if self._asked is not histories:
+            self._last, self._asked = self._fusion.log_probs(histories, times), histories
+        return self._last
 
 
 def load_baseline(study: Study, name: str) -> Scorer:
@@ -163,6 +183,8 @@ def load_baseline(study: Study, name: str) -> Scorer:
     settings = (study.result(name) or {})["settings"]
     if name == "Popularity":
         return Popularity(catalog).fit(splits["train"])
+    if name == RECENT_POPULARITY:
+        return recent_popularity(study)
     if name == "CoVisitation":
         return CoVisitation(catalog, CoVisitationWeighting(**settings)).fit(splits["train"])
     if name == "Transitions":

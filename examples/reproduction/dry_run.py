@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from accelerate import PartialState
 
+from patchrec_hf import ALL_PATCH_PRESET
 from patchrec_hf.training.memory import GIB
 
 from .costs import Device, cost_of, facts_of, operations_per_second, this_device
 from .plans import BASELINES, FUSION, TIME_REFERENCE, Plan
-from .stages import EQUAL_TIME, Stage, budget_of, stages_of
+from .stages import EQUAL_TIME, Stage, all_patch_training, budget_of, stages_of
 from .study import Study
 from .tokens import compression_ratio
 
@@ -60,9 +61,10 @@ def print_dry_run(
         f"{study.dataset}, {study.scale_name} scale: {facts.num_train_examples:,} training examples, "
         f"{facts.title_tokens:.2f} tokens a title ({facts.source}). Backbone: {_backbone_name(study)}.\n"
     )
+    own = [name for name in names if name in study.methods and study.methods[name].predicts_items]
     lines, seen, seconds = [_COLUMNS], set(), 0.0
     for name in names:
-        if name not in study.methods:
+        if name not in study.methods or study.reason_to_skip(name) is not None or name in own:
             continue
         if study.methods[name].at_equal_time:
             known = (name, f"as long as {TIME_REFERENCE}", f"as {name.removesuffix(EQUAL_TIME)}")
@@ -102,6 +104,13 @@ def print_dry_run(
         state.print(
             f"- Baselines: {', '.join(baselines)}. The neural ones train for at most {study.scale.baseline_epochs} "
             f"epochs, for each of {len(study.scale.baseline_grid)} settings."
+        )
+    if own:
+        training = all_patch_training(study)
+        state.print(
+            f"- {' and '.join(own)}: {stages_of(study, own[0])[0].num_examples:,} targets, up to "
+            f"{ALL_PATCH_PRESET.rows['targets_per_row']} in a sequence, at the learning rate "
+            f"{training['learning_rate']:g}. This is not in the estimates above."
         )
     if FUSION in names:
         state.print(f"- {FUSION} joins finished methods.")

@@ -1,4 +1,4 @@
-"""Trains Vanilla and PatchRec in stages, ranks them, and measures the time of both."""
+"""Trains LLMs in stages, ranks them, and measures the time of both."""
 
 from __future__ import annotations
 
@@ -9,34 +9,22 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from patchrec_hf import (
     EvaluationReport,
-    PatchFinetuneConfig,
-    PatchFinetuneTrainer,
-    PatchPretrainConfig,
-    PatchPretrainDataCollator,
-    PatchPretrainTrainer,
     PatchRecommender,
     evaluate_model,
-    last_checkpoint,
 )
 from patchrec_hf.data.rows import select_spaced
 from patchrec_hf.runs import write_json
-from patchrec_hf.training.checkpoints import RUN_NAME
 
-from .costs import fitting_forward, this_device
-from .stages import Stage, budget_of, forwards_per_step, rows_per_step, stages_of
+from .fusions import fit_and_save_fusion, fused_checkpoint, fusion_settings
+from .stages import Stage, budget_of, stages_of
 from .study import RANKINGS, Study, summarize
+from .trainings import train_stage
 
 
-_TRAINERS = {
-    "pretrain": (PatchPretrainTrainer, PatchPretrainConfig),
-    "dropout": (PatchPretrainTrainer, PatchPretrainConfig),
-    "finetune": (PatchFinetuneTrainer, PatchFinetuneConfig),
-}
 _RELEASE_KS = (10, 20)
 """The released code decodes the test rows once for each cut-off."""
 
@@ -46,9 +34,10 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
     method, state = study.methods[name], PartialState()
     planned, stages, checkpoint = stages_of(study, name), [], study.backbone
     for stage in planned:
-        stages.append(_train(study, stage, checkpoint))
+        stages.append(train_stage(study, stage, checkpoint))
         checkpoint = stage.checkpoint
     unset_hf_deepspeed_config()  # so that under ZeRO-3, each process loads whole models from here on
+    fit_seconds = fit_and_save_fusion(study, name) if method.has_fusion else 0.0
     recommender = load_llm(study, name)
     model, processor = recommender.model, recommender.processor
     splits, _ = study.load(processor.max_history, min_interactions=method.min_interactions)
@@ -72,7 +61,7 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
     for key, (split, exclude_seen) in RANKINGS.items():
         report = rank(key, split, exclude_seen=exclude_seen)
         results[key] = summarize(report)
-    if study.scale.release_metrics:
+    if study.scale.release_metrics and not method.predicts_items:  # which writes no titles
         decoded = [rank(f"release_{k}", "test", protocol="release", k=k) for k in _RELEASE_KS]
         results["release"] = {metric: triple for one in decoded for metric, triple in summarize(one).items()}
     state.wait_for_everyone()
@@ -80,15 +69,32 @@ def run_llm(study: Study, name: str) -> dict[str, Any]:
         "method": name,
         "budget": budget_of(study, name),
         "examples_seen": sum(stage.num_examples for stage in planned),
-        "train_seconds": sum(stage["seconds"] for stage in stages),
+        "train_seconds": sum(stage["seconds"] for stage in stages) + fit_seconds,
         "stages": stages,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "history_tokens": report.targets["history_tokens"].mean(),
         "compression_ratio": report.metrics()["compression_ratio"],
         "title_tokens_read": report.targets["tokens_read"].mean(),
-        "settings": {"layout": str(processor.layout), "max_history": processor.max_history},
+        "settings": {
+            "layout": str(processor.layout),
+            "max_history": processor.max_history,
+            **_loss_settings(planned[-1], stages[-1]),
+            **(
+                {}
+                if processor.fusion is None
+                else fusion_settings(processor.fusion.weights, processor.fusion.fit_result)
+            ),
+        },
         **results,
     }
+
+
+def _loss_settings(stage: Stage, values: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the last stage predicted, for the notes below a table."""
+    if stage.name == "items":
+        return {"objective": "item", "epochs": values["epochs"], "chosen epoch": values["best_epoch"]}
+    settings: dict[str, Any] = {"title_normalizer": stage.title_normalizer}
+    return settings | ({"title_temperature": stage.title_temperature} if stage.title_normalizer == "catalog" else {})
 
 
 def parts_of(study: Study, name: str) -> Path:
@@ -96,108 +102,11 @@ def parts_of(study: Study, name: str) -> Path:
     return study.directory(name) / "parts"
 
 
-def _train(study: Study, stage: Stage, checkpoint: str) -> dict[str, Any]:
-    """Trains a stage, unless it is finished, and returns what it took. An interrupted stage is resumed."""
-    stage_file, state, scale = stage.directory / "stage.json", PartialState(), study.scale
-    if stage_file.exists():
-        return json.loads(stage_file.read_text(encoding="utf-8"))
-    trainer_class, config_class = _TRAINERS[stage.name]
-    processor = study.processor(stage.layout, stage.max_history)
-    per_device = rows_per_forward(study, stage, float(processor.title_tokens.lengths.mean()))
-    splits, _ = study.load(stage.max_history, scale.targets_per_row)
-    args = config_class(
-        str(stage.directory),
-        num_train_epochs=stage.num_examples / study.num_train_examples,
-        per_device_train_batch_size=per_device,
-        gradient_accumulation_steps=forwards_per_step(study, per_device),
-        learning_rate=stage.learning_rate,
-        weight_decay=scale.weight_decay,
-        max_grad_norm=scale.max_grad_norm,
-        activation_checkpointing=scale.activation_checkpointing,
-        logging_steps=50,
-        save_steps=0.2,
-        save_total_limit=1,
-        report_to="none",
-        seed=study.seed,
-        use_cpu=not torch.accelerator.is_available(),  # else processes on a CPU would not know of each other
-    )
-    collator = None
-    if stage.name == "dropout":
-        collator = PatchPretrainDataCollator(processor, seed=study.seed, twin="dropped")
-    stopwatch = Stopwatch(stage.directory / "seconds.json")
-    trainer = trainer_class(
-        checkpoint,
-        args,
-        train_dataset=splits["train"],
-        processing_class=processor,
-        data_collator=collator,
-        callbacks=[stopwatch],
-    )
-    trainer.train(resume_from_checkpoint=last_checkpoint(args.output_dir))
-    trainer.save_model(stage.checkpoint)
-    values = {
-        "stage": stage.name,
-        "examples": stage.num_examples,
-        "steps": trainer.state.global_step,
-        "rows_per_step": rows_per_step(study),
-        "seconds": stopwatch.seconds,
-        "machine": {
-            "device": state.device.type,
-            "processes": state.num_processes,
-            "threads": torch.get_num_threads(),
-        },
-    }
-    if state.is_main_process:
-        write_json(stage_file, values)
-    state.wait_for_everyone()
-    return values
-
-
-def rows_per_forward(study: Study, stage: Stage, title_tokens: float) -> int:
-    """
-    Returns the rows of a forward of each process. A resumed stage keeps its number, because a checkpoint needs equal
-    forwards, and the free memory may have changed.
-    """
-    checkpoint = last_checkpoint(stage.directory)
-    if checkpoint is None or study.per_device_batch_size is not None:
-        number, memory = fitting_forward(study, stage, title_tokens, this_device())
-        if not memory.fits:
-            PartialState().print(f"{stage.name} may run out of memory. {memory}")
-        return number
-    facts = json.loads((Path(checkpoint) / RUN_NAME).read_text(encoding="utf-8"))
-    return max(facts["rows per forward of all processes"] // PartialState().num_processes, 1)
-
-
-class Stopwatch(TrainerCallback):
-    """
-    Measures the seconds of training across interruptions. For each step with a checkpoint, the seconds so far are
-    written to a file. On a CPU, the stopwatch counts the process's computing time, so that other programs on the
-    machine do not change a budget.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.seconds = 0.0
-        self._now = time.process_time if PartialState().device.type == "cpu" else time.perf_counter
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step:
-            self.seconds = self._kept()[str(state.global_step)]
-        self._begin = self._now() - self.seconds
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seconds = self._now() - self._begin
-        # Written before the checkpoint, so that every checkpoint has its seconds.
-        if control.should_save and state.is_world_process_zero:
-            write_json(self.path, {**self._kept(), str(state.global_step): self.seconds})
-
-    def _kept(self) -> dict[str, float]:
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-
-
 def load_llm(study: Study, name: str) -> PatchRecommender:
     """Loads a method's model, onto the device."""
-    recommender = PatchRecommender.from_pretrained(stages_of(study, name)[-1].checkpoint)
+    has_fusion = study.methods[name].has_fusion
+    checkpoint = fused_checkpoint(study, name) if has_fusion else stages_of(study, name)[-1].checkpoint
+    recommender = PatchRecommender.from_pretrained(checkpoint)
     recommender.model.to(PartialState().device)
     return recommender
 

@@ -9,7 +9,7 @@ from typing import Literal
 from patchrec_hf import DropLayout, ItemPatchLayout, Layout, SessionPatchLayout, TextLayout
 
 
-StageName = Literal["pretrain", "dropout", "finetune"]
+StageName = Literal["pretrain", "dropout", "finetune", "items"]
 PRETRAINED: tuple[StageName, ...] = ("pretrain", "finetune")
 ALL_ITEMS = "all"
 
@@ -24,7 +24,8 @@ class LLMMethod:
             Layout of fine-tuning and evaluation.
         stages (`tuple[str, ...]`):
             The stages of training, in order: `"pretrain"` (section 3.3.1), `"dropout"` (pre-training whose second twin
-            lacks items instead of compressing them, section 4.5.2) and `"finetune"` (section 3.3.2).
+            lacks items instead of compressing them, section 4.5.2), `"finetune"` (section 3.3.2), and `"items"`
+            (fine-tuning by [`ALL_PATCH_PRESET`], which predicts items instead of titles).
         max_history (`int` or `"all"`, *optional*):
             Items per history; the scale's number if not given, `"all"` for the longest history of the data.
         tokens_of (`str`, *optional*):
@@ -34,6 +35,10 @@ class LLMMethod:
             examples.
         min_interactions (`int`, *optional*):
             Only users with more interactions are ranked.
+        title_normalizer (`"vocabulary"` or `"catalog"`, *optional*):
+            Among which tokens a title's token is predicted; as the scale says if not given.
+        has_fusion (`bool`):
+            Whether the trained model is joined with counts, by [`fit_fusion`].
     """
 
     layout: Layout
@@ -42,6 +47,13 @@ class LLMMethod:
     tokens_of: str | None = None
     at_equal_time: bool = False
     min_interactions: int | None = None
+    title_normalizer: Literal["vocabulary", "catalog"] | None = None
+    has_fusion: bool = False
+
+    @property
+    def predicts_items(self) -> bool:
+        """Whether the model learns items instead of titles, by a recipe with a budget of its own."""
+        return self.stages == ("items",)
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,14 @@ TIME_REFERENCE = "PatchRec-I"
 """Methods at equal time train for the same time as this one."""
 
 PAPER_BASELINES = ("GRU4Rec", "Caser", "SASRec", "LinRec", "Mamba4Rec", "MoRec")
-BASELINES = ("Popularity", "CoVisitation", "Transitions", *PAPER_BASELINES)
+BAR = "CoVisitation"
+"""The untrained baseline that every method is compared with."""
+RECENT_POPULARITY = "RecentPopularity"
+BASELINES = ("Popularity", RECENT_POPULARITY, BAR, "Transitions", *PAPER_BASELINES)
 FUSION = "Fusion"
+VOCABULARY = "PatchRec-I (vocabulary)"
+"""PatchRec-I with the paper's loss, for scales that have another one."""
+ALL_PATCH, ALL_PATCH_FUSION = "All-patch", "All-patch + fusion"
 _AT_EQUAL_TIME = ("Vanilla", "PatchRec-S", "PatchRec-I without pre-training", "PatchRec-S without pre-training")
 LONG_HISTORIES = ("Vanilla (long histories)", "PatchRec-I (long histories)", "PatchRec-S (long histories)")
 
@@ -106,6 +124,9 @@ def llm_methods(session_group_size: int, max_history: int) -> dict[str, LLMMetho
         "PatchRec-S without pre-training": LLMMethod(session, ("finetune",)),
         "Dropout": LLMMethod(text, ("dropout",)),
         "Patch Pre-training": LLMMethod(item, ("pretrain",)),
+        VOCABULARY: LLMMethod(item, title_normalizer="vocabulary"),
+        ALL_PATCH: LLMMethod(ItemPatchLayout(0), ("items",)),
+        ALL_PATCH_FUSION: LLMMethod(ItemPatchLayout(0), ("items",), has_fusion=True),
     }
     methods |= {f"Drop {share:.0%}": LLMMethod(DropLayout(share), ("finetune",)) for share in (0.5, 0.9)}
     methods |= {f"{name} (equal time)": replace(methods[name], at_equal_time=True) for name in _AT_EQUAL_TIME}
@@ -163,8 +184,9 @@ def find_plan(
 def _table_2(max_history: int, session_group_size: int) -> Plan:
     return Plan(
         "Table 2",
-        "All methods (section 4.2). The paper's table has no Popularity, CoVisitation, Transitions and Fusion.",
-        (*BASELINES, "Vanilla", "PatchRec-I", "PatchRec-S", FUSION),
+        "All methods (section 4.2). The paper's table has no Popularity, RecentPopularity, CoVisitation, Transitions, "
+        "PatchRec-I (vocabulary), All-patch and fusions.",
+        (*BASELINES, "Vanilla", "PatchRec-I", VOCABULARY, "PatchRec-S", FUSION, ALL_PATCH, ALL_PATCH_FUSION),
         "PatchRec-I",
     )
 

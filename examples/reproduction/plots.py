@@ -38,7 +38,7 @@ def plot(values: dict[str, Any], path: Path) -> None:
     axes = figure.subplots()
     if axis == "HR@20":
         heights, errors = _values_and_errors(rows)
-        colors = ["tab:gray" if row["budget"] is None else "tab:blue" for row in rows]
+        colors = ["tab:blue" if is_llm_alone(row) else "tab:gray" for row in rows]
         axes.barh([row["method"] for row in rows], heights, xerr=errors, color=colors, capsize=2)
         axes.invert_yaxis()
         axes.set(xlabel="HR@20 with its 95% interval (blue: an LLM alone)")
@@ -47,6 +47,11 @@ def plot(values: dict[str, Any], path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     with rc_context({"svg.hashsalt": "patchrec-hf"}):  # so that equal values give equal files
         figure.savefig(path, metadata={"Date": None})
+
+
+def is_llm_alone(row: dict[str, Any]) -> bool:
+    """Returns whether a method is an LLM that no counts join."""
+    return row["budget"] is not None and "weights" not in row["settings"]
 
 
 def _draw_series(axes: Any, rows: Sequence[dict[str, Any]], axis: str) -> None:

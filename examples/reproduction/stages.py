@@ -6,10 +6,11 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 
-from patchrec_hf import ItemPatchLayout, Layout, SessionPatchLayout
+from patchrec_hf import ALL_PATCH_PRESET, ItemPatchLayout, Layout, SessionPatchLayout
 from patchrec_hf.data.keywords import nearest
 
 from .plans import TIME_REFERENCE, LLMMethod, StageName
@@ -17,6 +18,7 @@ from .study import Study
 
 
 EQUAL_TIME = " (equal time)"
+OWN_BUDGET = "own budget"
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Stage:
     One stage of training.
 
     Args:
-        name (`"pretrain"`, `"dropout"` or `"finetune"`):
+        name (`"pretrain"`, `"dropout"`, `"finetune"` or `"items"`):
             See [`LLMMethod`].
         layout ([`Layout`]):
             Layout that the processor has, and that is saved with the checkpoint.
@@ -35,6 +37,10 @@ class Stage:
             Training examples (targets), with repetitions.
         learning_rate (`float`):
             The peak learning rate.
+        title_normalizer (`"vocabulary"` or `"catalog"`):
+            Among which tokens a title's token is predicted.
+        title_temperature (`float`):
+            With the normalizer `"catalog"`: by what logits are divided.
         directory (`pathlib.Path`):
             Where it is trained. Methods that share a stage share its directory.
     """
@@ -44,6 +50,8 @@ class Stage:
     max_history: int
     num_examples: int
     learning_rate: float
+    title_normalizer: str
+    title_temperature: float
     directory: Path
 
     @property
@@ -60,21 +68,36 @@ def stages_of(study: Study, name: str) -> list[Stage]:
     than the scale's, because it reads them as text.
     """
     method, stages = study.methods[name], []
-    length = study.max_history(name)
+    length, normalizer = study.max_history(name), normalizer_of(study, name)
     for stage, num_examples in zip(method.stages, _num_examples(study, name, method), strict=True):
         if num_examples == 0:
             continue
         if stage == "finetune":
             max_history, layout, directory = length, method.layout, study.directory(name) / "finetune"
+        elif stage == "items":
+            max_history, layout = length, method.layout
+            directory = study.output_dir / "stages" / f"items_{max_history}_{num_examples}"
         else:
             max_history = min(length, study.scale.max_history)
             layout = ItemPatchLayout() if stage == "pretrain" else method.layout
-            directory = study.output_dir / "stages" / f"{stage}_{max_history}_{num_examples}"
+            suffix = "" if normalizer == study.scale.title_normalizer else f"_{normalizer}"
+            directory = study.output_dir / "stages" / f"{stage}_{max_history}_{num_examples}{suffix}"
         is_session = isinstance(layout, SessionPatchLayout)
         rate = study.preset.session_learning_rate if is_session else study.preset.learning_rate
-        rate = study.scale.learning_rate or rate
-        stages.append(Stage(stage, layout, max_history, num_examples, rate, directory))
+        rate = all_patch_training(study)["learning_rate"] if stage == "items" else study.scale.learning_rate or rate
+        temperature = study.scale.title_temperature if normalizer == "catalog" else 1.0
+        stages.append(Stage(stage, layout, max_history, num_examples, rate, normalizer, temperature, directory))
     return stages
+
+
+def normalizer_of(study: Study, name: str) -> str:
+    """Returns among which tokens a method predicts a title's token."""
+    return study.methods[name].title_normalizer or study.scale.title_normalizer
+
+
+def all_patch_training(study: Study) -> dict[str, Any]:
+    """Returns the training arguments of the all-patch recipe."""
+    return {**ALL_PATCH_PRESET.training, **study.scale.all_patch_training}
 
 
 def budget_of(study: Study, name: str) -> str:
@@ -84,6 +107,8 @@ def budget_of(study: Study, name: str) -> str:
     if name in study.epochs:
         epochs = study.epochs[name]
         return f"{' + '.join(f'{number:g}' for number in epochs)} epoch{'' if epochs == (1.0,) else 's'}"
+    if study.methods[name].predicts_items:
+        return OWN_BUDGET
     return "one epoch a stage" if study.scale.num_examples is None else "equal examples"
 
 
@@ -128,6 +153,8 @@ def _num_examples(study: Study, name: str, method: LLMMethod) -> list[int]:
     same = name.removesuffix(EQUAL_TIME)
     if same in study.epochs:
         numbers = [round(epochs * study.num_train_examples) for epochs in study.epochs[same]]
+    elif method.predicts_items:
+        numbers = [round(all_patch_training(study)["num_train_epochs"] * study.num_train_examples)]
     elif study.scale.num_examples is None:
         numbers = [study.num_train_examples] * len(method.stages)
     elif len(method.stages) == 1:

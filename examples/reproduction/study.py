@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 import patchrec_hf
 from patchrec_hf import (
+    ALL_PATCH_PRESET,
     PAPER_PRESETS,
     Catalog,
     EvaluationReport,
@@ -26,11 +27,11 @@ from patchrec_hf import (
     PatchRecProcessor,
     build_tiny_backbone,
 )
-from patchrec_hf.data.rows import select_spaced
+from patchrec_hf.data.rows import TIMES_COLUMN, select_spaced
 from patchrec_hf.training.arguments import PaperPreset
 
 from .data import load_rows
-from .plans import ALL_ITEMS, LLMMethod, Plan, llm_methods
+from .plans import ALL_ITEMS, RECENT_POPULARITY, VOCABULARY, LLMMethod, Plan, llm_methods
 from .settings import DATA, SCALES, DataFacts, Scale
 from .tokens import history_tokens
 
@@ -56,8 +57,8 @@ class Study:
         output_dir (`pathlib.Path`):
             Directory for all files of the study.
         per_device_batch_size (`int`, *optional*):
-            Rows per forward in training. If not given, as many as fit at the scale "paper"; at other scales, a process
-            reads its share of a step's rows in one forward.
+            Rows per forward in training. If not given, as many as fit if the scale has `fits_forwards`; else a process
+            reads its share of a step's rows in one forward. The all-patch recipe has its own number.
         seed (`int`, *optional*, defaults to `0`):
             Seed of weights, order and draws.
         ties (`"release"` or `"stable"`, *optional*):
@@ -92,11 +93,8 @@ class Study:
 
     @property
     def session_group_size(self) -> int:
-        """
-        Items per session: the paper's number at the scale "paper", else 5. With larger sessions, more items stay text
-        (20 per target on MovieLens-100K), which is too slow for two cores.
-        """
-        return self.preset.session_group_size if self.scale_name == "paper" else 5
+        """Items per session: the scale's, or the paper's number for the data."""
+        return self.scale.session_group_size or self.preset.session_group_size
 
     @property
     def methods(self) -> dict[str, LLMMethod]:
@@ -118,7 +116,7 @@ class Study:
         Loads the splits and the catalog. Validation and test hold the rows that the scale ranks, of users with more
         than `min_interactions` interactions if that is given.
         """
-        splits, catalog = self._all_rows(max_history or self.scale.max_history, targets_per_row)
+        splits, catalog = self.all_rows(max_history or self.scale.max_history, targets_per_row)
         ranked = {}
         for split in ("validation", "test"):
             rows = splits[split]
@@ -130,14 +128,15 @@ class Study:
             ranked[split] = select_spaced(rows, self.scale.max_eval_rows)
         return DatasetDict({**splits, **ranked}), catalog
 
-    def _all_rows(self, max_history: int, targets_per_row: int = 1) -> tuple[DatasetDict, Catalog]:
+    def all_rows(self, max_history: int, targets_per_row: int = 1) -> tuple[DatasetDict, Catalog]:
+        """Loads the splits and the catalog, with all validation and test rows."""
         source = self.data_dir or self.dataset
         return load_rows(source, max_history, min(targets_per_row, max_history), self.order_of_ties)
 
     @cached_property
     def _num_interactions(self) -> dict[Any, int]:
         """Number of interactions of each user who has validation or test rows."""
-        splits, _ = self._all_rows(_WHOLE_HISTORY, _WHOLE_HISTORY)
+        splits, _ = self.all_rows(_WHOLE_HISTORY, _WHOLE_HISTORY)
         rows = [splits[split].select_columns(["user_id", "item_ids"]).to_polars() for split in ("validation", "test")]
         counts = pl.concat(rows).group_by("user_id").agg(pl.col("item_ids").list.len().max())
         return dict(counts.iter_rows())  # the last row of a user ends with the last interaction
@@ -145,7 +144,7 @@ class Study:
     @cached_property
     def num_items_before_targets(self) -> np.ndarray:
         """Number of all items before each training target, shape `(num_train_examples,)`."""
-        splits, _ = self._all_rows(_WHOLE_HISTORY, _WHOLE_HISTORY)
+        splits, _ = self.all_rows(_WHOLE_HISTORY, _WHOLE_HISTORY)
         positions = splits["train"].select_columns(["target_positions"]).to_polars()["target_positions"]
         return positions.explode().to_numpy()
 
@@ -245,13 +244,34 @@ class Study:
         state.wait_for_everyone()
         return str(directory)
 
-    def processor(self, layout: Layout, max_history: int | None = None) -> PatchRecProcessor:
-        """Makes the processor of an LLM, with its backbone's tokenizer."""
+    def processor(
+        self, layout: Layout, max_history: int | None = None, predicts_items: bool = False
+    ) -> PatchRecProcessor:
+        """
+        Makes the processor of an LLM, with its backbone's tokenizer. An LLM that predicts items reads nothing after
+        the history, so its instruction stands before it; its other settings are [`ALL_PATCH_PRESET`]'s.
+        """
         data, (_, catalog) = DATA[self.dataset], self.load()
-        prompt = data.instruction_first_prompt if self.scale.instruction_first else data.prompt
+        is_first = self.scale.instruction_first or predicts_items
         return PatchRecProcessor.from_backbone(
-            self.backbone, catalog, prompt, layout, max_history or self.scale.max_history
+            self.backbone,
+            catalog,
+            data.instruction_first_prompt if is_first else data.prompt,
+            max_history=max_history or self.scale.max_history,
+            **(ALL_PATCH_PRESET.processor if predicts_items else {"layout": layout}),
         )
+
+    def has_times(self) -> bool:
+        """Whether the rows know when items were chosen."""
+        return all(TIMES_COLUMN in rows.column_names for rows in self.load()[0].values())
+
+    def reason_to_skip(self, name: str) -> str | None:
+        """Returns why a method of a plan says nothing at this scale or on this data, or `None` if it does."""
+        if name == VOCABULARY and self.scale.title_normalizer == "vocabulary":
+            return "at this scale, PatchRec-I has this loss"
+        if name == RECENT_POPULARITY and not self.has_times():
+            return "the rows have no timestamps"
+        return None
 
     def directory(self, method: str) -> Path:
         """Returns the directory of a method."""

@@ -14,7 +14,7 @@ from patchrec_hf import EvaluationReport
 from patchrec_hf.runs import write_json
 
 from .notes import name_of_reference, notes_of, reference_of, shown_budget, time_of
-from .plans import Plan
+from .plans import BAR, Plan
 from .plots import plot
 from .settings import DATA, PAPER_BACKBONE
 from .study import Study
@@ -22,6 +22,10 @@ from .study import Study
 
 PAPER = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
 _METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
+_EARLIER = (
+    "**An earlier version of the library measured this**: with the paper's loss at every scale and fewer methods. Its "
+    "`Fusion` joins PatchRec-I with one baseline."
+)
 
 
 def write_results(
@@ -45,14 +49,18 @@ def write_results(
     at_least = max((study.methods[name].min_interactions or 0 for name in names if name in study.methods), default=0)
     splits, catalog = study.load(min_interactions=at_least or None)
     results = [result for name in names if (result := study.result(name)) is not None]
+    reports = {name: _report(study, name) for name in {*names, plan.reference, BAR} if study.result(name) is not None}
     rows = [
         {
             **result,
             "latency": latencies.get(result["method"]),
-            "less_reference": _less_reference(study, result, plan.reference),
+            "less_reference": _difference(reports, result["method"], plan.reference),
+            "less_bar": _difference(reports, result["method"], BAR),
+            "beyond_accuracy": reports[result["method"]].beyond_accuracy((20,)),
         }
         for result in results
     ]
+    skipped = {name: reason for name in plan.methods if (reason := study.reason_to_skip(name)) is not None}
     values = {
         "title": plan.title,
         "about": plan.about,
@@ -61,6 +69,7 @@ def write_results(
         "reference": plan.reference,
         **study.settings(),
         "planned": list(plan.methods),
+        "skipped": skipped,
         "rows": {split: len(part) for split, part in splits.items()},
         "users": {split: len(part.unique("user_id")) for split, part in splits.items()},
         "items": len(catalog),
@@ -71,15 +80,14 @@ def write_results(
     plot(values, directory / "plot.svg")
 
 
-def _less_reference(study: Study, result: dict[str, Any], reference: str) -> list[float] | None:
+def _difference(reports: dict[str, EvaluationReport], name: str, other: str) -> list[float] | None:
     """
-    Returns HR@20 minus the reference's HR@20, with its interval by paired bootstrap. Returns `None` for the reference
-    itself and without results of the reference.
+    Returns a method's HR@20 minus another one's, with its interval by paired bootstrap. Returns `None` for the other
+    method itself and without its report.
     """
-    if study.result(reference) is None or result["method"] == reference:
+    if other not in reports or name == other:
         return None
-    this, other = (_report(study, name) for name in (result["method"], reference))
-    row = this.compare(other).row(by_predicate=pl.col("metric") == "hr@20", named=True)
+    row = reports[name].compare(reports[other]).row(by_predicate=pl.col("metric") == "hr@20", named=True)
     return [row["difference"], row["low"], row["high"]]
 
 
@@ -96,6 +104,7 @@ def to_markdown(values: dict[str, Any]) -> str:
         f"### {values['title']}: {values['dataset']}, {values['scale']['name']} scale",
         "",
         *([values["about"], ""] if "about" in values else []),
+        *([_EARLIER, ""] if is_earlier(values) else []),
         f"`{_command(values)}`",
         "",
         f"{sizes['test']:,} test rows of {values['users']['test']:,} users, {values['items']:,} items to rank, "
@@ -104,6 +113,7 @@ def to_markdown(values: dict[str, Any]) -> str:
         "",
         *_table([_quality(row) for row in rows]),
         "",
+        *_beyond_accuracy(rows),
         *_as_released(rows),
         *_beside_the_paper(values),
         "Differences, and what the methods cost:",
@@ -128,9 +138,11 @@ def _quality(row: dict[str, Any]) -> dict[str, str]:
 def _cost(row: dict[str, Any], reference: dict[str, Any] | None, name: str) -> dict[str, str]:
     is_llm = row["budget"] is not None
     time = time_of(row, reference)
+    less_bar = row.get("less_bar")
     return {
         "method": row["method"],
         f"HR@20 minus {name}'s": _with_interval(row["less_reference"], "+") if row["less_reference"] else "–",
+        **({f"HR@20 minus {BAR}'s": _with_interval(less_bar, "+") if less_bar else "–"} if name != BAR else {}),
         "budget": shown_budget(row, reference),
         "examples seen": f"{row['examples_seen']:,}" if is_llm else "–",
         "training time": _number(time, ".2f"),
@@ -138,6 +150,27 @@ def _cost(row: dict[str, Any], reference: dict[str, Any] | None, name: str) -> d
         "title tokens read": f"{row['title_tokens_read']:.0f}" if is_llm else "–",
         "ranking time": _number(row["latency"], ".2f"),
     }
+
+
+def _beyond_accuracy(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns a table of the metrics of the lists and of the probabilities, where they were measured."""
+    names = ("coverage@20", "novelty@20", "popularity_bias@20", "calibration_error")
+    cells = []
+    for row in rows:
+        metrics = row.get("beyond_accuracy", {})
+        shown = {name.replace("_", " "): _number(metrics.get(name), ".2f") for name in names[:-1]}
+        cells.append({"method": row["method"], **shown, "calibration error": _number(metrics.get(names[-1]), ".4f")})
+    if not any(row.get("beyond_accuracy") for row in rows):
+        return []
+    about = (
+        "Beyond accuracy, of the 20 best items of each test row ([evaluation.md](evaluation.md) defines the metrics):"
+    )
+    return [about, "", *_table(cells), ""]
+
+
+def is_earlier(values: dict[str, Any]) -> bool:
+    """Returns whether an earlier version wrote these results: its scales do not say which loss titles had."""
+    return "title_normalizer" not in values["scale"]
 
 
 def _as_released(rows: list[dict[str, Any]]) -> list[str]:
@@ -181,10 +214,12 @@ def _origin(values: dict[str, Any]) -> str:
     """Returns what our figures share with the paper's."""
     scale = values["scale"]
     has_backbone = scale["backbone"] == PAPER_BACKBONE
-    has_budget = scale["name"] == "paper" and not scale.get("num_examples") and not values.get("epochs")
+    has_budget = not scale.get("num_examples") and not values.get("epochs")  # one epoch a stage
     if has_backbone == has_budget:
-        return f"{'the same' if has_backbone else 'another'} backbone and budget"
-    return "the same backbone and another budget" if has_backbone else "another backbone and the same budget"
+        shared = f"{'the same' if has_backbone else 'another'} backbone and budget"
+    else:
+        shared = "the same backbone and another budget" if has_backbone else "another backbone and the same budget"
+    return f"{shared}, and from another loss" if scale.get("title_normalizer") == "catalog" else shared
 
 
 def _command(values: dict[str, Any]) -> str:

@@ -34,6 +34,8 @@ def history_facts(interactions: pl.DataFrame) -> dict[str, float]:
             - The shares of test targets to which a transition leads from the latest item of the user, and from any of
               the latest 100 items. Only transitions count that end before the target's time. Without times, those
               count that end in an earlier split. At most 10,000 targets, evenly spaced, are looked up.
+            - The same two shares if each history is asked for another target: the one half of the targets further on,
+              which is another user's unless one user has half of them. These are the shares by chance.
 
             A fact that there is nothing to count for is left out.
     """
@@ -56,13 +58,16 @@ def history_facts(interactions: pl.DataFrame) -> dict[str, float]:
     lengths = np.minimum(targets - starts, _MAX_HISTORY)
     rows = np.repeat(np.arange(len(targets)), lengths)
     sources = targets[rows] - 1 - ragged_arange(lengths)  # from the latest item back
-    wanted = items[sources] * (items.max() + 1) + items[targets][rows]
-    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    is_reached = (known[places] == wanted) & (first_times[places] < times[targets][rows])
-    from_latest = is_reached[np.cumsum(lengths) - lengths]
-    from_any = np.bincount(rows, is_reached, minlength=len(targets)) > 0
-    facts["test targets one transition from the user's latest item, share"] = float(from_latest.mean())
-    facts["test targets one transition from any of the user's items, share"] = float(from_any.mean())
+    # Which share would be reached by chance? Each history is also asked for the target of another place.
+    others = np.roll(targets, len(targets) // 2)
+    for whose, wanted_at in (("test targets", targets), ("as many targets of other users", others)):
+        wanted = items[sources] * (items.max() + 1) + items[wanted_at][rows]
+        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        is_reached = (known[places] == wanted) & (first_times[places] < times[targets][rows])
+        from_latest = is_reached[np.cumsum(lengths) - lengths]
+        from_any = np.bincount(rows, is_reached, minlength=len(targets)) > 0
+        facts[f"{whose} one transition from the user's latest item, share"] = float(from_latest.mean())
+        facts[f"{whose} one transition from any of the user's items, share"] = float(from_any.mean())
     return facts
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from .id_columns import is_arrow_id_type
 
@@ -115,7 +115,8 @@ def check_columns(dataset: Dataset) -> None:
         ValueError: If a column is missing, or there is no row.
     """
     if not isinstance(dataset, Dataset):
-        raise TypeError(f"Data sets must be `datasets.Dataset`s of rows, got `{type(dataset).__name__}`.")
+        advice = f" Pass one of its splits, {list(dataset)}." if isinstance(dataset, DatasetDict) else ""
+        raise TypeError(f"Data sets must be `datasets.Dataset`s of rows, got `{type(dataset).__name__}`.{advice}")
     if len(dataset) == 0:
         raise ValueError("The data set of rows is empty.")
     missing = [column for column in ROW_COLUMNS if column not in dataset.column_names]

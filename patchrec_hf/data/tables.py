@@ -204,6 +204,8 @@ class _Table:
         naming = f"Name the {kind}'s own columns with `columns`, such as `columns={{'user_id': 'customer'}}`."
         if isinstance(source, Frame):
             naming += " The index of a pandas frame is no column; `frame.reset_index()` makes it one."
+        if "timestamp" in columns and "timestamp" not in schema.names():
+            naming += " A log without times needs a column that counts its interactions in their order."
         require_columns(source, schema.names(), columns, f"{naming} {advice}")
         table = cls(source, {name: schema[name] for name in columns}, char)
         return table if filters is None or filters.where is None else table._with_where(filters, schema)

@@ -28,6 +28,7 @@ def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLik
 
     Raises:
         ImportError: If matplotlib is not installed.
+        TypeError: If `reports` is no mapping.
         ValueError: If there is no report, or a report has no metrics at the largest cut-off.
 
     Example:
@@ -35,8 +36,7 @@ def plot_reports(reports: Mapping[str, EvaluationReport], path: str | os.PathLik
     >>> plot_reports({"all-patch": report, "co-visitation": baseline}, "outputs/report.png")
     ```
     """
-    if not reports:
-        raise ValueError("There is nothing to draw: `reports` is empty.")
+    _check_reports(reports)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -88,6 +88,7 @@ def plot_calibration(reports: Mapping[str, EvaluationReport], path: str | os.Pat
 
     Raises:
         ImportError: If matplotlib is not installed.
+        TypeError: If `reports` is no mapping.
         ValueError: If there is no report, or a report holds no log-probabilities.
 
     Example:
@@ -95,8 +96,7 @@ def plot_calibration(reports: Mapping[str, EvaluationReport], path: str | os.Pat
     >>> plot_calibration({"all-patch": report, "co-visitation": baseline}, "outputs/calibration.png")
     ```
     """
-    if not reports:
-        raise ValueError("There is nothing to draw: `reports` is empty.")
+    _check_reports(reports)
     tables = {name: report.calibration() for name, report in reports.items()}
     try:
         from matplotlib.figure import Figure
@@ -118,3 +118,13 @@ def plot_calibration(reports: Mapping[str, EvaluationReport], path: str | os.Pat
     axes.spines[["top", "right"]].set_visible(False)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def _check_reports(reports: Mapping[str, EvaluationReport]) -> None:
+    if not isinstance(reports, Mapping):
+        raise TypeError(
+            f"`reports` must be a mapping from names to reports, such as {{'my model': report}}, got "
+            f"`{type(reports).__name__}`."
+        )
+    if not reports:
+        raise ValueError("There is nothing to draw: `reports` is empty.")

@@ -84,7 +84,8 @@ def missing_times(name: str) -> ValueError:
     return ValueError(
         f"{name} reads the moment of asking of each history, and got none. Pass `times` (whole seconds since 1970 "
         f"UTC). An evaluation takes them from the column `{TIMES_COLUMN}` of its rows; rows have it if their "
-        "interactions have the column `timestamp`."
+        "interactions have the column `timestamp`. Without times, leave out what reads them: the `window` of "
+        "`Popularity`, or the fusion's part 'popularity'."
     )
 
 

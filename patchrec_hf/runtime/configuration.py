@@ -4,6 +4,7 @@
 # are strings.
 import math
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, Literal, get_args
 
 from huggingface_hub.dataclasses import strict
@@ -24,11 +25,14 @@ def check_normalizer(name: str, normalizer: str, temperature_name: str, temperat
     Checks how the probabilities of title tokens are normalized. The names are the settings' own, for the message.
 
     Raises:
+        TypeError: If the temperature is no number.
         ValueError: If the normalizer is unknown, the temperature is no positive finite number, or there is a
             temperature other than 1 with the normalizer `"vocabulary"`.
     """
     if normalizer not in NORMALIZERS:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, NORMALIZERS))}, got {normalizer!r}.")
+    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+        raise TypeError(f"`{temperature_name}` must be a positive number, such as 2.0, got {temperature!r}.")
     if not 0 < temperature < math.inf:
         raise ValueError(
             f"`{temperature_name}` must be a positive number, got {temperature}: logits are divided by it. Usual "

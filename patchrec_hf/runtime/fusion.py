@@ -51,7 +51,7 @@ class FusionFit:
         return {**vars(self), "of_parts": dict(self.of_parts)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fusion:
     """
     A log-linear mix of parts: log p(item) is Σ weight · log p_part(item), minus the logarithm of the sum over the
@@ -85,6 +85,10 @@ class Fusion:
         names = [name for name in PART_NAMES if name in self.parts]
         object.__setattr__(self, "parts", MappingProxyType({name: self.parts[name] for name in names}))
         object.__setattr__(self, "weights", MappingProxyType({name: weights[name] for name in names}))
+
+    def __repr__(self) -> str:  # without the arrays of the parts
+        weights = ", ".join(f"{name}: {weight:.4g}" for name, weight in self.weights.items())
+        return f"{type(self).__name__}({weights})"
 
     def __getstate__(self) -> dict[str, Any]:  # a mapping proxy cannot be copied to a worker
         return {"parts": dict(self.parts), "weights": dict(self.weights), "fit_result": self.fit_result}

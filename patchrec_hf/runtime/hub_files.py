@@ -25,6 +25,8 @@ TRANSITIONS_NAME = "transitions.safetensors"
 FORMAT_VERSION = 2
 """Version of the checkpoint format. It rises with each change that an older version of the library could misread."""
 
+_MAX_FILES = 30
+"""Number of a directory's files that an error names."""
 # How far a directory is searched for checkpoints, and how many of them an error names.
 _MAX_DEPTH, _MAX_DIRECTORIES, _MAX_NAMED = 5, 2_000, 3
 
@@ -52,8 +54,19 @@ def find_file(name_or_path: str | os.PathLike, file: str, kwargs: Mapping[str, A
     """
     if not Path(name_or_path, kwargs.get("subfolder") or "", file).is_file():
         check_path(name_or_path, kwargs)
+        _check_holds(Path(name_or_path, kwargs.get("subfolder") or ""), file)
     with explained_lookup(name_or_path, kwargs):
         return str(cached_file(name_or_path, file, **hub_kwargs(kwargs)))
+
+
+def _check_holds(path: Path, file: str) -> None:
+    """Raises an error if a directory lacks a file. transformers would point at a page of the Hub."""
+    if path.is_dir():
+        names = ", ".join(sorted(child.name for child in islice(path.iterdir(), _MAX_FILES))) or "nothing"
+        raise OSError(
+            f"The directory {path} does not appear to have a file named {file}; it holds {names}. Save it again with "
+            "all its files (`save_pretrained`), or load it by the class that saved it."
+        )
 
 
 def check_path(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> None:

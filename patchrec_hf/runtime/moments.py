@@ -9,6 +9,10 @@ import numpy as np
 
 SECONDS_PER_DAY = 86_400
 _LATEST = 32_503_680_000  # the year 3000
+_NO_SECONDS = (
+    "`times` must be whole numbers, in seconds since 1970 UTC, got {!r}. Now is `int(time.time())`, and a `datetime` "
+    "with its time zone is `int(moment.timestamp())`."
+)
 
 
 def as_moments(times: Any, num_histories: int) -> np.ndarray:
@@ -28,9 +32,12 @@ def as_moments(times: Any, num_histories: int) -> np.ndarray:
         TypeError: If a moment is no whole number.
         ValueError: If there are not B moments, or one is beyond the year 3000.
     """
-    moments = np.asarray(times)
+    try:
+        moments = np.asarray(times)
+    except ValueError as error:  # lists of different lengths
+        raise TypeError(_NO_SECONDS.format(times)) from error
     if moments.size > 0 and moments.dtype.kind not in "iu":
-        raise TypeError(f"`times` must be whole numbers, in seconds since 1970 UTC, got {times!r}.")
+        raise TypeError(_NO_SECONDS.format(times))
     if moments.ndim > 0 and moments.shape != (num_histories,):
         raise ValueError(
             f"`times` must be one moment for all {num_histories} histories or one for each, got an array of shape "

@@ -30,7 +30,7 @@ _ARRAYS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class NeighborTable:
     """
     Scores from item to item, such as the co-visitation counts of [`~patchrec_hf.baselines.CoVisitation`]. Only pairs
@@ -102,6 +102,12 @@ class NeighborTable:
                 f"The targets of each item must ascend, and each may appear once; the targets of index {item} do not. "
                 "Sort them and their values, and add up repeated ones."
             )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({len(self.item_ids)} items, {len(self.values)} scores, decay={self.decay}, "
+            f"num_history_items={self.num_history_items})"
+        )
 
     @property
     def num_items(self) -> int:

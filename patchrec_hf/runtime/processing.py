@@ -45,7 +45,7 @@ from .time_gaps import NO_GAP, gap_buckets
 from .title_similarity import title_similarity
 from .title_tokens import TitleTokens, ragged_arange, tokenize_titles
 from .trie import TitleTrie, build_trie
-from .user_histories import Item, as_batch, find_items
+from .user_histories import Item, as_batch, as_timestamps, find_items
 
 
 _SETTINGS = ("catalog", "prompt", "layout", "max_history", "separate_patches", "item_residuals", "time_gaps")
@@ -447,6 +447,7 @@ class PatchRecProcessor(ProcessorMixin):
         layout: Layout | None = None,
         padding_side: Literal["left", "right"] = "left",
         return_tensors: str | TensorType = "pt",
+        timestamps: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | None = None,
     ) -> BatchFeature:
         """
         Turns histories into the prompts that `model.generate` takes.
@@ -460,6 +461,8 @@ class PatchRecProcessor(ProcessorMixin):
                 Side on which short prompts are padded. Generation needs `"left"`.
             return_tensors (`"pt"` or `"np"`, *optional*, defaults to `"pt"`):
                 Whether to return tensors of PyTorch or arrays of NumPy.
+            timestamps (`Sequence[int]`, or a sequence of them, *optional*):
+                See [`PatchRecommender.recommend`].
 
         Returns:
             [`~transformers.BatchFeature`]: the tensors of the prompts, as in [`pad_histories`].
@@ -471,9 +474,13 @@ class PatchRecProcessor(ProcessorMixin):
         """
         if return_tensors not in ("pt", "np", TensorType.PYTORCH, TensorType.NUMPY):
             raise ValueError(f"`return_tensors` must be 'pt' or 'np', got {return_tensors!r}.")
-        _, batch = as_batch(histories)
+        is_single, batch = as_batch(histories)
         found = find_items(batch, self.catalog, self.title_tokens, self.tokenizer)
-        encoded = [self.encode(items, layout=layout, titles=found.titles) for items in found.items]
+        times = as_timestamps(timestamps, batch, is_single)
+        encoded = [
+            self.encode(items, layout=layout, titles=found.titles, timestamps=None if times is None else times[row])
+            for row, items in enumerate(found.items)
+        ]
         tensors = pad_histories(encoded, self.prompt.pad_id, padding_side)
         prompts = {key: tensors[key] for key in PROMPT_KEYS}
         if return_tensors in ("np", TensorType.NUMPY):
@@ -497,7 +504,7 @@ class PatchRecProcessor(ProcessorMixin):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({len(self.catalog)} items, layout={self.layout}, max_history={self.max_history}, "
-            f"separate_patches={self.separate_patches})"
+            f"separate_patches={self.separate_patches}, time_gaps={self.num_time_gaps}, fusion={self.fusion})"
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:

@@ -143,7 +143,8 @@ class RankingConfig:
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}.")
         if self.method == "fusion" and (self.normalizer, self.temperature) != (None, None):
             raise ValueError(
-                "`normalizer` and `temperature` of a fusion's titles are kept with the fusion: leave them out, got "
+                "`normalizer` and `temperature` belong to rankings by titles, and this one is by the fusion, which "
+                "has its own. Leave them out, or rank by titles alone (`method='exact'`). They are "
                 f"{self.normalizer!r} and {self.temperature}."
             )
         if self.method in ("item", "diverse"):

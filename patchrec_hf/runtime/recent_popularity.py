@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from transformers.utils import logging
 
 from .catalog import Catalog
 from .hub_files import FORMAT_VERSION, check_format_version
@@ -17,11 +18,13 @@ from .moments import SECONDS_PER_DAY, as_moments, check_seconds, days_of
 from .neighbors import check_first_items
 
 
+logger = logging.get_logger(__name__)
+
 _COUNTED = ("days", "known_days", "items", "counts")
 _ARRAYS = {**dict.fromkeys(_COUNTED, np.dtype(np.int32)), "item_ids": np.dtype(np.int64)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RecentPopularity:
     """
     Counts of interactions by day and item, from which the counts of the days before any moment follow. A day is a
@@ -85,6 +88,10 @@ class RecentPopularity:
                 entry = {name: int(getattr(self, name)[is_bad.argmax()]) for name in _COUNTED}
                 raise ValueError(f"{problem}; entry {is_bad.argmax()} is {entry}.")
 
+    def __repr__(self) -> str:
+        first, last = np.array([self.days[0], self.days[-1]], dtype="datetime64[D]")
+        return f"{type(self).__name__}({self.num_items} items, {self.counts.sum()} interactions, {first} to {last})"
+
     @classmethod
     def count(
         cls, items: np.ndarray, times: np.ndarray, item_ids: np.ndarray, known_at: np.ndarray | None = None
@@ -133,7 +140,8 @@ class RecentPopularity:
     def counts_before(self, times: np.ndarray, window: int, num_items: int | None = None) -> np.ndarray:
         """
         Counts the interactions with each item in the whole days before some moments. The day of a moment is never
-        counted, so nothing that happens after the moment can change its counts.
+        counted, so nothing that happens after the moment can change its counts. A warning says so, once, if all of
+        these days lie after the counted ones.
 
         Args:
             times (`numpy.ndarray` of shape `(B,)`, integers):
@@ -156,6 +164,15 @@ class RecentPopularity:
         if width < self.num_items:
             raise ValueError(f"`num_items` must be at least {self.num_items}, the counted items, got {num_items}.")
         distinct, rows = np.unique(days_of(as_moments(times, len(times))), return_inverse=True)
+        if len(distinct) > 0 and (distinct[-1] - window) * SECONDS_PER_DAY >= self.end_time:
+            last_day = np.datetime64(self.end_time // SECONDS_PER_DAY - 1, "D")
+            logger.warning_once(
+                f"Recent popularity: the counts end with {last_day} (UTC), and are asked for moments more than "
+                f"{window} days later. Nothing was counted in the {window} days before these moments, so all items "
+                f"are equally popular there. Fit `Popularity(catalog, window={window})` on all interactions up to "
+                "that moment: in an evaluation on all splits, in use on the log until now. `fit_fusion` takes it as "
+                "`popularity`."
+            )
         counts = np.empty((len(distinct), width))
         for row, day in enumerate(distinct.tolist()):
             part = slice(*np.searchsorted(self.days, [day - window, day]))

@@ -16,6 +16,7 @@ from transformers.processing_utils import ProcessorMixin
 from .adapters import is_adapter, load_adapted
 from .catalog import Catalog
 from .configuration import Normalizer
+from .encoding import EncodedHistory
 from .item_scorer import ItemScorer, item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
@@ -24,7 +25,7 @@ from .modeling import PatchRecForCausalLM
 from .moments import as_moments
 from .processing import PatchRecProcessor
 from .ranking import ITEM_METHODS, CatalogRanker, Method, RankingConfig, best_items, check_k, default_method
-from .user_histories import Item, as_batch, candidate_indices, find_items
+from .user_histories import CatalogHistories, Item, as_batch, as_timestamps, candidate_indices, find_items
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class PatchRecommender:
         batch_size: int = 8,
         show_progress: bool = False,
         times: int | Sequence[int] | np.ndarray | None = None,
+        timestamps: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | None = None,
     ) -> list[Recommendation] | list[list[Recommendation]]:
         """
         Recommends the k most likely next items.
@@ -155,6 +157,9 @@ class PatchRecommender:
             times (`int` or `numpy.ndarray` of shape `(B,)`, int64, *optional*):
                 The moment of asking, in whole seconds since 1970 UTC: one for all histories, or one for each. Parts of
                 a fusion that count by time read it. If not given, they count up to the end of their days.
+            timestamps (`Sequence[int]`, or a sequence of them, *optional*):
+                When each item of the histories was chosen, in whole seconds since 1970 UTC, in the form of
+                `histories`. A model whose patches hold time gaps needs them, and others do not read them.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
@@ -177,9 +182,7 @@ class PatchRecommender:
         is_single, batch = as_batch(histories)
         processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
         found = find_items(batch, catalog, processor.title_tokens, processor.tokenizer)
-        prompts = LazySequence(
-            len(batch), lambda row: processor.encode(found.items[row], layout=layout, titles=found.titles)
-        )
+        prompts = self._prompts(found, as_timestamps(timestamps, batch, is_single), layout)
         seen = [trie.items_spelled_like(indices) for indices in found.matches] if exclude_seen else None
         method = default_method(self.model, processor) if method is None else method
         by_item = method in ITEM_METHODS
@@ -239,12 +242,13 @@ class PatchRecommender:
         *,
         method: Literal["fusion", "item", "all"] | None = None,
         batch_size: int = 8,
+        timestamps: Sequence[Sequence[int]] | np.ndarray | None = None,
     ) -> np.ndarray:
         """
         Computes the log-probability of every item after each history.
 
         Args:
-            histories, times, batch_size:
+            histories, times, batch_size, timestamps:
                 See [`~PatchRecommender.recommend`]; a batch of histories.
             method (`str`, *optional*):
                 The scores: of the checkpoint's fusion, of the item head, or the likelihood of titles, normalized
@@ -268,11 +272,20 @@ class PatchRecommender:
             raise TypeError(f"`log_probs` takes a batch of histories: `log_probs([history])`, got {histories!r}.")
         processor = self.processor
         found = find_items(batch, processor.catalog, processor.title_tokens, processor.tokenizer)
-        prompts = LazySequence(len(batch), lambda row: processor.encode(found.items[row], titles=found.titles))
+        prompts = self._prompts(found, as_timestamps(timestamps, batch, is_single=False), layout=None)
         normalizer: Normalizer | None = "catalog" if chosen == "all" else None
         config = RankingConfig(k=1, method=chosen, batch_size=batch_size, normalizer=normalizer)
         ranker = CatalogRanker(self.model, processor, config, self._scorer_for(chosen))
         return log_softmax(ranker.score(prompts, times=None if times is None else as_moments(times, len(batch))))
+
+    def _prompts(
+        self, found: CatalogHistories, timestamps: list[np.ndarray] | None, layout: Layout | None
+    ) -> LazySequence[EncodedHistory]:
+        def encode(row: int) -> EncodedHistory:
+            times = None if timestamps is None else timestamps[row]
+            return self.processor.encode(found.items[row], layout=layout, titles=found.titles, timestamps=times)
+
+        return LazySequence(len(found.items), encode)
 
     def _scorer_for(self, method: Method) -> ItemScorer | None:
         """Returns the item scorer, whose vectors are computed once, if a method can use it."""

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from .catalog import Catalog
 from .ids import name_nearest
+from .moments import check_seconds
 from .title_tokens import TitleTokens, tokenize_titles
 
 
@@ -110,6 +111,48 @@ def as_batch(histories: Any) -> tuple[bool, list[list[Any]]]:
                     f"An item is an id (a whole number or a text) or a `Title`, got {item!r} in row {row}."
                 )
     return is_single, batch
+
+
+def as_timestamps(timestamps: Any, batch: Sequence[Sequence[Item]], is_single: bool) -> list[np.ndarray] | None:
+    """
+    Turns the times of histories into arrays.
+
+    Args:
+        timestamps (`Sequence[int]`, or a sequence of them, *optional*):
+            When each item was chosen, in whole seconds since 1970 UTC: in the form of the histories, as lists, arrays
+            or tensors.
+        batch (`Sequence[Sequence[int | str | Title]]`):
+            The histories, as [`as_batch`] returns them.
+        is_single (`bool`):
+            Whether a single history was given.
+
+    Returns:
+        `list[numpy.ndarray]`, *optional*: int64, one array for each history; `None` without timestamps.
+
+    Raises:
+        TypeError: If a time is no whole number.
+        ValueError: If there is not one time for each item, or times are no seconds.
+    """
+    if timestamps is None:
+        return None
+    values = [timestamps] if is_single else _as_list(timestamps)
+    if len(values) != len(batch):
+        raise ValueError(f"`timestamps` needs one list for each of {len(batch)} histories, got {len(values)}.")
+    arrays = []
+    for row, (times, history) in enumerate(zip(values, batch, strict=True)):
+        array = np.asarray(times)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise TypeError(
+                f"`timestamps` must hold a list of whole numbers for each history (seconds since 1970 UTC), got "
+                f"{times!r} in row {row}."
+            )
+        if len(array) != len(history):
+            raise ValueError(
+                f"The history in row {row} has {len(history)} items, but {len(array)} timestamps. Give one for each."
+            )
+        check_seconds(array)
+        arrays.append(array.astype(np.int64))
+    return arrays
 
 
 def _mend(value: Any) -> str:

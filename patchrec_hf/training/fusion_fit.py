@@ -118,7 +118,7 @@ def fit_fusion(
         ValueError: If a part is unknown, the model has no item head for the part `"item"`, counts were made for
             another catalog, `popularity` has no `window` or the validation rows have no timestamps for it, or the
             weights do not converge.
-        TypeError: If the backbone cannot attend to a tree, for the part `"titles"`.
+        TypeError: If `parts` is a single text, or the backbone cannot attend to a tree, for the part `"titles"`.
         FloatingPointError: If a part's log-probability is not a finite number.
 
     Example:
@@ -129,6 +129,8 @@ def fit_fusion(
     >>> processor.save_pretrained("outputs/final")
     ```
     """
+    if isinstance(parts, str):
+        raise TypeError(f"`parts` must be a list of names, such as {[parts]}, got {parts!r}.")
     model = cast(PatchRecForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
     model.check_processor(processor)
     has_times = all(TIMES_COLUMN in rows.column_names for rows in (train_dataset, validation))

@@ -12,6 +12,9 @@ PERPLEXITY = "perplexity of the next item given the current one in train"
 LATEST = "test targets one transition from the user's latest item, share"
 ANY = "test targets one transition from any of the user's items, share"
 
+LATEST_BY_CHANCE = "as many targets of other users one transition from the user's latest item, share"
+ANY_BY_CHANCE = "as many targets of other users one transition from any of the user's items, share"
+
 
 def log_of(*users, times=True):
     """A log of users, each a list of (item, split) or (item, split, time)."""
@@ -57,6 +60,21 @@ def test_without_times_earlier_splits_count():
     )
     facts = history_facts(log)
     assert (facts[LATEST], facts[ANY]) == (2 / 4, 2 / 4)
+
+
+def test_a_share_by_chance_stands_beside_each():
+    """The targets are b, y, c and z; by chance, the histories are asked for c, z, b and y."""
+    log = log_of(
+        [("a", "train"), ("b", "train"), ("c", "train")],  # a → b → c
+        [("b", "train"), ("a", "train"), ("b", "test")],  # c: from b, not from the latest item
+        [("a", "train"), ("y", "test")],
+        [("a", "train"), ("c", "test")],  # b: from a
+        [("c", "train"), ("z", "test")],
+        times=False,
+    )
+    facts = history_facts(log)
+    assert (facts[LATEST_BY_CHANCE], facts[ANY_BY_CHANCE]) == (1 / 4, 2 / 4)
+    assert (facts[LATEST], facts[ANY]) == (1 / 4, 1 / 4)
 
 
 def test_long_histories_and_many_targets_are_bounded(monkeypatch):

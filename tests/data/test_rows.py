@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +87,12 @@ def test_the_first_row_with_bad_timestamps_is_named(monkeypatch, times, message,
     if times is not None:
         with pytest.raises(ValueError, match=message.split(".* It is")[0]):
             check_targets({**TIMED, "timestamps": times})
+
+
+def test_all_splits_are_no_rows():
+    splits = DatasetDict({"train": Dataset.from_dict({}), "test": Dataset.from_dict({})})
+    with pytest.raises(TypeError, match=r"got `DatasetDict`\. Pass one of its splits, \['train', 'test'\]\."):
+        check_rows(splits)
 
 
 def test_timestamps_of_another_kind_are_refused():

@@ -65,6 +65,13 @@ def test_tables_with_a_missing_column(tmp_path, change, problem):
         prepare(path, columns=NAMES, time_unit="ms")
 
 
+def test_a_log_without_times_says_what_stands_in_for_them(tmp_path):
+    path = write_table(LOG.drop(NAMES["timestamp"]), tmp_path / "log.csv")
+    names = {ours: theirs for ours, theirs in NAMES.items() if ours != "timestamp"}
+    with pytest.raises(ValueError, match=r"no column 'timestamp'.*needs a column that counts its interactions"):
+        prepare(path, columns=names)
+
+
 @pytest.mark.parametrize(
     ("change", "columns", "problem"),
     [

@@ -53,6 +53,9 @@ def test_a_report_of_one_cut_off_is_a_point(tmp_path, monkeypatch):
 def test_mistakes_are_named(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="`reports` is empty"):
         plot_reports({}, tmp_path / "report.png")
+    for plot in (plot_reports, plots.plot_calibration):
+        with pytest.raises(TypeError, match=r"mapping from names to reports, such as {'my model': report}, got `Eval"):
+            plot(make_report([1.0]), tmp_path / "report.png")
     shallow = make_report([1.0], ks=(2,))
     shallow = type(shallow)(shallow.targets, shallow.settings, (2,), depth=2)
     with pytest.raises(ValueError, match="too few for a cut-off of 3"):

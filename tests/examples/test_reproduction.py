@@ -11,10 +11,16 @@ from pathlib import Path
 import pytest
 from processes import run_process
 
+from patchrec_hf import PatchRecommender
+from patchrec_hf.training.checkpoints import last_checkpoint
+
 
 ROOT = Path(__file__).parents[2]
 REPRODUCE = ROOT / "examples" / "reproduce_paper.py"
-METHODS = ["CoVisitation", "SASRec", "Vanilla", "PatchRec-I", "Fusion", "Vanilla (equal time)"]
+METHODS = [
+    *("CoVisitation", "SASRec", "Vanilla", "PatchRec-I", "Fusion", "All-patch", "All-patch + fusion"),
+    "Vanilla (equal time)",
+]
 
 
 def run(script, *arguments):
@@ -38,7 +44,7 @@ def test_table_2(tmp_path, scripts, capsys):
     results = json.loads((tmp_path / "study" / "table_2" / "results.json").read_text())
     rows = {row["method"]: row for row in results["methods"]}
     assert list(rows) == METHODS
-    budgets = [None, None, "equal examples", "equal examples", None, "equal time"]
+    budgets = [None, None, "equal examples", "equal examples", None, "own budget", "own budget", "equal time"]
     assert [row["budget"] for row in rows.values()] == budgets
     vanilla, reference, longer = (rows[name] for name in ("Vanilla", "PatchRec-I", "Vanilla (equal time)"))
     assert vanilla["examples_seen"] == reference["examples_seen"] == 320
@@ -49,15 +55,36 @@ def test_table_2(tmp_path, scripts, capsys):
     assert reference["compression_ratio"] > vanilla["compression_ratio"] == 1.0
     assert rows["Vanilla"]["latency"] == 1.0
     assert rows["PatchRec-I"]["latency"] > 0
-    # On what its weights were fitted on, the fusion's likelihood is at least as high as its parts'.
-    fusion = rows["Fusion"]["settings"]
-    assert fusion["log-likelihood"] >= max(fusion["log-likelihood of the parts"].values())
-    assert list(fusion["weights"]) == fusion["parts"]
+    # On what its weights were fitted on, a fusion's likelihood is at least as high as its parts'.
+    parts = {"co_visits", "item", "popularity", "seen", "similar_titles", "transitions"}
+    for name, expected in (("Fusion", {"PatchRec-I", "CoVisitation", "SASRec"}), ("All-patch + fusion", parts)):
+        fusion = rows[name]["settings"]
+        assert fusion["log-likelihood"] >= max(fusion["log-likelihood of the parts"].values())
+        assert set(fusion["weights"]) == set(fusion["log-likelihood of the parts"]) == expected
+    # Both methods with the all-patch recipe share its training; the fusion adds its fit.
+    item, fused = rows["All-patch"], rows["All-patch + fusion"]
+    assert item["stages"] == fused["stages"]
+    assert item["examples_seen"] == fused["examples_seen"] == results["rows"]["train"]
+    assert fused["train_seconds"] > item["train_seconds"] == item["stages"][0]["seconds"]
+    assert item["settings"]["objective"] == "item"
+    loaded = PatchRecommender.from_pretrained(tmp_path / "study" / "methods" / "all_patch___fusion" / "final")
+    assert set(loaded.processor.fusion.weights) == parts
+    # The scale's loss is the loss of every stage, and the checkpoint scores titles by it.
+    config = PatchRecommender.from_pretrained(
+        tmp_path / "study" / "methods" / "patchrec_i" / "finetune" / "final"
+    ).model.config
+    assert (config.title_normalizer, config.title_temperature) == ("catalog", 1.0)
+    assert rows["PatchRec-I"]["settings"]["title_normalizer"] == "catalog"
     for row in rows.values():
+        assert (row["less_bar"] is None) == (row["method"] == "CoVisitation")
+        assert (row["less_reference"] is None) == (row["method"] == "PatchRec-I")
+        assert {"coverage@20", "novelty@20", "popularity_bias@20", "calibration_error"} <= set(row["beyond_accuracy"])
         value, low, high = row["test"]["hr@20"]
         assert low <= value <= high
     table = (tmp_path / "study" / "table_2" / "table.md").read_text()
-    assert re.search(r"\| Vanilla \(equal time\) \| [+-].* \| equal time \|", table)
+    assert re.search(r"\| Vanilla \(equal time\) \| [+-].* \| [+-].* \| equal time \|", table)
+    assert re.search(r"\| All-patch \+ fusion \| [+-].* \| [+-].* \| own budget \|", table)
+    assert "| method | coverage@20 | novelty@20 | popularity bias@20 | calibration error |" in table
     assert "Beside the paper" not in table  # which has no figures on the sample
     assert (tmp_path / "study" / "table_2" / "plot.svg").exists()
 
@@ -156,13 +183,61 @@ def test_mistakes_are_named(tmp_path, scripts, arguments, message):
 def test_a_figure_needs_users_in_both_splits(tmp_path, scripts, monkeypatch):
     reproduce, _ = scripts
     study_class = import_module("reproduction.study").Study
-    splits, _ = study_class("sample", None, "tiny", tmp_path)._all_rows(10)
+    splits, _ = study_class("sample", None, "tiny", tmp_path).all_rows(10)
     validation, test = (set(splits[split]["user_id"]) for split in ("validation", "test"))
     (user, *_) = test - validation
     monkeypatch.setattr(study_class, "_num_interactions", {**dict.fromkeys(validation | test, 9), user: 60})
     with pytest.raises(SystemExit, match="Figure 8 ranks users with more than 50 interactions, but the validation"):
         reproduce.main(reproduce.Arguments(scale="tiny", figure=8, output_dir=str(tmp_path / "study")))
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("loads_times", [True, False])
+def test_recent_popularity_needs_times(tmp_path, scripts, monkeypatch, capsys, loads_times):
+    """It counts all rows up to each moment of asking. Data without timestamps leaves it out, and the table says so."""
+    reproduce, _ = scripts
+    study_class = import_module("reproduction.study").Study
+    if not loads_times:
+        monkeypatch.setattr(study_class, "has_times", lambda study: False)
+    settings = {"table": 2, "scale": "tiny", "methods": ["Popularity", "RecentPopularity"], "max_eval_rows": 20}
+    reproduce.main(reproduce.Arguments(**settings, output_dir=str(tmp_path)))
+    rows = json.loads((tmp_path / "table_2" / "results.json").read_text())["methods"]
+    table = (tmp_path / "table_2" / "table.md").read_text()
+    if loads_times:
+        assert [row["settings"] for row in rows] == [{}, {"window in days": 7}]
+        assert "is left out" not in table
+        return
+    assert [row["method"] for row in rows] == ["Popularity"]
+    assert "2 of 2: RecentPopularity is left out: the rows have no timestamps." in capsys.readouterr().out
+    assert "- RecentPopularity is left out: the rows have no timestamps." in table
+    assert "RecentPopularity" not in table.split("Not run:")[1].splitlines()[0]
+
+
+def test_all_patch_resumes_after_an_epoch(tmp_path, scripts, monkeypatch):
+    """An epoch's checkpoint has the seconds until then, without the rankings that choose the epoch."""
+    trainings, stages = (import_module(f"reproduction.{name}") for name in ("trainings", "stages"))
+    changes = {"all_patch_training": {"num_train_epochs": 2}, "max_eval_rows": 10}
+    study = import_module("reproduction.study").Study("sample", None, "tiny", tmp_path, changes=changes)
+    (stage,) = stages.stages_of(study, "All-patch")
+    assert stage == stages.stages_of(study, "All-patch + fusion")[0]
+    count = trainings.Stopwatch.on_epoch_end
+
+    def stop_in_the_second_epoch(watch, args, state, control, **kwargs):
+        if state.epoch > 1:
+            raise KeyboardInterrupt
+        count(watch, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainings.Stopwatch, "on_epoch_end", stop_in_the_second_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            trainings.train_stage(study, stage, study.backbone)
+    kept = json.loads((stage.directory / "seconds.json").read_text())
+    assert [Path(last_checkpoint(stage.directory)).name] == [f"checkpoint-{step}" for step in kept]
+    values = trainings.train_stage(study, stage, study.backbone)
+    assert values["seconds"] > max(kept.values())
+    assert (values["epochs"], values["examples"]) == (2, 2 * study.num_train_examples)
+    assert values["best_epoch"] in (1, 2)
+    assert values == trainings.train_stage(study, stage, study.backbone)  # which is finished
 
 
 def test_results_stand_under_the_name_of_their_data(tmp_path, scripts):
@@ -188,7 +263,7 @@ def test_studies_that_differ_in_a_change_are_kept_apart(tmp_path, scripts):
     assert "\n20 test rows of 20 users" in text
     assert "\n30 test rows of 30 users" in text
     assert "--max_eval_rows 20 --methods Popularity`" in text
-    assert "- Not run: CoVisitation, GRU4Rec" in text
+    assert "- Not run: RecentPopularity, CoVisitation" in text
     with pytest.raises(SystemExit, match="20 is no table or figure"):
         write.main([tmp_path / "20"], page)
 

@@ -1,5 +1,6 @@
 """The plans of the paper's tables and figures, held against the paper's sections 4.1 to 4.6."""
 
+import ast
 import json
 import os
 import re
@@ -93,7 +94,9 @@ def test_the_methods_of_each(module, kind, number, methods):
     plans = module("plans")
     given = {"table": None, "figure": None, "ablation": None, kind: number}
     plan = plans.find_plan(**given, max_history=100, session_group_size=5)
-    own = {"Popularity", "CoVisitation", "Transitions", "Fusion"}  # which the paper's Table 2 lacks
+    # The paper's Table 2 lacks these.
+    own = {"Popularity", "RecentPopularity", "CoVisitation", "Transitions", "Fusion", "PatchRec-I (vocabulary)"}
+    own |= {"All-patch", "All-patch + fusion"}
     assert [name for name in plan.methods if name not in own] == methods
     assert own <= set(plan.methods) or (kind, number) != ("table", 2)
     assert plan.title == f"{kind.title()} {number}"
@@ -125,6 +128,9 @@ def test_figures_2_and_7_show_the_same_methods(module):
         ("PatchRec-I (long histories)", ItemPatchLayout(20), BOTH, {"max_history": 350, "min_interactions": 500}),
         ("PatchRec-S (long histories)", SessionPatchLayout(20), BOTH, {"max_history": "all", "min_interactions": 500}),
         ("Drop 90%", DropLayout(0.9), ("finetune",), {}),
+        ("PatchRec-I (vocabulary)", ITEM, BOTH, {"title_normalizer": "vocabulary"}),
+        ("All-patch", ItemPatchLayout(0), ("items",), {}),
+        ("All-patch + fusion", ItemPatchLayout(0), ("items",), {"has_fusion": True}),
     ],
 )
 def test_what_each_method_is(module, name, layout, stages, others):
@@ -146,6 +152,41 @@ def test_every_plan_names_methods_that_exist(module, max_history):
             assert plan.reference in plan.methods
             waits_for = [name.removesuffix(" (equal time)") for name in plan.methods]
             assert set(waits_for) <= set(plan.methods)
+
+
+def test_scales_differ_in_settings_only():
+    """No line of code asks for a scale by its name."""
+    scripts = [*(ROOT / "examples" / "reproduction").glob("*.py"), ROOT / "examples" / "reproduce_paper.py"]
+    names = {"paper", "laptop", "smoke", "tiny"}
+    for script in scripts:
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare):
+                compared = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant)}
+                assert not compared & names, f"{script.name}, line {node.lineno}"
+
+
+@pytest.mark.parametrize(
+    ("scale", "normalizer"), [("paper", "vocabulary"), ("laptop", "catalog"), ("tiny", "catalog")]
+)
+def test_the_loss_of_each_scale(module, tmp_path, scale, normalizer):
+    study, stages_of = module("study").Study("sample", None, scale, tmp_path), module("stages").stages_of
+    own, papers = (stages_of(study, name) for name in ("PatchRec-I", "PatchRec-I (vocabulary)"))
+    assert {stage.title_normalizer for stage in own} == {normalizer}
+    assert {stage.title_normalizer for stage in papers} == {"vocabulary"}
+    is_same = normalizer == "vocabulary"
+    assert (own[0].directory == papers[0].directory) == is_same  # pre-training with another loss is another one
+    reason = "at this scale, PatchRec-I has this loss" if is_same else None
+    assert study.reason_to_skip("PatchRec-I (vocabulary)") == reason
+
+
+def test_the_budget_of_the_all_patch_recipe(module, tmp_path):
+    study, stages = module("study").Study("sample", None, "laptop", tmp_path), module("stages")
+    (stage,) = stages.stages_of(study, "All-patch")
+    assert stage.num_examples == 10 * 27_012  # the recipe's epochs
+    assert (stage.learning_rate, stages.budget_of(study, "All-patch")) == (4e-3, "own budget")
+    given = module("study").Study("sample", None, "laptop", tmp_path, epochs={"All-patch": (2.0,)})
+    assert stages.stages_of(given, "All-patch")[0].num_examples == 2 * 27_012
+    assert stages.budget_of(given, "All-patch") == "2 epochs"
 
 
 def test_the_papers_figures_belong_to_methods(module):
@@ -183,6 +224,9 @@ def test_a_dry_run_of_the_paper(script, module, capsys, tmp_path, dataset, examp
         ratio = table_of(output, method)[-1]["compression"]
         assert ratio == f"{paper[method]['compression_ratio']:.2f}"  # as in Table 2
     assert "pass --device_tflops" in output
+    targets = f"{10 * examples:,} targets, up to 100 in a sequence, at the learning rate 5e-05"
+    assert f"- All-patch and All-patch + fusion: {targets}" in output
+    assert not table_of(output, "PatchRec-I (vocabulary)")  # PatchRec-I has this loss already
     assert not (tmp_path / "study").exists()
 
 
@@ -251,16 +295,16 @@ def test_the_process_with_least_memory_decides(module, monkeypatch):
 
 def test_a_resumed_stage_keeps_its_rows_a_forward(script, module, tmp_path):
     """A checkpoint can only be resumed with the same forwards, although the free memory may have changed."""
-    llms, checkpoints = module("llms"), import_module("patchrec_hf.training.checkpoints")
+    trainings, checkpoints = module("trainings"), import_module("patchrec_hf.training.checkpoints")
     study = module("study").Study("sample", None, "paper", tmp_path, changes={"num_examples": 64})
     (stage,) = module("stages").stages_of(study, "Vanilla")
     checkpoint = stage.directory / "checkpoint-1"
     checkpoint.mkdir(parents=True)
     facts = {"rows per forward of all processes": 2, "gradient_accumulation_steps": 16}
     (checkpoint / checkpoints.RUN_NAME).write_text(json.dumps(facts))
-    assert llms.rows_per_forward(study, stage, 4.0) == 2
+    assert trainings.rows_per_forward(study, stage, 4.0) == 2
     given = module("study").Study("sample", None, "paper", tmp_path, 4, changes={"num_examples": 64})
-    assert llms.rows_per_forward(given, stage, 4.0) == 4
+    assert trainings.rows_per_forward(given, stage, 4.0) == 4
 
 
 def test_epochs_of_a_method(script, capsys):

@@ -137,8 +137,68 @@ def test_results_of_earlier_versions(module):
         "equal examples",
         "equal time",
     ]
-    assert "compression ratio" not in markdown.splitlines()[6]
+    assert "compression ratio" not in markdown.splitlines()[8]
+    assert "**An earlier version of the library measured this**" in markdown
     assert "--dataset ml-100k --ties stable`" in markdown
+
+
+def test_comparisons_with_the_reference_and_with_co_visitation(module):
+    """Each difference says whether it is of equal examples, of equal time, or of neither."""
+    bar = row("CoVisitation", 0.2, budget=None, less_reference=[0.05, 0.01, 0.09], settings={})
+    item = row("PatchRec-I", 0.15, "equal examples", less_bar=[-0.05, -0.09, -0.01])
+    session = row(
+        "PatchRec-S", 0.14, "equal examples", less_reference=[-0.01, -0.02, 0.01], less_bar=[-0.06, -0.1, -0.02]
+    )
+    fused = row(
+        "All-patch + fusion", 0.25, "own budget", less_reference=[0.1, 0.05, 0.15], less_bar=[0.05, 0.02, 0.08]
+    )
+    markdown = module("tables").to_markdown(results([bar, item, session, fused]))
+    shown = {
+        name: cells(markdown, name, -1) for name in ("CoVisitation", "PatchRec-I", "PatchRec-S", "All-patch + fusion")
+    }
+    budgets = [one["budget"] for one in shown.values()]
+    assert budgets == ["own budget", "equal examples", "equal examples and time", "own budget"]
+    assert shown["CoVisitation"]["HR@20 minus CoVisitation's"] == "–"
+    assert shown["All-patch + fusion"]["HR@20 minus CoVisitation's"] == "+0.050 (+0.020 to +0.080)"
+    assert "- Own budget: the difference is of neither equal examples nor equal time." in markdown
+    assert "above CoVisitation: All-patch + fusion; below CoVisitation: PatchRec-I, PatchRec-S" in markdown
+
+
+def test_beyond_accuracy(module):
+    metrics = {"coverage@20": 0.5, "novelty@20": 3.25, "popularity_bias@20": 1.5, "calibration_error": 0.0125}
+    rows = [row("PatchRec-I", 0.15, beyond_accuracy=metrics), row("PatchRec-S", 0.14, beyond_accuracy={})]
+    markdown = module("tables").to_markdown(results(rows))
+    assert list(cells(markdown, "PatchRec-I", 1).values()) == ["PatchRec-I", "0.50", "3.25", "1.50", "0.0125"]
+    assert list(cells(markdown, "PatchRec-S", 1).values()) == ["PatchRec-S", "–", "–", "–", "–"]
+    assert "- Coverage: share of the catalog in any list." in markdown
+    assert "Beyond accuracy" not in module("tables").to_markdown(results([row("PatchRec-I", 0.15)]))
+
+
+def test_the_loss_is_named(module):
+    scale = {
+        "name": "laptop",
+        "backbone": {},
+        "num_examples": 9,
+        "title_normalizer": "catalog",
+        "title_temperature": 1.0,
+    }
+    rows = [
+        row("PatchRec-I", 0.15, settings={"title_normalizer": "catalog", "title_temperature": 1.0}),
+        row("PatchRec-I (vocabulary)", 0.14, settings={"title_normalizer": "vocabulary"}),
+    ]
+    markdown = module("tables").to_markdown(results(rows, scale=scale | {"baseline_epochs": 1}))
+    assert '(`title_normalizer="catalog"`, temperature 1). PatchRec-I (vocabulary): the paper\'s loss' in markdown
+    assert "another backbone and budget, and from another loss:" in markdown
+    assert "An earlier version" not in markdown
+
+
+def test_fusions_say_their_weights(module):
+    settings = {"weights": {"item": 0.71234, "seen": -3.0}, "log-likelihood": -6.123456}
+    fused = row("All-patch + fusion", 0.2, "own budget", settings=settings, stages=[STAGES[0] | {"stage": "items"}])
+    markdown = module("tables").to_markdown(results([row("PatchRec-I", 0.15), fused]))
+    assert "- All-patch + fusion: weights (item 0.7123, seen -3), log-likelihood -6.123." in markdown
+    assert "their validation HR@20 is of the rows that the weights come from" in markdown
+    assert "- All-patch: trained for the epochs of its recipe" in markdown
 
 
 @pytest.mark.parametrize(

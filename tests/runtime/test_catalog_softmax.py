@@ -152,11 +152,19 @@ def test_a_checkpoint_says_how_its_titles_are_scored(model, processor, prompts, 
         ({"normalizer": "catalog", "method": "diverse"}, "got `method='diverse'`"),
         ({"temperature": 2.0, "method": "item"}, "`temperature` belongs to methods that search titles"),
         ({"temperature": 2.0, "method": "diverse"}, "`temperature` belongs to methods that search titles"),
+        ({"normalizer": "catalog", "method": "fusion"}, r"rank by titles alone \(`method='exact'`\)"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         RankingConfig(**settings)
+
+
+@pytest.mark.parametrize("temperature", ["2", True, [2.0]])
+def test_temperatures_that_are_no_numbers(temperature):
+    with pytest.raises(TypeError, match=r"`temperature` must be a positive number, such as 2\.0, got "):
+        RankingConfig(temperature=temperature)
+    RankingConfig(temperature=np.float32(2))
 
 
 def test_a_temperature_needs_the_normalizer_of_the_catalog(model, processor):

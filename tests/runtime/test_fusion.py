@@ -42,6 +42,14 @@ def test_parts_have_one_order(fusion):
     assert list(turned.parts) == list(turned.weights) == ["item", "co_visits", "similar_titles", "seen"]
 
 
+def test_it_is_shown_without_its_arrays(processor, fusion):
+    shown = "Fusion(item: 0.5, co_visits: 2, similar_titles: 3, seen: -4)"
+    assert repr(fusion) == shown
+    assert repr(processor.with_fusion(fusion)).endswith(f"time_gaps=0, fusion={shown})")
+    num_items = len(processor.catalog)
+    assert repr(fusion.parts["co_visits"]).endswith(f"({num_items} items, 3 scores, decay=0.5, num_history_items=2))")
+
+
 def test_a_fusion_cannot_be_changed_but_copied(fusion):
     with pytest.raises(TypeError):
         fusion.weights["item"] = 1.0

@@ -141,10 +141,13 @@ def test_a_home_directory_is_not_expanded(outputs):
 
 
 def test_files_that_a_directory_lacks(outputs):
-    """The directory is there, so the error of transformers, which names the file, stays."""
+    """transformers would point at a page of the Hub that is not there."""
     (outputs / "items" / "checkpoint-5" / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(OSError, match="does not appear to have a file named") as caught:
+    with pytest.raises(
+        OSError, match=r"not appear to have a file named catalog.parquet; it holds .*tokenizer"
+    ) as caught:
         find_file("outputs/items/checkpoint-5", "catalog.parquet", {})
+    assert "https://" not in str(caught.value)
     assert not isinstance(caught.value, FileNotFoundError)
 
 

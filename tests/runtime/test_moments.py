@@ -1,5 +1,7 @@
 """The moments of asking, as whole seconds."""
 
+from datetime import datetime
+
 import numpy as np
 import pytest
 
@@ -14,9 +16,13 @@ def test_one_moment_for_all_or_one_for_each():
     assert as_moments([], 0).shape == (0,)
 
 
-@pytest.mark.parametrize("times", [1.5, "2020-01-01", [5, None], [5.0, 6.0], True])
+@pytest.mark.parametrize(
+    "times", [1.5, "2020-01-01", [5, None], [5.0, 6.0], True, [[5], [5, 6]], datetime(2020, 1, 1)]
+)
 def test_moments_that_are_no_whole_numbers(times):
-    with pytest.raises(TypeError, match="`times` must be whole numbers, in seconds since 1970 UTC"):
+    with pytest.raises(
+        TypeError, match=r"`times` must be whole numbers, in seconds since 1970 UTC, got .*`int\(time.time\(\)\)`"
+    ):
         as_moments(times, 2)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from small_data import catalog_of
 
+from patchrec_hf.runtime import recent_popularity
 from patchrec_hf.runtime.recent_popularity import RecentPopularity, check_window
 
 
@@ -32,6 +33,7 @@ def test_counts_by_hand():
     assert recent.items.tolist() == [0, 1, 2, 0]
     assert recent.counts.tolist() == [2, 1, 1, 1]
     assert recent.end_time == 4 * DAY
+    assert repr(recent) == "RecentPopularity(3 items, 5 interactions, 1970-01-02 to 1970-01-04)"
     moments = np.array([4 * DAY, 2 * DAY - 1, 2 * DAY, 3 * DAY + 9, DAY, 9 * DAY])
     assert recent.counts_before(moments, 3).tolist() == [
         [3, 1, 1],  # the days 1 to 3
@@ -44,6 +46,21 @@ def test_counts_by_hand():
     assert recent.counts_before(np.array([4 * DAY]), 1, num_items=4).tolist() == [[1, 0, 0, 0]]
     assert recent.counts_before(np.empty(0, dtype=np.int64), 1).shape == (0, 3)
     assert recent.counts_before(moments, 3).dtype == np.float64
+
+
+def test_a_moment_long_after_the_counted_days_warns_once(caplog):
+    """The counts end with day 3. Two days before day 6 lie in them no more."""
+    recent = counted((0, DAY), (2, 3 * DAY))
+    recent_popularity.logger.warning_once.cache_clear()
+    recent.counts_before(np.array([0, 5 * DAY + 9]), window=2)
+    recent.counts_before(np.empty(0, dtype=np.int64), window=2)
+    assert not caplog.records
+    for day in (6, 700):
+        assert not recent.counts_before(np.array([5 * DAY, day * DAY]), window=2)[1].any()
+    (record,) = caplog.records
+    assert "counts end with 1970-01-04 (UTC)" in record.message
+    assert "more than 2 days later" in record.message
+    assert "`Popularity(catalog, window=2)` on all interactions up to that moment" in record.message
 
 
 @given(

@@ -16,6 +16,7 @@ from patchrec_hf import (
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
     PatchRecForCausalLM,
+    PatchRecommender,
     PatchRecProcessor,
     RankingConfig,
     evaluate_model,
@@ -261,3 +262,40 @@ def test_a_trainer_checks_times_before_it_trains(model, processor, tmp_path):
         trainer(rows).get_test_dataloader(without)
     later = rows.map(lambda row: {"timestamps": [2 * time for time in row["timestamps"]]})
     assert trainer(rows)._run_facts() != trainer(later)._run_facts()
+
+
+def test_recommending_needs_the_times_of_the_history(model, processor):
+    timed = with_gaps(processor)
+    model.add_time_gaps(4)
+    with torch.no_grad():
+        model.model.time_gaps.weight.normal_(std=3)
+    recommender = PatchRecommender(model, timed)
+    history, times = [11, 15, 12], TIMES[:3].tolist()
+    best = recommender.recommend(history, k=3, timestamps=times)
+    prompt = timed.encode(timed.catalog.indices_of(history), timestamps=TIMES[:3])
+    scores = CatalogRanker(model, timed, RankingConfig(k=1)).score([prompt])[0]
+    places = timed.catalog.indices_of([item.item_id for item in best])
+    assert [item.score for item in best] == pytest.approx(scores[places].tolist())
+    batch = recommender.recommend([history, history], k=3, timestamps=[times, [0, DAY, 30 * DAY]])
+    assert batch[0] == best
+    assert batch[1] != best
+    inputs = timed(history, timestamps=times)
+    assert (inputs["patch_token_ids"] < 0).any()
+    probabilities = recommender.log_probs([history], timestamps=[times])
+    assert np.exp(probabilities).sum() == pytest.approx(1)
+    for call in (recommender.recommend, timed):
+        with pytest.raises(ValueError, match="needs the timestamps of the history"):
+            call(history)
+        with pytest.raises(ValueError, match="history in row 0 has 3 items, but 2 timestamps"):
+            call(history, timestamps=[1, 2])
+        with pytest.raises(ValueError, match="one list for each of 2 histories, got 1"):
+            call([history, history], timestamps=[times])
+        with pytest.raises(TypeError, match="must hold a list of whole numbers for each history"):
+            call(history, timestamps=[1.5, 2.5, 3.5])
+        with pytest.raises(ValueError, match="in milliseconds, divide it by 1000"):
+            call(history, timestamps=[10**12 * 40] * 3)
+
+
+def test_a_model_without_gaps_does_not_read_times(model, processor):
+    plain, history = PatchRecommender(model, processor), [11, 15, 12]
+    assert plain.recommend(history, k=3, timestamps=TIMES[:3].tolist()) == plain.recommend(history, k=3)

@@ -129,6 +129,11 @@ def test_popularity_is_never_counted_up_to_the_end_for_rows_without_times(head, 
         )  # fmt: skip
 
 
+def test_parts_are_a_list_of_names(head, processor, chains):
+    with pytest.raises(TypeError, match=r"`parts` must be a list of names, such as \['item'\], got 'item'"):
+        fit_fusion(head, processor, chains, chains, parts="item")
+
+
 def test_a_backbone_that_cannot_attend_to_a_tree_has_no_titles(catalog, tokenizer, processor, chains):
     config = BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=2, pad_token_id=2)
     bloom = PatchRecForCausalLM.from_backbone(BloomForCausalLM(config), tokenizer)
