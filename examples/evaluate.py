@@ -46,7 +46,8 @@ from patchrec_hf.evaluation.plots import plot_calibration, plot_reports
 from patchrec_hf.evaluation.targets import find_targets
 from patchrec_hf.runs import claim_run, finish_run
 from patchrec_hf.runtime.configuration import NORMALIZERS
-from patchrec_hf.runtime.ranking import ITEM_METHODS, METHODS, default_method
+from patchrec_hf.runtime.ranking import default_method
+from patchrec_hf.runtime.ranking_config import ITEM_METHODS, METHODS
 
 
 EFFECTS = {  # from the strict protocol to the release's matching, each with one more rule of the release

@@ -36,7 +36,7 @@ _MODULES = {
     "build_trie": "runtime.trie",
     "CatalogRanker": "runtime.ranking",
     "CatalogRanking": "runtime.ranking",
-    "RankingConfig": "runtime.ranking",
+    "RankingConfig": "runtime.ranking_config",
     "Title": "runtime.user_histories",
     "PatchRecommender": "runtime.recommender",
     "Recommendation": "runtime.recommender",
@@ -157,7 +157,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .runtime.prompts import add_special_tokens as add_special_tokens
     from .runtime.ranking import CatalogRanker as CatalogRanker
     from .runtime.ranking import CatalogRanking as CatalogRanking
-    from .runtime.ranking import RankingConfig as RankingConfig
+    from .runtime.ranking_config import RankingConfig as RankingConfig
     from .runtime.recommender import PatchRecommender as PatchRecommender
     from .runtime.recommender import Recommendation as Recommendation
     from .runtime.trie import build_trie as build_trie

@@ -23,7 +23,8 @@ from patchrec_hf import (
     PatchRecProcessor,
     build_tiny_backbone,
 )
-from patchrec_hf.runtime.ranking import CatalogRanker, CatalogRanking, RankingConfig
+from patchrec_hf.runtime.ranking import CatalogRanker, CatalogRanking
+from patchrec_hf.runtime.ranking_config import RankingConfig
 
 
 pytestmark = [

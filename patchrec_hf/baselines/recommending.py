@@ -10,9 +10,10 @@ import numpy as np
 
 from ..evaluation.score_ranks import TitleGroups
 from ..evaluation.scorers import checked_scores, reads_times, score_at
+from ..runtime.best_items import best_items
 from ..runtime.catalog import Catalog
 from ..runtime.moments import as_moments
-from ..runtime.ranking import best_items, check_k
+from ..runtime.ranking_config import check_k
 from ..runtime.recommender import Recommendation
 from ..runtime.user_histories import as_batch, candidate_indices, match_item
 from .histories import HISTORIES_PER_BATCH

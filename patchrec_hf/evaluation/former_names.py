@@ -15,7 +15,8 @@ from ..runtime.configuration import Normalizer
 from ..runtime.encoding import EncodedHistory
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.ranking import CatalogRanker, CatalogRanking, RankingConfig
+from ..runtime.ranking import CatalogRanker, CatalogRanking
+from ..runtime.ranking_config import RankingConfig
 from ..runtime.trie import TitleTrie
 from .models import evaluate_model
 from .report import EvaluationReport

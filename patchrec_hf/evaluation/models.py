@@ -13,6 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from ..data.row_facts import warn_of_other_max_history
+from ..runtime.best_items import best_items
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Normalizer
 from ..runtime.encoding import EncodedHistory
@@ -21,7 +22,8 @@ from ..runtime.lazy_sequence import LazySequence
 from ..runtime.log_probs import log_softmax
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.ranking import ITEM_METHODS, CatalogRanker, Method, RankingConfig, best_items, default_method
+from ..runtime.ranking import CatalogRanker, default_method
+from ..runtime.ranking_config import ITEM_METHODS, Method, RankingConfig
 from ..runtime.sharding import is_sharded
 from ..runtime.trie import TitleTrie, build_trie
 from .parts import run_in_parts

@@ -11,9 +11,9 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.rows import TIMES_COLUMN
+from ..runtime.best_items import best_items
 from ..runtime.catalog import Catalog
 from ..runtime.progress import progress_bar
-from ..runtime.ranking import best_items
 from .protocol import STRICT_PROTOCOL
 from .report import EvaluationReport, result_dtype
 from .score_ranks import TitleGroups

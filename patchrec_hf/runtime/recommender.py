@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from transformers.processing_utils import ProcessorMixin
 
 from .adapters import is_adapter, load_adapted
+from .best_items import best_items
 from .catalog import Catalog
 from .configuration import Normalizer
 from .encoding import EncodedHistory
@@ -24,7 +25,8 @@ from .log_probs import log_softmax
 from .modeling import PatchRecForCausalLM
 from .moments import as_moments
 from .processing import PatchRecProcessor
-from .ranking import ITEM_METHODS, CatalogRanker, Method, RankingConfig, best_items, check_k, default_method
+from .ranking import CatalogRanker, default_method
+from .ranking_config import ITEM_METHODS, Method, RankingConfig, check_k
 from .user_histories import CatalogHistories, Item, as_batch, as_timestamps, candidate_indices, find_items
 
 

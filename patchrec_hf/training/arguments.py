@@ -16,7 +16,7 @@ from ..runtime.configuration import NORMALIZERS, SIMILARITIES, ItemHeadConfig, S
 from ..runtime.hub_files import require_token
 from ..runtime.layouts import ItemPatchLayout
 from ..runtime.progress import shows_bars
-from ..runtime.ranking import METHODS
+from ..runtime.ranking_config import METHODS
 
 
 _ROWS_PER_STEP = 32  # the paper's for Goodreads

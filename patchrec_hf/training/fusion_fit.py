@@ -34,7 +34,8 @@ from ..runtime.fusion_parts import (
 from ..runtime.lazy_sequence import LazySequence
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.ranking import CatalogRanker, RankingConfig
+from ..runtime.ranking import CatalogRanker
+from ..runtime.ranking_config import RankingConfig
 from ..runtime.sharding import gathered_root
 
 

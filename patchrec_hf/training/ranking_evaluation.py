@@ -12,7 +12,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from ..batches.filled import FilledDataset
 from ..batches.statistics import BatchSums, StepStatistics
 from ..evaluation.models import evaluate_model
-from ..runtime.ranking import Method
+from ..runtime.ranking_config import Method
 from .inputs import check_data_set, evaluation_sets
 from .loaders import make_eval_loader
 from .trainer_base import TrainerBase

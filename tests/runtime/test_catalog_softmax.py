@@ -140,26 +140,6 @@ def test_a_checkpoint_says_how_its_titles_are_scored(model, processor, prompts, 
     assert (settings["normalizer"], settings["temperature"]) == ("vocabulary", None)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"normalizer": "trie"}, "`normalizer` must be one of 'vocabulary', 'catalog', got 'trie'"),
-        ({"temperature": 0.0}, "`temperature` must be a positive number, got 0.0: logits are divided by it"),
-        ({"temperature": -2.0}, "got -2.0"),
-        ({"temperature": float("inf")}, "got inf"),
-        ({"normalizer": "vocabulary", "temperature": 2.0}, "`temperature` belongs to `normalizer='catalog'`, got 2.0"),
-        ({"normalizer": "catalog", "method": "item"}, "belongs to methods that search titles, got `method='item'`"),
-        ({"normalizer": "catalog", "method": "diverse"}, "got `method='diverse'`"),
-        ({"temperature": 2.0, "method": "item"}, "`temperature` belongs to methods that search titles"),
-        ({"temperature": 2.0, "method": "diverse"}, "`temperature` belongs to methods that search titles"),
-        ({"normalizer": "catalog", "method": "fusion"}, r"rank by titles alone \(`method='exact'`\)"),
-    ],
-)
-def test_settings_that_do_not_fit(settings, message):
-    with pytest.raises(ValueError, match=message):
-        RankingConfig(**settings)
-
-
 @pytest.mark.parametrize("temperature", ["2", True, [2.0]])
 def test_temperatures_that_are_no_numbers(temperature):
     with pytest.raises(TypeError, match=r"`temperature` must be a positive number, such as 2\.0, got "):

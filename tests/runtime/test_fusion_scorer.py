@@ -16,7 +16,8 @@ from patchrec_hf.runtime.fusion_parts import (
     TitlePart,
 )
 from patchrec_hf.runtime.log_probs import log_softmax
-from patchrec_hf.runtime.ranking import CatalogRanker, RankingConfig
+from patchrec_hf.runtime.ranking import CatalogRanker
+from patchrec_hf.runtime.ranking_config import RankingConfig
 from patchrec_hf.runtime.title_similarity import log_shares
 
 
