@@ -176,7 +176,7 @@ def test_mistakes_are_named(head, model, processor):
         PatchRecommender(model, with_item).recommend([10])
     with pytest.raises(ValueError, match="`length_penalty` belongs to methods that rank by titles"):
         RankingConfig(method="fusion", length_penalty=1.0)
-    with pytest.raises(ValueError, match="this one is by the fusion, which has its own. Leave them out"):
+    with pytest.raises(ValueError, match=r"this one is by the fusion, which has its own\. Leave them out"):
         RankingConfig(method="fusion", normalizer="catalog")
     with pytest.raises(ValueError, match="`temperature` must be a positive number, got 0"):
         TitlePart(temperature=0)
