@@ -324,7 +324,8 @@ class PatchFinetuneConfig(SFTConfig):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
         self._check_normalizers()
-        methods = [method for method in METHODS if method != "diverse"]  # its lists may repeat a title
+        # Lists by "diverse" may repeat a title, and a fusion is fitted after training.
+        methods = [method for method in METHODS if method not in ("diverse", "fusion")]
         if self.eval_method not in (None, *methods):
             raise ValueError(
                 f"`eval_method` must be None or one of {', '.join(map(repr, methods))}, got {self.eval_method!r}."
