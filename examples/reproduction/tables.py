@@ -49,7 +49,8 @@ def write_results(
     at_least = max((study.methods[name].min_interactions or 0 for name in names if name in study.methods), default=0)
     splits, catalog = study.load(min_interactions=at_least or None)
     results = [result for name in names if (result := study.result(name)) is not None]
-    reports = {name: _report(study, name) for name in {*names, plan.reference, BAR} if study.result(name) is not None}
+    compared = {*names, plan.reference, *([] if at_least else [BAR])}  # the bar ranks all users
+    reports = {name: _report(study, name) for name in compared if study.result(name) is not None}
     rows = [
         {
             **result,

@@ -119,7 +119,7 @@ def test_evaluate_a_saved_baseline(tmp_path):
     assert "| ranker | SASRec |" in done.stdout
     misspelt = run(EVALUATE, "--baseline", "popularitz", *settings)
     assert misspelt.returncode == 1
-    assert "must be one of popularity, co-visitation or a saved baseline, got popularitz" in misspelt.stderr
+    assert "popularity, co-visitation, transitions or a saved baseline, got popularitz" in misspelt.stderr
 
 
 @pytest.mark.slow
