@@ -16,6 +16,7 @@ from patchrec_hf.baselines import SASRec
 ROOT = Path(__file__).parents[2]
 TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / "evaluate.py"
 QUALITY = ROOT / "examples" / "benchmarks" / "quality.py"
+LOSSES = ROOT / "examples" / "benchmarks" / "losses.py"
 BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
 TRAIN_STEP, SHARING, PREPARE_BENCHMARK = (
     ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py", "prepare.py")
@@ -162,6 +163,26 @@ def test_benchmark_of_sharing(tmp_path):
 
 
 @pytest.mark.slow
+def test_benchmark_of_losses(tmp_path):
+    """Each loss gets its steps, and the model that learned over the vocabulary is ranked by both scores."""
+    done = run(
+        LOSSES, "--minutes", "0.001", "--max_rows", "8", "--hidden_size", "16", "--temperatures", "1", "2",
+        "--json", tmp_path / "losses.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "losses.json").read_text())["results"]
+    assert [(row["loss"], row["score"]) for row in results] == [
+        ("vocabulary", "vocabulary"),
+        ("vocabulary", "catalog"),
+        ("catalog, temperature 1", "catalog"),
+        ("catalog, temperature 2", "catalog"),
+    ]
+    assert {row["steps"] for row in results} == {30}
+    assert results[0]["hr@20 minus the paper's"] is None
+    assert "| catalog, temperature 2 | catalog | 30 |" in done.stdout
+
+
+@pytest.mark.slow
 def test_benchmark_of_rankings(tmp_path):
     """Checks results, not speed. Then evaluates the saved checkpoint."""
     done = run(
@@ -175,6 +196,10 @@ def test_benchmark_of_rankings(tmp_path):
     assert results["exact_share"] == 1.0
     assert results["kv_ratio"] > 0
     assert set(results["ratios"]) >= {"exact_vs_generate", "exact_vs_generate_uncached", "item_vs_exact"}
+    assert results["ratios"]["normalised_all_vs_all"] > 0
+    assert results["normalized_exact_equals_all"] is True
+    assert results["normalized_scores_sum_to_1"] is True
+    assert results["trie_share_read"]["normalized all"] < 0.5 * results["trie_share_read"]["all"]
     assert 0 <= results["beam_missed_share"] <= 1
     assert results["unequal_users"]["batch_vs_one_by_one_seconds"] > 0
     assert 0.5 < results["unequal_users"]["batch_vs_one_by_one_positions"] < 1.5
