@@ -116,7 +116,7 @@ class PatchRecConfig(PreTrainedConfig):
         title_temperature (`float`, *optional*, defaults to `1.0`):
             With `title_normalizer="catalog"`: by what logits are divided.
         objective (`"title"`, `"item"` or `"both"`, *optional*):
-            What the last trainer taught the model. Unknown if not given.
+            The objective of the last training. Unknown if not given.
         tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the tokenizer that the model was made with (see [`tokenizer_fingerprint`]). Checkpoints of
             earlier versions have none.

@@ -7,15 +7,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+from .array_files import load_arrays, save_arrays
 from .catalog import Catalog
-from .hub_files import FORMAT_VERSION, check_format_version
 from .title_tokens import ragged_arange
 
 
@@ -260,16 +258,12 @@ class NeighborTable:
             **settings:
                 JSON-ready values to keep in the metadata (see [`NeighborTable.settings_of`]).
         """
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # safetensors writes an array as it lies in memory, and json knows no numbers of NumPy.
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         counting = {"decay": self.decay, "num_history_items": self.num_history_items}
-        metadata = {
-            "format_version": str(FORMAT_VERSION),
-            "counting": json.dumps(counting, default=lambda number: number.item()),
-            "settings": json.dumps(settings, default=lambda number: number.item()),
+        texts = {
+            name: json.dumps(values, default=lambda number: number.item())  # json knows no numbers of NumPy
+            for name, values in (("counting", counting), ("settings", settings))
         }
-        save_file(arrays, path, metadata)
+        save_arrays(path, {name: getattr(self, name) for name in _ARRAYS}, texts)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> NeighborTable:
@@ -286,14 +280,9 @@ class NeighborTable:
         Raises:
             ValueError: If a newer version of the library wrote the file, or it holds no such table.
         """
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            check_format_version(int(metadata.get("format_version", 0)), Path(path).name)
-            missing = sorted({*_ARRAYS, "counting"} - {*file.keys(), *metadata})
-            if missing:
-                raise ValueError(f"{path} holds no table of neighbors: it lacks `{missing[0]}`.")
-            arrays = {name: file.get_tensor(name) for name in _ARRAYS}
-        return cls(**arrays, **json.loads(metadata["counting"]))
+        arrays, texts = load_arrays(path, "table of neighbors", _ARRAYS, ["counting"])
+        counting: dict[str, Any] = json.loads(texts["counting"])
+        return cls(**{**arrays, **counting})
 
     @staticmethod
     def settings_of(path: str | os.PathLike) -> dict[str, Any]:
@@ -312,7 +301,7 @@ def check_first_items(item_ids: np.ndarray, catalog: Catalog, name: str, mend: s
         catalog ([`Catalog`]):
             The catalog to check. It may have further items at its end.
         name, mend (`str`):
-            What was counted, and how to mend an error.
+            Name of the counts and the way to mend them, for the error message.
 
     Raises:
         ValueError: If the catalog lacks an item, or has it at another place.

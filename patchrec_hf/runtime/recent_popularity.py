@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from transformers.utils import logging
 
+from .array_files import load_arrays, save_arrays
 from .catalog import Catalog
-from .hub_files import FORMAT_VERSION, check_format_version
 from .moments import SECONDS_PER_DAY, as_moments, check_seconds, days_of
 from .neighbors import check_first_items
 
@@ -205,10 +202,7 @@ class RecentPopularity:
             path (`str` or `os.PathLike`):
                 The file. Its directory is made if there is none.
         """
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        # safetensors writes an array as it lies in memory.
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
-        save_file(arrays, path, {"format_version": str(FORMAT_VERSION)})
+        save_arrays(path, {name: getattr(self, name) for name in _ARRAYS}, {})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
@@ -225,12 +219,8 @@ class RecentPopularity:
         Raises:
             ValueError: If a newer version of the library wrote the file, or it holds no such counts.
         """
-        with safe_open(path, framework="numpy") as file:
-            check_format_version(int((file.metadata() or {}).get("format_version", 0)), Path(path).name)
-            missing = sorted(set(_ARRAYS) - set(file.keys()))
-            if missing:
-                raise ValueError(f"{path} holds no recent popularity: it lacks `{missing[0]}`.")
-            return cls(**{name: file.get_tensor(name) for name in _ARRAYS})
+        arrays, _ = load_arrays(path, "recent popularity", _ARRAYS)
+        return cls(**arrays)
 
 
 def check_window(window: int) -> None:

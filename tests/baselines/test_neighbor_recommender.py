@@ -1,4 +1,4 @@
-"""What all baselines share whose scores are a table of neighbors."""
+"""The base class of the baselines whose scores are a table of neighbors."""
 
 import numpy as np
 import pytest

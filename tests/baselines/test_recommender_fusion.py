@@ -125,7 +125,7 @@ LATER = st.lists(st.lists(st.integers(10, 21), max_size=4), min_size=14, max_siz
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LATER)
 def test_nothing_after_its_time_changes_the_score_of_a_target(table, co_visitation, rows, later):
-    """What users do after their targets is in no history, and what other users do at any time is in no score."""
+    """No history holds what its user does after the target, and no score depends on other users of the rows."""
     fusion = Fusion({"table": table, "co-visits": co_visitation}, {"table": 0.5, "co-visits": 1.5})
     longer = Dataset.from_list(
         [{**row, "item_ids": row["item_ids"] + more} for row, more in zip(rows, later, strict=True)]

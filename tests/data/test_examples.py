@@ -263,7 +263,7 @@ def test_times_that_contradict_the_positions_are_left_out(monkeypatch):
 
 
 def test_interactions_of_rows_with_times_by_hand():
-    """Of user 1, item 10 is in no row before the target at 100; of user 2, item 20 is in no row before 450."""
+    """No row of user 1 before the target at 100 holds item 10, and no row of user 2 before 450 holds item 20."""
     catalog = catalog_of(*range(10, 15), *range(20, 23))
     splits = make_rows(timed(*TIMES_BY_HAND), catalog, max_history=3, min_history=1)
     assert sorted(rows_to_interactions(splits["train"]).rows()) == [

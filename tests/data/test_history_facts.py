@@ -1,4 +1,4 @@
-"""What decides whether long histories can matter, by hand."""
+"""Facts that decide whether long histories can matter, computed by hand."""
 
 import polars as pl
 import pytest
