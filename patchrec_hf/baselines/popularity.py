@@ -24,6 +24,7 @@ from ..runtime.hub_files import (
     find_file,
     push_kwargs,
 )
+from ..runtime.log_probs import log_softmax
 from ..runtime.moments import as_moments
 from ..runtime.recent_popularity import RecentPopularity, check_window
 from .histories import check_histories
@@ -156,8 +157,7 @@ class Popularity(CatalogRecommender, PushToHubMixin):
         Raises:
             RuntimeError, TypeError, ValueError: As [`Popularity.score`] does.
         """
-        counts = self.score(histories, times) + 1
-        return np.log(counts / counts.sum(axis=1, keepdims=True))
+        return log_softmax(np.log1p(self.score(histories, times)))
 
     @property
     def next_moment(self) -> int | None:
