@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
@@ -47,6 +47,14 @@ class Layout(Protocol):
         """
         return False
 
+    @property
+    def asks_for(self) -> Sequence[str]:
+        """
+        Names of more keyword arguments that the layout is called with: `"timestamps"`, `"title_lengths"` or both (see
+        [`lay_out`]). A layout of your own may leave this out, which means that it asks for nothing.
+        """
+        return ()
+
     def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
         """
         Lays out a history.
@@ -82,6 +90,7 @@ class TextLayout:
     """Every item as its title tokens: the uncompressed baseline, which the paper calls vanilla."""
 
     name: ClassVar[str] = "text"
+    asks_for: ClassVar[tuple[str, ...]] = ()
     is_append_only: ClassVar[bool] = True
 
     def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
@@ -100,6 +109,7 @@ class ItemPatchLayout:
 
     num_text_items: int = 5
     name: ClassVar[str] = "item"
+    asks_for: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         _require_at_least("num_text_items", self.num_text_items, 0)
@@ -132,6 +142,7 @@ class SessionPatchLayout:
     group_size: int = 5
     align: Literal["latest", "oldest"] = "latest"
     name: ClassVar[str] = "session"
+    asks_for: ClassVar[tuple[str, ...]] = ()
     is_append_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -165,6 +176,7 @@ class RandomPatchLayout:
 
     probability: float
     name: ClassVar[str] = "random"
+    asks_for: ClassVar[tuple[str, ...]] = ()
     is_append_only: ClassVar[bool] = True  # equal seeds draw equally for the items that both histories hold
 
     def __post_init__(self) -> None:
@@ -190,6 +202,7 @@ class DropLayout:
 
     probability: float
     name: ClassVar[str] = "drop"
+    asks_for: ClassVar[tuple[str, ...]] = ()
     is_append_only: ClassVar[bool] = False  # the newest item is never dropped
 
     def __post_init__(self) -> None:
@@ -221,6 +234,49 @@ def check_layout(layout: Any, is_saved: bool = False) -> None:
         )
     if layout is not None and not (callable(layout) and (is_dataclass(layout) or not is_saved)):
         raise TypeError(f"`layout` must be a dataclass such as `ItemPatchLayout(5)`, got {layout!r}.")
+
+
+def lay_out(
+    layout: Layout,
+    num_items: int,
+    seed: Sequence[int] = (),
+    *,
+    title_lengths: np.ndarray,
+    timestamps: np.ndarray | None = None,
+) -> list[Segment]:
+    """
+    Lays out a history, and gives the layout what it asks for.
+
+    Args:
+        layout ([`Layout`]):
+            A layout.
+        num_items, seed:
+            See [`Layout`].
+        title_lengths (`numpy.ndarray` of shape `(num_items,)`, int64):
+            Number of tokens of each item's title.
+        timestamps (`numpy.ndarray` of shape `(num_items,)`, int64, *optional*):
+            When each item was chosen, in seconds.
+
+    Returns:
+        `list[Segment]`
+
+    Raises:
+        ValueError: If the layout asks for timestamps, and there are none, or for something unknown.
+    """
+    facts = {"title_lengths": title_lengths, "timestamps": timestamps}
+    asked: dict[str, np.ndarray] = {}
+    for name in getattr(layout, "asks_for", ()):
+        if name not in facts:
+            raise ValueError(f"The layout {layout} asks for {name!r}; a layout may ask for {', '.join(facts)}.")
+        fact = facts[name]
+        if fact is None:
+            raise ValueError(
+                f"The layout {layout} asks for {name}, and the history has none. Give rows with the column "
+                "`timestamps`, or `recommend(..., timestamps=...)`."
+            )
+        asked[name] = fact
+    call: Callable[..., list[Segment]] = layout
+    return call(num_items, seed, **asked)
 
 
 def is_append_only(layout: Layout) -> bool:

@@ -19,6 +19,7 @@ from transformers.utils import PROCESSOR_NAME, TensorType
 from .catalog import Catalog, check_learned_items
 from .encoding import EncodedHistory, FoldedItems, TokenCounts, pad_histories
 from .fusion import Fusion
+from .history_units import HistoryPart, HistoryUnits, encode_units, fold_items
 from .hub_files import (
     CATALOG_NAME,
     CO_VISITATION_NAME,
@@ -30,7 +31,7 @@ from .hub_files import (
     hub_kwargs,
     push_kwargs,
 )
-from .layouts import GRANULARITIES, ItemPatchLayout, Layout, check_layout, layout_from_dict, layout_to_dict
+from .layouts import ItemPatchLayout, Layout, check_layout, lay_out, layout_from_dict, layout_to_dict
 from .neighbors import NeighborTable
 from .padding import replace_text_padding
 from .prompts import (
@@ -41,9 +42,9 @@ from .prompts import (
     tokenizer_fingerprint,
     with_padding,
 )
-from .time_gaps import NO_GAP, gap_buckets
+from .time_gaps import gap_buckets
 from .title_similarity import title_similarity
-from .title_tokens import TitleTokens, ragged_arange, tokenize_titles
+from .title_tokens import TitleTokens, tokenize_titles
 from .trie import TitleTrie, build_trie
 from .user_histories import Item, as_batch, as_timestamps, find_items
 
@@ -311,51 +312,63 @@ class PatchRecProcessor(ProcessorMixin):
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
         check_layout(layout)
         prompt = self.prompt
-        segments = (layout or self.layout)(len(history), (titles.checksum(history),) if seed is None else seed)
-        is_text, unit_of_item, items_in_unit = _units(segments, len(history))
-        kept = unit_of_item >= 0
-        items, units, is_text = history[kept], unit_of_item[kept], is_text[kept]
-        lengths = titles.lengths[items]
+        seed = (titles.checksum(history),) if seed is None else seed
+        segments = lay_out(
+            layout or self.layout,
+            len(history),
+            seed,
+            title_lengths=titles.lengths[history],
+            timestamps=None if timestamps is None else np.asarray(timestamps)[-len(history) :],
+        )
+        units = HistoryUnits.from_segments(segments, len(history))
+        part = self.encode_units(history, units, titles, gaps)
         history_start = len(prompt.prefix_ids) + 1
-
-        # Separators stand between units. A unit is an item as text, an item patch or a session patch.
-        widths = np.ones(len(items_in_unit), dtype=np.int64)
-        widths[units[is_text]] = lengths[is_text]
-        _, is_separated = self._separators(is_text, units, len(items_in_unit))
-        starts = np.cumsum(widths + is_separated) - (widths + is_separated)
-
-        history_ids = np.full(int((widths + is_separated).sum()), prompt.patch_id, dtype=np.int64)
-        history_ids[(starts + widths)[is_separated]] = prompt.separator_id
-        text_positions = np.repeat(starts[units[is_text]], lengths[is_text]) + ragged_arange(lengths[is_text])
-        history_ids[text_positions] = titles.gather(items[is_text])
         prompt_ids = np.concatenate(
-            [prompt.prefix_ids, [prompt.start_id], history_ids, [prompt.end_id], prompt.suffix_ids]
+            [prompt.prefix_ids, [prompt.start_id], part.input_ids, [prompt.end_id], prompt.suffix_ids]
         ).astype(np.int64)
         response_ids = np.empty(0) if target is None else np.append(titles[target], prompt.end_of_turn_id)
-
-        is_folded = ~is_text
-        folded_units = units[is_folded]
-        patches = self.fold_items(
-            items[is_folded],
-            items_in_unit[folded_units],
-            history_start + starts[folded_units],
-            titles,
-            gaps if gaps is None else gaps[kept][is_folded],
-        )
-        item_ends = np.full(len(history), -1)
-        item_ends[kept] = history_start + starts[units] + widths[units] - 1
-        num_title_tokens = int(titles.lengths[history].sum())
+        num_title_tokens, length = int(titles.lengths[history].sum()), len(part.input_ids)
         text_length = num_title_tokens + len(history) - 1
         return EncodedHistory(
             input_ids=np.concatenate([prompt_ids, response_ids]).astype(np.int64),
             prompt_length=len(prompt_ids),
-            patch_token_ids=patches.token_ids,
-            patch_positions=patches.positions,
-            patch_divisors=patches.divisors,
-            counts=TokenCounts(int(widths.sum()), len(history_ids), len(prompt_ids)),
-            text_counts=TokenCounts(num_title_tokens, text_length, len(prompt_ids) - len(history_ids) + text_length),
+            patch_token_ids=part.patches.token_ids,
+            patch_positions=history_start + part.patches.positions,
+            patch_divisors=part.patches.divisors,
+            counts=TokenCounts(length - part.num_separators, length, len(prompt_ids)),
+            text_counts=TokenCounts(num_title_tokens, text_length, len(prompt_ids) - length + text_length),
             items=history,
-            item_ends=item_ends,
+            item_ends=np.where(part.item_ends < 0, -1, history_start + part.item_ends),
+        )
+
+    def encode_units(
+        self, items: np.ndarray, units: HistoryUnits, titles: TitleTokens | None = None, gaps: np.ndarray | None = None
+    ) -> HistoryPart:
+        """
+        Turns the units of a history into positions, without the prompt around them.
+
+        Args:
+            items (`numpy.ndarray` of shape `(n,)`, int64):
+                Catalog indices, oldest first.
+            units ([`HistoryUnits`]):
+                Their units.
+            titles ([`TitleTokens`], *optional*):
+                The titles that `items` index. If not given, the titles of the catalog.
+            gaps (`numpy.ndarray` of shape `(n,)`, int64, *optional*):
+                For each item, the bucket of its time gap, or [`NO_GAP`].
+
+        Returns:
+            [`HistoryPart`]
+        """
+        return encode_units(
+            items,
+            units,
+            self.title_tokens if titles is None else titles,
+            patch_id=self.prompt.patch_id,
+            separator_id=self.prompt.separator_id,
+            separate_patches=self.separate_patches,
+            num_residuals=self.num_residuals,
+            gaps=gaps,
         )
 
     def _gaps(self, num_items: int, timestamps: np.ndarray | None, max_history: int) -> np.ndarray | None:
@@ -401,19 +414,7 @@ class PatchRecProcessor(ProcessorMixin):
         titles = self.title_tokens if titles is None else titles
         sizes = np.ones(len(items), dtype=np.int64) if sizes is None else sizes
         positions = np.arange(len(items)) if positions is None else positions
-        lengths = titles.lengths[items]
-        tokens, divisors = titles.gather(items), np.repeat(sizes * lengths, lengths)
-        residuals = np.flatnonzero(items < self.num_residuals)
-        timed = np.flatnonzero(gaps != NO_GAP) if gaps is not None else residuals[:0]
-        owners = np.concatenate([residuals, timed])
-        if len(owners) > 0:
-            ids = -1 - items[residuals]
-            if gaps is not None:
-                ids = np.concatenate([ids, -1 - self.num_residuals - gaps[timed]])
-            ends = np.cumsum(lengths)[owners]
-            tokens, divisors = np.insert(tokens, ends, ids), np.insert(divisors, ends, sizes[owners])
-        counts = lengths + np.bincount(owners, minlength=len(items))
-        return FoldedItems(tokens, np.repeat(positions, counts), divisors)
+        return fold_items(items, sizes, positions, titles, self.num_residuals, gaps)
 
     def count_history_tokens(self, title_lengths: np.ndarray, layout: Layout | None = None) -> np.ndarray:
         """
@@ -429,17 +430,9 @@ class PatchRecProcessor(ProcessorMixin):
             `numpy.ndarray` of shape `(num_histories,)`, int64.
         """
         num_items = title_lengths.shape[1]
-        is_text, units, items_in_unit = _units((layout or self.layout)(num_items), num_items)
-        unit_is_text, is_separated = self._separators(is_text, units, len(items_in_unit))
-        return title_lengths[:, is_text].sum(axis=1) + (~unit_is_text).sum() + is_separated.sum()
-
-    def _separators(self, is_text: np.ndarray, units: np.ndarray, num_units: int) -> tuple[np.ndarray, np.ndarray]:
-        """Returns for each unit whether it is an item as text, and whether a separator follows it."""
-        unit_is_text = np.zeros(num_units, dtype=bool)
-        unit_is_text[units[is_text]] = True
-        is_separated = unit_is_text | self.separate_patches
-        is_separated[-1:] = False
-        return unit_is_text, is_separated
+        units = HistoryUnits.from_segments((layout or self.layout)(num_items), num_items)
+        num_patches, is_separated = (~units.unit_is_text).sum(), units.is_separated(self.separate_patches)
+        return title_lengths[:, units.is_text].sum(axis=1) + num_patches + is_separated.sum()
 
     def __call__(
         self,
@@ -586,30 +579,3 @@ def _tokenize_catalog(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> T
             "tokenizer knows the titles' script."
         )
     return titles
-
-
-def _units(segments: Sequence[Any], num_items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """
-    Assigns items to units. Returns whether each item is text, the unit of each item (-1 if it is left out), and the
-    number of items in each unit.
-    """
-    is_text = np.zeros(num_items, dtype=bool)
-    unit_of_item = np.full(num_items, -1, dtype=np.int64)
-    num_units, previous_stop = 0, 0
-    for granularity, start, stop in segments:
-        if granularity not in GRANULARITIES or not previous_stop <= start < stop <= num_items:
-            raise ValueError(
-                f"The layout gave the segments {list(segments)} for {num_items} items. Each segment needs one of the "
-                f"granularities {', '.join(GRANULARITIES)}. Segments ascend, do not overlap, and are not empty."
-            )
-        previous_stop = stop
-        if granularity == "session_patch":
-            unit_of_item[start:stop] = num_units
-            num_units += 1
-        else:
-            is_text[start:stop] = granularity == "text"
-            unit_of_item[start:stop] = np.arange(num_units, num_units + stop - start)
-            num_units += stop - start
-    if num_units == 0 and num_items > 0:
-        raise ValueError(f"The layout left out all {num_items} items of a history. It must keep at least one.")
-    return is_text, unit_of_item, np.bincount(unit_of_item[unit_of_item >= 0], minlength=num_units)

@@ -1,7 +1,11 @@
 """Tests of the layouts: segments counted by hand, and what holds for every length."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,10 +14,12 @@ from patchrec_hf.runtime.layouts import (
     DropLayout,
     ItemPatchLayout,
     RandomPatchLayout,
+    Segment,
     SessionPatchLayout,
     TextLayout,
     check_layout,
     is_append_only,
+    lay_out,
     layout_from_dict,
     layout_to_dict,
 )
@@ -293,3 +299,22 @@ def test_a_function_is_a_layout_that_cannot_be_saved():
 def test_what_is_no_layout(layout, message):
     with pytest.raises(TypeError, match=message):
         check_layout(layout)
+
+
+@dataclass(frozen=True)
+class AskingLayout:
+    name: ClassVar[str] = "asking"
+    asks_for: ClassVar[tuple[str, ...]] = ("timestamps",)
+
+    def __call__(self, num_items: int, seed: Sequence[int] = (), *, timestamps: np.ndarray) -> list[Segment]:
+        return [Segment("item_patch", int((timestamps < 5).sum()), num_items)]
+
+
+def test_a_layout_is_given_what_it_asks_for() -> None:
+    lengths = np.array([1, 2, 3])
+    assert lay_out(AskingLayout(), 3, title_lengths=lengths, timestamps=np.array([1, 6, 9])) == [
+        Segment("item_patch", 1, 3)
+    ]
+    assert lay_out(TextLayout(), 3, title_lengths=lengths) == [Segment("text", 0, 3)]
+    with pytest.raises(ValueError, match=r"asks for timestamps, and the history has none\. Give rows with"):
+        lay_out(AskingLayout(), 3, title_lengths=lengths)
