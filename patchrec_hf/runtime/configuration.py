@@ -18,6 +18,8 @@ Similarity = Literal["cosine", "product"]
 SIMILARITIES = get_args(Similarity)
 Normalizer = Literal["vocabulary", "catalog"]
 NORMALIZERS = get_args(Normalizer)
+Patcher = Literal["mean", "attention"]
+PATCHERS = get_args(Patcher)
 
 
 def check_normalizer(name: str, normalizer: str, temperature_name: str, temperature: float) -> None:
@@ -42,6 +44,17 @@ def check_normalizer(name: str, normalizer: str, temperature_name: str, temperat
         raise ValueError(
             f"`{temperature_name}` belongs to `{name}='catalog'`, got {temperature} with `{name}={normalizer!r}`."
         )
+
+
+def check_patcher(patcher: str) -> None:
+    """
+    Checks the name of a patcher.
+
+    Raises:
+        ValueError: If there is no patcher of this name.
+    """
+    if patcher not in PATCHERS:
+        raise ValueError(f"`patcher` must be one of {', '.join(map(repr, PATCHERS))}, got {patcher!r}.")
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,9 @@ class PatchRecConfig(PreTrainedConfig):
             Settings of the item head (see [`ItemHeadConfig`]). Without it, the model has no item head.
         num_time_gaps (`int`, *optional*, defaults to `0`):
             Number of buckets of [`TimeGaps`]. 0: the model is not told of times.
+        patcher (`"mean"` or `"attention"`, *optional*, defaults to `"mean"`):
+            How the embeddings of title tokens become a patch: by the paper's mean, or by learned attention (see
+            [`AttentionPatcher`]).
         title_normalizer (`"vocabulary"` or `"catalog"`, *optional*, defaults to `"vocabulary"`):
             How titles are scored unless [`RankingConfig`] says otherwise: whether a token's probability is one among
             all tokens, or among the tokens with which a title of the catalog can go on.
@@ -125,8 +141,8 @@ class PatchRecConfig(PreTrainedConfig):
             formats had a version. Checkpoints are always written in the current format.
 
     Raises:
-        ValueError: If a newer version of the library wrote the configuration, or a setting of the item head or of the
-            titles' scores is wrong.
+        ValueError: If a newer version of the library wrote the configuration, or the patcher or a setting of the item
+            head or of the titles' scores is wrong.
     """
 
     model_type = "patchrec"
@@ -137,6 +153,7 @@ class PatchRecConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
     item_head: dict | None = None
     num_time_gaps: int = 0
+    patcher: str = "mean"
     title_normalizer: str = "vocabulary"
     title_temperature: float = 1.0
     objective: str | None = None
@@ -149,6 +166,7 @@ class PatchRecConfig(PreTrainedConfig):
         check_format_version(self.format_version, "The model's configuration")
         if self.item_head is not None:
             self.item_head = asdict(ItemHeadConfig(**self.item_head))
+        check_patcher(self.patcher)
         check_normalizer("title_normalizer", self.title_normalizer, "title_temperature", self.title_temperature)
 
     @classmethod

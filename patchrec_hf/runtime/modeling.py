@@ -26,11 +26,12 @@ from .attention import packed_attention_inputs
 from .backbones import check_logits, load_backbone, scale_logits
 from .catalog import Catalog, check_learned_items
 from .choice_loss import Choices, ChoiceScores, choice_loss
-from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
+from .configuration import ItemHeadConfig, Patcher, PatchRecConfig, Similarity, check_patcher
 from .encoding import IGNORED_LABEL
 from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .item_head import ItemHead, ItemResidual
 from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
+from .patchers import AttentionPatcher, fold_tokens, mean_weights
 from .progress import no_bars_in_files
 from .prompts import PATCH_TOKEN, Prompt, tokenizer_fingerprint
 from .sharding import is_plain_linear
@@ -113,6 +114,9 @@ class PatchRecModel(PatchRecPreTrainedModel):
             self.add_item_residual()
         if config.num_time_gaps > 0:
             self.time_gaps = TimeGaps(config.num_time_gaps, config.decoder_config.hidden_size)
+        self.patcher: AttentionPatcher | None = None
+        if config.patcher == "attention":
+            self.patcher = AttentionPatcher(config.decoder_config.hidden_size)
         self.post_init()
 
     def add_item_residual(self) -> None:
@@ -135,11 +139,12 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patch_divisors: torch.Tensor,
     ) -> torch.Tensor:
         """
-        Embeds text tokens, and folds title tokens into patches as in the paper.
+        Embeds text tokens, and folds title tokens into patches, by default as in the paper.
 
-        An item patch is the mean of its title's token embeddings. A session patch is the mean of its item patches.
-        Both are a weighted sum over title tokens. The embedding module is called once, on the unique ids. So it may be
-        sharded, adapted or scaled, and its gradient has one row for each distinct token of the input.
+        There, an item patch is the mean of its title's token embeddings, and a session patch is the mean of its item
+        patches. Both are a weighted sum over title tokens. An [`AttentionPatcher`] learns other weights. The embedding
+        module is called once, on the unique ids. So it may be sharded, adapted or scaled, and its gradient has one row
+        for each distinct token of the input.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
@@ -194,20 +199,32 @@ class PatchRecModel(PatchRecPreTrainedModel):
         is_patch = (input_ids == self.config.patch_token_id).flatten()
         patch_indices = is_patch.nonzero().squeeze(1)
         table = rows.float()  # patches are summed in float32: in low precision, a patch's weights do not add up to 1
-        if len(patch_indices) > 0:
+        # A patcher joins the graph of a batch without patches too: DDP needs every weight in every forward.
+        if len(patch_indices) > 0 or self.patcher is not None:
             # One bag per placeholder. Padding has weight 0 and goes to the end of its row, so that the bags ascend.
             row_starts = length * torch.arange(batch_size, device=input_ids.device)[:, None]
             index_of_token = torch.where(patch_divisors > 0, patch_positions, length - 1) + row_starts
             bags = (is_patch.cumsum(0) - 1).clamp(min=0)[index_of_token.flatten()]
             bag_starts = torch.searchsorted(bags, torch.arange(len(patch_indices), device=bags.device))
-            patches = _fold(table, patch_rows, bag_starts, patch_divisors.flatten())
+            patches = self._fold(table, ids, patch_rows, bag_starts, patch_divisors.flatten())
             if candidate_token_ids is not None:
                 patches = F.dropout(patches, self.config.item_head_config.dropout, self.training)
             embeds = embeds.index_put((patch_indices,), patches.to(embeds.dtype))
         candidates = None
         if candidate_starts is not None and candidate_divisors is not None:
-            candidates = _fold(table, candidate_rows[0], candidate_starts.flatten(), candidate_divisors.flatten())
+            starts, divisors = candidate_starts.flatten(), candidate_divisors.flatten()
+            candidates = self._fold(table, ids, candidate_rows[0], starts, divisors)
         return embeds.view(batch_size, length, -1), candidates
+
+    def _fold(
+        self, table: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, divisors: torch.Tensor
+    ) -> torch.Tensor:
+        """Sums rows of `table`, which embed `ids`, into patches (see [`fold_tokens`]). Divisor 0: left out."""
+        if self.patcher is None:
+            weights = mean_weights(divisors)
+        else:
+            weights = self.patcher(table, ids >= 0, rows, starts, divisors)
+        return fold_tokens(table, rows, starts, weights)
 
     def _read_rows(self, ids: torch.Tensor, drops: bool) -> torch.Tensor:
         """
@@ -495,6 +512,29 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         table: Any = self.get_input_embeddings().weight
         dtype = table.dtype if table.dtype.is_floating_point else torch.float32
         self.model.time_gaps = TimeGaps(num_buckets, self.config.decoder_config.hidden_size).to(table.device, dtype)
+
+    def add_patcher(self, patcher: Patcher) -> None:
+        """
+        Replaces the mean by another patcher. Before training, patches stay the mean.
+
+        Args:
+            patcher (`"mean"` or `"attention"`):
+                See [`PatchRecConfig`]. `"mean"` changes nothing.
+
+        Raises:
+            ValueError: If there is no such patcher, or the model has another one than the mean already.
+        """
+        check_patcher(patcher)
+        if self.model.patcher is not None:
+            raise ValueError(
+                f"The model has the patcher {self.config.patcher!r} already; another one would replace what it has "
+                "learned."
+            )
+        self.config.patcher = patcher
+        if patcher == "attention":
+            table: Any = self.get_input_embeddings().weight
+            dtype = table.dtype if table.dtype.is_floating_point else torch.float32
+            self.model.patcher = AttentionPatcher(self.config.decoder_config.hidden_size).to(table.device, dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -822,12 +862,6 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             for key in ("patch_token_ids", "patch_positions", "patch_divisors"):
                 model_inputs.pop(key, None)
         return model_inputs
-
-
-def _fold(table: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, divisors: torch.Tensor) -> torch.Tensor:
-    """Sums rows of `table`, each divided by its divisor (0: left out). Sum i begins at `starts[i]`."""
-    weights = torch.where(divisors > 0, 1.0 / divisors.clamp(min=1).float(), 0.0)
-    return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights)
 
 
 def _holds_prompt(past_key_values: Cache | None) -> bool:

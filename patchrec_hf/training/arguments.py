@@ -12,7 +12,15 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from ..batches.collators import OBJECTIVES
-from ..runtime.configuration import NORMALIZERS, SIMILARITIES, ItemHeadConfig, Similarity, check_normalizer
+from ..runtime.configuration import (
+    NORMALIZERS,
+    PATCHERS,
+    SIMILARITIES,
+    ItemHeadConfig,
+    Similarity,
+    check_normalizer,
+    check_patcher,
+)
 from ..runtime.hub_files import require_token
 from ..runtime.layouts import ItemPatchLayout
 from ..runtime.progress import shows_bars
@@ -164,6 +172,9 @@ class PatchFinetuneConfig(SFTConfig):
             How the trained model scores titles, in evaluations during training and wherever its checkpoint is loaded.
             If not given, as the loss does. The scores have the loss's temperature if both are over the catalog, and
             the temperature 1 otherwise.
+        patcher (`"mean"` or `"attention"`, *optional*):
+            How the embeddings of title tokens become a patch (see [`PatchRecConfig`]). A model that patches by the
+            mean gets another patcher, which starts as the mean. If not given, the model's own.
         item_residual_size (`int`, *optional*):
             Size of the residuals of a new item head, if the processor writes residuals. The hidden size if not given.
         item_similarity (`"cosine"` or `"product"`, *optional*, defaults to `"cosine"`):
@@ -256,6 +267,10 @@ class PatchFinetuneConfig(SFTConfig):
     score_normalizer: str | None = field(
         default=None, metadata={"help": "Among which tokens titles are scored. Default: as they are learned."}
     )
+    patcher: str | None = field(
+        default=None,
+        metadata={"help": "How title tokens become a patch. Default: as the model has it.", "choices": [*PATCHERS]},
+    )
     item_residual_size: int | None = field(
         default=None, metadata={"help": "Size of a new item head's residuals. Default: the hidden size."}
     )
@@ -324,6 +339,8 @@ class PatchFinetuneConfig(SFTConfig):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
         self._check_normalizers()
+        if self.patcher is not None:
+            check_patcher(self.patcher)
         # Lists by "diverse" may repeat a title, and a fusion is fitted after training.
         methods = [method for method in METHODS if method not in ("diverse", "fusion")]
         if self.eval_method not in (None, *methods):

@@ -137,6 +137,7 @@ def check_resumable(
         "twin": "compressed",
         "title_normalizer": "vocabulary",
         "title_temperature": 1.0,
+        "patcher": "mean",
         **json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8")),
     }
     old_settings: dict[str, Any] = {

@@ -139,7 +139,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         if getattr(patchrec_model, "hf_quantizer", None) is not None:
             # SFTTrainer rounds all that QLoRA trains to bfloat16, which loses small steps of weights near 1.
             inner = patchrec_model.model
-            for part in (patchrec_model.item_head, inner.item_residual, inner.time_gaps):
+            for part in (patchrec_model.item_head, inner.item_residual, inner.time_gaps, inner.patcher):
                 if part is not None:
                     part.float()
         if data_collator.tree_packing:  # after `super().__init__`, which moves the model to its device
@@ -199,9 +199,9 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
 
         Raises:
             ValueError: If there is no whole checkpoint, or if a run with other settings wrote it. Stage, layout,
-                prompt, catalog, objective, title normalizer and temperature, seed, rows and the number of rows per
-                step must be the same; under DeepSpeed also the number of processes, and in pre-training the number of
-                steps.
+                prompt, catalog, objective, title normalizer and temperature, patcher, seed, rows and the number of
+                rows per step must be the same; under DeepSpeed also the number of processes, and in pre-training the
+                number of steps and the distillation.
         """
         checkpoint = resume_from_checkpoint or None
         output_dir = str(self.args.output_dir)
@@ -385,6 +385,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             "objective": args.objective,
             "title_normalizer": args.title_normalizer,
             "title_temperature": args.title_temperature,
+            "patcher": self._patchrec_model.config.patcher,
         }
         if args.objective != "title":
             facts["num_negatives"] = args.num_negatives
