@@ -27,6 +27,7 @@ from .backbones import check_logits, load_backbone, scale_logits
 from .catalog import Catalog, check_learned_items
 from .choice_loss import Choices, ChoiceScores, choice_loss
 from .configuration import ItemHeadConfig, Patcher, PatchRecConfig, Similarity, check_patcher
+from .distillation import choice_twin_divergence, twin_divergence
 from .encoding import IGNORED_LABEL
 from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .item_head import ItemHead, ItemResidual
@@ -70,12 +71,16 @@ class PatchRecOutput(CausalLMOutputWithPast):
             With choices: summed entropy of the predictions, in nats.
         choice_hits (`torch.LongTensor` of shape `()`, *optional*):
             With choices: number of labels that are the most probable token of their choice.
+        divergence (`torch.FloatTensor` of shape `()`, *optional*):
+            With teachers: summed divergence of the students' predictions, in nats, without its weight (see
+            [`twin_divergence`]).
     """
 
     title_loss: torch.Tensor | None = None
     item_loss: torch.Tensor | None = None
     choice_entropy: torch.Tensor | None = None
     choice_hits: torch.Tensor | None = None
+    divergence: torch.Tensor | None = None
 
 
 class PatchRecPreTrainedModel(PreTrainedModel):
@@ -600,6 +605,9 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         choice_columns: torch.Tensor | None = None,
         choice_token_ids: torch.Tensor | None = None,
         title_temperature: float | None = None,
+        shift_teachers: torch.Tensor | None = None,
+        distillation_weight: float = 1.0,
+        distillation_temperature: float = 1.0,
         item_positions: torch.Tensor | None = None,
         item_targets: torch.Tensor | None = None,
         candidate_items: torch.Tensor | None = None,
@@ -625,6 +633,11 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 The tokens of the choices, of shapes `(1, K + 1)`, `(1, P)` and `(1, U)` (see [`Choices`]).
             title_temperature (`float`, *optional*):
                 With choices: by what logits are divided. The configuration's if not given.
+            shift_teachers (`torch.LongTensor` of shape `(B, S)`, *optional*):
+                1 where a label is predicted by a teacher, and 0 where it is predicted by a student, who also learns
+                the teacher's distribution (see [`twin_divergence`]). Half of the labels are the teachers'.
+            distillation_weight, distillation_temperature (`float`, *optional*, defaults to `1.0`):
+                With teachers: the weight of the divergence in the loss, and by what logits are divided in it.
             item_positions (`torch.LongTensor` of shape `(B, P)`, *optional*):
                 Positions whose state predicts the next item.
             item_targets (`torch.LongTensor` of shape `(B, P)`, *optional*):
@@ -648,11 +661,12 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         Returns:
             [`PatchRecOutput`]: logits of shape `(B, T, V)`, `(B, S, V)` with `supervised_positions`, or `(1, n, V)`
             with `shift_labels`, for the n positions that have a label; `(1, n, U)` with choices. `loss` is the sum of
-            the mean loss of the labels and the mean loss of the item targets.
+            the mean loss of the labels, the mean loss of the item targets and, with teachers, the weighted mean
+            divergence of the students' labels.
 
         Raises:
-            ValueError: If item targets are given and the model has no item head, or if only a part of the tensors of
-                item targets or choices is given.
+            ValueError: If item targets are given and the model has no item head, if only a part of the tensors of
+                item targets or choices is given, or if teachers are given without `shift_labels`.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         num_item_targets = kwargs.pop("num_item_targets", None)
@@ -678,6 +692,8 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 "Choices need `shift_labels`, `shift_choices`, `choice_starts`, `choice_columns` and "
                 "`choice_token_ids`, as the collators make them; one is missing."
             )
+        if shift_teachers is not None and shift_labels is None:
+            raise ValueError("`shift_teachers` says who predicts `shift_labels`, but these are missing.")
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -703,7 +719,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 features,
                 num_item_targets,
             )
-        logits = title_loss = choice_scores = None
+        logits = title_loss = choice_scores = divergence = mean_divergence = None
         if not predicts_items or num_labels > 0:  # else no title is a target
             if shift_labels is not None:
                 shift_labels = shift_labels.to(hidden_states.device)  # another one if layers are on several devices
@@ -712,10 +728,18 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             else:
                 kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
                 hidden_states = hidden_states[:, kept]
+            is_teacher = None
+            if shift_teachers is not None:
+                is_teacher = shift_teachers.to(has_label.device)[has_label] == 1
             if predicts_choices:
                 of_labels = choices[0].to(has_label.device)[has_label]
-                logits, choice_scores = self._score_choices(
-                    hidden_states[0], shift_labels, (of_labels, *choices[1:]), title_temperature
+                logits, choice_scores, divergence = self._score_choices(
+                    hidden_states[0],
+                    shift_labels,
+                    (of_labels, *choices[1:]),
+                    title_temperature,
+                    is_teacher,
+                    distillation_temperature,
                 )
                 count = logits.shape[1] if num_items_in_batch is None else num_items_in_batch
                 title_loss = choice_scores.loss / torch.as_tensor(count, device=logits.device).clamp(min=1)
@@ -729,7 +753,13 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                         num_items_in_batch=num_items_in_batch,
                         shift_labels=shift_labels,
                     )
-        losses = [loss for loss in (title_loss, mean_item_loss) if loss is not None]
+                if is_teacher is not None:
+                    divergence = twin_divergence(logits[0], is_teacher.to(logits.device), distillation_temperature)
+            if divergence is not None:
+                count = logits.shape[1] if num_items_in_batch is None else num_items_in_batch
+                num_students = torch.as_tensor(count, device=logits.device).clamp(min=1) / 2
+                mean_divergence = distillation_weight * divergence / num_students
+        losses = [loss for loss in (title_loss, mean_item_loss, mean_divergence) if loss is not None]
         return PatchRecOutput(
             loss=torch.stack(losses).sum() if len(losses) > 1 else next(iter(losses), None),
             logits=logits,
@@ -740,18 +770,33 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             item_loss=mean_item_loss,
             choice_entropy=None if choice_scores is None else choice_scores.entropy,
             choice_hits=None if choice_scores is None else choice_scores.num_correct,
+            divergence=None if divergence is None else divergence.detach(),
         )
 
     def _score_choices(
-        self, states: torch.Tensor, labels: Any, choices: Any, temperature: float | None
-    ) -> tuple[torch.Tensor, ChoiceScores]:
-        """Returns the logits of the choices' tokens where n labels are predicted, `(1, n, U)`, and their loss."""
+        self,
+        states: torch.Tensor,
+        labels: Any,
+        choices: Any,
+        temperature: float | None,
+        is_teacher: torch.Tensor | None,
+        distillation_temperature: float,
+    ) -> tuple[torch.Tensor, ChoiceScores, torch.Tensor | None]:
+        """
+        Returns the logits of the choices' tokens where n labels are predicted, `(1, n, U)`, their loss and, with
+        teachers, the divergence of the twins.
+        """
         of_labels, (starts,), (columns,), (token_ids,) = choices
         logits = self.compute_token_logits(states, token_ids)
         # The batch may be on another device if layers are on several.
         labels, *parts = (part.to(logits.device) for part in (labels[0], of_labels, starts, columns, token_ids))
         temperature = self.config.title_temperature if temperature is None else temperature
-        return logits[None], choice_loss(logits, labels, Choices(*parts), temperature)
+        divergence = None
+        if is_teacher is not None:
+            divergence = choice_twin_divergence(
+                logits / temperature, Choices(*parts), is_teacher.to(logits.device), distillation_temperature
+            )
+        return logits[None], choice_loss(logits, labels, Choices(*parts), temperature), divergence
 
     def _mean_item_loss(
         self,

@@ -138,6 +138,8 @@ def check_resumable(
         "title_normalizer": "vocabulary",
         "title_temperature": 1.0,
         "patcher": "mean",
+        "distillation_weight": 0.0,
+        "distillation_temperature": 1.0,
         **json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8")),
     }
     old_settings: dict[str, Any] = {

@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..batches.candidates import NegativeSampling
-from ..batches.collators import Objective, PatchDataCollator
+from ..batches.collators import Objective, PatchDataCollator, PatchPretrainDataCollator
 from ..data.row_facts import check_same_catalog, warn_of_other_max_history
 from ..data.rows import TIMES_COLUMN, check_rows, read_columns
 from ..runtime.adapters import load_model
@@ -26,7 +26,7 @@ from ..runtime.catalog import Catalog
 from ..runtime.configuration import Normalizer, Patcher, Similarity
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from .arguments import PatchFinetuneConfig
+from .arguments import PatchFinetuneConfig, PatchPretrainConfig
 
 
 logger = logging.get_logger(__name__)
@@ -321,6 +321,8 @@ def set_objective(
         compares_titles=head is not None and head.title_similarity,
         title_normalizer=cast(Normalizer, args.title_normalizer),
     )
+    if isinstance(collator, PatchPretrainDataCollator) and isinstance(args, PatchPretrainConfig):
+        collator = replace(collator, distills=args.distillation_weight > 0)
     if args.objective != "title":
         processor = collator.processor
         if collator.compares_titles:

@@ -295,6 +295,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
                 num_items_in_batch, settings["num_item_targets"] = cast(torch.Tensor, num_items_in_batch)
             if "shift_choices" in inputs:
                 settings["title_temperature"] = self.args.title_temperature
+            if "shift_teachers" in inputs:
+                settings |= self._distillation
             # `Trainer.compute_loss` takes the loss that the model itself computes.
             loss, outputs = Trainer.compute_loss(
                 self,
@@ -308,7 +310,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
                 choices = (outputs.choice_entropy, outputs.choice_hits)
             elif outputs.logits is not None:
                 logits = outputs.logits[0]
-            statistics.add(inputs, loss, self.state.global_step, logits, outputs.item_loss, choices)
+            step = self.state.global_step
+            statistics.add(inputs, loss, step, logits, outputs.item_loss, choices, outputs.divergence)
         else:
             loss = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -340,8 +343,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         a CPU: the fused head computes logits twice to save memory, which pays only with Triton kernels, and a CPU has
         none. It also does with an adapter on the head, because the fused head reads only the head's own weight.
         """
-        # SFTTrainer's head knows titles only, and the whole vocabulary.
-        if "item_targets" in inputs or "shift_choices" in inputs:
+        # SFTTrainer's head knows titles only, and the whole vocabulary, and returns no logits to learn from.
+        if not {"item_targets", "shift_choices", "shift_teachers"}.isdisjoint(inputs):
             return True
         if self.args.loss_type != "nll" or self.aux_loss_enabled:
             return False
@@ -367,6 +370,11 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         """Brings the count of SFTTrainer up to date. All processes must call this method."""
         self._total_train_tokens += self._train_statistics.take_tokens(self.accelerator)
         return self._total_train_tokens
+
+    @property
+    def _distillation(self) -> dict[str, Any]:
+        """Settings of the distillation, which only pre-training has."""
+        return {}
 
     def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
         """Describes the batches that the model has read since the last log entry."""
