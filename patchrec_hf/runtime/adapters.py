@@ -100,11 +100,12 @@ def load_adapted(
     model = load_model(base_model, tokenizer, **base_kwargs)
     # An adapter that was not saved by a trainer has no `config.json`.
     has_config = cached_file(adapter, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **adapter_kwargs)
-    head, num_time_gaps, patcher = None, 0, "mean"
+    head, num_time_gaps, patcher, num_layers = None, 0, "mean", 1
     if has_config is not None:
         config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
         if isinstance(config, PatchRecConfig):
-            head, num_time_gaps, patcher = config.item_head_config, config.num_time_gaps, config.patcher
+            head, num_time_gaps = config.item_head_config, config.num_time_gaps
+            patcher, num_layers = config.patcher, config.patcher_layers
             # The adapter was trained for an objective and scores of its own.
             model.config.objective = config.objective
             model.config.title_normalizer = config.title_normalizer
@@ -114,7 +115,7 @@ def load_adapted(
     if num_time_gaps > 0 and model.model.time_gaps is None:
         model.add_time_gaps(num_time_gaps)  # so here
     if patcher != model.config.patcher:
-        model.add_patcher(cast(Patcher, patcher))
+        model.add_patcher(cast(Patcher, patcher), num_layers)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")

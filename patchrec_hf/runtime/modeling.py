@@ -32,11 +32,12 @@ from .encoding import IGNORED_LABEL
 from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .item_head import ItemHead, ItemResidual
 from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
-from .patchers import AttentionPatcher, fold_tokens, mean_weights
+from .patchers import fold_tokens, make_patcher, mean_weights
 from .progress import no_bars_in_files
 from .prompts import PATCH_TOKEN, Prompt, tokenizer_fingerprint
 from .sharding import is_plain_linear
 from .time_gaps import TimeGaps
+from .title_states import first_layers, folded_titles, title_differences
 from .tree_attention import TreeAttentionMixin
 
 
@@ -119,9 +120,8 @@ class PatchRecModel(PatchRecPreTrainedModel):
             self.add_item_residual()
         if config.num_time_gaps > 0:
             self.time_gaps = TimeGaps(config.num_time_gaps, config.decoder_config.hidden_size)
-        self.patcher: AttentionPatcher | None = None
-        if config.patcher == "attention":
-            self.patcher = AttentionPatcher(config.decoder_config.hidden_size)
+        self.patcher: Any = make_patcher(config.patcher, config.decoder_config.hidden_size)
+        """[`AttentionPatcher`], [`ContextualPatcher`] or `None`."""
         self.post_init()
 
     def add_item_residual(self) -> None:
@@ -142,6 +142,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patch_token_ids: torch.Tensor,
         patch_positions: torch.Tensor,
         patch_divisors: torch.Tensor,
+        patch_title_starts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
         Embeds text tokens, and folds title tokens into patches, by default as in the paper.
@@ -160,11 +161,15 @@ class PatchRecModel(PatchRecPreTrainedModel):
                 For each folded token, the position of its patch, in `[0, T)`; ascending in each row.
             patch_divisors (`torch.LongTensor` of shape `(B, N)`):
                 For each folded token, the divisor of its embedding; 0 marks padding.
+            patch_title_starts (`torch.LongTensor` of shape `(B, N)`, *optional*):
+                For each folded token, 1 if a title begins with it. Only a [`ContextualPatcher`] needs it.
 
         Returns:
             `torch.Tensor` of shape `(B, T, H)`, in the embedding's dtype.
         """
-        return self.fold_inputs(input_ids, patch_token_ids, patch_positions, patch_divisors)[0]
+        return self.fold_inputs(
+            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts=patch_title_starts
+        )[0]
 
     def fold_inputs(
         self,
@@ -175,13 +180,14 @@ class PatchRecModel(PatchRecPreTrainedModel):
         candidate_token_ids: torch.Tensor | None = None,
         candidate_starts: torch.Tensor | None = None,
         candidate_divisors: torch.Tensor | None = None,
+        patch_title_starts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Embeds inputs as [`PatchRecModel.prepare_inputs_embeds`] does, and in the same call of the embedding module the
         patches of candidates.
 
         Args:
-            input_ids, patch_token_ids, patch_positions, patch_divisors (`torch.LongTensor`):
+            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts (`torch.LongTensor`):
                 See [`PatchRecModel.prepare_inputs_embeds`].
             candidate_token_ids, candidate_divisors (`torch.LongTensor` of shape `(1, K)`, *optional*):
                 The tokens that are folded into the patches of C candidates, one candidate after the other, and their
@@ -191,7 +197,15 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
         Returns:
             `tuple`: embeddings of shape `(B, T, H)`, and candidates' patches of shape `(C, H)`, float32, or `None`.
+
+        Raises:
+            ValueError: If the model's patcher is contextual, and `patch_title_starts` is not given.
         """
+        if self.config.patcher == "contextual" and patch_title_starts is None:
+            raise ValueError(
+                "The model's patcher is contextual and must know where titles begin, so pass `patch_title_starts` as "
+                "the processor and the collators make it."
+            )
         batch_size, length = input_ids.shape
         parts = [input_ids.flatten(), patch_token_ids.flatten()]
         if candidate_token_ids is not None:
@@ -203,7 +217,6 @@ class PatchRecModel(PatchRecPreTrainedModel):
         embeds = rows[text_rows]
         is_patch = (input_ids == self.config.patch_token_id).flatten()
         patch_indices = is_patch.nonzero().squeeze(1)
-        table = rows.float()  # patches are summed in float32: in low precision, a patch's weights do not add up to 1
         # A patcher joins the graph of a batch without patches too: DDP needs every weight in every forward.
         if len(patch_indices) > 0 or self.patcher is not None:
             # One bag per placeholder. Padding has weight 0 and goes to the end of its row, so that the bags ascend.
@@ -211,25 +224,37 @@ class PatchRecModel(PatchRecPreTrainedModel):
             index_of_token = torch.where(patch_divisors > 0, patch_positions, length - 1) + row_starts
             bags = (is_patch.cumsum(0) - 1).clamp(min=0)[index_of_token.flatten()]
             bag_starts = torch.searchsorted(bags, torch.arange(len(patch_indices), device=bags.device))
-            patches = self._fold(table, ids, patch_rows, bag_starts, patch_divisors.flatten())
+            title_starts = None if patch_title_starts is None else patch_title_starts.flatten()
+            patches = self._fold(rows, ids, patch_rows, bag_starts, patch_divisors.flatten(), title_starts)
             if candidate_token_ids is not None:
                 patches = F.dropout(patches, self.config.item_head_config.dropout, self.training)
             embeds = embeds.index_put((patch_indices,), patches.to(embeds.dtype))
         candidates = None
         if candidate_starts is not None and candidate_divisors is not None:
             starts, divisors = candidate_starts.flatten(), candidate_divisors.flatten()
-            candidates = self._fold(table, ids, candidate_rows[0], starts, divisors)
+            candidates = self._fold(rows, ids, candidate_rows[0], starts, divisors)
         return embeds.view(batch_size, length, -1), candidates
 
     def _fold(
-        self, table: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, divisors: torch.Tensor
+        self,
+        embeddings: torch.Tensor,
+        ids: torch.Tensor,
+        rows: torch.Tensor,
+        starts: torch.Tensor,
+        divisors: torch.Tensor,
+        title_starts: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Sums rows of `table`, which embed `ids`, into patches (see [`fold_tokens`]). Divisor 0: left out."""
-        if self.patcher is None:
-            weights = mean_weights(divisors)
-        else:
-            weights = self.patcher(table, ids >= 0, rows, starts, divisors)
-        return fold_tokens(table, rows, starts, weights)
+        """Folds rows of `embeddings`, which embed `ids`, into patches (see [`fold_tokens`]). Divisor 0: left out."""
+        table = embeddings.float()  # summed in float32: in low precision, a patch's weights do not add up to 1
+        is_title = ids >= 0
+        if self.config.patcher == "attention":
+            return fold_tokens(table, rows, starts, self.patcher(table, is_title, rows, starts, divisors))
+        patches = fold_tokens(table, rows, starts, mean_weights(divisors))
+        if self.config.patcher == "contextual":
+            titles = folded_titles(is_title, rows, starts, divisors, title_starts)
+            differences = title_differences(self.language_model, self.config.patcher_layers, embeddings, titles.tokens)
+            patches = self.patcher(patches, differences, titles)
+        return patches
 
     def _read_rows(self, ids: torch.Tensor, drops: bool) -> torch.Tensor:
         """
@@ -264,6 +289,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patch_token_ids: torch.Tensor | None = None,
         patch_positions: torch.Tensor | None = None,
         patch_divisors: torch.Tensor | None = None,
+        patch_title_starts: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
         subtree_end: torch.Tensor | None = None,
         chunk_ancestors: torch.Tensor | None = None,
@@ -276,7 +302,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         Runs the backbone.
 
         Args:
-            input_ids, patch_token_ids, patch_positions, patch_divisors (`torch.LongTensor`):
+            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts (`torch.LongTensor`):
                 See [`PatchRecModel.prepare_inputs_embeds`].
             attention_mask (`torch.Tensor` of shape `(B, T)`, or a mask per layer type):
                 As the backbone takes it.
@@ -304,10 +330,11 @@ class PatchRecModel(PatchRecPreTrainedModel):
             if patch_token_ids is not None and patch_positions is not None and patch_divisors is not None:
                 patches = (patch_token_ids, patch_positions, patch_divisors)
                 if candidate_token_ids is None:
-                    inputs_embeds = self.prepare_inputs_embeds(input_ids, *patches)
+                    inputs_embeds = self.prepare_inputs_embeds(input_ids, *patches, patch_title_starts)
                 else:
+                    candidates = (candidate_token_ids, candidate_starts, candidate_divisors)
                     inputs_embeds, candidate_patches = self.fold_inputs(
-                        input_ids, *patches, candidate_token_ids, candidate_starts, candidate_divisors
+                        input_ids, *patches, *candidates, patch_title_starts
                     )
             elif any(tensor is not None for tensor in (patch_token_ids, patch_positions, patch_divisors)):
                 raise ValueError(
@@ -518,28 +545,34 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         dtype = table.dtype if table.dtype.is_floating_point else torch.float32
         self.model.time_gaps = TimeGaps(num_buckets, self.config.decoder_config.hidden_size).to(table.device, dtype)
 
-    def add_patcher(self, patcher: Patcher) -> None:
+    def add_patcher(self, patcher: Patcher, num_layers: int = 1) -> None:
         """
         Replaces the mean by another patcher. Before training, patches stay the mean.
 
         Args:
-            patcher (`"mean"` or `"attention"`):
+            patcher (`"mean"`, `"attention"` or `"contextual"`):
                 See [`PatchRecConfig`]. `"mean"` changes nothing.
+            num_layers (`int`, *optional*, defaults to `1`):
+                With `patcher="contextual"`: the number of the backbone's first layers that read titles.
 
         Raises:
-            ValueError: If there is no such patcher, or the model has another one than the mean already.
+            ValueError: If there is no such patcher, the model has another one than the mean already, or the backbone's
+                first layers cannot be run alone.
         """
-        check_patcher(patcher)
+        check_patcher(patcher, num_layers)
         if self.model.patcher is not None:
             raise ValueError(
                 f"The model has the patcher {self.config.patcher!r} already; another one would replace what it has "
                 "learned."
             )
-        self.config.patcher = patcher
-        if patcher == "attention":
+        if patcher == "contextual":
+            first_layers(self.model.language_model, num_layers)  # raises here where it cannot run
+        self.config.patcher, self.config.patcher_layers = patcher, num_layers
+        self.model.patcher = make_patcher(patcher, self.config.decoder_config.hidden_size)
+        if self.model.patcher is not None:
             table: Any = self.get_input_embeddings().weight
             dtype = table.dtype if table.dtype.is_floating_point else torch.float32
-            self.model.patcher = AttentionPatcher(self.config.decoder_config.hidden_size).to(table.device, dtype)
+            self.model.patcher.to(table.device, dtype)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -598,6 +631,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         patch_token_ids: torch.Tensor | None = None,
         patch_positions: torch.Tensor | None = None,
         patch_divisors: torch.Tensor | None = None,
+        patch_title_starts: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
         shift_labels: torch.Tensor | None = None,
         shift_choices: torch.Tensor | None = None,
@@ -620,7 +654,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         Computes the logits of next tokens and, if there are labels or item targets, the loss.
 
         Args:
-            input_ids, patch_token_ids, patch_positions, patch_divisors, supervised_positions (`torch.LongTensor`):
+            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts, supervised_positions:
                 See [`PatchRecModel.forward`]. With `supervised_positions`, only those positions are projected.
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 Next tokens before shifting, -100 where there is none. Used only if `shift_labels` is not given.
@@ -703,6 +737,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             patch_token_ids=patch_token_ids,
             patch_positions=patch_positions,
             patch_divisors=patch_divisors,
+            patch_title_starts=patch_title_starts,
             supervised_positions=read_positions,
             **kwargs,
         )
@@ -904,7 +939,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             **kwargs,
         )
         if _holds_prompt(past_key_values):
-            for key in ("patch_token_ids", "patch_positions", "patch_divisors"):
+            for key in ("patch_token_ids", "patch_positions", "patch_divisors", "patch_title_starts"):
                 model_inputs.pop(key, None)
         return model_inputs
 

@@ -1,10 +1,12 @@
-"""Patchers: how the embeddings of title tokens become a patch, as their mean or by learned attention"""
+"""Patchers: how the embeddings of title tokens become a patch, as their mean, by learned attention, or in context"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from .title_states import FoldedTitles
 
 
 _EPSILON = 1e-12  # of mean squares; an embedding of zeros gets a gradient that is finite
@@ -104,3 +106,40 @@ class AttentionPatcher(nn.Module):
         attention = torch.where(takes_part, weights * shifted.exp(), 0.0)
         totals = attention.new_zeros(len(starts)).index_add(0, patches, attention)
         return torch.where(takes_part, attention / totals.clamp(min=_SMALLEST)[patches], weights)
+
+
+class ContextualPatcher(nn.Module):
+    """
+    Mixes the mean of a patch with vectors that the backbone's first layers make of its titles, each read alone (see
+    [`title_differences`]). A session patch gets the mean of its titles' vectors. Residuals and time gaps are added as
+    to the mean. The gate, which is learned, is zero before training, so that patches are the paper's mean then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, means: torch.Tensor, differences: torch.Tensor, titles: FoldedTitles) -> torch.Tensor:
+        """
+        Computes patches.
+
+        Args:
+            means (`torch.Tensor` of shape `(C, H)`):
+                The patches as means, float32.
+            differences (`torch.Tensor` of shape `(U, H)`):
+                For each distinct title, the difference of its vector from the mean of its embeddings, float32.
+            titles ([`FoldedTitles`]):
+                The titles of the patches.
+
+        Returns:
+            `torch.Tensor` of shape `(C, H)`, float32.
+        """
+        shares = differences[titles.kinds] / titles.sizes[:, None]
+        return means + self.gate.float() * torch.zeros_like(means).index_add(0, titles.patches, shares)
+
+
+def make_patcher(patcher: str, hidden_size: int) -> AttentionPatcher | ContextualPatcher | None:
+    """Makes the weights of a patcher, untrained; `None` for the mean, which has none."""
+    if patcher == "attention":
+        return AttentionPatcher(hidden_size)
+    return ContextualPatcher() if patcher == "contextual" else None

@@ -49,7 +49,14 @@ from .user_histories import Item, as_batch, as_timestamps, find_items
 
 
 _SETTINGS = ("catalog", "prompt", "layout", "max_history", "separate_patches", "item_residuals", "time_gaps")
-PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
+PROMPT_KEYS = (
+    "input_ids",
+    "attention_mask",
+    "patch_token_ids",
+    "patch_positions",
+    "patch_divisors",
+    "patch_title_starts",
+)
 """Tensors of a batch that the model reads a prompt from."""
 
 
@@ -352,6 +359,7 @@ class PatchRecProcessor(ProcessorMixin):
             patch_token_ids=patches.token_ids,
             patch_positions=patches.positions,
             patch_divisors=patches.divisors,
+            patch_title_starts=patches.title_starts,
             counts=TokenCounts(int(widths.sum()), len(history_ids), len(prompt_ids)),
             text_counts=TokenCounts(num_title_tokens, text_length, len(prompt_ids) - len(history_ids) + text_length),
             items=history,
@@ -403,6 +411,8 @@ class PatchRecProcessor(ProcessorMixin):
         positions = np.arange(len(items)) if positions is None else positions
         lengths = titles.lengths[items]
         tokens, divisors = titles.gather(items), np.repeat(sizes * lengths, lengths)
+        title_starts = np.zeros(len(tokens), dtype=np.int64)
+        title_starts[np.cumsum(lengths) - lengths] = 1
         residuals = np.flatnonzero(items < self.num_residuals)
         timed = np.flatnonzero(gaps != NO_GAP) if gaps is not None else residuals[:0]
         owners = np.concatenate([residuals, timed])
@@ -412,8 +422,9 @@ class PatchRecProcessor(ProcessorMixin):
                 ids = np.concatenate([ids, -1 - self.num_residuals - gaps[timed]])
             ends = np.cumsum(lengths)[owners]
             tokens, divisors = np.insert(tokens, ends, ids), np.insert(divisors, ends, sizes[owners])
+            title_starts = np.insert(title_starts, ends, 0)
         counts = lengths + np.bincount(owners, minlength=len(items))
-        return FoldedItems(tokens, np.repeat(positions, counts), divisors)
+        return FoldedItems(tokens, np.repeat(positions, counts), divisors, title_starts)
 
     def count_history_tokens(self, title_lengths: np.ndarray, layout: Layout | None = None) -> np.ndarray:
         """

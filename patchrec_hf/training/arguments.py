@@ -174,9 +174,11 @@ class PatchFinetuneConfig(SFTConfig):
             How the trained model scores titles, in evaluations during training and wherever its checkpoint is loaded.
             If not given, as the loss does. The scores have the loss's temperature if both are over the catalog, and
             the temperature 1 otherwise.
-        patcher (`"mean"` or `"attention"`, *optional*):
+        patcher (`"mean"`, `"attention"` or `"contextual"`, *optional*):
             How the embeddings of title tokens become a patch (see [`PatchRecConfig`]). A model that patches by the
             mean gets another patcher, which starts as the mean. If not given, the model's own.
+        patcher_layers (`int`, *optional*, defaults to `1`):
+            With `patcher="contextual"`: the number of the backbone's first layers that a new patcher reads titles by.
         item_residual_size (`int`, *optional*):
             Size of the residuals of a new item head, if the processor writes residuals. The hidden size if not given.
         item_similarity (`"cosine"` or `"product"`, *optional*, defaults to `"cosine"`):
@@ -273,6 +275,7 @@ class PatchFinetuneConfig(SFTConfig):
         default=None,
         metadata={"help": "How title tokens become a patch. Default: as the model has it.", "choices": [*PATCHERS]},
     )
+    patcher_layers: int = field(default=1, metadata={"help": "Layers that read titles for a new contextual patcher."})
     item_residual_size: int | None = field(
         default=None, metadata={"help": "Size of a new item head's residuals. Default: the hidden size."}
     )
@@ -341,8 +344,7 @@ class PatchFinetuneConfig(SFTConfig):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
         self._check_normalizers()
-        if self.patcher is not None:
-            check_patcher(self.patcher)
+        check_patcher("mean" if self.patcher is None else self.patcher, self.patcher_layers)
         # Lists by "diverse" may repeat a title, and a fusion is fitted after training.
         methods = [method for method in METHODS if method not in ("diverse", "fusion")]
         if self.eval_method not in (None, *methods):

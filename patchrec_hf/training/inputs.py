@@ -227,7 +227,7 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
                 "would lose what it has learned. Leave `patcher` unset, or start from a model that patches by the "
                 "mean."
             )
-        patchrec_model.add_patcher(cast(Patcher, args.patcher))
+        patchrec_model.add_patcher(cast(Patcher, args.patcher), args.patcher_layers)
     patchrec_model.check_processor(processor)
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
         check_origin(patchrec_model, processor.tokenizer, args.trust_remote_code)

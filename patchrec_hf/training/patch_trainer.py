@@ -24,6 +24,7 @@ from ..runtime.adapters import complete_lora_config
 from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
+from ..runtime.sharding import is_sharded
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
 from .checkpoints import check_resumable, last_checkpoint, warn_of_ignored_settings
@@ -135,6 +136,11 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             raise ValueError(
                 "FSDP must save whole weights, which load everywhere. Set `state_dict_type` to FULL_STATE_DICT in "
                 "`fsdp_config` (`fsdp_state_dict_type` in accelerate's configuration)."
+            )
+        if patchrec_model.config.patcher == "contextual" and (self.is_fsdp_enabled or is_sharded(patchrec_model)):
+            raise ValueError(
+                "`patcher='contextual'` calls the backbone's first layers on their own, which sharded weights "
+                "(ZeRO-3, FSDP2) do not allow. Use `patcher='attention'`, or run with DDP or ZeRO-1/2."
             )
         if getattr(patchrec_model, "hf_quantizer", None) is not None:
             # SFTTrainer rounds all that QLoRA trains to bfloat16, which loses small steps of weights near 1.
@@ -394,6 +400,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             "title_normalizer": args.title_normalizer,
             "title_temperature": args.title_temperature,
             "patcher": self._patchrec_model.config.patcher,
+            "patcher_layers": self._patchrec_model.config.patcher_layers,
         }
         if args.objective != "title":
             facts["num_negatives"] = args.num_negatives

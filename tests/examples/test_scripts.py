@@ -193,7 +193,7 @@ def test_benchmark_of_patchers(tmp_path):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "patchers.json").read_text())["results"]
     assert [(row["patcher"], row["seed"]) for row in results] == [
-        (patcher, seed) for patcher in ("mean", "attention") for seed in (0, 1, None)
+        (patcher, seed) for patcher in ("mean", "attention", "contextual") for seed in (0, 1, None)
     ]
     assert {row["steps"] for row in results} == {20}
     assert all((row["minus mean"] is None) == (row["patcher"] == "mean") for row in results)

@@ -6,6 +6,16 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from families import (
+    brute_force_scores,
+    encode,
+    histories,
+    make_processor,
+    rank_all,
+    scores_by_item,
+    shared_backbone,
+    shared_model,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, plain_model
@@ -43,12 +53,23 @@ LAYOUTS = [
 def attentive(model, seed=3):
     """A copy of the model whose patcher has learned something."""
     model = copy.deepcopy(model)
-    if model.model.patcher is None:
-        model.add_patcher("attention")
+    model.add_patcher("attention")
     query = model.model.patcher.query
     with torch.no_grad():
         query.copy_(torch.randn(query.shape, generator=torch.Generator().manual_seed(seed)))
     return model
+
+
+def contextual(model, num_layers=1, gate=0.7):
+    """A copy of the model whose patches are mixed with what its first layers make of titles."""
+    model = copy.deepcopy(model)
+    model.add_patcher("contextual", num_layers)
+    with torch.no_grad():
+        model.model.patcher.gate.fill_(gate)
+    return model
+
+
+LEARNED = {"attention": attentive, "contextual": contextual}
 
 
 def with_layout(processor, layout, **settings):
@@ -123,8 +144,9 @@ def test_each_patch_keeps_its_weight(seed, sessions):
         st.tuples(st.permutations(range(12)), st.integers(1, 8), st.sampled_from(LAYOUTS)), min_size=1, max_size=4
     ),
     st.booleans(),
+    st.sampled_from(sorted(LEARNED)),
 )
-def test_an_untrained_query_is_the_mean(processor, cases, packs):
+def test_an_untrained_patcher_is_the_mean(processor, cases, packs, patcher):
     """Sessions, residuals, time gaps and text, padded and packed."""
     model = item_model(residual_size=32)
     model.add_time_gaps(4)
@@ -146,13 +168,14 @@ def test_an_untrained_query_is_the_mean(processor, cases, packs):
     batches = [collator(rows) for collator in collators]
     with torch.no_grad():
         expected = [model(**batch).loss.item() for batch in batches]
-        model.add_patcher("attention")
+        model.add_patcher(patcher)
         assert [model(**batch).loss.item() for batch in batches] == pytest.approx(expected, abs=1e-6, rel=1e-6)
 
 
 @torch.no_grad()
-def test_a_packed_batch_is_the_padded_one(processor, blocks):
-    model = attentive(plain_model())
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_a_packed_batch_is_the_padded_one(processor, blocks, patcher):
+    model = LEARNED[patcher](plain_model())
     for layout in LAYOUTS:
         padded, packed = (PatchDataCollator(processor, layout, tree_packing=packs)(list(blocks)) for packs in (0, 1))
         model.disable_tree_packing()
@@ -162,7 +185,7 @@ def test_a_packed_batch_is_the_padded_one(processor, blocks):
 
 
 @torch.no_grad()
-def test_prompts_candidates_and_item_vectors_agree(processor):
+def test_item_patches_by_hand(processor):
     model = attentive(item_model(residual_size=32))
     full = with_layout(processor, ItemPatchLayout(0), item_residuals=True)
     items = np.arange(12)
@@ -173,40 +196,132 @@ def test_prompts_candidates_and_item_vectors_agree(processor):
         keys = embeddings / embeddings.square().mean(dim=1, keepdim=True).sqrt()
         expected = torch.softmax(keys @ query / 32**0.5, dim=0) @ embeddings + model.model.item_residual.weight[item]
         torch.testing.assert_close(patches[item].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_prompts_candidates_and_item_vectors_agree(processor, patcher):
+    model = LEARNED[patcher](item_model(residual_size=32))
+    full = with_layout(processor, ItemPatchLayout(0), item_residuals=True)
+    items = np.arange(12)
+    patches = item_patches(model, full, items)
     encoded = full.encode(items)
     batch = pad_histories([encoded], full.prompt.pad_id)
-    names = ("input_ids", "patch_token_ids", "patch_positions", "patch_divisors")
     candidates = all_candidates(full)
     embeds, found = model.model.fold_inputs(
-        *(batch[name] for name in names),
+        *(batch[name] for name in ("input_ids", "patch_token_ids", "patch_positions", "patch_divisors")),
         *(candidates[name] for name in ("candidate_token_ids", "candidate_starts", "candidate_divisors")),
+        batch["patch_title_starts"],
     )
-    torch.testing.assert_close(found, patches)
-    torch.testing.assert_close(embeds[0][np.unique(encoded.patch_positions)], patches[-8:])
+    torch.testing.assert_close(found, patches, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embeds[0][np.unique(encoded.patch_positions)], patches[-8:], rtol=1e-4, atol=1e-5)
     mean = item_model(residual_size=32)
     assert not torch.allclose(item_patches(mean, full, items), patches)
     assert not torch.allclose(ItemScorer(mean, full).item_vectors, ItemScorer(model, full).item_vectors)
 
 
-def test_gradients_reach_the_query(processor, rows):
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_gradients_reach_the_patcher(processor, rows, patcher):
     model = plain_model()
-    model.add_patcher("attention")
-    query = model.model.patcher.query
+    model.add_patcher(patcher)
+    (weights,) = model.model.patcher.parameters()
     model(**PatchDataCollator(processor)(list(rows))).loss.backward()
-    assert (query.grad != 0).any()
-    query.grad = None
+    assert (weights.grad != 0).any()
+    weights.grad = None
     # Without patches too there is a gradient: DDP waits for one.
     model(**PatchDataCollator(processor, TextLayout())(list(rows))).loss.backward()
-    assert (query.grad == 0).all()
+    assert (weights.grad == 0).all()
 
 
-def test_a_batch_without_patches_is_read_as_before(processor, rows):
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_a_batch_without_patches_is_read_as_before(processor, rows, patcher):
     batch = PatchDataCollator(processor, TextLayout())(list(rows))
-    assert attentive(plain_model())(**batch).loss.item() == plain_model()(**batch).loss.item()
+    assert LEARNED[patcher](plain_model())(**batch).loss.item() == plain_model()(**batch).loss.item()
 
 
-def test_in_low_precision(processor, rows):
-    model = attentive(plain_model())
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama_tied", "gpt2", "gemma2", "qwen3_sliding"])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_titles_are_read_alone_by_the_first_layers(family, num_layers):
+    """Against a backbone of its own, whose configuration has fewer layers."""
+    processor, model = make_processor(), contextual(shared_model(family), num_layers)
+    config = copy.deepcopy(model.config.text_config)
+    config.num_hidden_layers = num_layers
+    if family in ("gemma2", "qwen3_sliding"):
+        config.layer_types = config.layer_types[:num_layers]
+    short = type(shared_backbone(family))(config).eval().base_model
+    weights = model.model.language_model.state_dict()
+    short.load_state_dict({name: weights[name] for name in short.state_dict()})
+    patches = []
+    for item in range(30):
+        tokens = torch.from_numpy(processor.title_tokens[item])[None]
+        mean, states = (
+            model.get_input_embeddings()(tokens[0]).mean(dim=0),
+            short(tokens).last_hidden_state[0].mean(dim=0),
+        )
+        patches.append(0.3 * mean + 0.7 * states * mean.norm() / states.norm())
+    expected = torch.stack(patches)
+    found = item_patches(model, processor, np.arange(30))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    # A session holds the mean of its titles' patches, wherever they begin.
+    encoded = processor.encode(np.arange(30), layout=SessionPatchLayout(3))
+    batch = pad_histories([encoded], processor.prompt.pad_id)
+    names = ("input_ids", "patch_token_ids", "patch_positions", "patch_divisors", "patch_title_starts")
+    embeds = model.prepare_inputs_embeds(*(batch[name] for name in names))[0]
+    for position in np.unique(encoded.patch_positions):
+        members = np.flatnonzero(encoded.item_ends == position)
+        torch.testing.assert_close(embeds[position], expected[members].mean(dim=0), rtol=1e-3, atol=1e-4)
+    assert len(model.model.language_model.state_dict()) == len(weights)  # the model itself keeps its layers
+
+
+@torch.no_grad()
+def test_a_title_is_no_session_of_its_parts():
+    """The four tokens of one title, and of two titles, have the same divisors."""
+    model = contextual(plain_model())
+    ids, positions = torch.full((1, 2), model.config.patch_token_id), torch.tensor([[0] * 4 + [1] * 4])
+    tokens, divisors = torch.tensor([[30, 31, 32, 33] * 2]), torch.full((1, 8), 4)
+    starts = torch.tensor([[1, 0, 0, 0, 1, 0, 1, 0]])
+    one, two = model.prepare_inputs_embeds(ids, tokens, positions, divisors, starts)[0]
+    assert not torch.allclose(one, two)
+    with pytest.raises(ValueError, match="must know where titles begin, so pass `patch_title_starts`"):
+        model.prepare_inputs_embeds(ids, tokens, positions, divisors)
+
+
+def test_each_distinct_title_is_read_once(processor):
+    model = contextual(plain_model())
+    full = with_layout(processor, ItemPatchLayout(0))
+    read = []
+    layer = model.model.language_model.layers[0]
+    layer.register_forward_pre_hook(lambda module, args: read.append(args[0].shape[0]))
+    prompts = [full.encode(np.array([1, 2, 1, 3])), full.encode(np.array([2, 4, 5]))]
+    model(**pad_histories(prompts, full.prompt.pad_id))
+    assert read == [4, 2]  # items 4 and 5 have one title; then two prompts
+
+
+def test_layers_that_there_are_not():
+    model = plain_model()
+    with pytest.raises(ValueError, match="reads titles by the first 3 layers of the backbone, but LlamaModel has 2"):
+        model.add_patcher("contextual", 3)
+    assert model.model.patcher is None
+    assert model.config.patcher == "mean"
+    with pytest.raises(ValueError, match="`patcher_layers` must be a whole number of at least 1, got 0"):
+        model.add_patcher("contextual", 0)
+    with pytest.raises(ValueError, match="`patcher_layers` belongs to `patcher='contextual'`, got 2"):
+        model.add_patcher("attention", 2)
+
+
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_rankings_are_exact_with_a_patcher(patcher):
+    processor, model = make_processor(), LEARNED[patcher](shared_model("llama_untied"))
+    history = histories()[1]
+    ranking = rank_all(model, processor, [encode(processor, history)])
+    expected = brute_force_scores(model, processor, history)
+    np.testing.assert_allclose(scores_by_item(ranking)[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_in_low_precision(processor, rows, patcher):
+    model = LEARNED[patcher](plain_model())
     batch = PatchDataCollator(processor)(list(rows))
     expected = model(**batch).loss.item()
     with torch.autocast("cpu", torch.bfloat16):
@@ -215,17 +330,18 @@ def test_in_low_precision(processor, rows):
     loss = low(**batch).loss
     assert loss.item() == pytest.approx(expected, rel=5e-2)
     loss.backward()
-    assert low.model.patcher.query.grad.isfinite().all()
+    assert all(weights.grad.isfinite().all() for weights in low.model.patcher.parameters())
 
 
 # Checkpoints
 
 
-def test_a_checkpoint_keeps_its_patcher(processor, rows, tmp_path):
-    model = attentive(plain_model())
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_a_checkpoint_keeps_its_patcher(processor, rows, tmp_path, patcher):
+    model = LEARNED[patcher](plain_model())
     model.save_pretrained(tmp_path)
     loaded = PatchRecForCausalLM.from_pretrained(tmp_path)
-    assert loaded.config.patcher == "attention"
+    assert loaded.config.patcher == patcher
     batch = PatchDataCollator(processor)(list(rows))
     assert loaded(**batch).loss.item() == model(**batch).loss.item()
     assert loaded(**batch).loss.item() != plain_model()(**batch).loss.item()
@@ -240,14 +356,14 @@ def test_a_model_of_the_mean_has_no_patcher():
 
 
 def test_patchers_that_there_are_not():
-    with pytest.raises(ValueError, match="`patcher` must be one of 'mean', 'attention', got 'max'"):
+    with pytest.raises(ValueError, match="`patcher` must be one of 'mean', 'attention', 'contextual', got 'max'"):
         PatchRecConfig(patcher="max")
     model = plain_model()
-    with pytest.raises(ValueError, match="`patcher` must be one of 'mean', 'attention', got 'max'"):
+    with pytest.raises(ValueError, match="`patcher` must be one of 'mean', 'attention', 'contextual', got 'max'"):
         model.add_patcher("max")
     assert model.config.patcher == "mean"
     model.add_patcher("attention")
-    for name in ("attention", "mean"):
+    for name in ("attention", "contextual", "mean"):
         with pytest.raises(ValueError, match="has the patcher 'attention' already"):
             model.add_patcher(name)
 
@@ -266,15 +382,16 @@ def test_a_trainer_adds_and_trains_the_patcher(make_trainer, tmp_path):
     make_trainer("finetune", str(tmp_path / "saved"), patcher="attention")
     with pytest.raises(ValueError, match="`patcher='mean'`, but the model has the patcher 'attention'"):
         make_trainer("finetune", str(tmp_path / "saved"), patcher="mean")
-    with pytest.raises(ValueError, match="`patcher` must be one of 'mean', 'attention', got 'attn'"):
+    with pytest.raises(ValueError, match="`patcher` must be one of 'mean', 'attention', 'contextual', got 'attn'"):
         make_trainer("finetune", plain_model(), patcher="attn")
 
 
-def test_pretraining_from_batches_without_patches(make_trainer):
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_pretraining_from_batches_without_patches(make_trainer, patcher):
     """The first step of pre-training compresses nothing."""
-    trainer = make_trainer("pretrain", plain_model(), patcher="attention")
+    trainer = make_trainer("pretrain", plain_model(), patcher=patcher, activation_checkpointing=True)
     trainer.train()
-    assert (trainer.model.model.patcher.query != 0).all()
+    assert all((weights != 0).all() for weights in trainer.model.model.patcher.parameters())
 
 
 def test_a_run_resumes_with_its_patcher(make_trainer, tmp_path):
@@ -309,13 +426,14 @@ def test_adapters_and_patchers(make_trainer, processor, rows, tmp_path):
     assert loaded.eval()(**batch).loss.item() == pytest.approx(merged(**batch).loss.item(), rel=1e-5)
 
 
-def test_items_are_learned_and_ranked_with_a_patcher(make_trainer, processor, rows):
+@pytest.mark.parametrize("patcher", LEARNED)
+def test_items_are_learned_and_ranked_with_a_patcher(make_trainer, processor, rows, patcher):
     full = with_layout(processor, ItemPatchLayout(0), item_residuals=True)
     evaluation = Dataset.from_list(list(rows)[:4])
     trainer = make_trainer(
-        "finetune", plain_model(), objective="item", patcher="attention", processing_class=full,
+        "finetune", plain_model(), objective="item", patcher=patcher, processing_class=full,
         eval_dataset=evaluation,
     )  # fmt: skip
     trainer.train()
-    assert (trainer.model.model.patcher.query != 0).all()
+    assert all((weights != 0).all() for weights in trainer.model.model.patcher.parameters())
     assert trainer.evaluate()["eval_exact_share"] == 1
