@@ -9,7 +9,7 @@ from patchrec_hf.runtime.title_states import first_layers, folded_titles, title_
 
 
 def test_folded_titles_by_hand():
-    """Rows 0 and 1 are residuals. The second patch is a session of two titles, and the first of them has two tokens."""
+    """Rows 0 and 1 are residuals. The second patch is a session of two titles, of two tokens and of one."""
     is_title = torch.tensor([False, False, True, True, True])
     rows = torch.tensor([2, 3, 0, 2, 3, 1, 4, 0, 0])
     divisors = torch.tensor([2, 2, 1, 4, 4, 2, 2, 0, 0])  # the last two are padding
