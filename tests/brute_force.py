@@ -41,7 +41,7 @@ def _read(model, titles, end_of_turn_id, prompt):
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     patches = {
         name: torch.from_numpy(getattr(prompt, name)).expand(len(rows), -1)
-        for name in ("patch_token_ids", "patch_positions", "patch_divisors")
+        for name in ("patch_token_ids", "patch_positions", "patch_divisors", "patch_title_starts")
     }
     logits = model(input_ids=ids, **patches, use_cache=False).logits[:, start - 1 : -1]
     return logits, ids, torch.tensor([len(row) for row in rows])[:, None]

@@ -23,6 +23,7 @@ from patchrec_hf import (
 )
 from patchrec_hf.batches.packing import pack_histories
 from patchrec_hf.runtime.attention import register_chunk_attention
+from patchrec_hf.runtime.configuration import PATCHERS
 from patchrec_hf.runtime.encoding import pad_histories
 from patchrec_hf.runtime.prompts import SPECIAL_TOKENS, Prompt
 from patchrec_hf.runtime.trie import build_trie
@@ -69,10 +70,13 @@ def golden_processor():
     return PatchRecProcessor(tokenizer, Catalog.from_titles(titles), prompt)
 
 
-@pytest.fixture(scope="module")
-def golden_model(golden_processor):
+@pytest.fixture(scope="module", params=PATCHERS)
+def golden_model(golden_processor, request):
+    """The golden model, with each patcher before it was trained."""
     backbone = LlamaForCausalLM.from_pretrained(GOLDEN)
-    return PatchRecForCausalLM.from_backbone(backbone, golden_processor.tokenizer).eval()
+    model = PatchRecForCausalLM.from_backbone(backbone, golden_processor.tokenizer).eval()
+    model.add_patcher(request.param)
+    return model
 
 
 def encode(processor, case, layout):

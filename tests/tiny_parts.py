@@ -24,4 +24,4 @@ def title_tokens(titles):
 
 def plain_prompt(ids):
     empty, counts = np.empty(0, dtype=np.int64), TokenCounts(0, 0, 0)
-    return EncodedHistory(np.array(ids), len(ids), empty, empty, empty, counts, counts)
+    return EncodedHistory(np.array(ids), len(ids), empty, empty, empty, empty, counts, counts)

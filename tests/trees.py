@@ -26,6 +26,7 @@ def plain(tokens, prompt_length, patches=()):
         patch_token_ids=np.array([token for _, ids, _ in patches for token in ids], dtype=np.int64),
         patch_positions=np.repeat(np.array([position for position, _, _ in patches], dtype=np.int64), sizes),
         patch_divisors=np.repeat(np.array([divisor for _, _, divisor in patches], dtype=np.int64), sizes),
+        patch_title_starts=np.array([int(i == 0) for size in sizes for i in range(size)], dtype=np.int64),
         counts=TokenCounts(0, 0, 0),
         text_counts=TokenCounts(0, 0, 0),
     )

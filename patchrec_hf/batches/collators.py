@@ -115,7 +115,13 @@ class PatchDataCollator:
             batch |= self._candidates(rows, histories)
         if self._predicts_choices:
             batch |= choice_tensors(self.processor.trie, histories, batch["shift_labels"])
+        self._add_twins(batch, rows, histories)
         return batch
+
+    def _add_twins(
+        self, batch: dict[str, torch.Tensor], rows: Sequence[AnyRow], histories: Sequence[EncodedHistory]
+    ) -> None:
+        """Adds to a batch what the trainer needs to know of twins, if there are any."""
 
     @property
     def _predicts_choices(self) -> bool:
@@ -226,9 +232,13 @@ class PatchPretrainDataCollator(PatchDataCollator):
             How the second history of a row differs from the first. With `"dropped"`, the items that would be
             compressed are left out, except the newest one: the control "Dropout" of the paper's Table 4. It needs
             `objective="title"`.
+        distills (`bool`, *optional*, defaults to `False`):
+            Whether the batch says which labels the text twins predict, so that the other twins learn from them
+            (`distillation_weight` of [`PatchPretrainConfig`]). It needs an objective with titles.
     """
 
     twin: Twin = "compressed"
+    distills: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -239,6 +249,26 @@ class PatchPretrainDataCollator(PatchDataCollator):
                 f"`objective={self.objective!r}` predicts an item where the item before it ends, but "
                 "`twin='dropped'` leaves items out. Use `objective='title'`, or `twin='compressed'`."
             )
+        if self.distills and self.objective == "item":
+            raise ValueError(
+                "`distills=True` needs titles, which twins predict token by token, but `objective='item'` has none. "
+                "Use `objective='title'` or 'both'."
+            )
+
+    def _add_twins(
+        self, batch: dict[str, torch.Tensor], rows: Sequence[AnyRow], histories: Sequence[EncodedHistory]
+    ) -> None:
+        """
+        Adds `shift_teachers` of shape `(B, S)`, int64, to a batch for training: 1 for a label that a text twin
+        predicts, 0 for one that the other twin predicts, and -100 for padding.
+        """
+        if not self.distills or not isinstance(rows[0], ScheduledRow):
+            return
+        is_teacher = torch.arange(len(histories)) % 2 == 0  # text twins come first, and twins have the same labels
+        num_labels = torch.tensor([len(history.next_tokens) for history in histories])
+        labels = batch["shift_labels"]
+        batch["shift_teachers"] = torch.full_like(labels, IGNORED_LABEL)
+        batch["shift_teachers"][labels != IGNORED_LABEL] = is_teacher.repeat_interleave(num_labels).long()
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
         """Counts as [`PatchDataCollator`] does, for the text twin, which is the longer one."""

@@ -41,7 +41,8 @@ def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tenso
             - `chunk_ancestors` of shape `(C, A)`: the sequence is cut into C chunks of ⌈T / C⌉ positions. Row c holds
               the ancestors of the first position of chunk c, by depth; padding is -1. A position sees only these
               ancestors and positions of its own chunk.
-            - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(1, N)`, as in [`pad_histories`].
+            - `patch_token_ids`, `patch_positions`, `patch_divisors`, `patch_title_starts` of shape `(1, N)`, as in
+              [`pad_histories`].
             - `supervised_positions`, `shift_labels` of shape `(1, S)`: the positions whose next token is a label, and
               those tokens, history after history.
             - `item_positions`, `item_targets` of shape `(1, P)`, only if a history has such positions: the positions
@@ -105,7 +106,7 @@ def pack_histories(histories: Sequence[EncodedHistory]) -> dict[str, torch.Tenso
 def _prefix_keys(histories: Sequence[EncodedHistory]) -> list[np.ndarray]:
     """
     For each history, one number per position of its prompt, without the last position. The number is the token, or a
-    negative number that stands for a patch: patches have the same one exactly if their tokens and divisors are equal.
+    negative number that stands for a patch: patches have the same one exactly if their titles and divisors are equal.
     """
     keys = [history.input_ids[: history.prompt_length].copy() for history in histories]
     # A new patch opens where the position that tokens are folded into changes, or the history does.
@@ -117,9 +118,11 @@ def _prefix_keys(histories: Sequence[EncodedHistory]) -> list[np.ndarray]:
     sizes = np.diff(np.append(opens, len(positions)))
     tokens = np.concatenate([history.patch_token_ids for history in histories])
     divisors = np.concatenate([history.patch_divisors for history in histories])
-    # A token and its divisor as one number. 0 can fill up short patches, because no divisor is 0.
+    starts = np.concatenate([history.patch_title_starts for history in histories])
+    # A token, its divisor and whether a title begins with it, as one number. 0 can fill up short patches, because no
+    # divisor is 0.
     contents = np.zeros((len(opens), sizes.max()), dtype=np.int64)
-    contents[np.repeat(np.arange(len(opens)), sizes), ragged_arange(sizes)] = (tokens << 32) | divisors
+    contents[np.repeat(np.arange(len(opens)), sizes), ragged_arange(sizes)] = (tokens << 32) | (divisors << 1) | starts
     order = np.lexsort(contents.T)
     is_new = (contents[order[1:]] != contents[order[:-1]]).any(axis=1)
     kinds = np.empty(len(opens), dtype=np.int64)
@@ -161,4 +164,5 @@ def _own_patches(
         "patch_token_ids": np.concatenate([history.patch_token_ids for history in histories])[is_own][None],
         "patch_positions": (depths + np.repeat(branch_starts - shared, counts))[is_own][None],
         "patch_divisors": np.concatenate([history.patch_divisors for history in histories])[is_own][None],
+        "patch_title_starts": np.concatenate([history.patch_title_starts for history in histories])[is_own][None],
     }

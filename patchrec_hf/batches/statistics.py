@@ -39,6 +39,8 @@ class BatchSums(NamedTuple):
             Summed entropy of the predictions of the scored labels, in nats.
         correct (`float`):
             Number of scored labels that have the largest logit.
+        divergence (`float`):
+            Summed divergence of twins, in nats (see [`twin_divergence`]); 0 without distillation.
     """
 
     histories: float
@@ -53,6 +55,7 @@ class BatchSums(NamedTuple):
     scored_labels: float
     entropy: float
     correct: float
+    divergence: float = 0.0
 
     @property
     def mean_loss(self) -> float:
@@ -98,6 +101,7 @@ class StepStatistics:
         logits: torch.Tensor | None = None,
         item_loss: torch.Tensor | None = None,
         choice_predictions: tuple[torch.Tensor, torch.Tensor] | None = None,
+        divergence: torch.Tensor | None = None,
     ) -> None:
         """
         Adds a batch.
@@ -116,6 +120,8 @@ class StepStatistics:
                 The part of `loss` that is the mean loss of the item targets.
             choice_predictions (`tuple[torch.Tensor, torch.Tensor]`, *optional*):
                 `choice_entropy` and `choice_hits` of [`PatchRecOutput`], if labels are predicted among choices.
+            divergence (`torch.Tensor` of shape `()`, *optional*):
+                `divergence` of [`PatchRecOutput`], whose weighted mean is a part of `loss`.
         """
         loss = loss.detach().float()
         counts = batch_token_counts(batch)
@@ -128,6 +134,7 @@ class StepStatistics:
             ]
         )
         predictions = torch.zeros(3, device=loss.device)
+        divergence = torch.zeros_like(loss) if divergence is None else divergence.float()
         if logits is not None:
             choice_predictions = score_labels(logits, batch["shift_labels"][batch["shift_labels"] != IGNORED_LABEL])
         if choice_predictions is not None:
@@ -136,7 +143,7 @@ class StepStatistics:
         if choice_predictions is not None or "item_targets" in batch:
             self._num_tokens = _plus(self._num_tokens, counts[3] - counts[4])
         self._counts = _plus(self._counts, counts)
-        self._values = _plus(self._values, torch.cat([loss_sums, predictions]))
+        self._values = _plus(self._values, torch.cat([loss_sums, predictions, divergence[None]]))
         bad = torch.stack([torch.where(torch.isfinite(loss), -1.0, float(step)), loss])
         if self._first_bad is None:
             self._first_bad = bad

@@ -6,7 +6,7 @@ import copy
 import os
 import re
 import warnings
-from typing import Any
+from typing import Any, cast
 
 from peft import LoraConfig, PeftConfig, PeftModel
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGET_MODULES
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
-from .configuration import PatchRecConfig
+from .configuration import Patcher, PatchRecConfig
 from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .modeling import PatchRecForCausalLM
 from .prompts import PATCH_TOKEN, special_token_ids
@@ -100,11 +100,12 @@ def load_adapted(
     model = load_model(base_model, tokenizer, **base_kwargs)
     # An adapter that was not saved by a trainer has no `config.json`.
     has_config = cached_file(adapter, CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **adapter_kwargs)
-    head, num_time_gaps = None, 0
+    head, num_time_gaps, patcher, num_layers = None, 0, "mean", 1
     if has_config is not None:
         config = AutoConfig.from_pretrained(adapter, trust_remote_code=trust_remote_code, **adapter_kwargs)
         if isinstance(config, PatchRecConfig):
             head, num_time_gaps = config.item_head_config, config.num_time_gaps
+            patcher, num_layers = config.patcher, config.patcher_layers
             # The adapter was trained for an objective and scores of its own.
             model.config.objective = config.objective
             model.config.title_normalizer = config.title_normalizer
@@ -113,6 +114,8 @@ def load_adapted(
         model.make_item_head(head)  # the adapter holds its weights
     if num_time_gaps > 0 and model.model.time_gaps is None:
         model.add_time_gaps(num_time_gaps)  # so here
+    if patcher != model.config.patcher:
+        model.add_patcher(cast(Patcher, patcher), num_layers)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="Found missing adapter keys")
@@ -132,8 +135,8 @@ def complete_lora_config(
     """
     Fills in the open settings of a LoRA configuration: the target modules are the usual ones of the backbone, and the
     special tokens that surround and separate items are trained. A backbone does not know these tokens. `<|patch|>` is
-    not trained, because it is only a placeholder. An item head, residuals and time gaps are trained whole and saved
-    with the adapter.
+    not trained, because it is only a placeholder. An item head, residuals, time gaps and a patcher's weights are
+    trained whole and saved with the adapter.
 
     Args:
         config ([`~peft.PeftConfig`]):
@@ -170,6 +173,7 @@ def complete_lora_config(
         "item_head": model.item_head,
         "item_residual": model.model.item_residual,
         "time_gaps": model.model.time_gaps,
+        "patcher": model.model.patcher,
     }
     # A part that the objective does not train is frozen. PEFT would train a copy of it.
     trained = [

@@ -49,6 +49,26 @@ class ChoiceScores(NamedTuple):
     num_correct: torch.Tensor
 
 
+def choice_cells(choices: Choices) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Lists the tokens that compete with labels.
+
+    Args:
+        choices ([`Choices`]):
+            The choices of n labels.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: the number of a label and an index into `token_ids`, int64, for each token
+        that the label can be; ascending by label and token.
+    """
+    device = choices.of_labels.device
+    counts = choices.starts.diff()[choices.of_labels]
+    rows = torch.arange(len(counts), device=device).repeat_interleave(counts)
+    # The tokens of a label's choice stand together, so that the cells ascend by row and column.
+    shifts = choices.starts[choices.of_labels] - (counts.cumsum(0) - counts)
+    return rows, choices.columns[shifts[rows] + torch.arange(len(rows), device=device)]
+
+
 def choice_loss(
     logits: torch.Tensor, labels: torch.Tensor, choices: Choices, temperature: float = 1.0
 ) -> ChoiceScores:
@@ -71,11 +91,7 @@ def choice_loss(
         [`ChoiceScores`]. Without labels, all of them are 0.
     """
     numbers = torch.arange(len(labels), device=logits.device)
-    counts = choices.starts.diff()[choices.of_labels]
-    rows = numbers.repeat_interleave(counts)
-    # The tokens of a label's choice stand together, so that the cells ascend by row and column.
-    shifts = choices.starts[choices.of_labels] - (counts.cumsum(0) - counts)
-    columns = choices.columns[shifts[rows] + torch.arange(len(rows), device=logits.device)]
+    rows, columns = choice_cells(choices)
     log_probs = catalog_log_softmax(logits, rows, columns, temperature)
     width = logits.shape[1]
     of_labels = torch.searchsorted(choices.token_ids, labels)

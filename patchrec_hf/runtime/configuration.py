@@ -18,6 +18,8 @@ Similarity = Literal["cosine", "product"]
 SIMILARITIES = get_args(Similarity)
 Normalizer = Literal["vocabulary", "catalog"]
 NORMALIZERS = get_args(Normalizer)
+Patcher = Literal["mean", "attention", "contextual"]
+PATCHERS = get_args(Patcher)
 
 
 def check_normalizer(name: str, normalizer: str, temperature_name: str, temperature: float) -> None:
@@ -41,6 +43,23 @@ def check_normalizer(name: str, normalizer: str, temperature_name: str, temperat
     if temperature != 1 and normalizer != "catalog":
         raise ValueError(
             f"`{temperature_name}` belongs to `{name}='catalog'`, got {temperature} with `{name}={normalizer!r}`."
+        )
+
+
+def check_patcher(patcher: str, num_layers: int = 1) -> None:
+    """
+    Checks the settings of a patcher.
+
+    Raises:
+        ValueError: If there is no patcher of this name, or it cannot have this number of layers.
+    """
+    if patcher not in PATCHERS:
+        raise ValueError(f"`patcher` must be one of {', '.join(map(repr, PATCHERS))}, got {patcher!r}.")
+    if type(num_layers) is not int or num_layers < 1:
+        raise ValueError(f"`patcher_layers` must be a whole number of at least 1, got {num_layers!r}.")
+    if num_layers != 1 and patcher != "contextual":
+        raise ValueError(
+            f"`patcher_layers` belongs to `patcher='contextual'`, got {num_layers} with `patcher={patcher!r}`."
         )
 
 
@@ -110,6 +129,11 @@ class PatchRecConfig(PreTrainedConfig):
             Settings of the item head (see [`ItemHeadConfig`]). Without it, the model has no item head.
         num_time_gaps (`int`, *optional*, defaults to `0`):
             Number of buckets of [`TimeGaps`]. 0: the model is not told of times.
+        patcher (`"mean"`, `"attention"` or `"contextual"`, *optional*, defaults to `"mean"`):
+            How the embeddings of title tokens become a patch: by the paper's mean, by learned attention (see
+            [`AttentionPatcher`]), or by the backbone's first layers (see [`ContextualPatcher`]).
+        patcher_layers (`int`, *optional*, defaults to `1`):
+            With `patcher="contextual"`: the number of these layers.
         title_normalizer (`"vocabulary"` or `"catalog"`, *optional*, defaults to `"vocabulary"`):
             How titles are scored unless [`RankingConfig`] says otherwise: whether a token's probability is one among
             all tokens, or among the tokens with which a title of the catalog can go on.
@@ -125,8 +149,8 @@ class PatchRecConfig(PreTrainedConfig):
             formats had a version. Checkpoints are always written in the current format.
 
     Raises:
-        ValueError: If a newer version of the library wrote the configuration, or a setting of the item head or of the
-            titles' scores is wrong.
+        ValueError: If a newer version of the library wrote the configuration, or the patcher or a setting of the item
+            head or of the titles' scores is wrong.
     """
 
     model_type = "patchrec"
@@ -137,6 +161,8 @@ class PatchRecConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
     item_head: dict | None = None
     num_time_gaps: int = 0
+    patcher: str = "mean"
+    patcher_layers: int = 1
     title_normalizer: str = "vocabulary"
     title_temperature: float = 1.0
     objective: str | None = None
@@ -149,6 +175,7 @@ class PatchRecConfig(PreTrainedConfig):
         check_format_version(self.format_version, "The model's configuration")
         if self.item_head is not None:
             self.item_head = asdict(ItemHeadConfig(**self.item_head))
+        check_patcher(self.patcher, self.patcher_layers)
         check_normalizer("title_normalizer", self.title_normalizer, "title_temperature", self.title_temperature)
 
     @classmethod

@@ -43,11 +43,14 @@ class FoldedItems(NamedTuple):
             The position of the patch that each is folded into; ascending if the items' positions are.
         divisors (`numpy.ndarray`):
             The divisor of each embedding.
+        title_starts (`numpy.ndarray`):
+            1 for the first token of a title, else 0.
     """
 
     token_ids: np.ndarray
     positions: np.ndarray
     divisors: np.ndarray
+    title_starts: np.ndarray
 
 
 def _no_numbers() -> np.ndarray:
@@ -72,6 +75,8 @@ class EncodedHistory:
         patch_divisors (`numpy.ndarray` of shape `(N,)`):
             For each folded token, the divisor of its embedding: the length of its title (1 for a residual), times the
             number of items for a session patch.
+        patch_title_starts (`numpy.ndarray` of shape `(N,)`):
+            For each folded token, 1 if a title begins with it, else 0.
         counts ([`TokenCounts`]):
             Counts of the prompt.
         text_counts ([`TokenCounts`]):
@@ -99,6 +104,7 @@ class EncodedHistory:
     patch_token_ids: np.ndarray
     patch_positions: np.ndarray
     patch_divisors: np.ndarray
+    patch_title_starts: np.ndarray
     counts: TokenCounts
     text_counts: TokenCounts
     items: np.ndarray = field(default_factory=_no_numbers)
@@ -150,7 +156,8 @@ def pad_histories(
     Returns:
         `dict[str, torch.Tensor]`:
             - `input_ids`, `attention_mask`, `labels` of shape `(B, T)`. Labels are -100 outside the response.
-            - `patch_token_ids`, `patch_positions`, `patch_divisors` of shape `(B, N)`. Padding has the divisor 0.
+            - `patch_token_ids`, `patch_positions`, `patch_divisors`, `patch_title_starts` of shape `(B, N)`. Padding
+              has the divisor 0.
             - `supervised_positions`, `shift_labels` of shape `(B, S)`: each position whose next token is a label, and
               that token. Padding is 0 in the first tensor and -100 in the second.
             - `item_positions`, `item_targets` of shape `(B, P)`, only if a history has such positions: each position
@@ -188,6 +195,7 @@ def pad_histories(
             [history.patch_positions + shift for history, shift in zip(histories, shifts, strict=True)], 0
         ),
         "patch_divisors": stack([history.patch_divisors for history in histories], 0),
+        "patch_title_starts": stack([history.patch_title_starts for history in histories], 0),
         "supervised_positions": stack(
             [history.supervised_positions + shift for history, shift in zip(histories, shifts, strict=True)], 0
         ),

@@ -195,6 +195,8 @@ def fold_items(
     """
     lengths = titles.lengths[items]
     tokens, divisors = titles.gather(items), np.repeat(sizes * lengths, lengths)
+    title_starts = np.zeros(len(tokens), dtype=np.int64)
+    title_starts[np.cumsum(lengths) - lengths] = 1
     residuals = np.flatnonzero(items < num_residuals)
     timed = residuals[:0] if gaps is None else np.flatnonzero(gaps != NO_GAP)
     owners = np.concatenate([residuals, timed])
@@ -204,5 +206,6 @@ def fold_items(
             ids = np.concatenate([ids, -1 - num_residuals - gaps[timed]])
         ends = np.cumsum(lengths)[owners]
         tokens, divisors = np.insert(tokens, ends, ids), np.insert(divisors, ends, sizes[owners])
+        title_starts = np.insert(title_starts, ends, 0)
     counts = lengths + np.bincount(owners, minlength=len(items))
-    return FoldedItems(tokens, np.repeat(positions, counts), divisors)
+    return FoldedItems(tokens, np.repeat(positions, counts), divisors, title_starts)

@@ -214,7 +214,7 @@ def item_patches(
     model: PatchRecForCausalLM, processor: PatchRecProcessor, items: np.ndarray, titles: TitleTokens | None = None
 ) -> torch.Tensor:
     """
-    Computes the patches of items: the mean of a title's token embeddings, and the item's residual if it has one.
+    Computes the patches of items: what the model's patcher makes of a title, and the item's residual if it has one.
 
     Args:
         model, processor, items, titles:
@@ -258,9 +258,10 @@ def _key(prompt: EncodedHistory) -> bytes:
     """Lists the prompt's tokens, position by position: two prompts begin alike exactly if their keys do."""
     positions = np.concatenate([np.arange(len(prompt.input_ids)), prompt.patch_positions])
     # Each entry has 16 bytes: a token of the prompt and the number of tokens that are folded into it, or a folded
-    # token and its divisor. The number keeps a patch from being the beginning of a longer one.
+    # token, its divisor and whether a title begins with it. The number keeps a patch from being the beginning of a
+    # longer one.
     entries = np.zeros((len(positions), 2), dtype=">i8")
     entries[:, 0] = np.concatenate([prompt.input_ids, prompt.patch_token_ids])
     counts = np.bincount(prompt.patch_positions, minlength=len(prompt.input_ids))
-    entries[:, 1] = np.concatenate([counts, prompt.patch_divisors])
+    entries[:, 1] = np.concatenate([counts, 2 * prompt.patch_divisors + prompt.patch_title_starts])
     return entries[np.argsort(positions, kind="stable")].tobytes()

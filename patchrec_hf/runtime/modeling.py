@@ -26,15 +26,18 @@ from .attention import packed_attention_inputs
 from .backbones import check_logits, load_backbone, scale_logits
 from .catalog import Catalog, check_learned_items
 from .choice_loss import Choices, ChoiceScores, choice_loss
-from .configuration import ItemHeadConfig, PatchRecConfig, Similarity
+from .configuration import ItemHeadConfig, Patcher, PatchRecConfig, Similarity, check_patcher
+from .distillation import choice_twin_divergence, twin_divergence
 from .encoding import IGNORED_LABEL
 from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
 from .item_head import ItemHead, ItemResidual
 from .item_loss import FIXED_POINT, NOT_DRAWN, Features, item_loss
+from .patchers import fold_tokens, make_patcher, mean_weights
 from .progress import no_bars_in_files
 from .prompts import PATCH_TOKEN, Prompt, tokenizer_fingerprint
 from .sharding import is_plain_linear
 from .time_gaps import TimeGaps
+from .title_states import first_layers, folded_titles, title_differences
 from .tree_attention import TreeAttentionMixin
 
 
@@ -69,12 +72,16 @@ class PatchRecOutput(CausalLMOutputWithPast):
             With choices: summed entropy of the predictions, in nats.
         choice_hits (`torch.LongTensor` of shape `()`, *optional*):
             With choices: number of labels that are the most probable token of their choice.
+        divergence (`torch.FloatTensor` of shape `()`, *optional*):
+            With teachers: summed divergence of the students' predictions, in nats, without its weight (see
+            [`twin_divergence`]).
     """
 
     title_loss: torch.Tensor | None = None
     item_loss: torch.Tensor | None = None
     choice_entropy: torch.Tensor | None = None
     choice_hits: torch.Tensor | None = None
+    divergence: torch.Tensor | None = None
 
 
 class PatchRecPreTrainedModel(PreTrainedModel):
@@ -113,6 +120,8 @@ class PatchRecModel(PatchRecPreTrainedModel):
             self.add_item_residual()
         if config.num_time_gaps > 0:
             self.time_gaps = TimeGaps(config.num_time_gaps, config.decoder_config.hidden_size)
+        self.patcher: Any = make_patcher(config.patcher, config.decoder_config.hidden_size)
+        """[`AttentionPatcher`], [`ContextualPatcher`] or `None`."""
         self.post_init()
 
     def add_item_residual(self) -> None:
@@ -133,13 +142,15 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patch_token_ids: torch.Tensor,
         patch_positions: torch.Tensor,
         patch_divisors: torch.Tensor,
+        patch_title_starts: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """
-        Embeds text tokens, and folds title tokens into patches as in the paper.
+        Embeds text tokens, and folds title tokens into patches, by default as in the paper.
 
-        An item patch is the mean of its title's token embeddings. A session patch is the mean of its item patches.
-        Both are a weighted sum over title tokens. The embedding module is called once, on the unique ids. So it may be
-        sharded, adapted or scaled, and its gradient has one row for each distinct token of the input.
+        There, an item patch is the mean of its title's token embeddings, and a session patch is the mean of its item
+        patches. Both are a weighted sum over title tokens. An [`AttentionPatcher`] learns other weights. The embedding
+        module is called once, on the unique ids. So it may be sharded, adapted or scaled, and its gradient has one row
+        for each distinct token of the input.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(B, T)`):
@@ -150,11 +161,15 @@ class PatchRecModel(PatchRecPreTrainedModel):
                 For each folded token, the position of its patch, in `[0, T)`; ascending in each row.
             patch_divisors (`torch.LongTensor` of shape `(B, N)`):
                 For each folded token, the divisor of its embedding; 0 marks padding.
+            patch_title_starts (`torch.LongTensor` of shape `(B, N)`, *optional*):
+                For each folded token, 1 if a title begins with it. Only a [`ContextualPatcher`] needs it.
 
         Returns:
             `torch.Tensor` of shape `(B, T, H)`, in the embedding's dtype.
         """
-        return self.fold_inputs(input_ids, patch_token_ids, patch_positions, patch_divisors)[0]
+        return self.fold_inputs(
+            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts=patch_title_starts
+        )[0]
 
     def fold_inputs(
         self,
@@ -165,13 +180,14 @@ class PatchRecModel(PatchRecPreTrainedModel):
         candidate_token_ids: torch.Tensor | None = None,
         candidate_starts: torch.Tensor | None = None,
         candidate_divisors: torch.Tensor | None = None,
+        patch_title_starts: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Embeds inputs as [`PatchRecModel.prepare_inputs_embeds`] does, and in the same call of the embedding module the
         patches of candidates.
 
         Args:
-            input_ids, patch_token_ids, patch_positions, patch_divisors (`torch.LongTensor`):
+            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts (`torch.LongTensor`):
                 See [`PatchRecModel.prepare_inputs_embeds`].
             candidate_token_ids, candidate_divisors (`torch.LongTensor` of shape `(1, K)`, *optional*):
                 The tokens that are folded into the patches of C candidates, one candidate after the other, and their
@@ -181,7 +197,15 @@ class PatchRecModel(PatchRecPreTrainedModel):
 
         Returns:
             `tuple`: embeddings of shape `(B, T, H)`, and candidates' patches of shape `(C, H)`, float32, or `None`.
+
+        Raises:
+            ValueError: If the model's patcher is contextual, and `patch_title_starts` is not given.
         """
+        if self.config.patcher == "contextual" and patch_title_starts is None:
+            raise ValueError(
+                "The model's patcher is contextual and must know where titles begin, so pass `patch_title_starts` as "
+                "the processor and the collators make it."
+            )
         batch_size, length = input_ids.shape
         parts = [input_ids.flatten(), patch_token_ids.flatten()]
         if candidate_token_ids is not None:
@@ -193,21 +217,44 @@ class PatchRecModel(PatchRecPreTrainedModel):
         embeds = rows[text_rows]
         is_patch = (input_ids == self.config.patch_token_id).flatten()
         patch_indices = is_patch.nonzero().squeeze(1)
-        table = rows.float()  # patches are summed in float32: in low precision, a patch's weights do not add up to 1
-        if len(patch_indices) > 0:
+        # A patcher joins the graph of a batch without patches too: DDP needs every weight in every forward.
+        if len(patch_indices) > 0 or self.patcher is not None:
             # One bag per placeholder. Padding has weight 0 and goes to the end of its row, so that the bags ascend.
             row_starts = length * torch.arange(batch_size, device=input_ids.device)[:, None]
             index_of_token = torch.where(patch_divisors > 0, patch_positions, length - 1) + row_starts
             bags = (is_patch.cumsum(0) - 1).clamp(min=0)[index_of_token.flatten()]
             bag_starts = torch.searchsorted(bags, torch.arange(len(patch_indices), device=bags.device))
-            patches = _fold(table, patch_rows, bag_starts, patch_divisors.flatten())
+            title_starts = None if patch_title_starts is None else patch_title_starts.flatten()
+            patches = self._fold(rows, ids, patch_rows, bag_starts, patch_divisors.flatten(), title_starts)
             if candidate_token_ids is not None:
                 patches = F.dropout(patches, self.config.item_head_config.dropout, self.training)
             embeds = embeds.index_put((patch_indices,), patches.to(embeds.dtype))
         candidates = None
         if candidate_starts is not None and candidate_divisors is not None:
-            candidates = _fold(table, candidate_rows[0], candidate_starts.flatten(), candidate_divisors.flatten())
+            starts, divisors = candidate_starts.flatten(), candidate_divisors.flatten()
+            candidates = self._fold(rows, ids, candidate_rows[0], starts, divisors)
         return embeds.view(batch_size, length, -1), candidates
+
+    def _fold(
+        self,
+        embeddings: torch.Tensor,
+        ids: torch.Tensor,
+        rows: torch.Tensor,
+        starts: torch.Tensor,
+        divisors: torch.Tensor,
+        title_starts: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Folds rows of `embeddings`, which embed `ids`, into patches (see [`fold_tokens`]). Divisor 0: left out."""
+        table = embeddings.float()  # summed in float32: in low precision, a patch's weights do not add up to 1
+        is_title = ids >= 0
+        if self.config.patcher == "attention":
+            return fold_tokens(table, rows, starts, self.patcher(table, is_title, rows, starts, divisors))
+        patches = fold_tokens(table, rows, starts, mean_weights(divisors))
+        if self.config.patcher == "contextual":
+            titles = folded_titles(is_title, rows, starts, divisors, title_starts)
+            differences = title_differences(self.language_model, self.config.patcher_layers, embeddings, titles.tokens)
+            patches = self.patcher(patches, differences, titles)
+        return patches
 
     def _read_rows(self, ids: torch.Tensor, drops: bool) -> torch.Tensor:
         """
@@ -242,6 +289,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patch_token_ids: torch.Tensor | None = None,
         patch_positions: torch.Tensor | None = None,
         patch_divisors: torch.Tensor | None = None,
+        patch_title_starts: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
         subtree_end: torch.Tensor | None = None,
         chunk_ancestors: torch.Tensor | None = None,
@@ -254,7 +302,7 @@ class PatchRecModel(PatchRecPreTrainedModel):
         Runs the backbone.
 
         Args:
-            input_ids, patch_token_ids, patch_positions, patch_divisors (`torch.LongTensor`):
+            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts (`torch.LongTensor`):
                 See [`PatchRecModel.prepare_inputs_embeds`].
             attention_mask (`torch.Tensor` of shape `(B, T)`, or a mask per layer type):
                 As the backbone takes it.
@@ -282,10 +330,11 @@ class PatchRecModel(PatchRecPreTrainedModel):
             if patch_token_ids is not None and patch_positions is not None and patch_divisors is not None:
                 patches = (patch_token_ids, patch_positions, patch_divisors)
                 if candidate_token_ids is None:
-                    inputs_embeds = self.prepare_inputs_embeds(input_ids, *patches)
+                    inputs_embeds = self.prepare_inputs_embeds(input_ids, *patches, patch_title_starts)
                 else:
+                    candidates = (candidate_token_ids, candidate_starts, candidate_divisors)
                     inputs_embeds, candidate_patches = self.fold_inputs(
-                        input_ids, *patches, candidate_token_ids, candidate_starts, candidate_divisors
+                        input_ids, *patches, *candidates, patch_title_starts
                     )
             elif any(tensor is not None for tensor in (patch_token_ids, patch_positions, patch_divisors)):
                 raise ValueError(
@@ -496,6 +545,35 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         dtype = table.dtype if table.dtype.is_floating_point else torch.float32
         self.model.time_gaps = TimeGaps(num_buckets, self.config.decoder_config.hidden_size).to(table.device, dtype)
 
+    def add_patcher(self, patcher: Patcher, num_layers: int = 1) -> None:
+        """
+        Replaces the mean by another patcher. Before training, patches stay the mean.
+
+        Args:
+            patcher (`"mean"`, `"attention"` or `"contextual"`):
+                See [`PatchRecConfig`]. `"mean"` changes nothing.
+            num_layers (`int`, *optional*, defaults to `1`):
+                With `patcher="contextual"`: the number of the backbone's first layers that read titles.
+
+        Raises:
+            ValueError: If there is no such patcher, the model has another one than the mean already, or the backbone's
+                first layers cannot be run alone.
+        """
+        check_patcher(patcher, num_layers)
+        if self.model.patcher is not None:
+            raise ValueError(
+                f"The model has the patcher {self.config.patcher!r} already; another one would replace what it has "
+                "learned."
+            )
+        if patcher == "contextual":
+            first_layers(self.model.language_model, num_layers)  # raises here where it cannot run
+        self.config.patcher, self.config.patcher_layers = patcher, num_layers
+        self.model.patcher = make_patcher(patcher, self.config.decoder_config.hidden_size)
+        if self.model.patcher is not None:
+            table: Any = self.get_input_embeddings().weight
+            dtype = table.dtype if table.dtype.is_floating_point else torch.float32
+            self.model.patcher.to(table.device, dtype)
+
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
@@ -553,6 +631,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         patch_token_ids: torch.Tensor | None = None,
         patch_positions: torch.Tensor | None = None,
         patch_divisors: torch.Tensor | None = None,
+        patch_title_starts: torch.Tensor | None = None,
         supervised_positions: torch.Tensor | None = None,
         shift_labels: torch.Tensor | None = None,
         shift_choices: torch.Tensor | None = None,
@@ -560,6 +639,9 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         choice_columns: torch.Tensor | None = None,
         choice_token_ids: torch.Tensor | None = None,
         title_temperature: float | None = None,
+        shift_teachers: torch.Tensor | None = None,
+        distillation_weight: float = 1.0,
+        distillation_temperature: float = 1.0,
         item_positions: torch.Tensor | None = None,
         item_targets: torch.Tensor | None = None,
         candidate_items: torch.Tensor | None = None,
@@ -572,7 +654,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         Computes the logits of next tokens and, if there are labels or item targets, the loss.
 
         Args:
-            input_ids, patch_token_ids, patch_positions, patch_divisors, supervised_positions (`torch.LongTensor`):
+            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts, supervised_positions:
                 See [`PatchRecModel.forward`]. With `supervised_positions`, only those positions are projected.
             labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
                 Next tokens before shifting, -100 where there is none. Used only if `shift_labels` is not given.
@@ -585,6 +667,11 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 The tokens of the choices, of shapes `(1, K + 1)`, `(1, P)` and `(1, U)` (see [`Choices`]).
             title_temperature (`float`, *optional*):
                 With choices: by what logits are divided. The configuration's if not given.
+            shift_teachers (`torch.LongTensor` of shape `(B, S)`, *optional*):
+                1 where a label is predicted by a teacher, and 0 where it is predicted by a student, who also learns
+                the teacher's distribution (see [`twin_divergence`]). Half of the labels are the teachers'.
+            distillation_weight, distillation_temperature (`float`, *optional*, defaults to `1.0`):
+                With teachers: the weight of the divergence in the loss, and by what logits are divided in it.
             item_positions (`torch.LongTensor` of shape `(B, P)`, *optional*):
                 Positions whose state predicts the next item.
             item_targets (`torch.LongTensor` of shape `(B, P)`, *optional*):
@@ -608,11 +695,12 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         Returns:
             [`PatchRecOutput`]: logits of shape `(B, T, V)`, `(B, S, V)` with `supervised_positions`, or `(1, n, V)`
             with `shift_labels`, for the n positions that have a label; `(1, n, U)` with choices. `loss` is the sum of
-            the mean loss of the labels and the mean loss of the item targets.
+            the mean loss of the labels, the mean loss of the item targets and, with teachers, the weighted mean
+            divergence of the students' labels.
 
         Raises:
-            ValueError: If item targets are given and the model has no item head, or if only a part of the tensors of
-                item targets or choices is given.
+            ValueError: If item targets are given and the model has no item head, if only a part of the tensors of
+                item targets or choices is given, or if teachers are given without `shift_labels`.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
         num_item_targets = kwargs.pop("num_item_targets", None)
@@ -638,6 +726,8 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 "Choices need `shift_labels`, `shift_choices`, `choice_starts`, `choice_columns` and "
                 "`choice_token_ids`, as the collators make them; one is missing."
             )
+        if shift_teachers is not None and shift_labels is None:
+            raise ValueError("`shift_teachers` says who predicts `shift_labels`, but these are missing.")
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -647,6 +737,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             patch_token_ids=patch_token_ids,
             patch_positions=patch_positions,
             patch_divisors=patch_divisors,
+            patch_title_starts=patch_title_starts,
             supervised_positions=read_positions,
             **kwargs,
         )
@@ -663,7 +754,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                 features,
                 num_item_targets,
             )
-        logits = title_loss = choice_scores = None
+        logits = title_loss = choice_scores = divergence = mean_divergence = None
         if not predicts_items or num_labels > 0:  # else no title is a target
             if shift_labels is not None:
                 shift_labels = shift_labels.to(hidden_states.device)  # another one if layers are on several devices
@@ -672,10 +763,18 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             else:
                 kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
                 hidden_states = hidden_states[:, kept]
+            is_teacher = None
+            if shift_teachers is not None:
+                is_teacher = shift_teachers.to(has_label.device)[has_label] == 1
             if predicts_choices:
                 of_labels = choices[0].to(has_label.device)[has_label]
-                logits, choice_scores = self._score_choices(
-                    hidden_states[0], shift_labels, (of_labels, *choices[1:]), title_temperature
+                logits, choice_scores, divergence = self._score_choices(
+                    hidden_states[0],
+                    shift_labels,
+                    (of_labels, *choices[1:]),
+                    title_temperature,
+                    is_teacher,
+                    distillation_temperature,
                 )
                 count = logits.shape[1] if num_items_in_batch is None else num_items_in_batch
                 title_loss = choice_scores.loss / torch.as_tensor(count, device=logits.device).clamp(min=1)
@@ -689,7 +788,13 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
                         num_items_in_batch=num_items_in_batch,
                         shift_labels=shift_labels,
                     )
-        losses = [loss for loss in (title_loss, mean_item_loss) if loss is not None]
+                if is_teacher is not None:
+                    divergence = twin_divergence(logits[0], is_teacher.to(logits.device), distillation_temperature)
+            if divergence is not None:
+                count = logits.shape[1] if num_items_in_batch is None else num_items_in_batch
+                num_students = torch.as_tensor(count, device=logits.device).clamp(min=1) / 2
+                mean_divergence = distillation_weight * divergence / num_students
+        losses = [loss for loss in (title_loss, mean_item_loss, mean_divergence) if loss is not None]
         return PatchRecOutput(
             loss=torch.stack(losses).sum() if len(losses) > 1 else next(iter(losses), None),
             logits=logits,
@@ -700,18 +805,33 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             item_loss=mean_item_loss,
             choice_entropy=None if choice_scores is None else choice_scores.entropy,
             choice_hits=None if choice_scores is None else choice_scores.num_correct,
+            divergence=None if divergence is None else divergence.detach(),
         )
 
     def _score_choices(
-        self, states: torch.Tensor, labels: Any, choices: Any, temperature: float | None
-    ) -> tuple[torch.Tensor, ChoiceScores]:
-        """Returns the logits of the choices' tokens where n labels are predicted, `(1, n, U)`, and their loss."""
+        self,
+        states: torch.Tensor,
+        labels: Any,
+        choices: Any,
+        temperature: float | None,
+        is_teacher: torch.Tensor | None,
+        distillation_temperature: float,
+    ) -> tuple[torch.Tensor, ChoiceScores, torch.Tensor | None]:
+        """
+        Returns the logits of the choices' tokens where n labels are predicted, `(1, n, U)`, their loss and, with
+        teachers, the divergence of the twins.
+        """
         of_labels, (starts,), (columns,), (token_ids,) = choices
         logits = self.compute_token_logits(states, token_ids)
         # The batch may be on another device if layers are on several.
         labels, *parts = (part.to(logits.device) for part in (labels[0], of_labels, starts, columns, token_ids))
         temperature = self.config.title_temperature if temperature is None else temperature
-        return logits[None], choice_loss(logits, labels, Choices(*parts), temperature)
+        divergence = None
+        if is_teacher is not None:
+            divergence = choice_twin_divergence(
+                logits / temperature, Choices(*parts), is_teacher.to(logits.device), distillation_temperature
+            )
+        return logits[None], choice_loss(logits, labels, Choices(*parts), temperature), divergence
 
     def _mean_item_loss(
         self,
@@ -819,15 +939,9 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
             **kwargs,
         )
         if _holds_prompt(past_key_values):
-            for key in ("patch_token_ids", "patch_positions", "patch_divisors"):
+            for key in ("patch_token_ids", "patch_positions", "patch_divisors", "patch_title_starts"):
                 model_inputs.pop(key, None)
         return model_inputs
-
-
-def _fold(table: torch.Tensor, rows: torch.Tensor, starts: torch.Tensor, divisors: torch.Tensor) -> torch.Tensor:
-    """Sums rows of `table`, each divided by its divisor (0: left out). Sum i begins at `starts[i]`."""
-    weights = torch.where(divisors > 0, 1.0 / divisors.clamp(min=1).float(), 0.0)
-    return F.embedding_bag(rows, table, starts, mode="sum", per_sample_weights=weights)
 
 
 def _holds_prompt(past_key_values: Cache | None) -> bool:

@@ -50,7 +50,14 @@ from .user_histories import Item, as_batch, as_timestamps, find_items
 
 
 _SETTINGS = ("catalog", "prompt", "layout", "max_history", "separate_patches", "item_residuals", "time_gaps")
-PROMPT_KEYS = ("input_ids", "attention_mask", "patch_token_ids", "patch_positions", "patch_divisors")
+PROMPT_KEYS = (
+    "input_ids",
+    "attention_mask",
+    "patch_token_ids",
+    "patch_positions",
+    "patch_divisors",
+    "patch_title_starts",
+)
 """Tensors of a batch that the model reads a prompt from."""
 
 
@@ -335,6 +342,7 @@ class PatchRecProcessor(ProcessorMixin):
             patch_token_ids=part.patches.token_ids,
             patch_positions=history_start + part.patches.positions,
             patch_divisors=part.patches.divisors,
+            patch_title_starts=part.patches.title_starts,
             counts=TokenCounts(length - part.num_separators, length, len(prompt_ids)),
             text_counts=TokenCounts(num_title_tokens, text_length, len(prompt_ids) - length + text_length),
             items=history,

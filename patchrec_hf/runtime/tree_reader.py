@@ -294,6 +294,7 @@ class TreeReader:
             patch_token_ids=batch["patch_token_ids"],
             patch_positions=batch["patch_positions"],
             patch_divisors=batch["patch_divisors"],
+            patch_title_starts=batch["patch_title_starts"],
             supervised_positions=lengths - 1,
         )
         self._caches.append(cache)

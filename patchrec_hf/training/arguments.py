@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
@@ -12,7 +14,15 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import SFTConfig
 
 from ..batches.collators import OBJECTIVES
-from ..runtime.configuration import NORMALIZERS, SIMILARITIES, ItemHeadConfig, Similarity, check_normalizer
+from ..runtime.configuration import (
+    NORMALIZERS,
+    PATCHERS,
+    SIMILARITIES,
+    ItemHeadConfig,
+    Similarity,
+    check_normalizer,
+    check_patcher,
+)
 from ..runtime.hub_files import require_token
 from ..runtime.layouts import ItemPatchLayout
 from ..runtime.progress import shows_bars
@@ -164,6 +174,11 @@ class PatchFinetuneConfig(SFTConfig):
             How the trained model scores titles, in evaluations during training and wherever its checkpoint is loaded.
             If not given, as the loss does. The scores have the loss's temperature if both are over the catalog, and
             the temperature 1 otherwise.
+        patcher (`"mean"`, `"attention"` or `"contextual"`, *optional*):
+            How the embeddings of title tokens become a patch (see [`PatchRecConfig`]). A model that patches by the
+            mean gets another patcher, which starts as the mean. If not given, the model's own.
+        patcher_layers (`int`, *optional*, defaults to `1`):
+            With `patcher="contextual"`: the number of the backbone's first layers that a new patcher reads titles by.
         item_residual_size (`int`, *optional*):
             Size of the residuals of a new item head, if the processor writes residuals. The hidden size if not given.
         item_similarity (`"cosine"` or `"product"`, *optional*, defaults to `"cosine"`):
@@ -256,6 +271,11 @@ class PatchFinetuneConfig(SFTConfig):
     score_normalizer: str | None = field(
         default=None, metadata={"help": "Among which tokens titles are scored. Default: as they are learned."}
     )
+    patcher: str | None = field(
+        default=None,
+        metadata={"help": "How title tokens become a patch. Default: as the model has it.", "choices": [*PATCHERS]},
+    )
+    patcher_layers: int = field(default=1, metadata={"help": "Layers that read titles for a new contextual patcher."})
     item_residual_size: int | None = field(
         default=None, metadata={"help": "Size of a new item head's residuals. Default: the hidden size."}
     )
@@ -324,6 +344,7 @@ class PatchFinetuneConfig(SFTConfig):
         if self.objective not in OBJECTIVES:
             raise ValueError(f"`objective` must be one of {', '.join(map(repr, OBJECTIVES))}, got {self.objective!r}.")
         self._check_normalizers()
+        check_patcher("mean" if self.patcher is None else self.patcher, self.patcher_layers)
         # Lists by "diverse" may repeat a title, and a fusion is fitted after training.
         methods = [method for method in METHODS if method not in ("diverse", "fusion")]
         if self.eval_method not in (None, *methods):
@@ -383,10 +404,28 @@ class PatchPretrainConfig(PatchFinetuneConfig):
     r"""
     Configuration of [`PatchPretrainTrainer`]: a [`PatchFinetuneConfig`] for patch pre-training.
 
+    Args:
+        distillation_weight (`float`, *optional*, defaults to `0.0`):
+            Weight in the loss of the divergence between twins: the compressed history learns to predict each token of
+            the target's title with the distribution that the model has for it behind the same history as text. The
+            text twin learns nothing from it. The divergence is the mean over the labels of the compressed twins, and
+            is logged as `distillation_loss`, without its weight. The paper has no distillation.
+        distillation_temperature (`float`, *optional*, defaults to `1.0`):
+            By what the logits of both twins are divided in the divergence, which is multiplied by the temperature's
+            square.
+
     Raises:
-        ValueError: If `ignore_data_skip` is set. A resumed run would then train on rows that it has already seen, at
-            compression probabilities that belong to other rows.
+        ValueError: If `ignore_data_skip` is set: a resumed run would then train on rows that it has already seen, at
+            compression probabilities that belong to other rows. Also if the distillation's weight is negative or not
+            finite, its temperature is not positive or is set without a weight, or the objective has no titles.
     """
+
+    distillation_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the divergence between compressed histories and their text twins."}
+    )
+    distillation_temperature: float = field(
+        default=1.0, metadata={"help": "By what logits are divided in the distillation."}
+    )
 
     _default_rows: ClassVar[int] = 2
 
@@ -396,4 +435,40 @@ class PatchPretrainConfig(PatchFinetuneConfig):
             raise ValueError(
                 "`ignore_data_skip=True` is not supported in pre-training: a resumed run would train on rows of other "
                 "steps, and the compression probability belongs to a step and its rows. Leave it unset."
+            )
+        self._check_distillation()
+
+    def _check_distillation(self) -> None:
+        weight, temperature = self.distillation_weight, self.distillation_temperature
+        for name, value in (("distillation_weight", weight), ("distillation_temperature", temperature)):
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"`{name}` must be a number, such as 1.0, got {value!r}.")
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"`distillation_weight` must be a finite number of at least 0, got {weight}.")
+        if not 0 < temperature < math.inf:
+            raise ValueError(
+                f"`distillation_temperature` must be a positive number, got {temperature}: logits are divided by it."
+            )
+        if weight == 0:
+            if temperature != 1:
+                raise ValueError(
+                    f"`distillation_temperature={temperature}` has no effect without a weight. Set "
+                    "`distillation_weight`, for example to 1.0, or leave the temperature unset."
+                )
+            return
+        if self.objective == "item":
+            raise ValueError(
+                f"`distillation_weight={weight}` is about titles, which twins predict token by token, but "
+                "`objective='item'` trains no titles. Leave it unset, or use `objective='title'` or 'both'."
+            )
+        if self.loss_type != "nll":
+            raise ValueError(
+                f"`loss_type={self.loss_type!r}` is not supported with `distillation_weight`, which needs the logits "
+                "of a cross-entropy. Leave it unset."
+            )
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"`distillation_weight={weight}` does not run in one process on {self.n_gpu} GPUs (DataParallel), "
+                "which could part twins. Start the script with `accelerate launch` or `torchrun`, or set "
+                "CUDA_VISIBLE_DEVICES to one GPU."
             )

@@ -137,6 +137,10 @@ def check_resumable(
         "twin": "compressed",
         "title_normalizer": "vocabulary",
         "title_temperature": 1.0,
+        "patcher": "mean",
+        "patcher_layers": 1,
+        "distillation_weight": 0.0,
+        "distillation_temperature": 1.0,
         **json.loads((checkpoint / RUN_NAME).read_text(encoding="utf-8")),
     }
     old_settings: dict[str, Any] = {

@@ -17,16 +17,16 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from ..batches.candidates import NegativeSampling
-from ..batches.collators import Objective, PatchDataCollator
+from ..batches.collators import Objective, PatchDataCollator, PatchPretrainDataCollator
 from ..data.row_facts import check_same_catalog, warn_of_other_max_history
 from ..data.rows import TIMES_COLUMN, check_rows, read_columns
 from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
-from ..runtime.configuration import Normalizer, Similarity
+from ..runtime.configuration import Normalizer, Patcher, Similarity
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from .arguments import PatchFinetuneConfig
+from .arguments import PatchFinetuneConfig, PatchPretrainConfig
 
 
 logger = logging.get_logger(__name__)
@@ -214,6 +214,20 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
                 "on the base model before the adapter is made, or pass `peft_config`."
             )
         patchrec_model.add_time_gaps(processor.num_time_gaps)
+    if args.patcher not in (None, patchrec_model.config.patcher):
+        if isinstance(model, PeftModel):
+            raise ValueError(
+                f"`patcher={args.patcher!r}` is not the patcher of the adapter's base model, which has "
+                f"{patchrec_model.config.patcher!r}. Call `add_patcher` on the base model before the adapter is made, "
+                "or pass `peft_config`."
+            )
+        if patchrec_model.config.patcher != "mean":
+            raise ValueError(
+                f"`patcher={args.patcher!r}`, but the model has the patcher {patchrec_model.config.patcher!r}, which "
+                "would lose what it has learned. Leave `patcher` unset, or start from a model that patches by the "
+                "mean."
+            )
+        patchrec_model.add_patcher(cast(Patcher, args.patcher), args.patcher_layers)
     patchrec_model.check_processor(processor)
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
         check_origin(patchrec_model, processor.tokenizer, args.trust_remote_code)
@@ -307,6 +321,8 @@ def set_objective(
         compares_titles=head is not None and head.title_similarity,
         title_normalizer=cast(Normalizer, args.title_normalizer),
     )
+    if isinstance(collator, PatchPretrainDataCollator) and isinstance(args, PatchPretrainConfig):
+        collator = replace(collator, distills=args.distillation_weight > 0)
     if args.objective != "title":
         processor = collator.processor
         if collator.compares_titles:

@@ -24,6 +24,7 @@ from ..runtime.adapters import complete_lora_config
 from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
+from ..runtime.sharding import is_sharded
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
 from .checkpoints import check_resumable, last_checkpoint, warn_of_ignored_settings
@@ -136,10 +137,15 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
                 "FSDP must save whole weights, which load everywhere. Set `state_dict_type` to FULL_STATE_DICT in "
                 "`fsdp_config` (`fsdp_state_dict_type` in accelerate's configuration)."
             )
+        if patchrec_model.config.patcher == "contextual" and (self.is_fsdp_enabled or is_sharded(patchrec_model)):
+            raise ValueError(
+                "`patcher='contextual'` calls the backbone's first layers on their own, which sharded weights "
+                "(ZeRO-3, FSDP2) do not allow. Use `patcher='attention'`, or run with DDP or ZeRO-1/2."
+            )
         if getattr(patchrec_model, "hf_quantizer", None) is not None:
             # SFTTrainer rounds all that QLoRA trains to bfloat16, which loses small steps of weights near 1.
             inner = patchrec_model.model
-            for part in (patchrec_model.item_head, inner.item_residual, inner.time_gaps):
+            for part in (patchrec_model.item_head, inner.item_residual, inner.time_gaps, inner.patcher):
                 if part is not None:
                     part.float()
         if data_collator.tree_packing:  # after `super().__init__`, which moves the model to its device
@@ -199,9 +205,9 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
 
         Raises:
             ValueError: If there is no whole checkpoint, or if a run with other settings wrote it. Stage, layout,
-                prompt, catalog, objective, title normalizer and temperature, seed, rows and the number of rows per
-                step must be the same; under DeepSpeed also the number of processes, and in pre-training the number of
-                steps.
+                prompt, catalog, objective, title normalizer and temperature, patcher, seed, rows and the number of
+                rows per step must be the same; under DeepSpeed also the number of processes, and in pre-training the
+                number of steps and the distillation.
         """
         checkpoint = resume_from_checkpoint or None
         output_dir = str(self.args.output_dir)
@@ -295,6 +301,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
                 num_items_in_batch, settings["num_item_targets"] = cast(torch.Tensor, num_items_in_batch)
             if "shift_choices" in inputs:
                 settings["title_temperature"] = self.args.title_temperature
+            if "shift_teachers" in inputs:
+                settings |= self._distillation
             # `Trainer.compute_loss` takes the loss that the model itself computes.
             loss, outputs = Trainer.compute_loss(
                 self,
@@ -308,7 +316,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
                 choices = (outputs.choice_entropy, outputs.choice_hits)
             elif outputs.logits is not None:
                 logits = outputs.logits[0]
-            statistics.add(inputs, loss, self.state.global_step, logits, outputs.item_loss, choices)
+            step = self.state.global_step
+            statistics.add(inputs, loss, step, logits, outputs.item_loss, choices, outputs.divergence)
         else:
             loss = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
@@ -340,8 +349,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         a CPU: the fused head computes logits twice to save memory, which pays only with Triton kernels, and a CPU has
         none. It also does with an adapter on the head, because the fused head reads only the head's own weight.
         """
-        # SFTTrainer's head knows titles only, and the whole vocabulary.
-        if "item_targets" in inputs or "shift_choices" in inputs:
+        # SFTTrainer's head knows titles only, and the whole vocabulary, and returns no logits to learn from.
+        if not {"item_targets", "shift_choices", "shift_teachers"}.isdisjoint(inputs):
             return True
         if self.args.loss_type != "nll" or self.aux_loss_enabled:
             return False
@@ -368,6 +377,11 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         self._total_train_tokens += self._train_statistics.take_tokens(self.accelerator)
         return self._total_train_tokens
 
+    @property
+    def _distillation(self) -> dict[str, Any]:
+        """Settings of the distillation, which only pre-training has."""
+        return {}
+
     def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
         """Describes the batches that the model has read since the last log entry."""
         return sums.batch_metrics()
@@ -385,6 +399,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             "objective": args.objective,
             "title_normalizer": args.title_normalizer,
             "title_temperature": args.title_temperature,
+            "patcher": self._patchrec_model.config.patcher,
+            "patcher_layers": self._patchrec_model.config.patcher_layers,
         }
         if args.objective != "title":
             facts["num_negatives"] = args.num_negatives

@@ -89,8 +89,17 @@ class PatchPretrainTrainer(PatchTrainer):
         return {
             **super()._run_facts(),
             "twin": cast(PatchPretrainDataCollator, self.data_collator).twin,
+            **self._distillation,
             "num_train_epochs": self.args.num_train_epochs,
             "max_steps": self.args.max_steps,
+        }
+
+    @property
+    def _distillation(self) -> dict[str, Any]:
+        args = cast(PatchPretrainConfig, self.args)
+        return {
+            "distillation_weight": args.distillation_weight,
+            "distillation_temperature": args.distillation_temperature,
         }
 
     def _batch_metrics(self, sums: BatchSums) -> dict[str, float]:
@@ -99,6 +108,8 @@ class PatchPretrainTrainer(PatchTrainer):
         compression = {}
         if self.args.objective != "item":
             compression["compression_ratio_prompt"] = sums.text_tokens / (sums.prompt_tokens - sums.text_tokens)
+        if self._distillation["distillation_weight"] > 0 and sums.labels > 0:
+            compression["distillation_loss"] = sums.divergence / (sums.labels / 2)  # half of the labels are students'
         probability = max(self.state.global_step - 1, 0) / max(self.state.max_steps, 1)
         return {
             **super()._batch_metrics(sums),

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / "evaluate.py"
 QUALITY = ROOT / "examples" / "benchmarks" / "quality.py"
 LOSSES = ROOT / "examples" / "benchmarks" / "losses.py"
+PATCHERS = ROOT / "examples" / "benchmarks" / "patchers.py"
 BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
 TRAIN_STEP, SHARING, PREPARE_BENCHMARK = (
     ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py", "prepare.py")
@@ -180,6 +181,25 @@ def test_benchmark_of_losses(tmp_path):
     assert {row["steps"] for row in results} == {30}
     assert results[0]["hr@20 minus the paper's"] is None
     assert "| catalog, temperature 2 | catalog | 30 |" in done.stdout
+
+
+@pytest.mark.slow
+def test_benchmark_of_patchers(tmp_path):
+    """Each patcher and seed gets its steps, and all are compared with the mean on the same targets."""
+    done = run(
+        PATCHERS, "--minutes", "0.001", "--max_rows", "8", "--hidden_size", "16", "--seeds", "0", "1",
+        "--json", tmp_path / "patchers.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "patchers.json").read_text())["results"]
+    assert [(row["patcher"], row["seed"]) for row in results] == [
+        (patcher, seed) for patcher in ("mean", "attention", "contextual") for seed in (0, 1, None)
+    ]
+    assert {row["steps"] for row in results} == {20}
+    assert all((row["minus mean"] is None) == (row["patcher"] == "mean") for row in results)
+    for one, other, both in zip(results[::3], results[1::3], results[2::3], strict=True):
+        assert both["hr@20"][0] == pytest.approx((one["hr@20"][0] + other["hr@20"][0]) / 2)
+    assert "| attention | all | 20 |" in done.stdout
 
 
 @pytest.mark.slow

@@ -41,6 +41,7 @@ def test_padding_by_hand():
         "patch_token_ids": [[99, 99], [3, 4]],
         "patch_positions": [[0, 0], [0, 0]],
         "patch_divisors": [[0, 0], [2, 2]],
+        "patch_title_starts": [[0, 0], [1, 0]],
         "supervised_positions": [[2, 3], [1, 0]],
         "shift_labels": [[1, 2], [7, -100]],
     }

@@ -62,6 +62,7 @@ def test_positions_by_hand() -> None:
     assert part.patches.token_ids.tolist() == [10, -1, 11, 12, -2, -4, 13, 14, 15, -3, -5, 16]
     assert part.patches.positions.tolist() == [0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 4]
     assert part.patches.divisors.tolist() == [2, 2, 4, 4, 2, 2, 3, 3, 3, 1, 1, 1]
+    assert part.patches.title_starts.tolist() == [1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1]
 
 
 def test_text_is_separated_even_if_patches_are_not() -> None:

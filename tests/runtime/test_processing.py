@@ -262,8 +262,9 @@ def test_folded_items_by_hand(processor, num_residuals):
     folded = processor.fold_items(np.array([2, 7, 2]), np.array([2, 2, 1]), np.array([5, 5, 9]))
     expected = []
     for item, size, position in ((2, 2, 5), (7, 2, 5), (2, 1, 9)):
-        expected += [(token, position, size * len(titles[item])) for token in titles[item].tolist()]
-        expected += [(-1 - item, position, size)] if item < count else []
+        ids = titles[item].tolist()
+        expected += [(token, position, size * len(ids), int(place == 0)) for place, token in enumerate(ids)]
+        expected += [(-1 - item, position, size, 0)] if item < count else []
     assert list(zip(*(array.tolist() for array in folded), strict=True)) == expected
     alone = processor.fold_items(np.array([7, 2]))
     assert sorted(set(alone.positions.tolist())) == [0, 1]
@@ -271,7 +272,7 @@ def test_folded_items_by_hand(processor, num_residuals):
         titles[2]
     )
     nothing = processor.fold_items(np.empty(0, dtype=np.int64))
-    assert [len(array) for array in nothing] == [0, 0, 0]
+    assert [len(array) for array in nothing] == [0, 0, 0, 0]
 
 
 @settings(max_examples=30)
@@ -290,7 +291,7 @@ def test_residuals_are_all_that_they_add_to_a_prompt(processor, history, layout,
     assert with_residuals.input_ids.tolist() == plain.input_ids.tolist()
     assert with_residuals.counts == plain.counts
     is_title = with_residuals.patch_token_ids >= 0
-    for name in ("patch_token_ids", "patch_positions", "patch_divisors"):
+    for name in ("patch_token_ids", "patch_positions", "patch_divisors", "patch_title_starts"):
         assert getattr(with_residuals, name)[is_title].tolist() == getattr(plain, name).tolist()
     assert (np.diff(with_residuals.patch_positions) >= 0).all()
     # Each compressed item that has a residual holds it where its patch ends.
