@@ -100,9 +100,9 @@ class BudgetLayout:
 
     A history whose items all fit as item patches keeps them, and its newest items become text as long as they fit. The
     finest layout is therefore [`ItemPatchLayout`] with `num_text_items`. A longer history becomes the widest pyramid
-    that fits (see [`PyramidLayout`]), and its newest sessions are split in two as long as patches are left over. If no
-    pyramid fits, the oldest patches of the narrowest one are joined. So a longer history uses all patches of its
-    budget.
+    (see [`PyramidLayout`]) in which no history up to its length takes more patches than fit. So the width seldom
+    changes while a history grows, and its beginning stays. Patches that are left over even then split the newest
+    sessions in two. If no pyramid fits, the oldest patches of the narrowest one are joined.
 
     With `min_tokens`, one checkpoint learns all budgets in between: each training row draws its own (see
     [`~BudgetLayout.drawn`]). Everywhere else, the budget is `max_tokens`.
@@ -165,13 +165,14 @@ class BudgetLayout:
         if num_items <= max_patches:
             num_patches = num_items - self._num_texts(title_lengths, separate_patches)
             return _segments(np.ones(num_patches, dtype=np.int64), num_items)
-        # Where patches have joined, at least `width` stay, so no wider pyramid fits.
         widths = np.arange(2, max_patches + 1, 2)
-        fitting = np.flatnonzero(_num_pyramid_patches(num_items, widths) <= max_patches)
+        bounds = _most_pyramid_patches(num_items, widths)
+        fitting = np.flatnonzero(bounds <= max_patches)
         if len(fitting) == 0:
             return _segments(_with_fewer_patches(_pyramid_sizes(num_items, 2), max_patches), num_items)
         sizes = _pyramid_sizes(num_items, int(widths[fitting[-1]]))
-        return _segments(_with_more_patches(sizes, max_patches), num_items)
+        num_left_over = max_patches - int(bounds[fitting[-1]])
+        return _segments(_with_more_patches(sizes, len(sizes) + num_left_over), num_items)
 
     def _num_texts(self, title_lengths: np.ndarray, separate_patches: bool) -> int:
         """Returns how many of the newest items fit as text, if all others are item patches."""
@@ -203,19 +204,22 @@ def _pyramid_sizes(num_items: int, width: int) -> np.ndarray:
     return np.concatenate(levels[::-1]) if levels else np.empty(0, dtype=np.int64)
 
 
-def _num_pyramid_patches(num_items: int, widths: np.ndarray) -> np.ndarray:
-    """Returns the number of patches of the pyramid of each width, int64, shape of `widths`."""
-    received, counts = np.full(len(widths), num_items), np.zeros(len(widths), dtype=np.int64)
+def _most_pyramid_patches(num_items: int, widths: np.ndarray) -> np.ndarray:
+    """
+    Returns, for the pyramid of each width, a number of patches that no history of up to `num_items` items exceeds,
+    int64, shape of `widths`.
+    """
+    received, most = np.full(len(widths), num_items), 2 * widths - 1  # items come one by one
+    bounds = np.zeros(len(widths), dtype=np.int64)
     while received.any():
-        given = widths // 2 * np.maximum(received // widths - 1, 0)
-        counts += received - 2 * given
-        received = given
-    return counts
+        bounds += np.minimum(received, most)
+        received, most = widths // 2 * np.maximum(received // widths - 1, 0), widths + widths // 2
+    return bounds
 
 
 def _with_more_patches(sizes: np.ndarray, num_patches: int) -> np.ndarray:
-    """Splits the newest patches that hold several items in two, until there are `num_patches`."""
-    while len(sizes) < num_patches:
+    """Splits the newest sessions in two, until there are `num_patches`, or one for each item."""
+    while len(sizes) < min(num_patches, sizes.sum()):
         splits = np.flatnonzero(sizes > 1)[len(sizes) - num_patches :]
         sizes[splits] //= 2
         sizes = np.insert(sizes, splits, sizes[splits])
@@ -224,7 +228,7 @@ def _with_more_patches(sizes: np.ndarray, num_patches: int) -> np.ndarray:
 
 def _with_fewer_patches(sizes: np.ndarray, num_patches: int) -> np.ndarray:
     """Joins the oldest patches to one, so that `num_patches` remain."""
-    num_joined = len(sizes) - num_patches + 1
+    num_joined = max(len(sizes) - num_patches + 1, 1)
     return np.concatenate([[sizes[:num_joined].sum()], sizes[num_joined:]])
 
 
