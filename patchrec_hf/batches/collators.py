@@ -68,7 +68,8 @@ class PatchDataCollator:
         objective (`"title"`, `"item"` or `"both"`, *optional*, defaults to `"title"`):
             The model predicts the tokens of the target's title, the target among the catalog's items (by the item
             head), or both. With `"item"`, a row needs one encoded history for all of its targets if the layout is
-            append-only: each target is predicted where the item before it ends, and nothing stands after the history.
+            append-only, or if all of its items fit a budget as patches: each target is predicted where the item before
+            it ends, and nothing stands after the history.
         negatives ([`NegativeSampling`], *optional*):
             Draws the items among which item targets are predicted. If not given, all items of the catalog.
         compares_titles (`bool`, *optional*, defaults to `False`):
@@ -177,9 +178,12 @@ class PatchDataCollator:
         is_own_layout = layout is self.layout  # pre-training sets its own
         used = processor.layout if layout is None else layout
         if isinstance(used, BudgetLayout) and isinstance(any_row, ScheduledRow):
-            layout = used.drawn(seed)
+            layout = used = used.drawn(seed)
         is_filler = isinstance(any_row, FillerRow)
-        shares_history = self.objective == "item" and is_append_only(used)
+        is_one_sequence = is_append_only(used)
+        if isinstance(used, BudgetLayout):
+            is_one_sequence = used.keeps_item_patches(targets[-1] - window_start, processor.separate_patches)
+        shares_history = self.objective == "item" and is_one_sequence
         groups = [targets] if shares_history else [[position] for position in targets]
         choices: Sequence[np.ndarray | None] = [None] * len(groups)
         if self._predicts_choices and not is_filler:

@@ -121,11 +121,11 @@ def _prefix_keys(histories: Sequence[EncodedHistory]) -> list[np.ndarray]:
     num_kinds = 0
     # Size by size, because the patch of a long session holds thousands of tokens, and the others need no such width.
     for size in np.unique(sizes):
-        patches = np.flatnonzero(sizes == size)
-        rows = contents[opens[patches, None] + np.arange(size)]
+        is_of_size = sizes == size
+        rows = contents[opens[is_of_size, None] + np.arange(size)]
         _, kinds_of_size = np.unique(rows.view(np.dtype((np.void, rows.itemsize * size))), return_inverse=True)
-        kinds[patches] = num_kinds + kinds_of_size.ravel()
-        num_kinds += len(patches)
+        kinds[is_of_size] = num_kinds + kinds_of_size.ravel()
+        num_kinds += len(rows)
     cuts = np.searchsorted(owners[opens], np.arange(len(histories) + 1))
     for index, key in enumerate(keys):
         patches = slice(cuts[index], cuts[index + 1])

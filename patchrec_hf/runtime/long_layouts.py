@@ -161,7 +161,7 @@ class BudgetLayout:
             separate_patches (`bool`):
                 Whether a separator follows each patch.
         """
-        max_patches = (self.max_tokens + 1) // 2 if separate_patches else self.max_tokens
+        max_patches = self._max_patches(separate_patches)
         if num_items <= max_patches:
             num_patches = num_items - self._num_texts(title_lengths, separate_patches)
             return _segments(np.ones(num_patches, dtype=np.int64), num_items)
@@ -173,6 +173,16 @@ class BudgetLayout:
         sizes = _pyramid_sizes(num_items, int(widths[fitting[-1]]))
         num_left_over = max_patches - int(bounds[fitting[-1]])
         return _segments(_with_more_patches(sizes, len(sizes) + num_left_over), num_items)
+
+    def keeps_item_patches(self, num_items: int, separate_patches: bool) -> bool:
+        """
+        Returns whether a history of `num_items` items, and so each shorter one, has one patch for each item and no
+        text. Up to this length the layout is append-only.
+        """
+        return self.num_text_items == 0 and num_items <= self._max_patches(separate_patches)
+
+    def _max_patches(self, separate_patches: bool) -> int:
+        return (self.max_tokens + 1) // 2 if separate_patches else self.max_tokens
 
     def _num_texts(self, title_lengths: np.ndarray, separate_patches: bool) -> int:
         """Returns how many of the newest items fit as text, if all others are item patches."""

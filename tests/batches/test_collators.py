@@ -396,6 +396,22 @@ def test_a_training_row_draws_one_budget_for_all_its_targets(processor, objectiv
     assert [one.input_ids.tolist() for one in of_evaluation] == [one.input_ids.tolist() for one in widest]
 
 
+def test_a_row_within_its_budget_is_one_sequence(processor):
+    """Item patches are append-only, so one history predicts all items, as with `ItemPatchLayout(0)`."""
+    for separate, least in ((True, 21), (False, 11)):  # 11 items before the last target
+        for max_tokens, num_histories in ((least, 1), (least - 1, 3)):
+            layout = BudgetLayout(max_tokens, num_text_items=0)
+            other = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, layout, 8, separate)
+            histories = PatchDataCollator(other, objective="item").encode_rows([LONG_ROW])
+            assert len(histories) == num_histories
+        (whole,) = PatchDataCollator(other, ItemPatchLayout(0), objective="item").encode_rows([LONG_ROW])
+        (one,) = PatchDataCollator(other, BudgetLayout(least, None, 0), objective="item").encode_rows([LONG_ROW])
+        assert one.input_ids.tolist() == whole.input_ids.tolist()
+        assert one.item_positions.tolist() == whole.item_positions.tolist()
+        texts = PatchDataCollator(other, BudgetLayout(least), objective="item").encode_rows([LONG_ROW])
+        assert len(texts) == 3
+
+
 def test_row_lengths_of_layouts_that_ask_for_facts(processor):
     rows = Dataset.from_list(
         [LONG_ROW, {**LONG_ROW, "target_positions": [4, 6]}, {**LONG_ROW, "target_positions": []}]
@@ -419,5 +435,5 @@ def test_windows_of_time_are_read_from_rows(processor):
     without = {name: values for name, values in LONG_ROW.items() if name != "timestamps"}
     with pytest.raises(ValueError, match=r"reads timestamps, but the row of user 3 has no `timestamps`.*choose a"):
         collator.encode_rows([without])
-    with pytest.raises(ValueError, match="timestamps must ascend, .* item 3 has 3 after 9"):
+    with pytest.raises(ValueError, match=r"timestamps must ascend, .* item 3 has 3 after 9"):
         collator.encode_rows([{**LONG_ROW, "timestamps": [0, 5, 9, 3, *LONG_ROW["timestamps"][4:]]}])

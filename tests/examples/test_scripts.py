@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / "evaluate.py"
 QUALITY = ROOT / "examples" / "benchmarks" / "quality.py"
 LOSSES = ROOT / "examples" / "benchmarks" / "losses.py"
+BUDGETS = ROOT / "examples" / "benchmarks" / "budgets.py"
 BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
 TRAIN_STEP, SHARING, PREPARE_BENCHMARK = (
     ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py", "prepare.py")
@@ -180,6 +181,26 @@ def test_benchmark_of_losses(tmp_path):
     assert {row["steps"] for row in results} == {30}
     assert results[0]["hr@20 minus the paper's"] is None
     assert "| catalog, temperature 2 | catalog | 30 |" in done.stdout
+
+
+@pytest.mark.slow
+def test_benchmark_of_budgets(tmp_path):
+    """Checks what is written, not how good or how fast it is."""
+    done = run(
+        BUDGETS, "--quick", "--minutes", "0.001", "--hidden_size", "16", "--budgets", "4", "12",
+        "--json", tmp_path / "budgets.json", "--plot", tmp_path / "budgets.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "budgets.json").read_text())
+    assert [row["budget"] for row in written["results"]] == [4, 12]
+    for row in written["results"]:
+        by_hand = row["one checkpoint"]["hr@20"] - row["own checkpoint"]["hr@20"]
+        difference, low, high = row["hr@20 of one minus own"]
+        assert difference == pytest.approx(by_hand)
+        assert low <= difference <= high
+        assert row["history_tokens"] <= row["budget"]
+        assert f"| {row['budget']} | {row['one checkpoint']['hr@20']:.3f} |" in done.stdout
+    assert (tmp_path / "budgets.png").stat().st_size > 0
 
 
 @pytest.mark.slow
