@@ -184,6 +184,8 @@ def main(args: Arguments, data: DataArguments) -> None:
         args.check_combination(default_method(recommender.model, recommender.processor))
         model, processor = recommender.model.to(state.device), recommender.processor
         max_history, own_catalog = args.max_history or processor.max_history, processor.catalog
+        if args.max_tokens is not None:
+            processor.layout_within(args.max_tokens)  # said now, and not after the data is loaded
     elif args.baseline not in BASELINES:
         scorer = load_saved(args.baseline)
         if isinstance(scorer, SequentialRecommender):

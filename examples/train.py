@@ -163,7 +163,8 @@ def main(script: TrainArguments, data: DataArguments, backbone: ModelConfig, arg
     state.print(
         "\nLatest items of a user:", *(f"{item_id}: {catalog.titles[index]}" for item_id, index in latest), sep="\n  "
     )
-    recommended = PatchRecommender(model, processor).recommend(history, k=3)
+    times = test[0]["timestamps"][:-1] if processor.reads_timestamps() else None
+    recommended = PatchRecommender(model, processor).recommend(history, k=3, timestamps=times)
     state.print("\nRecommended:", *(f"{item.item_id}: {item.title}" for item in recommended), sep="\n  ")
     state.print(f'\nThe checkpoint: {final}\nUse it: PatchRecommender.from_pretrained("{final}").recommend([...])')
     finish_run(output_dir, results)
