@@ -43,7 +43,6 @@ from patchrec_hf import (
 
 PROMPTS = {"books": BOOK_PROMPT_INSTRUCTION_FIRST, "movies": MOVIE_PROMPT_INSTRUCTION_FIRST}
 METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
-TRIAL_STEPS = 30
 
 
 def main(args: argparse.Namespace) -> None:
@@ -60,8 +59,9 @@ def main(args: argparse.Namespace) -> None:
     milliseconds: dict[int, float] = {}
     for name, layout in layouts.items():
         for _ in range(1 if steps else 2):  # the first trial warms up
-            per_step = seconds_of(partial(train, args, train_rows, catalog, layout, TRIAL_STEPS)) / TRIAL_STEPS
-        steps[name] = max(TRIAL_STEPS, int(seconds / per_step))
+            trial = partial(train, args, train_rows, catalog, layout, args.trial_steps)
+            per_step = seconds_of(trial) / args.trial_steps
+        steps[name] = max(args.trial_steps, int(seconds / per_step))
         model, processor = train(args, train_rows, catalog, layout, steps[name])
         for budget in budgets if name == "any" else [layout.max_tokens]:
             start = time.process_time()
@@ -179,11 +179,12 @@ if __name__ == "__main__":
     parser.add_argument("--hidden_size", type=int, default=64, help="width of the backbone, which has two layers")
     parser.add_argument("--ties", choices=["stable", "release"], help="order of simultaneous interactions in raw data")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--trial_steps", type=int, default=30, help="steps that find out the time of a step")
     parser.add_argument("--quick", action="store_true", help="few seconds a checkpoint, and few rows")
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--plot", type=Path, help="image file for a plot")
     parsed = parser.parse_args()
     if parsed.quick:
-        quick = {"minutes": min(parsed.minutes, 0.1), "max_rows": 100, "targets_per_row": 8}
+        quick = {"minutes": min(parsed.minutes, 0.1), "max_rows": 100, "targets_per_row": 8, "trial_steps": 5}
         parsed = argparse.Namespace(**{**vars(parsed), **quick})
     main(parsed)
