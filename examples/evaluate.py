@@ -106,11 +106,18 @@ class Arguments:
     max_rows: int | None = field(default=None, metadata={"help": "Number of rows to rank, evenly spaced."})
     batch_size: int = field(default=8, metadata={"help": "Histories per forward."})
     seed: int = field(default=0, metadata={"help": "Seed of random layouts."})
+    max_tokens: int | None = field(
+        default=None, metadata={"help": "Most positions of a history, for a checkpoint whose layout has a budget."}
+    )
+    trust_layout_code: bool = field(
+        default=False, metadata={"help": "Whether to import the checkpoint's layout, if it is a class of your own."}
+    )
     compare: str | None = field(default=None, metadata={"help": "Directory of another report to compare with."})
     plot: str | None = field(default=None, metadata={"help": "Where to draw the report (an image file)."})
 
     def __post_init__(self) -> None:
-        least = {"max_history": 1, "num_beams": 1, "max_title_tokens": 0, "max_rows": 1, "batch_size": 1, "seed": 0}
+        least = {"max_history": 1, "num_beams": 1, "max_title_tokens": 0, "max_rows": 1, "batch_size": 1, "seed": 0,
+                 "max_tokens": 1}  # fmt: skip
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
@@ -139,7 +146,8 @@ class Arguments:
                      "temperature": None}  # fmt: skip
         given = [name for name, default in of_search.items() if getattr(self, name) != default]
         if self.baseline is not None:
-            given += [name for name, default in (("protocol", "strict"), ("method", None))
+            given += [name for name, default in (("protocol", "strict"), ("method", None), ("max_tokens", None),
+                                                 ("trust_layout_code", False))
                       if getattr(self, name) != default]  # fmt: skip
             if given:
                 raise ValueError(f"A baseline scores every item: leave out {_options(given)}.")
@@ -172,10 +180,12 @@ def main(args: Arguments, data: DataArguments) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     max_history = 100 if args.max_history is None else args.max_history
     if args.model is not None:
-        recommender = PatchRecommender.from_pretrained(args.model)  # merges an adapter
+        recommender = PatchRecommender.from_pretrained(args.model, trust_layout_code=args.trust_layout_code)
         args.check_combination(default_method(recommender.model, recommender.processor))
         model, processor = recommender.model.to(state.device), recommender.processor
         max_history, own_catalog = args.max_history or processor.max_history, processor.catalog
+        if args.max_tokens is not None:
+            processor.layout_within(args.max_tokens)  # said now, and not after the data is loaded
     elif args.baseline not in BASELINES:
         scorer = load_saved(args.baseline)
         if isinstance(scorer, SequentialRecommender):
@@ -229,6 +239,7 @@ def main(args: Arguments, data: DataArguments) -> None:
                 max_rows=args.max_rows,
                 train_dataset=train,
                 batch_size=args.batch_size,
+                max_tokens=args.max_tokens,
                 resume_dir=Path(args.output_dir, "parts", str(number)),
             )
             reports[name] = report.with_settings(model=args.model)

@@ -34,12 +34,15 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 from patchrec_hf import (
+    BudgetLayout,
     ItemPatchLayout,
     PatchPretrainConfig,
     PatchRecommender,
     PatchRecProcessor,
+    PyramidLayout,
     SessionPatchLayout,
     TextLayout,
+    TimeWindowLayout,
     build_tiny_backbone,
     evaluate_model,
     evaluate_scorer,
@@ -54,7 +57,14 @@ from patchrec_hf.runtime.ranking import default_method
 from patchrec_hf.training.recipes import RECIPES, train_recipe
 
 
-LAYOUTS = {"item": ItemPatchLayout(), "session": SessionPatchLayout(), "text": TextLayout()}
+LAYOUTS = {
+    "item": ItemPatchLayout(),
+    "session": SessionPatchLayout(),
+    "text": TextLayout(),
+    "day": TimeWindowLayout(max_gap=24 * 3600),
+    "pyramid": PyramidLayout(),
+    "budget": BudgetLayout(max_tokens=200, min_tokens=25),
+}
 METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
 
 
@@ -153,7 +163,8 @@ def main(script: TrainArguments, data: DataArguments, backbone: ModelConfig, arg
     state.print(
         "\nLatest items of a user:", *(f"{item_id}: {catalog.titles[index]}" for item_id, index in latest), sep="\n  "
     )
-    recommended = PatchRecommender(model, processor).recommend(history, k=3)
+    times = test[0]["timestamps"][:-1] if processor.reads_timestamps() else None
+    recommended = PatchRecommender(model, processor).recommend(history, k=3, timestamps=times)
     state.print("\nRecommended:", *(f"{item.item_id}: {item.title}" for item in recommended), sep="\n  ")
     state.print(f'\nThe checkpoint: {final}\nUse it: PatchRecommender.from_pretrained("{final}").recommend([...])')
     finish_run(output_dir, results)

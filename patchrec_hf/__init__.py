@@ -22,6 +22,9 @@ _MODULES = {
     "RandomPatchLayout": "runtime.layouts",
     "SessionPatchLayout": "runtime.layouts",
     "TextLayout": "runtime.layouts",
+    "BudgetLayout": "runtime.long_layouts",
+    "PyramidLayout": "runtime.long_layouts",
+    "TimeWindowLayout": "runtime.long_layouts",
     "BOOK_PROMPT": "runtime.prompts",
     "BOOK_PROMPT_INSTRUCTION_FIRST": "runtime.prompts",
     "MOVIE_PROMPT": "runtime.prompts",
@@ -149,6 +152,9 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .runtime.layouts import RandomPatchLayout as RandomPatchLayout
     from .runtime.layouts import SessionPatchLayout as SessionPatchLayout
     from .runtime.layouts import TextLayout as TextLayout
+    from .runtime.long_layouts import BudgetLayout as BudgetLayout
+    from .runtime.long_layouts import PyramidLayout as PyramidLayout
+    from .runtime.long_layouts import TimeWindowLayout as TimeWindowLayout
     from .runtime.prompts import BOOK_PROMPT as BOOK_PROMPT
     from .runtime.prompts import BOOK_PROMPT_INSTRUCTION_FIRST as BOOK_PROMPT_INSTRUCTION_FIRST
     from .runtime.prompts import MOVIE_PROMPT as MOVIE_PROMPT

@@ -11,10 +11,19 @@ import polars as pl
 import torch
 from datasets import Dataset
 
-from ..data.rows import Row, check_targets, read_columns
+from ..data.rows import TIMES_COLUMN, Row, check_targets, read_columns
 from ..runtime.configuration import NORMALIZERS, Normalizer
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory, pad_histories
-from ..runtime.layouts import DropLayout, Layout, RandomPatchLayout, TextLayout, check_layout, is_append_only
+from ..runtime.layouts import (
+    DropLayout,
+    Layout,
+    RandomPatchLayout,
+    TextLayout,
+    asks_for,
+    check_layout,
+    is_append_only,
+)
+from ..runtime.long_layouts import BudgetLayout
 from ..runtime.processing import PatchRecProcessor
 from .candidates import NegativeSampling, all_candidates, candidate_features, draw_candidates
 from .choices import choice_tensors, choices_of, with_choices
@@ -23,6 +32,7 @@ from .packing import pack_histories
 from .sampling import ScheduledRow
 
 
+_ITEMS_PER_PART = 1 << 20
 Objective = Literal["title", "item", "both"]
 OBJECTIVES = get_args(Objective)
 Twin = Literal["compressed", "dropped"]
@@ -50,14 +60,16 @@ class PatchDataCollator:
         seed (`int`, *optional*, defaults to `0`):
             Seed of random layouts. Draws depend only on this seed, the step of a [`ScheduledRow`] (0 for other rows)
             and the history of the row's first target, not on when or in which process the collator runs. Each item is
-            drawn once for all targets of a row.
+            drawn once for all targets of a row. A [`BudgetLayout`] with `min_tokens` draws the budget of a
+            [`ScheduledRow`] in the same way, and keeps to `max_tokens` for other rows.
         tree_packing (`bool`, *optional*, defaults to `False`):
             Whether to pack the batch into one sequence, which holds each prefix that prompts share once (see
             [`pack_histories`]). Otherwise the batch has one padded row for each history.
         objective (`"title"`, `"item"` or `"both"`, *optional*, defaults to `"title"`):
             The model predicts the tokens of the target's title, the target among the catalog's items (by the item
             head), or both. With `"item"`, a row needs one encoded history for all of its targets if the layout is
-            append-only: each target is predicted where the item before it ends, and nothing stands after the history.
+            append-only, or if all of its items fit a budget as patches: each target is predicted where the item before
+            it ends, and nothing stands after the history.
         negatives ([`NegativeSampling`], *optional*):
             Draws the items among which item targets are predicted. If not given, all items of the catalog.
         compares_titles (`bool`, *optional*, defaults to `False`):
@@ -162,15 +174,22 @@ class PatchDataCollator:
         step = any_row.step if isinstance(any_row, ScheduledRow) else 0
         processor = self.processor
         indices = processor.catalog.indices_of(row["item_ids"])
-        timestamps = _timestamps(row) if processor.num_time_gaps > 0 else None
+        timestamps = _timestamps(row, processor, layout) if processor.reads_timestamps(layout) else None
         targets = row["target_positions"]
         if len(targets) == 0:
             return
         check_targets(row, processor.max_history)
         window_start = max(0, targets[0] - processor.max_history)
         seed = (self.seed, step, processor.title_tokens.checksum(indices[window_start : targets[0]]))
+        is_own_layout = layout is self.layout  # pre-training sets its own
+        used = processor.layout if layout is None else layout
+        if isinstance(used, BudgetLayout) and isinstance(any_row, ScheduledRow):
+            layout = used = used.drawn(seed)
         is_filler = isinstance(any_row, FillerRow)
-        shares_history = self.objective == "item" and is_append_only(layout or processor.layout)
+        is_one_sequence = is_append_only(used)
+        if isinstance(used, BudgetLayout):
+            is_one_sequence = used.keeps_item_patches(targets[-1] - window_start, processor.separate_patches)
+        shares_history = self.objective == "item" and is_one_sequence
         groups = [targets] if shares_history else [[position] for position in targets]
         choices: Sequence[np.ndarray | None] = [None] * len(groups)
         if self._predicts_choices and not is_filler:
@@ -192,12 +211,11 @@ class PatchDataCollator:
                 history = self._with_item_targets(history, np.asarray(group) - window_start, item_targets)
             if self.max_length is not None and len(history.input_ids) > self.max_length:
                 shorter_rows = f" or `targets_per_row` (this row has {len(targets)})" if len(targets) > 1 else ""
-                other_layout = f", or choose a layout that compresses more than {layout or processor.layout}"
+                other_layout = f", or choose a layout that compresses more than {used}"
                 raise ValueError(
                     f"A history of user {row.get('user_id')} takes {len(history.input_ids)} tokens, but the model "
                     f"reads at most {self.max_length}. Lower `max_history` (now {processor.max_history})"
-                    # Pre-training sets its own layouts, so another layout would not help there.
-                    f"{shorter_rows}{other_layout if layout is self.layout else ''}."
+                    f"{shorter_rows}{other_layout if is_own_layout else ''}."
                 )
             yield history
 
@@ -287,17 +305,19 @@ class PatchPretrainDataCollator(PatchDataCollator):
         return histories
 
 
-def _timestamps(row: Row | Mapping[str, Any]) -> np.ndarray:
+def _timestamps(row: Row | Mapping[str, Any], processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
     if row.get("timestamps") is None:
-        raise ValueError(
-            f"The patches of this model hold time gaps, but the row of user {row.get('user_id')} has no `timestamps`. "
-            "Load rows of interactions with times, or make the processor with `time_gaps=0`."
-        )
+        raise processor.missing_timestamps(f"the row of user {row.get('user_id')} has no `timestamps`", layout)
     return np.asarray(row["timestamps"])
 
 
 def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
-    parts = read_columns(dataset, "item_ids", "target_positions")
+    columns = ["item_ids", "target_positions"]
+    if "timestamps" in asks_for(processor.layout if layout is None else layout):
+        if TIMES_COLUMN not in dataset.column_names:
+            raise processor.missing_timestamps(f"a data set has no column `{TIMES_COLUMN}`", layout)
+        columns.append(TIMES_COLUMN)
+    parts = read_columns(dataset, *columns)
     lengths = [_lengths_of(part, processor, layout) for part in parts]
     return np.concatenate(lengths) if lengths else np.empty(0, dtype=np.int64)
 
@@ -315,9 +335,14 @@ def _lengths_of(rows: pl.DataFrame, processor: PatchRecProcessor, layout: Layout
     if item_ids.null_count() > 0:
         raise ValueError("Item ids must be whole numbers or texts, but a row's `item_ids` hold None.")
     title_lengths = processor.title_tokens.lengths[processor.catalog.indices_of(item_ids.to_numpy())]
+    times = rows[TIMES_COLUMN].filter(num_items > 0).explode().to_numpy() if TIMES_COLUMN in rows.columns else None
     result = np.zeros(len(rows), dtype=np.int64)
     for length in np.unique(lengths):
-        row_numbers = np.flatnonzero(lengths == length)
-        histories = title_lengths[starts[row_numbers][:, None] + np.arange(length)]
-        result[row_numbers] = processor.count_history_tokens(histories, layout)
+        alike = np.flatnonzero(lengths == length)
+        # In parts, so that the memory does not grow with the number of long histories.
+        for row_numbers in np.array_split(alike, -(-len(alike) * (length + 1) // _ITEMS_PER_PART)):
+            places = starts[row_numbers][:, None] + np.arange(length)
+            result[row_numbers] = processor.count_history_tokens(
+                title_lengths[places], layout, None if times is None else times[places]
+            )
     return result

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory
-from ..runtime.title_tokens import ragged_arange
 
 
 _CHUNK_SIZES = np.arange(16, 513, 16)
@@ -119,14 +118,17 @@ def _prefix_keys(histories: Sequence[EncodedHistory]) -> list[np.ndarray]:
     tokens = np.concatenate([history.patch_token_ids for history in histories])
     divisors = np.concatenate([history.patch_divisors for history in histories])
     starts = np.concatenate([history.patch_title_starts for history in histories])
-    # A token, its divisor and whether a title begins with it, as one number. 0 can fill up short patches, because no
-    # divisor is 0.
-    contents = np.zeros((len(opens), sizes.max()), dtype=np.int64)
-    contents[np.repeat(np.arange(len(opens)), sizes), ragged_arange(sizes)] = (tokens << 32) | (divisors << 1) | starts
-    order = np.lexsort(contents.T)
-    is_new = (contents[order[1:]] != contents[order[:-1]]).any(axis=1)
+    # A token, its divisor and whether a title begins with it, as one number.
+    contents = (tokens << 32) | (divisors << 1) | starts
     kinds = np.empty(len(opens), dtype=np.int64)
-    kinds[order] = np.append(0, np.cumsum(is_new))
+    num_kinds = 0
+    # Size by size, because the patch of a long session holds thousands of tokens, and the others need no such width.
+    for size in np.unique(sizes):
+        is_of_size = sizes == size
+        rows = contents[opens[is_of_size, None] + np.arange(size)]
+        _, kinds_of_size = np.unique(rows.view(np.dtype((np.void, rows.itemsize * size))), return_inverse=True)
+        kinds[is_of_size] = num_kinds + kinds_of_size.ravel()
+        num_kinds += len(rows)
     cuts = np.searchsorted(owners[opens], np.arange(len(histories) + 1))
     for index, key in enumerate(keys):
         patches = slice(cuts[index], cuts[index + 1])

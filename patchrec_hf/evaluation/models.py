@@ -13,6 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from ..data.row_facts import warn_of_other_max_history
+from ..data.rows import TIMES_COLUMN
 from ..runtime.best_items import best_items
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Normalizer
@@ -57,6 +58,7 @@ def evaluate_model(
     batch_size: int = 8,
     resume_dir: str | Path | None = None,
     show_progress: bool = True,
+    max_tokens: int | None = None,
 ) -> EvaluationReport:
     """
     Ranks the catalog for each target of a data set, and looks up the target's rank. Under a launcher, every process
@@ -101,13 +103,17 @@ def evaluate_model(
             directory per model, and delete it after saving the report.
         show_progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar, on the main process.
+        max_tokens (`int`, *optional*):
+            Most positions of a history, if the processor's layout is a [`BudgetLayout`]: another budget than the
+            layout's own.
 
     Returns:
         [`EvaluationReport`]
 
     Raises:
         ValueError: If the data set is empty, a number is out of range, model and processor were not made for each
-            other, or [`CatalogRanker`] raises it.
+            other, the layout has no budget for `max_tokens`, rows have no timestamps that are read, or
+            [`CatalogRanker`] raises it.
         FileExistsError: If `resume_dir` holds parts of an evaluation of other targets, or with other arguments.
         KeyError: If the catalog lacks an item.
         TypeError: If the backbone cannot attend to a tree, or `layout` is no layout.
@@ -117,6 +123,8 @@ def evaluate_model(
     if not isinstance(processor, PatchRecProcessor):
         raise TypeError(f"`processor` must be a `PatchRecProcessor`, got `{type(processor).__name__}`.")
     check_layout(layout)
+    if max_tokens is not None:
+        layout = processor.layout_within(max_tokens, layout)
     if protocol == "release":
         if method not in (None, "diverse"):
             raise ValueError(
@@ -145,6 +153,8 @@ def evaluate_model(
     targets = find_targets(dataset, processor.catalog, max_rows, train_dataset)
     if method == "fusion" and processor.fusion is not None and processor.fusion.reads_times and targets.times is None:
         raise missing_times("The fusion's part 'popularity'")
+    if processor.reads_timestamps(layout) and targets.times is None:
+        raise processor.missing_timestamps(f"the data set to rank has no column `{TIMES_COLUMN}`", layout)
     warn_of_other_max_history(dataset, processor.max_history)
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
 
@@ -191,7 +201,7 @@ def evaluate_model(
 
     def rank(numbers: np.ndarray) -> np.ndarray:
         histories, items = targets.history_items(numbers), targets.items[numbers]
-        timestamps = targets.history_times(numbers) if processor.num_time_gaps > 0 else None
+        timestamps = targets.history_times(numbers) if processor.reads_timestamps(layout) else None
         results = np.empty(len(items), dtype)
 
         def counted_prompt(row: int) -> EncodedHistory:

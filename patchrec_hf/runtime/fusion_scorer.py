@@ -9,7 +9,7 @@ import numpy as np
 
 from .encoding import EncodedHistory
 from .fusion_parts import DataPart, ItemHeadPart, NeighborPart, Part, TitlePart
-from .item_scorer import PROMPTS_AT_ONCE, ItemScorer, ScoredRows
+from .item_scorer import ItemScorer, ScoredRows, prompt_blocks
 from .log_probs import log_softmax
 from .modeling import PatchRecForCausalLM
 from .moments import as_moments
@@ -127,8 +127,7 @@ class FusionScorer:
         """
         if times is not None:
             times = as_moments(times, len(prompts))
-        for first in range(0, len(prompts), PROMPTS_AT_ONCE):
-            block = [prompts[row] for row in range(first, min(first + PROMPTS_AT_ONCE, len(prompts)))]
+        for first, block in prompt_blocks(prompts):
             for rows, item_scores in self._item_scores(block, batch_size, nest):
                 asked = [block[row] for row in rows]
                 moments = None if times is None else times[first + rows]

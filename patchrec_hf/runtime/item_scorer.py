@@ -19,7 +19,32 @@ from .title_tokens import TitleTokens
 
 
 PROMPTS_AT_ONCE = 4096
-"""Number of prompts that are in memory at once. Among these, nested prompts are found, and similar lengths sorted."""
+"""Most prompts that are in memory at once. Among these, nested prompts are found, and similar lengths sorted."""
+TOKENS_AT_ONCE = 1 << 22
+"""Number of tokens and folded tokens from which on no more prompts are in memory at once."""
+
+
+def prompt_blocks(prompts: Sequence[EncodedHistory]) -> Iterator[tuple[int, list[EncodedHistory]]]:
+    """
+    Reads prompts in blocks that fit into memory, whether histories hold ten items or ten thousand.
+
+    Args:
+        prompts (`Sequence[EncodedHistory]`):
+            Prompts, which a [`LazySequence`] makes when they are read.
+
+    Yields:
+        `tuple[int, list[EncodedHistory]]`: the number of a block's first prompt, and its prompts.
+    """
+    first, num_tokens = 0, 0
+    block: list[EncodedHistory] = []
+    for row in range(len(prompts)):
+        block.append(prompts[row])
+        num_tokens += len(block[-1].input_ids) + len(block[-1].patch_token_ids)
+        if len(block) == PROMPTS_AT_ONCE or num_tokens >= TOKENS_AT_ONCE:
+            yield first, block
+            first, num_tokens, block = row + 1, 0, []
+    if block:
+        yield first, block
 
 
 class ItemScorer:
@@ -116,9 +141,8 @@ class ItemScorer:
         if not isinstance(prompts, LazySequence):  # a bad row raises before the model has ranked for hours
             for row, prompt in enumerate(prompts):
                 self._until_history_ends(row, prompt)
-        for first in range(0, len(prompts), PROMPTS_AT_ONCE):
-            numbers = range(first, min(first + PROMPTS_AT_ONCE, len(prompts)))
-            cut = [self._until_history_ends(row, prompts[row]) for row in numbers]
+        for first, block in prompt_blocks(prompts):
+            cut = [self._until_history_ends(first + row, prompt) for row, prompt in enumerate(block)]
             groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
             # Prompts of similar lengths need little padding.
             groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, is_dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, get_args
 
@@ -50,14 +50,16 @@ class Layout(Protocol):
     @property
     def asks_for(self) -> Sequence[str]:
         """
-        Names of more keyword arguments that the layout is called with: `"timestamps"`, `"title_lengths"` or both (see
-        [`lay_out`]). A layout of your own may leave this out, which means that it asks for nothing.
+        Names of more keyword arguments that the layout is called with, among `"title_lengths"`, `"timestamps"` and
+        `"separate_patches"` (see [`lay_out`]). A layout of your own may leave this out, which means that it asks for
+        nothing.
         """
         return ()
 
-    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:
+    def __call__(self, num_items: int, *args: Any, **kwargs: Any) -> list[Segment]:
         """
-        Lays out a history.
+        Lays out a history. The signature is `(num_items, seed=())`, and after these the keyword arguments that the
+        layout asks for.
 
         Args:
             num_items (`int`):
@@ -75,8 +77,14 @@ def _non_empty(segments: Sequence[Segment]) -> list[Segment]:
     return [segment for segment in segments if segment.start < segment.stop]
 
 
-def _require_at_least(name: str, value: int, minimum: int) -> None:
-    if not isinstance(value, int) or value < minimum:
+def check_whole_number(name: str, value: int, minimum: float) -> None:
+    """
+    Checks a setting of a layout.
+
+    Raises:
+        ValueError: If `value` is no whole number of at least `minimum`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
         raise ValueError(f"`{name}` must be a whole number of at least {minimum}, got {value!r}.")
 
 
@@ -112,7 +120,7 @@ class ItemPatchLayout:
     asks_for: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        _require_at_least("num_text_items", self.num_text_items, 0)
+        check_whole_number("num_text_items", self.num_text_items, 0)
 
     @property
     def is_append_only(self) -> bool:
@@ -146,7 +154,7 @@ class SessionPatchLayout:
     is_append_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _require_at_least("group_size", self.group_size, 1)
+        check_whole_number("group_size", self.group_size, 1)
         if self.align not in ("latest", "oldest"):
             raise ValueError(f"`align` must be 'latest' or 'oldest', got {self.align!r}.")
 
@@ -243,6 +251,7 @@ def lay_out(
     *,
     title_lengths: np.ndarray,
     timestamps: np.ndarray | None = None,
+    separate_patches: bool,
 ) -> list[Segment]:
     """
     Lays out a history, and gives the layout what it asks for.
@@ -256,6 +265,8 @@ def lay_out(
             Number of tokens of each item's title.
         timestamps (`numpy.ndarray` of shape `(num_items,)`, int64, *optional*):
             When each item was chosen, in seconds.
+        separate_patches (`bool`):
+            Whether a separator follows each patch.
 
     Returns:
         `list[Segment]`
@@ -263,9 +274,9 @@ def lay_out(
     Raises:
         ValueError: If the layout asks for timestamps, and there are none, or for something unknown.
     """
-    facts = {"title_lengths": title_lengths, "timestamps": timestamps}
-    asked: dict[str, np.ndarray] = {}
-    for name in getattr(layout, "asks_for", ()):
+    facts = {"title_lengths": title_lengths, "timestamps": timestamps, "separate_patches": separate_patches}
+    asked: dict[str, Any] = {}
+    for name in asks_for(layout):
         if name not in facts:
             raise ValueError(f"The layout {layout} asks for {name!r}; a layout may ask for {', '.join(facts)}.")
         fact = facts[name]
@@ -275,8 +286,13 @@ def lay_out(
                 "`timestamps`, or `recommend(..., timestamps=...)`."
             )
         asked[name] = fact
-    call: Callable[..., list[Segment]] = layout
-    return call(num_items, seed, **asked)
+    return layout(num_items, seed, **asked)
+
+
+def asks_for(layout: Layout) -> tuple[str, ...]:
+    """Returns [`Layout.asks_for`]; nothing for a layout that does not say."""
+    names = getattr(layout, "asks_for", ())
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def is_append_only(layout: Layout) -> bool:
@@ -288,28 +304,3 @@ def _runs(flags: np.ndarray) -> list[tuple[int, int]]:
     """Start and stop of each run of equal flags."""
     cuts = [0, *(np.flatnonzero(flags[1:] != flags[:-1]) + 1).tolist(), len(flags)]
     return [(start, stop) for start, stop in pairwise(cuts) if start < stop]
-
-
-_LAYOUTS = (TextLayout, ItemPatchLayout, SessionPatchLayout, RandomPatchLayout, DropLayout)
-
-
-def layout_to_dict(layout: Layout) -> dict[str, Any]:
-    """Returns a layout as JSON-ready values, for the checkpoint."""
-    return {"name": layout.name, **asdict(layout)}  # type: ignore[call-overload]
-
-
-def layout_from_dict(values: dict[str, Any]) -> Layout:
-    """
-    Returns the layout that [`layout_to_dict`] wrote.
-
-    Raises:
-        ValueError: If no layout of this library has that name.
-    """
-    for layout_class in _LAYOUTS:
-        if layout_class.name == values.get("name"):
-            return layout_class(**{key: value for key, value in values.items() if key != "name"})
-    known = ", ".join(repr(layout_class.name) for layout_class in _LAYOUTS)
-    raise ValueError(
-        f"Unknown layout {values.get('name')!r}; known layouts are {known}. Pass a layout of your own "
-        "as `layout` of `PatchRecProcessor.from_pretrained`."
-    )

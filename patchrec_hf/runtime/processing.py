@@ -31,7 +31,8 @@ from .hub_files import (
     hub_kwargs,
     push_kwargs,
 )
-from .layouts import ItemPatchLayout, Layout, check_layout, lay_out, layout_from_dict, layout_to_dict
+from .layouts import ItemPatchLayout, Layout, asks_for, check_layout, lay_out
+from .long_layouts import BudgetLayout
 from .neighbors import NeighborTable
 from .padding import replace_text_padding
 from .prompts import (
@@ -42,6 +43,7 @@ from .prompts import (
     tokenizer_fingerprint,
     with_padding,
 )
+from .saved_layouts import check_saved_layout, layout_from_dict, layout_to_dict
 from .time_gaps import gap_buckets
 from .title_similarity import title_similarity
 from .title_tokens import TitleTokens, tokenize_titles
@@ -112,7 +114,7 @@ class PatchRecProcessor(ProcessorMixin):
             raise TypeError(f"`catalog` must be a `Catalog`, got `{type(catalog).__name__}`.")
         if not isinstance(prompt, (Prompt, PromptTemplate)):
             raise TypeError(f"`prompt` must be a `PromptTemplate`, got `{type(prompt).__name__}`.")
-        check_layout(layout, is_saved=True)
+        check_saved_layout(layout)
         replace_text_padding(tokenizer)
         super().__init__(tokenizer)
         self.catalog = catalog
@@ -176,16 +178,38 @@ class PatchRecProcessor(ProcessorMixin):
         Returns a copy of the processor with another layout.
 
         Raises:
-            TypeError: If it is no layout (see [`check_layout`]).
+            TypeError: If it is no layout that a checkpoint can keep (see [`check_saved_layout`]).
         """
         if layout is None:
             raise TypeError("`layout` must be a layout such as `ItemPatchLayout(5)`, got None.")
-        check_layout(layout, is_saved=True)
+        check_saved_layout(layout)
         other = copy.copy(self)
         other.layout = layout
         if "trie" in self.__dict__:
             other.__dict__["trie"] = self.trie  # the titles are the same
         return other
+
+    def layout_within(self, max_tokens: int, layout: Layout | None = None) -> BudgetLayout:
+        """
+        Returns a layout with another budget.
+
+        Args:
+            max_tokens (`int`):
+                Most positions of a history.
+            layout ([`Layout`], *optional*):
+                Replaces the processor's layout.
+
+        Raises:
+            ValueError: If the layout has no budget, or if `max_tokens` is below what a prompt needs.
+        """
+        layout = self.layout if layout is None else layout
+        if not isinstance(layout, BudgetLayout):
+            raise ValueError(
+                f"`max_tokens={max_tokens!r}` needs a layout with a budget, and the layout is {layout}. Train with "
+                "`BudgetLayout(max_tokens=..., min_tokens=...)`, which serves any budget between the two, or pass "
+                "`layout=BudgetLayout(...)`."
+            )
+        return layout.with_budget(max_tokens)
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and workers get no trie: it may be large, and a copy may have other titles.
@@ -302,8 +326,8 @@ class PatchRecProcessor(ProcessorMixin):
             titles ([`TitleTokens`], *optional*):
                 The titles that `history` and `target` index. If not given, the titles of the catalog.
             timestamps (`numpy.ndarray` of shape `(num_items,)`, int64, *optional*):
-                When each item was chosen, in seconds. They are read only if patches hold time gaps. The first item
-                that is read has no gap.
+                When each item was chosen, in seconds. They are read only if [`~PatchRecProcessor.reads_timestamps`].
+                The first item that is read has no gap.
 
         Returns:
             [`EncodedHistory`]
@@ -313,11 +337,11 @@ class PatchRecProcessor(ProcessorMixin):
             ValueError: If the history is empty, or timestamps that are read are missing or descend.
         """
         titles = self.title_tokens if titles is None else titles
-        gaps = self._gaps(len(history), timestamps, max_history or self.max_history)
+        check_layout(layout)
+        timestamps = self._timestamps(len(history), timestamps, max_history or self.max_history, layout)
         history = np.asarray(history)[-(max_history or self.max_history) :]
         if len(history) == 0:
             raise ValueError("The history is empty; a recommendation needs at least one earlier item.")
-        check_layout(layout)
         prompt = self.prompt
         seed = (titles.checksum(history),) if seed is None else seed
         segments = lay_out(
@@ -325,9 +349,11 @@ class PatchRecProcessor(ProcessorMixin):
             len(history),
             seed,
             title_lengths=titles.lengths[history],
-            timestamps=None if timestamps is None else np.asarray(timestamps)[-len(history) :],
+            timestamps=timestamps,
+            separate_patches=self.separate_patches,
         )
         units = HistoryUnits.from_segments(segments, len(history))
+        gaps = None if self.num_time_gaps == 0 or timestamps is None else gap_buckets(timestamps, self.num_time_gaps)
         part = self.encode_units(history, units, titles, gaps)
         history_start = len(prompt.prefix_ids) + 1
         prompt_ids = np.concatenate(
@@ -379,18 +405,46 @@ class PatchRecProcessor(ProcessorMixin):
             gaps=gaps,
         )
 
-    def _gaps(self, num_items: int, timestamps: np.ndarray | None, max_history: int) -> np.ndarray | None:
-        """Returns the buckets of the time gaps in the part of a history that is read; `None` if patches hold none."""
+    def reads_timestamps(self, layout: Layout | None = None) -> bool:
+        """
+        Returns whether histories need timestamps, because patches hold time gaps or the layout asks for them.
+
+        Args:
+            layout ([`Layout`], *optional*):
+                Replaces the processor's layout.
+        """
+        return self.num_time_gaps > 0 or "timestamps" in asks_for(self.layout if layout is None else layout)
+
+    def missing_timestamps(self, subject: str, layout: Layout | None = None) -> ValueError:
+        """
+        Returns the error that says why histories need timestamps, and how they get them.
+
+        Args:
+            subject (`str`):
+                What lacks timestamps, as the beginning of a sentence.
+            layout ([`Layout`], *optional*):
+                Replaces the processor's layout.
+        """
+        reader, mend = "The patches of this model hold time gaps", "make the processor with `time_gaps=0`"
         if self.num_time_gaps == 0:
+            reader = f"The layout {self.layout if layout is None else layout} reads timestamps"
+            mend = "choose a layout that reads none"
+        return ValueError(
+            f"{reader}, but {subject}. A recommendation needs the timestamps of the history: rows with the column "
+            f"`timestamps`, as rows of interactions with times have, or `recommend(..., timestamps=...)`. Or {mend}."
+        )
+
+    def _timestamps(
+        self, num_items: int, timestamps: np.ndarray | None, max_history: int, layout: Layout | None
+    ) -> np.ndarray | None:
+        """Returns the timestamps of the part of a history that is read; `None` if nothing reads them."""
+        if not self.reads_timestamps(layout):
             return None
         if timestamps is None:
-            raise ValueError(
-                "The patches of this model hold time gaps, so it needs the timestamps of the history: rows with the "
-                "column `timestamps`, or `recommend(..., timestamps=...)`."
-            )
+            raise self.missing_timestamps("a history has no `timestamps`", layout)
         if len(timestamps) != num_items:
             raise ValueError(f"A history has {num_items} items and {len(timestamps)} timestamps; give one for each.")
-        return gap_buckets(np.asarray(timestamps)[-max_history:], self.num_time_gaps)
+        return np.asarray(timestamps)[-max_history:]
 
     def fold_items(
         self,
@@ -424,7 +478,9 @@ class PatchRecProcessor(ProcessorMixin):
         positions = np.arange(len(items)) if positions is None else positions
         return fold_items(items, sizes, positions, titles, self.num_residuals, gaps)
 
-    def count_history_tokens(self, title_lengths: np.ndarray, layout: Layout | None = None) -> np.ndarray:
+    def count_history_tokens(
+        self, title_lengths: np.ndarray, layout: Layout | None = None, timestamps: np.ndarray | None = None
+    ) -> np.ndarray:
         """
         Counts the positions of histories, with their separators, without encoding the histories.
 
@@ -433,12 +489,32 @@ class PatchRecProcessor(ProcessorMixin):
                 Number of tokens in each item's title.
             layout ([`Layout`], *optional*):
                 Replaces the processor's layout. A random layout is drawn once for all histories.
+            timestamps (`numpy.ndarray` of shape `(num_histories, num_items)`, int64, *optional*):
+                When each item was chosen, in seconds. A layout that asks for them needs them.
 
         Returns:
             `numpy.ndarray` of shape `(num_histories,)`, int64.
         """
-        num_items = title_lengths.shape[1]
-        units = HistoryUnits.from_segments((layout or self.layout)(num_items), num_items)
+        layout = self.layout if layout is None else layout
+        # A layout that asks for nothing lays out all histories of one length alike.
+        num_alike = 1 if asks_for(layout) else max(len(title_lengths), 1)
+        counts = [
+            self._count_alike(
+                title_lengths[first : first + num_alike], layout, None if timestamps is None else timestamps[first]
+            )
+            for first in range(0, len(title_lengths), num_alike)
+        ]
+        return np.concatenate(counts) if counts else np.empty(0, dtype=np.int64)
+
+    def _count_alike(self, title_lengths: np.ndarray, layout: Layout, timestamps: np.ndarray | None) -> np.ndarray:
+        segments = lay_out(
+            layout,
+            title_lengths.shape[1],
+            title_lengths=title_lengths[0],
+            timestamps=timestamps,
+            separate_patches=self.separate_patches,
+        )
+        units = HistoryUnits.from_segments(segments, title_lengths.shape[1])
         num_patches, is_separated = (~units.unit_is_text).sum(), units.is_separated(self.separate_patches)
         return title_lengths[:, units.is_text].sum(axis=1) + num_patches + is_separated.sum()
 
@@ -520,7 +596,11 @@ class PatchRecProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
-        cls, pretrained_model_name_or_path: str | os.PathLike, layout: Layout | None = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        layout: Layout | None = None,
+        trust_layout_code: bool = False,
+        **kwargs: Any,
     ) -> PatchRecProcessor:
         """
         Loads the processor of a checkpoint.
@@ -529,16 +609,18 @@ class PatchRecProcessor(ProcessorMixin):
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub.
             layout ([`Layout`], *optional*):
-                Replaces the saved layout. Required if the saved layout is a class of your own, because its code is
-                not saved.
+                Replaces the saved layout.
+            trust_layout_code (`bool`, *optional*, defaults to `False`):
+                Whether a saved layout that is a class of your own may be imported by its import path, which runs the
+                code of its module. The code itself is not saved with a checkpoint.
             **kwargs:
                 Arguments for the Hub, such as `revision`, `token` and `cache_dir`, and `trust_remote_code` for a
                 tokenizer with code of its own.
 
         Raises:
             OSError: If the checkpoint has no `processor_config.json` or `catalog.parquet`.
-            ValueError: If the saved layout is not from this library and `layout` is not given, or if a newer version
-                of the library wrote the checkpoint.
+            ValueError: If the saved layout is not from this library, `layout` is not given and its code is not trusted
+                or cannot be imported, or if a newer version of the library wrote the checkpoint.
         """
         _check_spelling(kwargs, "from_pretrained")
         trust_remote_code = kwargs.get("trust_remote_code", False)  # if unset, transformers asks at the terminal
@@ -551,7 +633,7 @@ class PatchRecProcessor(ProcessorMixin):
             ),
             catalog=Catalog.from_parquet(find_file(pretrained_model_name_or_path, CATALOG_NAME, kwargs)),
             prompt=Prompt.from_dict(values["prompt"]),
-            layout=layout_from_dict(values["layout"]) if layout is None else layout,
+            layout=layout_from_dict(values["layout"], trust_layout_code) if layout is None else layout,
             max_history=values["max_history"],
             separate_patches=values["separate_patches"],
             item_residuals=values.get("item_residuals", 0),

@@ -84,7 +84,11 @@ class PatchRecommender:
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, layout: Layout | None = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        layout: Layout | None = None,
+        trust_layout_code: bool = False,
+        **kwargs: Any,
     ) -> PatchRecommender:
         """
         Loads model and processor from one checkpoint.
@@ -93,7 +97,7 @@ class PatchRecommender:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub, with a model or an adapter. An adapter is merged into the model
                 that it was trained on.
-            layout ([`Layout`], *optional*):
+            layout, trust_layout_code:
                 See [`PatchRecProcessor.from_pretrained`].
             **kwargs:
                 Passed to [`PatchRecForCausalLM.from_pretrained`]: `device_map`, `dtype`, `revision` and so on. For an
@@ -108,7 +112,10 @@ class PatchRecommender:
             else PatchRecForCausalLM.from_pretrained
         )
         model = load(pretrained_model_name_or_path, **kwargs)
-        return cls(model, PatchRecProcessor.from_pretrained(pretrained_model_name_or_path, layout, **kwargs))
+        processor = PatchRecProcessor.from_pretrained(
+            pretrained_model_name_or_path, layout, trust_layout_code, **kwargs
+        )
+        return cls(model, processor)
 
     def recommend(
         self,
@@ -127,6 +134,7 @@ class PatchRecommender:
         show_progress: bool = False,
         times: int | Sequence[int] | np.ndarray | None = None,
         timestamps: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | None = None,
+        max_tokens: int | None = None,
     ) -> list[Recommendation] | list[list[Recommendation]]:
         """
         Recommends the k most likely next items.
@@ -161,14 +169,19 @@ class PatchRecommender:
                 a fusion that count by time read it. If not given, they count up to the end of their days.
             timestamps (`Sequence[int]`, or a sequence of them, *optional*):
                 When each item of the histories was chosen, in whole seconds since 1970 UTC, in the form of
-                `histories`. A model whose patches hold time gaps needs them, and others do not read them.
+                `histories`. A model whose patches hold time gaps needs them, and so does a layout that asks for
+                them, such as [`TimeWindowLayout`]. Others do not read them.
+            max_tokens (`int`, *optional*):
+                Most positions of a history, if the processor's layout is a [`BudgetLayout`]: another budget than the
+                layout's own.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
 
         Raises:
             ValueError: If a history is empty or longer than the model's context, if a title holds an added token, if k
-                is out of range, or if nothing is left to recommend for a history.
+                is out of range, if `max_tokens` is too small or the layout has no budget, if timestamps that are read
+                are missing or descend, or if nothing is left to recommend for a history.
             TypeError: If an item is neither an id nor a title, `k` is no whole number, or the backbone cannot attend
                 to a tree.
             KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it. The message names
@@ -184,6 +197,8 @@ class PatchRecommender:
         is_single, batch = as_batch(histories)
         processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
         found = find_items(batch, catalog, processor.title_tokens, processor.tokenizer)
+        if max_tokens is not None:
+            layout = processor.layout_within(max_tokens, layout)
         prompts = self._prompts(found, as_timestamps(timestamps, batch, is_single), layout)
         seen = [trie.items_spelled_like(indices) for indices in found.matches] if exclude_seen else None
         method = default_method(self.model, processor) if method is None else method

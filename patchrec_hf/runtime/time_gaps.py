@@ -13,6 +13,26 @@ NO_GAP = -1
 _SECONDS = 60
 
 
+def check_ascending(timestamps: np.ndarray) -> None:
+    """
+    Checks the times of a history.
+
+    Args:
+        timestamps (`numpy.ndarray` of shape `(n,)`, int64):
+            When each item was chosen, in seconds, oldest first.
+
+    Raises:
+        ValueError: If a time is earlier than the one before it.
+    """
+    descents = np.flatnonzero(timestamps[1:] < timestamps[:-1])
+    if len(descents) > 0:
+        place = int(descents[0])
+        raise ValueError(
+            f"The timestamps of a history must ascend, got {timestamps[place]} before {timestamps[place + 1]}. Sort "
+            "each history by time, oldest first."
+        )
+
+
 def gap_buckets(timestamps: np.ndarray, num_buckets: int) -> np.ndarray:
     """
     Sorts the times between neighboring items into buckets. Bucket 0 holds times of less than a minute. Each further
@@ -32,13 +52,8 @@ def gap_buckets(timestamps: np.ndarray, num_buckets: int) -> np.ndarray:
     Raises:
         ValueError: If a time is earlier than the one before it.
     """
+    check_ascending(timestamps)
     gaps = np.diff(timestamps)
-    if (gaps < 0).any():
-        place = int(np.flatnonzero(gaps < 0)[0])
-        raise ValueError(
-            f"The timestamps of a history must ascend, got {timestamps[place]} before {timestamps[place + 1]}. Sort "
-            "each history by time, oldest first."
-        )
     # Whole minutes plus 1 have the exact power of two below them.
     exponents = np.frexp((gaps // _SECONDS + 1).astype(np.float64))[1] - 1
     return np.concatenate([np.full(min(len(timestamps), 1), NO_GAP), np.minimum(exponents, num_buckets - 1)])

@@ -149,6 +149,8 @@ def check_resumable(
         **json.loads((checkpoint / PROCESSOR_NAME).read_text(encoding="utf-8")),
     }
     settings = json.loads(json.dumps(processor.to_dict()))
+    if "class" not in old_settings["layout"]:  # an earlier version kept no import paths
+        settings["layout"].pop("class", None)
     pairs = [(name, old_facts.get(name), value) for name, value in facts.items()]
     names = ("layout", "max_history", "separate_patches", "item_residuals", "time_gaps")
     pairs += [(name, old_settings[name], settings[name]) for name in names]

@@ -234,7 +234,7 @@ def _log_probs(
 ) -> dict[str, np.ndarray]:
     """Returns the log-probabilities of each part before each target, float32, shape `(n, num_items)`."""
     histories = targets.history_items(np.arange(len(targets)))
-    timestamps = targets.history_times(np.arange(len(targets))) if processor.num_time_gaps > 0 else None
+    timestamps = targets.history_times(np.arange(len(targets))) if processor.reads_timestamps() else None
 
     def encode(row: int) -> EncodedHistory:
         return processor.encode(histories[row], timestamps=None if timestamps is None else timestamps[row])

@@ -24,6 +24,7 @@ from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Normalizer, Patcher, Similarity
+from ..runtime.layouts import lay_out
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from .arguments import PatchFinetuneConfig, PatchPretrainConfig
@@ -130,14 +131,13 @@ def check_data_set(rows: Dataset, processor: PatchRecProcessor) -> None:
 
     Raises:
         TypeError, ValueError: If rows fail [`check_rows`] or [`check_same_catalog`].
-        ValueError: If patches hold time gaps, and the rows have no timestamps.
+        ValueError: If patches hold time gaps or the layout asks for timestamps, and the rows have none.
     """
     check_rows(rows, processor.max_history)
     check_same_catalog(rows, processor.catalog)
-    if processor.num_time_gaps > 0 and TIMES_COLUMN not in rows.column_names:
-        raise ValueError(
-            f"The patches of this model hold time gaps, but a data set has no column `{TIMES_COLUMN}`; its columns "
-            f"are {rows.column_names}. Load rows of interactions with times, or make the processor with `time_gaps=0`."
+    if processor.reads_timestamps() and TIMES_COLUMN not in rows.column_names:
+        raise processor.missing_timestamps(
+            f"a data set has no column `{TIMES_COLUMN}`; its columns are {rows.column_names}"
         )
 
 
@@ -327,7 +327,13 @@ def set_objective(
         processor = collator.processor
         if collator.compares_titles:
             _ = processor.title_neighbors  # computed before workers are made, which would each compute it
-        *_, newest = (collator.layout or processor.layout)(processor.max_history)
+        *_, newest = lay_out(
+            collator.layout or processor.layout,
+            processor.max_history,
+            title_lengths=np.ones(processor.max_history, dtype=np.int64),
+            timestamps=np.zeros(processor.max_history, dtype=np.int64),
+            separate_patches=processor.separate_patches,
+        )
         if newest.stop < processor.max_history:
             raise ValueError(
                 f"`objective={args.objective!r}` predicts an item where the item before it ends, but the layout "

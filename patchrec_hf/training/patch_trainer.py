@@ -405,7 +405,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         if args.objective != "title":
             facts["num_negatives"] = args.num_negatives
         if isinstance(dataset, Dataset):
-            facts["checksum of some training rows"] = rows_checksum(dataset, self.processing_class.num_time_gaps > 0)
+            facts["checksum of some training rows"] = rows_checksum(dataset, self.processing_class.reads_timestamps())
         if self.is_deepspeed_enabled:  # each process saves its part of the optimizer's state
             facts["number of processes"] = args.world_size
         return facts

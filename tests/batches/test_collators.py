@@ -9,14 +9,17 @@ from datasets import Dataset
 from item_parts import item_model, item_processor
 
 from patchrec_hf import (
+    BudgetLayout,
     DropLayout,
     ItemPatchLayout,
     PatchDataCollator,
     PatchPretrainDataCollator,
     PatchRecProcessor,
+    PyramidLayout,
     RandomPatchLayout,
     SessionPatchLayout,
     TextLayout,
+    TimeWindowLayout,
 )
 from patchrec_hf.batches.candidates import NegativeSampling
 from patchrec_hf.batches.filled import FillerRow
@@ -362,3 +365,75 @@ def test_batches_do_not_read_timestamps(processor, rows, packing):
     assert all(torch.equal(plain[key], with_times[key]) for key in plain)
     with pytest.raises(ValueError, match="has 1 timestamps for"):
         collator([{**rows[0], "timestamps": [5]}])
+
+
+LONG_ROW = {
+    "user_id": 3,
+    "item_ids": [10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21],
+    "target_positions": [8, 10, 11],
+    "timestamps": [0, 5, 9, 100, 104, 300, 301, 302, 303, 500, 501, 502],
+}
+
+
+@pytest.mark.parametrize("objective", ["title", "item"])
+@pytest.mark.parametrize("separate", [True, False])
+def test_a_training_row_draws_one_budget_for_all_its_targets(processor, objective, separate):
+    layout = BudgetLayout(40, min_tokens=3, num_text_items=2)
+    processor = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, layout, 8, separate)
+    collator = PatchDataCollator(processor, seed=5, objective=objective)
+    found = set()
+    for step in range(12):
+        histories = collator.encode_rows([ScheduledRow(LONG_ROW, step, 0.5)])
+        read = processor.catalog.indices_of(LONG_ROW["item_ids"][:8])
+        drawn = layout.drawn((5, step, processor.title_tokens.checksum(read)))
+        fixed = PatchDataCollator(processor, drawn, objective=objective).encode_rows([LONG_ROW])
+        assert [one.input_ids.tolist() for one in histories] == [one.input_ids.tolist() for one in fixed]
+        assert all(history.counts.history <= drawn.max_tokens for history in histories)
+        found.add(drawn.max_tokens)
+    assert len(found) > 5
+    of_evaluation = collator.encode_rows([LONG_ROW])
+    widest = PatchDataCollator(processor, layout.with_budget(40), objective=objective).encode_rows([LONG_ROW])
+    assert [one.input_ids.tolist() for one in of_evaluation] == [one.input_ids.tolist() for one in widest]
+
+
+def test_a_row_within_its_budget_is_one_sequence(processor):
+    """Item patches are append-only, so one history predicts all items, as with `ItemPatchLayout(0)`."""
+    for separate, least in ((True, 21), (False, 11)):  # 11 items before the last target
+        for max_tokens, num_histories in ((least, 1), (least - 1, 3)):
+            layout = BudgetLayout(max_tokens, num_text_items=0)
+            other = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, layout, 8, separate)
+            histories = PatchDataCollator(other, objective="item").encode_rows([LONG_ROW])
+            assert len(histories) == num_histories
+        (whole,) = PatchDataCollator(other, ItemPatchLayout(0), objective="item").encode_rows([LONG_ROW])
+        (one,) = PatchDataCollator(other, BudgetLayout(least, None, 0), objective="item").encode_rows([LONG_ROW])
+        assert one.input_ids.tolist() == whole.input_ids.tolist()
+        assert one.item_positions.tolist() == whole.item_positions.tolist()
+        texts = PatchDataCollator(other, BudgetLayout(least), objective="item").encode_rows([LONG_ROW])
+        assert len(texts) == 3
+
+
+def test_row_lengths_of_layouts_that_ask_for_facts(processor):
+    rows = Dataset.from_list(
+        [LONG_ROW, {**LONG_ROW, "target_positions": [4, 6]}, {**LONG_ROW, "target_positions": []}]
+    )
+    for layout in (TimeWindowLayout(60, 1), BudgetLayout(12, num_text_items=1), PyramidLayout(1, width=2)):
+        for separate in (True, False):
+            other = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, layout, 8, separate)
+            collator = PatchDataCollator(other)
+            longest = [collator.encode_rows([row])[-1].counts.history for row in list(rows)[:2]]
+            assert collator.row_lengths(rows).tolist() == [*longest, 0]
+    with pytest.raises(ValueError, match=r"TimeWindowLayout\(.*reads timestamps, but a data set has no column"):
+        PatchDataCollator(processor, TimeWindowLayout(60)).row_lengths(rows.remove_columns("timestamps"))
+
+
+def test_windows_of_time_are_read_from_rows(processor):
+    collator = PatchDataCollator(processor, TimeWindowLayout(60, num_text_items=0))
+    *_, history = collator.encode_rows([LONG_ROW])
+    # The window begins at the first item. Sessions: 0 5 9, 100 104, 300 to 303, 500 501.
+    assert (history.input_ids == processor.prompt.patch_id).sum() == 4
+    assert [int((np.diff(history.item_ends) == 0).sum())] == [2 + 1 + 3 + 1]
+    without = {name: values for name, values in LONG_ROW.items() if name != "timestamps"}
+    with pytest.raises(ValueError, match=r"reads timestamps, but the row of user 3 has no `timestamps`.*choose a"):
+        collator.encode_rows([without])
+    with pytest.raises(ValueError, match=r"timestamps must ascend, .* item 3 has 3 after 9"):
+        collator.encode_rows([{**LONG_ROW, "timestamps": [0, 5, 9, 3, *LONG_ROW["timestamps"][4:]]}])

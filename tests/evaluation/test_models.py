@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from patchrec_hf import (
     BOOK_PROMPT,
     RELEASE_MATCHING,
+    BudgetLayout,
     Catalog,
     EvaluationProtocol,
     ItemPatchLayout,
@@ -24,6 +26,7 @@ from patchrec_hf import (
     PatchRecForCausalLM,
     PatchRecProcessor,
     RandomPatchLayout,
+    TimeWindowLayout,
     build_tiny_backbone,
     evaluate_model,
     evaluate_scorer,
@@ -566,3 +569,25 @@ def test_targets_are_ranked_by_the_mean(model, processor, rows, k):
         assert rank == (places[-1] if places else np.inf)
     assert report.settings["length_penalty"] == 1.0
     assert report.targets["is_exact"].all()
+
+
+def test_another_budget_is_another_layout(model, processor, rows):
+    budgeted = processor.with_layout(BudgetLayout(60, min_tokens=10, num_text_items=2))
+    evaluate = partial(evaluate_model, model, budgeted, rows, max_rows=4, show_progress=False)
+    small = evaluate(max_tokens=12)
+    assert small.settings["layout"] == str(BudgetLayout(12, num_text_items=2))
+    assert small.targets["history_tokens"].max() <= 12 < evaluate().targets["history_tokens"].max() <= 60
+    with pytest.raises(ValueError, match="`max_tokens=2` is below what a prompt needs"):
+        evaluate(max_tokens=2)
+    with pytest.raises(ValueError, match=r"`max_tokens=12` needs a layout with a budget, and the layout is ItemPatch"):
+        evaluate_model(model, processor, rows, max_tokens=12)
+
+
+def test_layouts_that_read_times_need_them(model, processor, rows):
+    timed = rows.map(lambda row: {"timestamps": [3600 * place for place in range(len(row["item_ids"]))]})
+    report = evaluate_model(
+        model, processor, timed, TimeWindowLayout(3600, num_text_items=0), max_rows=3, show_progress=False
+    )
+    assert (report.targets["history_tokens"] == 1).all()  # one session
+    with pytest.raises(ValueError, match=r"TimeWindowLayout\(.*reads timestamps, but the data set to rank has no"):
+        evaluate_model(model, processor, rows, TimeWindowLayout(3600))

@@ -18,6 +18,7 @@ TRAIN, EVALUATE = ROOT / "examples" / "train_goodreads.py", ROOT / "examples" / 
 QUALITY = ROOT / "examples" / "benchmarks" / "quality.py"
 LOSSES = ROOT / "examples" / "benchmarks" / "losses.py"
 PATCHERS = ROOT / "examples" / "benchmarks" / "patchers.py"
+BUDGETS = ROOT / "examples" / "benchmarks" / "budgets.py"
 BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
 TRAIN_STEP, SHARING, PREPARE_BENCHMARK = (
     ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py", "prepare.py")
@@ -200,6 +201,26 @@ def test_benchmark_of_patchers(tmp_path):
     for one, other, both in zip(results[::3], results[1::3], results[2::3], strict=True):
         assert both["hr@20"][0] == pytest.approx((one["hr@20"][0] + other["hr@20"][0]) / 2)
     assert "| attention | all | 20 |" in done.stdout
+
+
+@pytest.mark.slow
+def test_benchmark_of_budgets(tmp_path):
+    """Checks what is written, not how good or how fast it is."""
+    done = run(
+        BUDGETS, "--quick", "--minutes", "0.001", "--hidden_size", "16", "--budgets", "4", "12",
+        "--json", tmp_path / "budgets.json", "--plot", tmp_path / "budgets.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "budgets.json").read_text())
+    assert [row["budget"] for row in written["results"]] == [4, 12]
+    for row in written["results"]:
+        by_hand = row["one checkpoint"]["hr@20"] - row["own checkpoint"]["hr@20"]
+        difference, low, high = row["hr@20 of one minus own"]
+        assert difference == pytest.approx(by_hand)
+        assert low <= difference <= high
+        assert row["history_tokens"] <= row["budget"]
+        assert f"| {row['budget']} | {row['one checkpoint']['hr@20']:.3f} |" in done.stdout
+    assert (tmp_path / "budgets.png").stat().st_size > 0
 
 
 @pytest.mark.slow

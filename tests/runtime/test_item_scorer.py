@@ -13,7 +13,8 @@ from item_parts import item_model, item_processor, scores_by_hand
 
 from patchrec_hf import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
 from patchrec_hf.runtime import item_scorer
-from patchrec_hf.runtime.item_scorer import ItemScorer, nested_prompts
+from patchrec_hf.runtime import item_scorer as item_scorer_module
+from patchrec_hf.runtime.item_scorer import ItemScorer, nested_prompts, prompt_blocks
 from patchrec_hf.runtime.title_tokens import tokenize_titles
 
 
@@ -111,6 +112,18 @@ def test_one_forward_reads_every_beginning_of_a_history(head_model, processor):
     alone, sizes = count_rows(head_model, lambda: score(scorer, prompts, batch_size=2, nest=False))
     assert sizes == [2, 2, 1]
     np.testing.assert_allclose(nested, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_of_prompts_are_bounded_by_number_and_by_tokens(processor, monkeypatch):
+    prompts = [processor.encode(np.arange(length)) for length in (2, 8, 8, 2, 2, 2, 2)]
+    monkeypatch.setattr(item_scorer_module, "PROMPTS_AT_ONCE", 3)
+    blocks = list(prompt_blocks(prompts))
+    assert [first for first, _ in blocks] == [0, 3, 6]
+    assert [id(prompt) for _, block in blocks for prompt in block] == [*map(id, prompts)]
+    sizes = [len(prompt.input_ids) + len(prompt.patch_token_ids) for prompt in prompts]
+    monkeypatch.setattr(item_scorer_module, "TOKENS_AT_ONCE", sizes[1])
+    assert [len(block) for _, block in prompt_blocks(prompts)] == [2, 1, 2, 2]
+    assert list(prompt_blocks([])) == []
 
 
 def test_a_patch_that_begins_like_another_one_is_not_it(head_model, processor):

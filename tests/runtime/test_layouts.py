@@ -1,6 +1,5 @@
 """Tests of the layouts: segments counted by hand, and what holds for every length."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,9 +19,8 @@ from patchrec_hf.runtime.layouts import (
     check_layout,
     is_append_only,
     lay_out,
-    layout_from_dict,
-    layout_to_dict,
 )
+from patchrec_hf.runtime.saved_layouts import layout_to_dict
 
 
 LAYOUTS = [
@@ -225,24 +223,6 @@ def test_wrong_settings_are_refused(make, message):
         make()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_dict_round_trip(layout):
-    again = layout_from_dict(json.loads(json.dumps(layout_to_dict(layout))))
-    assert type(again) is type(layout)
-    assert again == layout
-
-
-def test_dict_holds_the_name_and_every_setting():
-    assert layout_to_dict(SessionPatchLayout(7, "oldest")) == {"name": "session", "group_size": 7, "align": "oldest"}
-    assert layout_to_dict(TextLayout()) == {"name": "text"}
-
-
-@pytest.mark.parametrize("values", [{"name": "spiral"}, {}])
-def test_unknown_name_is_refused(values):
-    with pytest.raises(ValueError, match=f"Unknown layout {values.get('name')!r}; known layouts are 'text', 'item'"):
-        layout_from_dict(values)
-
-
 def per_item(layout, num_items, seed):
     """For each item, its granularity and, in a session, the items that share its patch; `None` if it is left out."""
     items = [None] * num_items
@@ -312,9 +292,9 @@ class AskingLayout:
 
 def test_a_layout_is_given_what_it_asks_for() -> None:
     lengths = np.array([1, 2, 3])
-    assert lay_out(AskingLayout(), 3, title_lengths=lengths, timestamps=np.array([1, 6, 9])) == [
-        Segment("item_patch", 1, 3)
-    ]
-    assert lay_out(TextLayout(), 3, title_lengths=lengths) == [Segment("text", 0, 3)]
+    assert lay_out(
+        AskingLayout(), 3, title_lengths=lengths, timestamps=np.array([1, 6, 9]), separate_patches=True
+    ) == [Segment("item_patch", 1, 3)]
+    assert lay_out(TextLayout(), 3, title_lengths=lengths, separate_patches=True) == [Segment("text", 0, 3)]
     with pytest.raises(ValueError, match=r"asks for timestamps, and the history has none\. Give rows with"):
-        lay_out(AskingLayout(), 3, title_lengths=lengths)
+        lay_out(AskingLayout(), 3, title_lengths=lengths, separate_patches=True)

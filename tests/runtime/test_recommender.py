@@ -8,8 +8,14 @@ from conftest import TITLES
 from item_parts import item_model, item_processor, scores_by_hand
 from processes import run_process
 
-from patchrec_hf import PatchRecommender, TextLayout
+from patchrec_hf import (
+    BudgetLayout,
+    PatchRecommender,
+    TextLayout,
+    TimeWindowLayout,
+)
 from patchrec_hf.runtime.item_scorer import item_patches
+from patchrec_hf.runtime.layouts import Segment
 from patchrec_hf.runtime.title_tokens import tokenize_titles
 
 
@@ -329,3 +335,29 @@ def test_similar_items_of_several(by_items):
 def test_lists_that_repeat_titles_are_not_recommended(model, processor):
     with pytest.raises(ValueError, match="The method 'diverse' reproduces the released code's lists"):
         PatchRecommender(model, processor).recommend(["Emma"], k=2, method="diverse")
+
+
+def test_one_checkpoint_for_any_budget(model, processor):
+    history = [10, 11, 12, 13, 14, 15, 16]
+    recommender = PatchRecommender(model, processor.with_layout(BudgetLayout(60, min_tokens=10)))
+    for max_tokens in (3, 9, 30):
+        found = recommender.recommend(history, k=3, max_tokens=max_tokens)
+        assert found == recommender.recommend(history, k=3, layout=BudgetLayout(max_tokens))
+    with pytest.raises(ValueError, match=r"`max_tokens=1` is below what a prompt needs.* at least 3 .*Set"):
+        recommender.recommend(history, max_tokens=1)
+    with pytest.raises(ValueError, match=r"`max_tokens=50` needs a layout with a budget, and the layout is ItemPatch"):
+        PatchRecommender(model, processor).recommend(history, max_tokens=50)
+
+
+def test_windows_of_time_need_the_times_of_the_history(model, processor):
+    recommender = PatchRecommender(model, processor.with_layout(TimeWindowLayout(60, num_text_items=1)))
+    times = [0, 30, 500]
+    found = recommender.recommend([10, 11, 12], k=2, timestamps=times)
+    as_sessions = PatchRecommender(model, processor).recommend(
+        [10, 11, 12], k=2, layout=lambda num_items, seed: [Segment("session_patch", 0, 2), Segment("text", 2, 3)]
+    )
+    assert found == as_sessions
+    with pytest.raises(ValueError, match=r"TimeWindowLayout\(.*reads timestamps, but a history has no"):
+        recommender.recommend([10, 11, 12])
+    with pytest.raises(ValueError, match="must ascend, got 500 before 30"):
+        recommender.recommend([10, 11, 12], timestamps=[0, 500, 30])

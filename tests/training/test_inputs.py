@@ -15,6 +15,7 @@ from trainer_parts import as_stream, logged
 
 from patchrec_hf import (
     BOOK_PROMPT,
+    BudgetLayout,
     Catalog,
     DropLayout,
     PatchDataCollator,
@@ -22,7 +23,9 @@ from patchrec_hf import (
     PatchFinetuneTrainer,
     PatchRecForCausalLM,
     PatchRecProcessor,
+    PyramidLayout,
     TextLayout,
+    TimeWindowLayout,
 )
 from patchrec_hf.batches.candidates import NegativeSampling
 from patchrec_hf.runtime.configuration import ItemHeadConfig
@@ -441,3 +444,27 @@ def test_a_model_init_may_return_a_name(processor, rows, catalog, tmp_path):
     trainer.train()
     assert trainer.model.config._attn_implementation == "eager"
     assert args.model_init_kwargs == {"attn_implementation": "eager"}
+
+
+def test_layouts_that_read_times_are_checked_before_training(make_trainer, processor, rows):
+    windows = processor.with_layout(TimeWindowLayout(3600))
+    for stage in ("pretrain", "finetune"):
+        with pytest.raises(ValueError, match=r"TimeWindowLayout\(.*reads timestamps, but a data set has no column"):
+            make_trainer(stage, processing_class=windows)
+
+
+@pytest.mark.parametrize("layout", [TimeWindowLayout(3600, 1), PyramidLayout(width=2), BudgetLayout(40, 5)], ids=repr)
+@pytest.mark.parametrize("objective", ["title", "item"])
+def test_both_trainers_take_long_layouts(make_trainer, processor, rows, layout, objective):
+    timed = rows.map(lambda row: {"timestamps": [1800 * place**2 for place in range(len(row["item_ids"]))]})
+    for stage in ("pretrain", "finetune"):
+        trainer = make_trainer(
+            stage,
+            train_dataset=timed,
+            processing_class=processor.with_layout(layout),
+            objective=objective,
+            max_steps=1,
+            train_sampling_strategy="group_by_length",
+        )
+        trainer.train()
+        assert np.isfinite(trainer.state.log_history[0]["loss"])
