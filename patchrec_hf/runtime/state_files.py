@@ -168,13 +168,13 @@ def load_histories(
         lengths = file.get_tensor("num_positions")
         if lengths.tolist() != [plan.length for plan in plans]:
             raise ValueError(f"{path} holds a state that the layout {layout} now lays out differently. {_ANEW}")
-        names = set(file.keys())
+        stored = set(file.keys())
         layers: list[KeysAndValues | None] = []
         for number in range(model.config.decoder_config.num_hidden_layers):
-            if f"keys.{number}" not in names:
+            if f"keys.{number}" not in stored:
                 layers.append(None)
                 continue
-            keys, values = (_padded(file.get_tensor(f"{name}.{number}"), lengths) for name in ("keys", "values"))
+            keys, values = (_padded(file.get_tensor(f"{kind}.{number}"), lengths) for kind in ("keys", "values"))
             layers.append((keys.to(model.device), values.to(model.device)))
         states = file.get_tensor("states").to(model.device)
     return ReadHistories(model, processor, HistoryCache(len(plans), layers), plans, states), layout, saved

@@ -207,6 +207,8 @@ def as_timestamps(timestamps: Any, batch: Sequence[Sequence[Item]], is_single: b
     arrays = []
     for row, (times, history) in enumerate(zip(values, batch, strict=True)):
         array = np.asarray(times)
+        if array.shape == (0,):  # an empty list has no dtype of its own
+            array = array.astype(np.int64)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise TypeError(
                 f"`timestamps` must hold a list of whole numbers for each history (seconds since 1970 UTC), got "

@@ -133,9 +133,8 @@ class UserState:
             KeyError: If the catalog lacks an item. The message names the nearest ones.
         """
         batch = as_additions(items, len(self), self._is_single)
-        if self._is_single and np.ndim(timestamps) == 0 and timestamps is not None:
-            timestamps = [timestamps]  # type: ignore[list-item]
-        times = as_timestamps(timestamps, batch, self._is_single)
+        is_one_time = self._is_single and isinstance(timestamps, (int, np.integer))
+        times = as_timestamps([timestamps] if is_one_time else timestamps, batch, self._is_single)
         processor = self._recommender.processor
         before, plans, num_new = self._histories.plans, [], []
         for row, (plan, history) in enumerate(zip(before, batch, strict=True)):
