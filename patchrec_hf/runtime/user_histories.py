@@ -158,7 +158,7 @@ def _check_items(history: Sequence[Any], row: int) -> None:
 
 def known_indices(history: Sequence[Item], catalog: Catalog, row: int) -> np.ndarray:
     """
-    Looks up items where new titles are not allowed.
+    Looks up the items of a user state, which holds no new titles.
 
     Args:
         history (`Sequence[int | str | Title]`):
@@ -175,7 +175,13 @@ def known_indices(history: Sequence[Item], catalog: Catalog, row: int) -> np.nda
         KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it.
         TypeError: If an item is a whole number, but the catalog's ids are texts.
     """
-    indices = [match_item(item, catalog, row, allows_new=False)[0] for item in history]
+    try:
+        indices = [match_item(item, catalog, row, allows_new=False)[0] for item in history]
+    except KeyError as error:
+        raise KeyError(
+            f"{error.args[0]} A user state holds items of the catalog only. To add one, make a recommender with "
+            "`processor.with_catalog(processor.catalog.with_items({item_id: title}))`."
+        ) from None
     return np.array(indices, dtype=np.int64)
 
 
@@ -384,8 +390,7 @@ def match_item(item: Item, catalog: Catalog, row: int | None = None, allows_new:
     if is_title and not allows_new:
         raise KeyError(
             f"{text!r}{where} is no title of the catalog of {len(catalog)} items.{near} Only the items of the catalog "
-            "are known here; `PatchRecommender.recommend` also reads new titles. `catalog.with_items` adds an item, "
-            "and `processor.with_catalog` takes the new catalog."
+            "are known here; a `PatchRecommender` also reads new titles."
         )
     if isinstance(item, Title):
         return []

@@ -217,11 +217,11 @@ def test_settings_of_a_recommendation():
     options = {"exclude_seen": False, "unique_titles": False, "candidates": [IDS[:8], IDS[3:12]], "method": "exact"}
     assert_same_lists(state.recommend(3, **options), recommender.recommend(state.item_ids, 3, **options))
     assert_same_lists(
-        state.recommend(3, method="beam", num_beams=2, normalizer="catalog"),
-        recommender.recommend(state.item_ids, 3, method="beam", num_beams=2, normalizer="catalog"),
+        state.recommend(3, method="beam", num_beams=3, normalizer="catalog"),
+        recommender.recommend(state.item_ids, 3, method="beam", num_beams=3, normalizer="catalog"),
     )
     assert not {item.item_id for item in state.recommend(30)[0]} & set(IDS[:3])
-    with pytest.raises(ValueError, match="`k` must be"):
+    with pytest.raises(ValueError, match="`k` must be at least 1"):
         state.recommend(0)
     with pytest.raises(ValueError, match="'diverse' reproduces"):
         state.recommend(method="diverse")
@@ -263,8 +263,12 @@ def test_facts_about_a_state():
     ("items", "error", "message"),
     [
         (999_999, KeyError, "Item id 999999 is not in the catalog"),
-        (Title("A Book Nobody Knows"), KeyError, "is no title of the catalog.*`catalog.with_items` adds an item"),
-        ("A Book Nobody Knows", KeyError, "is no title of the catalog.*`catalog.with_items` adds an item"),
+        (
+            Title("A Book Nobody Knows"),
+            KeyError,
+            "is no title of the catalog.*holds items of the catalog only. To add one",
+        ),
+        ("A Book Nobody Knows", KeyError, "is no title of the catalog.*holds items of the catalog only. To add one"),
         ("Persuasio", KeyError, "'Persuasion'"),
         ([IDS[3], 999_999], KeyError, "Item id 999999"),
         (1.5, TypeError, "An item is an id"),
@@ -342,7 +346,7 @@ def test_a_context_that_is_too_short():
     recommender = make_recommender(TextLayout(), max_history=200)
     state = recommender.start([IDS[:4], IDS[:2]])
     expected = state.recommend(4)
-    with pytest.raises(ValueError, match="prompt of row 1 takes .* the model reads at most 256"):
+    with pytest.raises(ValueError, match=r"prompt of row 1 takes .* the model reads at most 256"):
         state.append([[IDS[1]], IDS * 4])
     assert state.item_ids == [IDS[:4], IDS[:2]]
     assert state.recommend(4) == expected
@@ -429,7 +433,7 @@ def test_low_precision():
 def test_appending_encodes_only_what_is_new(monkeypatch):
     """A click on a long history neither encodes it nor computes its checksum."""
     recommender = make_recommender(ItemPatchLayout(0), max_history=100)
-    state = recommender.start(IDS * 2)
+    state = recommender.start(IDS[:20] * 4)
     processor = type(recommender.processor)
     encode_units, encoded = processor.encode_units, []
 
