@@ -19,8 +19,18 @@ SHOWN = (_DTYPES, _SETTINGS)
 """Entries of a fingerprint that people can read."""
 # These change no key and no value.
 _IGNORED = frozenset(
-    "_name_or_path architectures dtype format_version transformers_version use_cache _attn_implementation "
-    "attn_implementation _experts_implementation experts_implementation".split()
+    {
+        "_attn_implementation",
+        "_experts_implementation",
+        "_name_or_path",
+        "architectures",
+        "attn_implementation",
+        "dtype",
+        "experts_implementation",
+        "format_version",
+        "transformers_version",
+        "use_cache",
+    }
 )
 
 

@@ -213,7 +213,7 @@ class ReadHistories:
                     parts = [reading.part(first, stop) for reading in together]
                     is_read = np.flatnonzero([len(part.input_ids) > 0 for part in parts])
                     last = self._forward(users[group], parts)
-                    states[users[group[is_read]]] = last[is_read]
+                    states[users[group[is_read]]] = last[is_read].to(states.device)
         return states
 
     def _forward(self, users: np.ndarray, readings: Sequence[PositionsToRead]) -> torch.Tensor:

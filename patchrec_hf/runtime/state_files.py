@@ -15,6 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .fingerprints import SHOWN
 from .history_cache import HistoryCache, KeysAndValues
 from .history_plans import HistoryPlan
 from .hub_files import FORMAT_VERSION, check_format_version
@@ -144,12 +145,8 @@ def load_histories(
     differing = [name for name in fingerprint if saved.fingerprint.get(name) != fingerprint[name]]
     if differing:
         name = differing[0]
-        values = (
-            f" ({saved.fingerprint.get(name)} and {fingerprint[name]})"
-            if name.endswith(("dtypes", "settings"))
-            else ""
-        )
-        raise ValueError(f"{path} holds a state of another checkpoint: {name} differ{values}. {_ANEW}")
+        shown = f" ({saved.fingerprint.get(name)} and {fingerprint[name]})" if name in SHOWN else ""
+        raise ValueError(f"{path} holds a state of another checkpoint: {name} differ{shown}. {_ANEW}")
     lists = facts["item_ids"]
     if max(map(len, lists)) > processor.max_history:
         raise ValueError(

@@ -83,7 +83,7 @@ class TreeReader:
 
     def admit(self, users: np.ndarray, prompts: Sequence[PromptToRank]) -> None:
         """
-        Reads the prompts of users who come in. Of a [`ReadPrompt`], only the rest is read. The places for
+        Reads the prompts of users who come in. If a prompt is a [`ReadPrompt`], only its rest is read. The places for
         [`TreeReader.log_probs`] are their indices in `users`.
 
         Args:

@@ -210,9 +210,7 @@ def test_wrong_additions(items, is_single, error, message):
 def test_items_that_must_be_known(catalog):
     assert known_indices([10, "Emma", Title("Typhoon"), "Poems"], catalog, 0).tolist() == [0, 0, 2, 4]
     assert known_indices([], catalog, 0).dtype == np.int64
-    with pytest.raises(
-        KeyError, match=r"'Emmma' in row 3 is no title .*'Emma'.*holds items of the catalog only. To add one"
-    ):
+    with pytest.raises(KeyError, match=r"'Emmma' in row 3 is no title .*'Emma'.*of the catalog only. To add one"):
         known_indices(["Emmma"], catalog, 3)
 
 

@@ -266,9 +266,9 @@ def test_facts_about_a_state():
         (
             Title("A Book Nobody Knows"),
             KeyError,
-            "is no title of the catalog.*holds items of the catalog only. To add one",
+            "is no title of the catalog.*catalog only. To add one",
         ),
-        ("A Book Nobody Knows", KeyError, "is no title of the catalog.*holds items of the catalog only. To add one"),
+        ("A Book Nobody Knows", KeyError, "is no title of the catalog.*catalog only. To add one"),
         ("Persuasio", KeyError, "'Persuasion'"),
         ([IDS[3], 999_999], KeyError, "Item id 999999"),
         (1.5, TypeError, "An item is an id"),
