@@ -67,6 +67,7 @@ class HistoryCache:
             query_rows=torch.from_numpy(rows),
             query_columns=torch.from_numpy(offsets),
             num_columns=int((starts + counts).max()),
+            num_queries=int(counts.max()),
         )
         opened = DynamicCache()
         opened.layers = [_OpenLayer(self, number, places) for number in range(len(self.layers))]
@@ -103,6 +104,7 @@ class _Places:
     query_rows: torch.Tensor
     query_columns: torch.Tensor
     num_columns: int
+    num_queries: int
 
 
 class _OpenLayer(DynamicLayer):
@@ -111,6 +113,10 @@ class _OpenLayer(DynamicLayer):
     def __init__(self, cache: HistoryCache, number: int, places: _Places) -> None:
         super().__init__()
         self._cache, self._number, self._places = cache, number, places
+
+    def get_seq_length(self) -> int:
+        """Number of columns before the first query, if the forward reads one user."""
+        return self._places.num_columns - self._places.num_queries
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any

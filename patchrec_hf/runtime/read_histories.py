@@ -225,15 +225,18 @@ class ReadHistories:
         # Padding stands at position 0, sees what stands there, and is not kept.
         query_positions = np.where(offsets < counts[:, None], starts[:, None] + offsets, 0)
         positions = torch.from_numpy(query_positions).to(device)
-        keys = torch.arange(int((starts + counts).max()), device=device).expand(len(users), -1)
-        visible = keys[:, None, :] <= positions[:, :, None]
+        mask = None
+        if len(users) > 1:  # one user has no padding: the backbone's own causal mask is right, and often not needed
+            keys = torch.arange(int((starts + counts).max()), device=device).expand(len(users), -1)
+            visible = keys[:, None, :] <= positions[:, :, None]
+            mask = tree_attention_mask(visible, positions, keys, model.config.decoder_config, model.dtype)
         patches = [reading.patches for reading in readings]
         return model.model(
             input_ids=stack_padded([reading.input_ids for reading in readings], pad_id).to(device),
             patch_token_ids=stack_padded([part.token_ids for part in patches], pad_id).to(device),
             patch_positions=stack_padded([part.positions for part in patches], 0).to(device),
             patch_divisors=stack_padded([part.divisors for part in patches], 0).to(device),
-            attention_mask=tree_attention_mask(visible, positions, keys, model.config.decoder_config, model.dtype),
+            attention_mask=mask,
             position_ids=positions,
             past_key_values=self.cache.open(users, starts, counts),
             use_cache=True,

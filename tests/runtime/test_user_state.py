@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from families import TITLES, tiny
+from families import FAMILIES, TITLES, tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from user_states import (
@@ -63,6 +63,28 @@ def test_clicks_equal_reading_anew(family, layout):
     if not isinstance(layout, RandomPatchLayout | DropLayout):
         found = [state.recommend(4, method="item")]
         assert_same_lists(found, [recommender.recommend(IDS[:6], 4, method="item")])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family(family):
+    """A single user is read with the backbone's own mask, and users of a batch with ours."""
+    recommender = make_recommender(ItemPatchLayout(1), family)
+    single, batch = recommender.start(IDS[:4]), recommender.start([IDS[:4], IDS[7:9]])
+    single.append(IDS[4:6])
+    batch.append([IDS[4:6], [IDS[10]]])
+    torch.testing.assert_close(single._histories.states[0], batch._histories.states[0], atol=1e-4, rtol=0)
+    assert_equals_reading_anew(batch, ("item", "exact"))
+
+
+@pytest.mark.parametrize("family", ["llama_untied", "gemma2"])
+def test_eager_attention(family):
+    model = copy.deepcopy(state_model(family))
+    model.set_attn_implementation("eager")
+    recommender = PatchRecommender(model, state_processor(ItemPatchLayout(1)))
+    for start, more in ((IDS[:4], IDS[4:6]), ([IDS[:4], IDS[7:9]], [IDS[4:6], [IDS[10]]])):
+        state = recommender.start(start)
+        state.append(more)
+        assert_equals_reading_anew(state, ("item", "exact"))
 
 
 histories = st.lists(st.sampled_from(IDS), min_size=1, max_size=6)
