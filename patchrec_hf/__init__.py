@@ -42,7 +42,8 @@ _MODULES = {
     "RankingConfig": "runtime.ranking_config",
     "Title": "runtime.user_histories",
     "PatchRecommender": "runtime.recommender",
-    "Recommendation": "runtime.recommender",
+    "Recommendation": "runtime.recommendations",
+    "UserState": "runtime.user_state",
     "DataCard": "data.data_card",
     "describe_data": "data.data_card",
     "make_rows": "data.examples",
@@ -164,10 +165,11 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .runtime.ranking import CatalogRanker as CatalogRanker
     from .runtime.ranking import CatalogRanking as CatalogRanking
     from .runtime.ranking_config import RankingConfig as RankingConfig
+    from .runtime.recommendations import Recommendation as Recommendation
     from .runtime.recommender import PatchRecommender as PatchRecommender
-    from .runtime.recommender import Recommendation as Recommendation
     from .runtime.trie import build_trie as build_trie
     from .runtime.user_histories import Title as Title
+    from .runtime.user_state import UserState as UserState
     from .tiny import build_tiny_backbone as build_tiny_backbone
     from .training.arguments import ALL_PATCH_PRESET as ALL_PATCH_PRESET
     from .training.arguments import PAPER_PRESETS as PAPER_PRESETS

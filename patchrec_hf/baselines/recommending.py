@@ -14,7 +14,7 @@ from ..runtime.best_items import best_items
 from ..runtime.catalog import Catalog
 from ..runtime.moments import as_moments
 from ..runtime.ranking_config import check_k
-from ..runtime.recommender import Recommendation
+from ..runtime.recommendations import Recommendation
 from ..runtime.user_histories import as_batch, candidate_indices, match_item
 from .histories import HISTORIES_PER_BATCH
 

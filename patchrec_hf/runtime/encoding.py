@@ -173,14 +173,7 @@ def pad_histories(
     shifts = [longest - length if padding_side == "left" else 0 for length in lengths]
     responses = [history.input_ids[history.prompt_length :] for history in histories]
 
-    def stack(arrays: Sequence[np.ndarray], fill: int, offsets: Sequence[int] | None = None) -> torch.Tensor:
-        stacked = np.full((len(arrays), max(map(len, arrays))), fill, dtype=np.int64)
-        for row, array in enumerate(arrays):
-            offset = offsets[row] if offsets else 0
-            stacked[row, offset : offset + len(array)] = array
-        return torch.from_numpy(stacked)
-
-    input_ids = stack([history.input_ids for history in histories], pad_id, shifts)
+    input_ids = stack_padded([history.input_ids for history in histories], pad_id, shifts)
     response_starts = [shift + history.prompt_length for shift, history in zip(shifts, histories, strict=True)]
     labels = np.full(input_ids.shape, IGNORED_LABEL, dtype=np.int64)
     for row, (start, response) in enumerate(zip(response_starts, responses, strict=True)):
@@ -188,21 +181,43 @@ def pad_histories(
     batch = {
         # Trainer and accelerate read the batch size from the first entry.
         "input_ids": input_ids,
-        "attention_mask": stack([np.ones(length, dtype=np.int64) for length in lengths], 0, shifts),
+        "attention_mask": stack_padded([np.ones(length, dtype=np.int64) for length in lengths], 0, shifts),
         "labels": torch.from_numpy(labels),
-        "patch_token_ids": stack([history.patch_token_ids for history in histories], pad_id),
-        "patch_positions": stack(
+        "patch_token_ids": stack_padded([history.patch_token_ids for history in histories], pad_id),
+        "patch_positions": stack_padded(
             [history.patch_positions + shift for history, shift in zip(histories, shifts, strict=True)], 0
         ),
-        "patch_divisors": stack([history.patch_divisors for history in histories], 0),
-        "patch_title_starts": stack([history.patch_title_starts for history in histories], 0),
-        "supervised_positions": stack(
+        "patch_divisors": stack_padded([history.patch_divisors for history in histories], 0),
+        "patch_title_starts": stack_padded([history.patch_title_starts for history in histories], 0),
+        "supervised_positions": stack_padded(
             [history.supervised_positions + shift for history, shift in zip(histories, shifts, strict=True)], 0
         ),
-        "shift_labels": stack([history.next_tokens for history in histories], IGNORED_LABEL),
+        "shift_labels": stack_padded([history.next_tokens for history in histories], IGNORED_LABEL),
     }
     if any(len(history.item_targets) for history in histories):
         shifted = [history.item_positions + shift for history, shift in zip(histories, shifts, strict=True)]
-        batch["item_positions"] = stack(shifted, 0)
-        batch["item_targets"] = stack([history.item_targets for history in histories], IGNORED_LABEL)
+        batch["item_positions"] = stack_padded(shifted, 0)
+        batch["item_targets"] = stack_padded([history.item_targets for history in histories], IGNORED_LABEL)
     return batch
+
+
+def stack_padded(arrays: Sequence[np.ndarray], fill: int, offsets: Sequence[int] | None = None) -> torch.Tensor:
+    """
+    Stacks arrays of different lengths.
+
+    Args:
+        arrays (`Sequence[numpy.ndarray]`):
+            B arrays of one dimension.
+        fill (`int`):
+            Value of the entries that no array fills.
+        offsets (`Sequence[int]`, *optional*):
+            For each array, the column of its first entry; 0 if not given.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, longest)`.
+    """
+    stacked = np.full((len(arrays), max(map(len, arrays))), fill, dtype=np.int64)
+    for row, array in enumerate(arrays):
+        offset = offsets[row] if offsets else 0
+        stacked[row, offset : offset + len(array)] = array
+    return torch.from_numpy(stacked)

@@ -7,16 +7,16 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
-from .encoding import EncodedHistory
 from .fusion_parts import DataPart, ItemHeadPart, NeighborPart, Part, TitlePart
 from .item_scorer import ItemScorer, ScoredRows, prompt_blocks
 from .log_probs import log_softmax
 from .modeling import PatchRecForCausalLM
 from .moments import as_moments
 from .processing import PatchRecProcessor
+from .read_histories import PromptToRank
 
 
-TitleScores = Callable[[Sequence[EncodedHistory]], np.ndarray]
+TitleScores = Callable[[Sequence[PromptToRank]], np.ndarray]
 """Returns the log-likelihood of every item's title behind prompts, shape `(B, num_items)`."""
 
 
@@ -81,7 +81,7 @@ class FusionScorer:
 
     def score(
         self,
-        prompts: Sequence[EncodedHistory],
+        prompts: Sequence[PromptToRank],
         times: np.ndarray | None,
         batch_size: int,
         nest: bool = True,
@@ -107,7 +107,7 @@ class FusionScorer:
 
     def parts(
         self,
-        prompts: Sequence[EncodedHistory],
+        prompts: Sequence[PromptToRank],
         times: np.ndarray | None,
         batch_size: int,
         nest: bool = True,
@@ -140,7 +140,7 @@ class FusionScorer:
                 yield PartRows(first + rows, log_probs)
 
     def _item_scores(
-        self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool
+        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool
     ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
         """Yields numbers of prompts, and the item head's scores behind them if the fusion has this part."""
         if self._item_scorer is not None:
@@ -155,7 +155,7 @@ class FusionScorer:
         self,
         name: str,
         part: Part,
-        prompts: Sequence[EncodedHistory],
+        prompts: Sequence[PromptToRank],
         item_scores: np.ndarray | None,
         times: np.ndarray | None,
     ) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from .fusion_parts import seen_mask
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .processing import PROMPT_KEYS, PatchRecProcessor
+from .read_histories import PromptToRank, ReadPrompt
 from .title_similarity import title_features
 from .title_tokens import TitleTokens
 
@@ -24,22 +26,24 @@ TOKENS_AT_ONCE = 1 << 22
 """Number of tokens and folded tokens from which on no more prompts are in memory at once."""
 
 
-def prompt_blocks(prompts: Sequence[EncodedHistory]) -> Iterator[tuple[int, list[EncodedHistory]]]:
+def prompt_blocks(prompts: Sequence[PromptToRank]) -> Iterator[tuple[int, list[PromptToRank]]]:
     """
     Reads prompts in blocks that fit into memory, whether histories hold ten items or ten thousand.
 
     Args:
-        prompts (`Sequence[EncodedHistory]`):
+        prompts (`Sequence[PromptToRank]`):
             Prompts, which a [`LazySequence`] makes when they are read.
 
     Yields:
-        `tuple[int, list[EncodedHistory]]`: the number of a block's first prompt, and its prompts.
+        `tuple[int, list[PromptToRank]]`: the number of a block's first prompt, and its prompts.
     """
     first, num_tokens = 0, 0
-    block: list[EncodedHistory] = []
+    block: list[PromptToRank] = []
     for row in range(len(prompts)):
-        block.append(prompts[row])
-        num_tokens += len(block[-1].input_ids) + len(block[-1].patch_token_ids)
+        prompt = prompts[row]
+        block.append(prompt)
+        if isinstance(prompt, EncodedHistory):
+            num_tokens += len(prompt.input_ids) + len(prompt.patch_token_ids)
         if len(block) == PROMPTS_AT_ONCE or num_tokens >= TOKENS_AT_ONCE:
             yield first, block
             first, num_tokens, block = row + 1, 0, []
@@ -86,14 +90,14 @@ class ItemScorer:
         return self._item_vectors
 
     @torch.no_grad()
-    def score(self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
+    def score(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
         """
         Scores all items behind each prompt.
 
         Args:
-            prompts (`Sequence[EncodedHistory]`):
-                B histories; what stands after the history is not read. A [`LazySequence`] makes each prompt once,
-                and a few thousand are kept at a time.
+            prompts (`Sequence[PromptToRank]`):
+                B histories; what stands after the history is not read, and neither is a [`ReadPrompt`]. A
+                [`LazySequence`] makes each prompt once, and a few thousand are kept at a time.
             batch_size (`int`):
                 Sequences per forward; bounds the memory.
             nest (`bool`, *optional*, defaults to `True`):
@@ -117,7 +121,7 @@ class ItemScorer:
             yield ScoredRows(rows, products)
 
     @torch.no_grad()
-    def products(self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
+    def products(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
         """
         Computes the products of the vectors of users and items alone, without features.
 
@@ -135,22 +139,28 @@ class ItemScorer:
             yield ScoredRows(rows, products)
 
     def _read(
-        self, prompts: Sequence[EncodedHistory], batch_size: int, nest: bool
-    ) -> Iterator[tuple[np.ndarray, list[EncodedHistory], np.ndarray]]:
-        """Reads every prompt once. Yields numbers of prompts, the prompts up to their newest items, and products."""
+        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool
+    ) -> Iterator[tuple[np.ndarray, list[PromptToRank], np.ndarray]]:
+        """Reads every prompt that was not read. Yields numbers of prompts, the prompts, and products."""
         if not isinstance(prompts, LazySequence):  # a bad row raises before the model has ranked for hours
             for row, prompt in enumerate(prompts):
-                self._until_history_ends(row, prompt)
+                self._check(row, prompt)
         for first, block in prompt_blocks(prompts):
-            cut = [self._until_history_ends(first + row, prompt) for row, prompt in enumerate(block)]
-            groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
-            # Prompts of similar lengths need little padding.
-            groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
-            for start in range(0, len(groups), batch_size):
-                rows, products = self._read_groups(cut, groups[start : start + batch_size])
-                yield first + rows, [cut[row] for row in rows], products
+            for row, prompt in enumerate(block):
+                self._check(first + row, prompt)
+            scored = chain(self._score_states(block, batch_size), self._score_groups(block, batch_size, nest))
+            for rows, products in scored:
+                yield first + rows, [block[row] for row in rows], products
 
-    def _until_history_ends(self, row: int, prompt: EncodedHistory) -> EncodedHistory:
+    def _score_states(self, prompts: Sequence[PromptToRank], batch_size: int) -> Iterator[ScoredRows]:
+        """Computes products for the prompts that were read up to their newest items."""
+        states = {row: prompt.state for row, prompt in enumerate(prompts) if isinstance(prompt, ReadPrompt)}
+        rows = np.array(list(states), dtype=np.int64)
+        for start in range(0, len(rows), batch_size):
+            some = rows[start : start + batch_size]
+            yield ScoredRows(some, self._products(torch.stack([states[row] for row in some.tolist()])))
+
+    def _check(self, row: int, prompt: PromptToRank) -> None:
         if prompt.history_end < 0:
             raise ValueError(
                 f"The layout left out the newest item of the history in row {row}, so no position predicts the next "
@@ -162,7 +172,17 @@ class ItemScorer:
                 f"The prompt of row {row} takes {length} tokens, but the model reads at most {limit}. "
                 "Lower the processor's `max_history`, or choose a layout that compresses more."
             )
-        return replace(prompt, input_ids=prompt.input_ids[:length], prompt_length=length)
+
+    def _score_groups(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool) -> Iterator[ScoredRows]:
+        """Reads the other prompts up to their newest items, and computes their products."""
+        numbers = np.array([row for row, prompt in enumerate(prompts) if not isinstance(prompt, ReadPrompt)])
+        cut = [_until_history_ends(prompt) for prompt in prompts if not isinstance(prompt, ReadPrompt)]
+        groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
+        # Prompts of similar lengths need little padding.
+        groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
+        for start in range(0, len(groups), batch_size):
+            rows, products = self._read_groups(cut, groups[start : start + batch_size])
+            yield ScoredRows(numbers[rows], products)
 
     def _read_groups(self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]) -> ScoredRows:
         model, device = self.model, self.model.device
@@ -177,8 +197,11 @@ class ItemScorer:
             supervised_positions=torch.from_numpy(ends).to(device),
             use_cache=False,
         ).last_hidden_state
-        users = model.item_head.user_vectors(states[torch.from_numpy(is_own).to(states.device)])
-        vectors = self.item_vectors
+        return ScoredRows(numbers[is_own], self._products(states[torch.from_numpy(is_own).to(states.device)]))
+
+    def _products(self, states: torch.Tensor) -> np.ndarray:
+        """Computes the products of item vectors with the vectors of users, from states of shape `(n, H)`."""
+        users, vectors = self.model.item_head.user_vectors(states), self.item_vectors
         with torch.autocast(vectors.device.type, enabled=False):
             scores = (users.to(vectors.device) @ vectors.T).cpu().numpy()
         if not np.isfinite(scores).all():
@@ -186,7 +209,12 @@ class ItemScorer:
                 f"The item head's scores hold {scores[~np.isfinite(scores)][0]}. Weights that are not finite, such "
                 "as a NaN residual, or a dtype that is too small (float16) cause this."
             )
-        return ScoredRows(numbers[is_own], scores)
+        return scores
+
+
+def _until_history_ends(prompt: EncodedHistory) -> EncodedHistory:
+    length = prompt.history_end + 1
+    return replace(prompt, input_ids=prompt.input_ids[:length], prompt_length=length)
 
 
 class ScoredRows(NamedTuple):

@@ -12,7 +12,6 @@ import torch
 from .attention import maskable_attention
 from .best_items import best_items, best_of_rows
 from .diverse_search import search_diverse
-from .encoding import EncodedHistory
 from .fusion_scorer import FusionScorer, PartRows
 from .item_scorer import ItemScorer, ScoredRows
 from .lazy_sequence import LazySequence
@@ -21,6 +20,7 @@ from .prefixes import length_divisors
 from .processing import PatchRecProcessor
 from .progress import progress_bar
 from .ranking_config import ITEM_METHODS, Method, RankingConfig
+from .read_histories import PromptToRank
 from .search import FoundTitles, SearchRequest, score_all_titles, search_titles
 from .sharding import gathered_root
 from .tree_reader import TreeReader
@@ -160,7 +160,7 @@ class CatalogRanker:
 
     def rank(
         self,
-        prompts: Sequence[EncodedHistory],
+        prompts: Sequence[PromptToRank],
         candidates: Sequence[np.ndarray] | None = None,
         excluded: Sequence[np.ndarray] | None = None,
         show_progress: bool = False,
@@ -170,9 +170,9 @@ class CatalogRanker:
         Finds the best items for each prompt.
 
         Args:
-            prompts (`Sequence[EncodedHistory]`):
-                B histories; responses, if any, are ignored. A [`LazySequence`] makes each prompt once, when the model
-                has room for it.
+            prompts (`Sequence[PromptToRank]`):
+                B histories, encoded or read; responses, if any, are ignored. A [`LazySequence`] makes each prompt
+                once, when the model has room for it.
             candidates (`Sequence[numpy.ndarray]`, *optional*):
                 For each prompt, the catalog indices that may be recommended; all if not given.
             excluded (`Sequence[numpy.ndarray]`, *optional*):
@@ -229,7 +229,7 @@ class CatalogRanker:
 
     def _rank_items(
         self,
-        prompts: Sequence[EncodedHistory],
+        prompts: Sequence[PromptToRank],
         allowed: Callable[[int], np.ndarray],
         show_progress: bool,
         times: np.ndarray | None,
@@ -238,7 +238,7 @@ class CatalogRanker:
         scores = np.full(items.shape, -np.inf)
         lengths = np.zeros(len(prompts), dtype=np.int64)
 
-        def measured(row: int) -> EncodedHistory:
+        def measured(row: int) -> PromptToRank:
             prompt = prompts[row]
             lengths[row] = prompt.history_end + 1
             return prompt
@@ -249,7 +249,7 @@ class CatalogRanker:
         return CatalogRanking(items, scores, np.ones(len(items), dtype=bool), np.zeros(len(items), np.int64), lengths)
 
     def _score_items(
-        self, prompts: Sequence[EncodedHistory], show_progress: bool, times: np.ndarray | None
+        self, prompts: Sequence[PromptToRank], show_progress: bool, times: np.ndarray | None
     ) -> Iterator[ScoredRows]:
         scorer, batch_size = self._scorer, self.config.batch_size
         # Processes with sharded weights must run equally many forwards, so no prompt is read with another one.
@@ -273,7 +273,7 @@ class CatalogRanker:
                 progress.update(len(part.rows))
 
     def score(
-        self, prompts: Sequence[EncodedHistory], show_progress: bool = False, times: np.ndarray | None = None
+        self, prompts: Sequence[PromptToRank], show_progress: bool = False, times: np.ndarray | None = None
     ) -> np.ndarray:
         """
         Scores every item of the catalog for each prompt.
@@ -301,7 +301,7 @@ class CatalogRanker:
         return scores
 
     def score_parts(
-        self, prompts: Sequence[EncodedHistory], show_progress: bool = False, times: np.ndarray | None = None
+        self, prompts: Sequence[PromptToRank], show_progress: bool = False, times: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """
         Scores every item of the catalog by each part of a fusion alone.
@@ -329,7 +329,7 @@ class CatalogRanker:
                 scores[name][rows] = array
         return scores
 
-    def _score_titles(self, prompts: Sequence[EncodedHistory], show_progress: bool = False) -> np.ndarray:
+    def _score_titles(self, prompts: Sequence[PromptToRank], show_progress: bool = False) -> np.ndarray:
         trie = self.trie
         scores = np.full((len(prompts), trie.num_items), -np.inf, dtype=np.float32)
         can_be_spelled = trie.leaf_of_item >= 0
@@ -344,7 +344,7 @@ class CatalogRanker:
     @torch.no_grad()
     def _search(
         self,
-        prompts: Sequence[EncodedHistory],
+        prompts: Sequence[PromptToRank],
         allowed: Callable[[int], np.ndarray],
         method: Method,
         show_progress: bool,
@@ -403,7 +403,7 @@ class CatalogRanker:
                 collect(found)
                 progress.update()
 
-    def _check_length(self, row: int, prompt: EncodedHistory) -> None:
+    def _check_length(self, row: int, prompt: PromptToRank) -> None:
         length, limit = prompt.prompt_length + self.trie.max_depth, self.model.max_length
         if limit is not None and length > limit:
             raise ValueError(

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers.processing_utils import ProcessorMixin
 
 from .adapters import is_adapter, load_adapted
 from .best_items import best_items
-from .catalog import Catalog
 from .configuration import Normalizer
 from .encoding import EncodedHistory
-from .item_scorer import ItemScorer, item_vectors_of
+from .item_scorer import item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
 from .log_probs import log_softmax
@@ -26,35 +22,13 @@ from .modeling import PatchRecForCausalLM
 from .moments import as_moments
 from .processing import PatchRecProcessor
 from .ranking import CatalogRanker, default_method
-from .ranking_config import ITEM_METHODS, Method, RankingConfig, check_k
-from .user_histories import CatalogHistories, Item, as_batch, as_timestamps, candidate_indices, find_items
+from .ranking_config import Method, RankingConfig, check_k
+from .recommendations import PromptRecommender, Recommendation
+from .user_histories import CatalogHistories, Item, as_batch, as_timestamps, find_items
+from .user_state import UserState
 
 
-@dataclass(frozen=True)
-class Recommendation:
-    """
-    A recommended item.
-
-    Args:
-        item_id (`int` or `str`):
-            The item's id in the data set.
-        title (`str`):
-            The item's title.
-        score (`float`):
-            Log-probability of the title after the history, at most 0 (see [`RankingConfig`] for its normalizer). For
-            the method `"item"`, the item's score (see [`ItemScorer`]). For the method `"fusion"`, log-probability of
-            the item among the whole catalog.
-        is_exact (`bool`):
-            Whether the list of recommendations is proven to be the best one.
-    """
-
-    item_id: int | str
-    title: str
-    score: float
-    is_exact: bool
-
-
-class PatchRecommender:
+class PatchRecommender(PromptRecommender):
     """
     Recommends items of the catalog for new histories.
 
@@ -70,17 +44,6 @@ class PatchRecommender:
     >>> recommender.recommend([3, 14, "A Study in Scarlet"], k=3)
     ```
     """
-
-    def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
-        # Code that comes with a checkpoint may be loaded twice, and then has classes of its own.
-        if not isinstance(model, torch.nn.Module) or not isinstance(processor, ProcessorMixin):
-            raise TypeError(
-                f"`PatchRecommender` takes a model and its processor, got `{type(model).__name__}` and "
-                f"`{type(processor).__name__}`. `PatchRecommender.from_pretrained(directory)` loads both."
-            )
-        model.check_processor(processor)
-        self.model = model.eval()
-        self.processor = processor
 
     @classmethod
     def from_pretrained(
@@ -188,56 +151,26 @@ class PatchRecommender:
                 the nearest ones.
             FloatingPointError: If the model's scores are not numbers.
         """
-        check_k(k)
-        if method == "diverse":
-            raise ValueError(
-                "The method 'diverse' reproduces the released code's lists, which may hold a title several times: use "
-                "it in `evaluate_model` or `CatalogRanker`, and 'exact' or 'beam' here."
-            )
         is_single, batch = as_batch(histories)
-        processor, catalog, trie = self.processor, self.processor.catalog, self.processor.trie
-        found = find_items(batch, catalog, processor.title_tokens, processor.tokenizer)
+        processor = self.processor
+        found = find_items(batch, processor.catalog, processor.title_tokens, processor.tokenizer)
         if max_tokens is not None:
             layout = processor.layout_within(max_tokens, layout)
-        prompts = self._prompts(found, as_timestamps(timestamps, batch, is_single), layout)
-        seen = [trie.items_spelled_like(indices) for indices in found.matches] if exclude_seen else None
-        method = default_method(self.model, processor) if method is None else method
-        by_item = method in ITEM_METHODS
-        # The items of one title have scores of their own. So more are ranked, and the best of each title stays.
-        num_alike = int(np.bincount(trie.leaf_of_item[trie.items]).max()) if by_item and unique_titles else 1
-        config = RankingConfig(
-            k=min(k * num_alike, len(trie.items)),
+        results = self.recommend_behind(
+            self._prompts(found, as_timestamps(timestamps, batch, is_single), layout),
+            found.matches if exclude_seen else None,
+            k,
+            unique_titles=unique_titles,
+            candidates=candidates,
             method=method,
             num_beams=num_beams,
             max_title_tokens=max_title_tokens,
             normalizer=normalizer,
+            times=times,
             batch_size=batch_size,
-        )
-        ranking = CatalogRanker(self.model, processor, config, self._scorer_for(method)).rank(
-            prompts,
-            candidates=self._candidates(candidates, len(batch), unique_titles and not by_item),
-            excluded=seen,
             show_progress=show_progress,
-            times=None if times is None else as_moments(times, len(batch)),
         )
-        results = []
-        for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True):
-            kept = np.flatnonzero(items >= 0)
-            if by_item and unique_titles:
-                _, first = np.unique(trie.leaf_of_item[items[kept]], return_index=True)
-                kept = kept[np.sort(first)][:k]
-            results.append(
-                [
-                    self._recommendation(item, score, is_exact)
-                    for item, score in zip(items[kept], scores[kept], strict=True)
-                ]
-            )
         return results[0] if is_single else results
-
-    @property
-    def catalog(self) -> Catalog:
-        """The items that can be recommended."""
-        return self.processor.catalog
 
     @property
     def reads_times(self) -> bool:
@@ -251,6 +184,58 @@ class PatchRecommender:
         on it.
         """
         return None if self.processor.fusion is None else self.processor.fusion.next_moment
+
+    def start(
+        self,
+        histories: Sequence[Item] | Sequence[Sequence[Item]],
+        timestamps: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | None = None,
+        layout: Layout | None = None,
+        block_size: int | None = None,
+    ) -> UserState:
+        """
+        Reads histories, and keeps what the model has read. A click then costs only the positions that are new.
+
+        Args:
+            histories, timestamps, layout:
+                See [`~PatchRecommender.recommend`]. Only items of the catalog can be read. As there, the latest
+                `max_history` items are read.
+            block_size (`int`, *optional*):
+                When a history would become longer than `processor.max_history`, its oldest items leave, so that
+                `max_history - block_size` remain. By default half of `max_history`. With 0, one item leaves for each
+                new one, and every click reads the whole history again.
+
+        Returns:
+            [`UserState`]
+
+        Raises:
+            ValueError: If a history is empty or its prompt is longer than the model's context, if timestamps are
+                missing, descend or are no seconds, if `block_size` is out of range, or if the weights are sharded.
+            TypeError: If an item is neither an id nor a title, or the backbone cannot attend to a tree.
+            KeyError: If the catalog lacks an item. The message names the nearest ones.
+
+        Example:
+        ```python
+        >>> state = recommender.start([3, 14])
+        >>> state.append(15)
+        >>> state.recommend(k=3)
+        ```
+        """
+        return UserState.start(self, histories, timestamps, layout, block_size)
+
+    def load_state(self, path: str | os.PathLike) -> UserState:
+        """
+        Loads what [`UserState.save`] wrote.
+
+        Args:
+            path (`str` or `os.PathLike`):
+                The file.
+
+        Raises:
+            ValueError: If another checkpoint or another dtype read the histories, if the catalog lacks one of their
+                items or has another title for it, or if a newer version of the library wrote the file. The message
+                says what differs, and how to start anew.
+        """
+        return UserState.load(self, path)
 
     def log_probs(
         self,
@@ -292,7 +277,7 @@ class PatchRecommender:
         prompts = self._prompts(found, as_timestamps(timestamps, batch, is_single=False), layout=None)
         normalizer: Normalizer | None = "catalog" if chosen == "all" else None
         config = RankingConfig(k=1, method=chosen, batch_size=batch_size, normalizer=normalizer)
-        ranker = CatalogRanker(self.model, processor, config, self._scorer_for(chosen))
+        ranker = CatalogRanker(self.model, processor, config, self.scorer_for(chosen))
         return log_softmax(ranker.score(prompts, times=None if times is None else as_moments(times, len(batch))))
 
     def _prompts(
@@ -303,14 +288,6 @@ class PatchRecommender:
             return self.processor.encode(found.items[row], layout=layout, titles=found.titles, timestamps=times)
 
         return LazySequence(len(found.items), encode)
-
-    def _scorer_for(self, method: Method) -> ItemScorer | None:
-        """Returns the item scorer, whose vectors are computed once, if a method can use it."""
-        return self._item_scorer if method in ITEM_METHODS and self.model.item_head is not None else None
-
-    @cached_property
-    def _item_scorer(self) -> ItemScorer:
-        return ItemScorer(self.model, self.processor)
 
     @torch.no_grad()
     def similar_items(self, item: Item, k: int = 10) -> list[Recommendation]:
@@ -337,7 +314,7 @@ class PatchRecommender:
         ```
         """
         check_k(k)
-        catalog, scorer = self.processor.catalog, self._item_scorer
+        catalog, scorer = self.processor.catalog, self.item_scorer
         _, batch = as_batch([item])
         if len(batch[0]) != 1:
             raise TypeError(f"`similar_items` takes one item, got {item!r}.")
@@ -353,24 +330,5 @@ class PatchRecommender:
         cosines[indices] = -np.inf
         (items,), (scores,) = best_items(cosines[None], min(k, len(catalog)))
         return [
-            self._recommendation(index, score, True) for index, score in zip(items, scores, strict=True) if index >= 0
+            self.recommendation(index, score, True) for index, score in zip(items, scores, strict=True) if index >= 0
         ]
-
-    def _recommendation(self, index: int, score: float, is_exact: bool) -> Recommendation:
-        catalog = self.processor.catalog
-        item_id = catalog.item_ids[index]
-        return Recommendation(
-            item_id if catalog.has_text_ids else int(item_id), catalog.titles[index], float(score), bool(is_exact)
-        )
-
-    def _candidates(
-        self,
-        candidates: Collection[int | str] | Sequence[Collection[int | str]] | None,
-        num_histories: int,
-        unique_titles: bool,
-    ) -> list[np.ndarray] | None:
-        trie = self.processor.trie
-        arrays = candidate_indices(candidates, num_histories, self.processor.catalog)
-        if arrays is None:
-            return [trie.all_titles[1]] * num_histories if unique_titles else None
-        return [trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .encoding import EncodedHistory
 from .prefixes import AllowedItems, Prefixes, length_divisors, ranks_in_groups, sums_before
+from .read_histories import PromptToRank
 from .title_tokens import ragged_arange
 from .tree_reader import TreeReader
 
@@ -25,14 +25,14 @@ class SearchRequest(NamedTuple):
     Args:
         row (`int`):
             Number of the request.
-        prompt ([`EncodedHistory`]):
+        prompt (`PromptToRank`):
             The user's history.
         allowed (`numpy.ndarray` of shape `(num_items,)`, bool):
             Whether each item may be recommended, by catalog index. At least one item whose title can be spelled is.
     """
 
     row: int
-    prompt: EncodedHistory
+    prompt: PromptToRank
     allowed: np.ndarray
 
 

@@ -14,8 +14,10 @@ from transformers import DynamicCache
 from .attention import tree_attention_mask
 from .catalog_softmax import catalog_log_softmax
 from .encoding import EncodedHistory, pad_histories
+from .history_cache import as_dynamic_cache
 from .modeling import PatchRecForCausalLM
 from .read_groups import ReadCost, read_groups
+from .read_histories import PromptToRank, ReadPrompt
 from .sharding import is_plain_linear
 from .title_tokens import ragged_arange
 from .tree_cache import TreeCache, join_caches
@@ -79,22 +81,32 @@ class TreeReader:
         self._hidden = torch.empty(0, 0)
         self._row_of_place = np.empty(0, dtype=np.int64)
 
-    def admit(self, users: np.ndarray, prompts: Sequence[EncodedHistory]) -> None:
+    def admit(self, users: np.ndarray, prompts: Sequence[PromptToRank]) -> None:
         """
-        Reads the prompts of users who come in. The places for [`TreeReader.log_probs`] are their indices in `users`.
+        Reads the prompts of users who come in. If a prompt is a [`ReadPrompt`], only its rest is read. The places for
+        [`TreeReader.log_probs`] are their indices in `users`.
 
         Args:
             users (`numpy.ndarray` of shape `(n,)`, int64):
                 Numbers of the users, none of whom is present.
-            prompts (`Sequence[EncodedHistory]`):
+            prompts (`Sequence[PromptToRank]`):
                 Their histories; responses, if any, are ignored.
         """
         lengths = np.array([prompt.prompt_length for prompt in prompts], dtype=np.int64)
+        num_read = np.array([p.num_read if isinstance(p, ReadPrompt) else 0 for p in prompts], dtype=np.int64)
+        groups = []
+        for rows in (np.flatnonzero(num_read == 0), np.flatnonzero(num_read > 0)):
+            num_queries = (lengths - num_read)[rows]
+            groups += [rows[group] for group in read_groups(num_queries, lengths[rows], self._cost)]
 
         def read_group(group: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-            return self._read_prompts(users[group], [prompts[index] for index in group]), group
+            some = [prompts[index] for index in group]
+            read = [prompt for prompt in some if isinstance(prompt, ReadPrompt)]
+            encoded = [prompt for prompt in some if not isinstance(prompt, ReadPrompt)]
+            hidden = self._read_rest(users[group], read) if read else self._read_prompts(users[group], encoded)
+            return hidden, group
 
-        self._read_groups(read_groups(lengths, lengths, self._cost), read_group)
+        self._read_groups(groups, read_group)
 
     def leave(self, users: np.ndarray) -> None:
         """Forgets users. The memory of a user is free as soon as the others of the same cache are read again."""
@@ -300,6 +312,27 @@ class TreeReader:
         self._caches.append(cache)
         self._note_kv_lengths(cache)
         return hidden[:, 0]
+
+    def _read_rest(self, users: np.ndarray, prompts: Sequence[ReadPrompt]) -> torch.Tensor:
+        """Reads the rest of prompts in one forward. Returns the states of their last tokens, of shape `(G, H)`."""
+        device = self.model.device
+        num_read, rest = np.array([[prompt.num_read] for prompt in prompts]), np.stack([p.rest_ids for p in prompts])
+        longest = int(num_read.max())
+        nodes = np.where(np.arange(longest) < num_read, 0, self._unseen)
+        positions = torch.from_numpy(num_read + np.arange(rest.shape[1])).to(device)
+        cache = TreeCache(
+            users,
+            torch.from_numpy(num_read + rest.shape[1]).to(device),
+            nodes,
+            torch.from_numpy(nodes).to(device),
+            torch.arange(longest, device=device).expand(len(prompts), -1),
+            as_dynamic_cache([(prompt.cache, prompt.user) for prompt in prompts], longest),
+        ).extended(np.zeros_like(rest), torch.zeros_like(positions), positions)
+        visible = (cache.key_nodes == 0)[:, None, :] & (cache.key_positions[:, None, :] <= positions[:, :, None])
+        hidden = self._forward(cache, visible, positions, input_ids=torch.from_numpy(rest).to(device))
+        self._caches.append(cache)
+        self._note_kv_lengths(cache)
+        return hidden[:, -1]
 
     def _read_table(self, cache: TreeCache, table: np.ndarray) -> torch.Tensor:
         """Reads nodes of shape `(G, Q)` in one forward. Returns their states, of shape `(G, Q, H)`."""

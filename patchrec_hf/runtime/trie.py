@@ -185,8 +185,10 @@ class TitleTrie:
 
     def items_spelled_like(self, items: np.ndarray) -> np.ndarray:
         """Returns all items that share a title with any of `items`. Titles that cannot be spelled are skipped."""
-        leaves = np.unique(self.leaf_of_item[items])
-        return self.items_at(leaves[leaves >= 0])[1]
+        leaves = self.leaf_of_item[items]
+        is_asked = np.zeros(self.num_nodes, dtype=bool)  # much faster than to sort the leaves of a long history
+        is_asked[leaves[leaves >= 0]] = True
+        return self.items_at(np.flatnonzero(is_asked))[1]
 
 
 def build_trie(titles: TitleTokens, end_of_turn_id: int, complete_prefixes: bool = True) -> TitleTrie:

@@ -105,12 +105,84 @@ def as_batch(histories: Any) -> tuple[bool, list[list[Any]]]:
     for row, history in enumerate(batch):
         if not history:
             raise ValueError(f"The history is empty (row {row}); a recommendation needs at least one earlier item.")
-        for item in history:
-            if isinstance(item, bool) or not isinstance(item, (int, np.integer, str, Title)):
-                raise TypeError(
-                    f"An item is an id (a whole number or a text) or a `Title`, got {item!r} in row {row}."
-                )
+        _check_items(history, row)
     return is_single, batch
+
+
+def as_additions(items: Any, num_histories: int, is_single: bool) -> list[list[Any]]:
+    """
+    Turns items that are added to histories into lists.
+
+    Args:
+        items (`int`, `str`, [`Title`] or `Sequence`):
+            For a single history an item or a sequence of items. For a batch a sequence of items for each history,
+            which may be empty.
+        num_histories (`int`):
+            Number of histories B.
+        is_single (`bool`):
+            Whether there is a single history instead of a batch.
+
+    Returns:
+        `list[list]`: B lists.
+
+    Raises:
+        TypeError: If these are no items.
+        ValueError: If there is not one sequence for each history.
+    """
+    is_item = isinstance(items, (str, int, float, np.number, Title)) or _is_number(items)
+    if is_single:
+        batch = [_as_list([items] if is_item else items)]
+    elif is_item or isinstance(items, (Mapping, Set)):
+        raise TypeError(f"A batch of {num_histories} histories takes a list of items for each of them, got {items!r}.")
+    else:
+        values = _as_list(items)
+        if len(values) != num_histories:
+            raise ValueError(
+                f"A batch of {num_histories} histories takes a list of items for each of them, which may be empty; "
+                f"got {len(values)}."
+            )
+        for row, value in enumerate(values):
+            if isinstance(value, (str, Title, Mapping, Set)) or not isinstance(value, (Iterable, torch.Tensor)):
+                raise TypeError(f"Each history takes a list of items, which may be empty; got {value!r} in row {row}.")
+        batch = [_as_list(value) for value in values]
+    for row, history in enumerate(batch):
+        _check_items(history, row)
+    return batch
+
+
+def _check_items(history: Sequence[Any], row: int) -> None:
+    for item in history:
+        if isinstance(item, bool) or not isinstance(item, (int, np.integer, str, Title)):
+            raise TypeError(f"An item is an id (a whole number or a text) or a `Title`, got {item!r} in row {row}.")
+
+
+def known_indices(history: Sequence[Item], catalog: Catalog, row: int) -> np.ndarray:
+    """
+    Looks up the items of a user state, which holds no new titles.
+
+    Args:
+        history (`Sequence[int | str | Title]`):
+            Items.
+        catalog ([`Catalog`]):
+            The catalog.
+        row (`int`):
+            Number of the history, for the error message.
+
+    Returns:
+        `numpy.ndarray` of int64: the first catalog index that each item may mean.
+
+    Raises:
+        KeyError: If an id is not in the catalog, or a text is neither an id nor a title of it.
+        TypeError: If an item is a whole number, but the catalog's ids are texts.
+    """
+    try:
+        indices = [match_item(item, catalog, row, allows_new=False)[0] for item in history]
+    except KeyError as error:
+        raise KeyError(
+            f"{error.args[0]} A user state holds items of the catalog only. To add one, make a recommender with "
+            "`processor.with_catalog(processor.catalog.with_items({item_id: title}))`."
+        ) from None
+    return np.array(indices, dtype=np.int64)
 
 
 def as_timestamps(timestamps: Any, batch: Sequence[Sequence[Item]], is_single: bool) -> list[np.ndarray] | None:
@@ -141,6 +213,8 @@ def as_timestamps(timestamps: Any, batch: Sequence[Sequence[Item]], is_single: b
     arrays = []
     for row, (times, history) in enumerate(zip(values, batch, strict=True)):
         array = np.asarray(times)
+        if array.shape == (0,):  # an empty list has no dtype of its own
+            array = array.astype(np.int64)
         if array.ndim != 1 or array.dtype.kind not in "iu":
             raise TypeError(
                 f"`timestamps` must hold a list of whole numbers for each history (seconds since 1970 UTC), got "

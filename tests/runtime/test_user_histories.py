@@ -12,7 +12,14 @@ from transformers.utils import logging as transformers_logging
 
 from patchrec_hf import Catalog, Title
 from patchrec_hf.runtime.title_tokens import tokenize_titles
-from patchrec_hf.runtime.user_histories import as_batch, find_items, match_item
+from patchrec_hf.runtime.user_histories import (
+    as_additions,
+    as_batch,
+    as_timestamps,
+    find_items,
+    known_indices,
+    match_item,
+)
 
 
 @pytest.fixture
@@ -159,3 +166,55 @@ def test_new_titles_where_only_the_catalog_is_known(catalog, named, item):
         match_item(item, named, 2, allows_new=False)
     with pytest.raises(KeyError, match=r"is no title of the catalog of 12 items.*`PatchRecommender` also reads"):
         match_item(item, catalog, 2, allows_new=False)
+
+
+@pytest.mark.parametrize(
+    ("items", "is_single", "expected"),
+    [
+        (10, True, [[10]]),
+        (np.int64(10), True, [[10]]),
+        (torch.tensor(10), True, [[10]]),
+        ("Emma", True, [["Emma"]]),
+        ([10, Title("Emma")], True, [[10, Title("Emma")]]),
+        ([], True, [[]]),
+        (np.array([10, 11]), True, [[10, 11]]),
+        ([[10], []], False, [[10], []]),
+        ([np.array([10]), torch.tensor([11, 12])], False, [[10], [11, 12]]),
+        (np.array([[10], [11]]), False, [[10], [11]]),
+    ],
+)
+def test_additions(items, is_single, expected):
+    assert as_additions(items, len(expected), is_single) == expected
+
+
+@pytest.mark.parametrize(
+    ("items", "is_single", "error", "message"),
+    [
+        (1.5, True, TypeError, "An item is an id"),
+        ([[10]], True, TypeError, "An item is an id"),
+        (True, True, TypeError, "An item is an id"),
+        (10, False, TypeError, "takes a list of items for each of them, got 10"),
+        ("Emma", False, TypeError, "takes a list of items for each of them, got 'Emma'"),
+        ({0: [10], 1: [11]}, False, TypeError, "takes a list of items for each of them"),
+        ([[10]], False, ValueError, "A batch of 2 histories .* got 1"),
+        ([10, 11], False, TypeError, "Each history takes a list of items, which may be empty; got 10 in row 0"),
+        ([[10], "Emma"], False, TypeError, "got 'Emma' in row 1"),
+        ([[10], [None]], False, TypeError, "got None in row 1"),
+    ],
+)
+def test_wrong_additions(items, is_single, error, message):
+    with pytest.raises(error, match=message):
+        as_additions(items, 1 if is_single else 2, is_single)
+
+
+def test_items_that_must_be_known(catalog):
+    assert known_indices([10, "Emma", Title("Typhoon"), "Poems"], catalog, 0).tolist() == [0, 0, 2, 4]
+    assert known_indices([], catalog, 0).dtype == np.int64
+    with pytest.raises(KeyError, match=r"'Emmma' in row 3 is no title .*'Emma'.*of the catalog only. To add one"):
+        known_indices(["Emmma"], catalog, 3)
+
+
+def test_empty_timestamps(catalog):
+    times = as_timestamps([[], [5]], [[], [10]], is_single=False)
+    assert [array.tolist() for array in times] == [[], [5]]
+    assert times[0].dtype == np.int64

@@ -1,0 +1,185 @@
+"""Recommendations: the best items behind prompts, with their ids and titles, by any method of a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from transformers.processing_utils import ProcessorMixin
+
+from .catalog import Catalog
+from .configuration import Normalizer
+from .fingerprints import checkpoint_fingerprint
+from .item_scorer import ItemScorer
+from .modeling import PatchRecForCausalLM
+from .moments import as_moments
+from .processing import PatchRecProcessor
+from .ranking import CatalogRanker, default_method
+from .ranking_config import ITEM_METHODS, Method, RankingConfig, check_k
+from .read_histories import PromptToRank
+from .user_histories import candidate_indices
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """
+    A recommended item.
+
+    Args:
+        item_id (`int` or `str`):
+            The item's id in the data set.
+        title (`str`):
+            The item's title.
+        score (`float`):
+            Log-probability of the title after the history, at most 0 (see [`RankingConfig`] for its normalizer). For
+            the method `"item"`, the item's score (see [`ItemScorer`]). For the method `"fusion"`, log-probability of
+            the item among the whole catalog.
+        is_exact (`bool`):
+            Whether the list of recommendations is proven to be the best one.
+    """
+
+    item_id: int | str
+    title: str
+    score: float
+    is_exact: bool
+
+
+class PromptRecommender:
+    """
+    Recommends items behind prompts. A [`PatchRecommender`] makes the prompts from histories, and a [`UserState`] keeps
+    them as they were read.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model.
+        processor ([`PatchRecProcessor`]):
+            The processor that the model was trained with.
+    """
+
+    def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
+        # Code that comes with a checkpoint may be loaded twice, and then has classes of its own.
+        if not isinstance(model, torch.nn.Module) or not isinstance(processor, ProcessorMixin):
+            raise TypeError(
+                f"`PatchRecommender` takes a model and its processor, got `{type(model).__name__}` and "
+                f"`{type(processor).__name__}`. `PatchRecommender.from_pretrained(directory)` loads both."
+            )
+        model.check_processor(processor)
+        self.model = model.eval()
+        self.processor = processor
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items that can be recommended."""
+        return self.processor.catalog
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """The fingerprint of model and processor (see [`checkpoint_fingerprint`])."""
+        return checkpoint_fingerprint(self.model, self.processor)
+
+    def recommend_behind(
+        self,
+        prompts: Sequence[PromptToRank],
+        seen: Sequence[np.ndarray] | None,
+        k: int,
+        *,
+        unique_titles: bool,
+        candidates: Collection[int | str] | Sequence[Collection[int | str]] | None,
+        method: Method | None,
+        num_beams: int | None,
+        max_title_tokens: int | None,
+        normalizer: Normalizer | None,
+        times: int | Sequence[int] | np.ndarray | None,
+        batch_size: int = 8,
+        show_progress: bool = False,
+    ) -> list[list[Recommendation]]:
+        """
+        Recommends the k most likely next items behind prompts.
+
+        Args:
+            prompts (`Sequence[PromptToRank]`):
+                B histories, encoded or read.
+            seen (`Sequence[numpy.ndarray]`, *optional*):
+                For each prompt, catalog indices of items that are left out, with all other items of their titles.
+            k, unique_titles, candidates, method, num_beams, max_title_tokens, normalizer, times, batch_size:
+                See [`PatchRecommender.recommend`].
+            show_progress (`bool`, *optional*, defaults to `False`):
+                Whether to show a progress bar.
+
+        Returns:
+            `list[list[Recommendation]]`: B lists, best first.
+
+        Raises:
+            ValueError, TypeError, KeyError, FloatingPointError: As [`PatchRecommender.recommend`] does.
+        """
+        check_k(k)
+        if method == "diverse":
+            raise ValueError(
+                "The method 'diverse' reproduces the released code's lists, which may hold a title several times: use "
+                "it in `evaluate_model` or `CatalogRanker`, and 'exact' or 'beam' here."
+            )
+        processor, trie = self.processor, self.processor.trie
+        method = default_method(self.model, processor) if method is None else method
+        by_item = method in ITEM_METHODS
+        # The items of one title have scores of their own. So more are ranked, and the best of each title stays.
+        num_alike = int(np.bincount(trie.leaf_of_item[trie.items]).max()) if by_item and unique_titles else 1
+        config = RankingConfig(
+            k=min(k * num_alike, len(trie.items)),
+            method=method,
+            num_beams=num_beams,
+            max_title_tokens=max_title_tokens,
+            normalizer=normalizer,
+            batch_size=batch_size,
+        )
+        ranking = CatalogRanker(self.model, processor, config, self.scorer_for(method)).rank(
+            prompts,
+            candidates=self._candidates(candidates, len(prompts), unique_titles and not by_item),
+            excluded=None if seen is None else [trie.items_spelled_like(items) for items in seen],
+            show_progress=show_progress,
+            times=None if times is None else as_moments(times, len(prompts)),
+        )
+        results = []
+        for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True):
+            kept = np.flatnonzero(items >= 0)
+            if by_item and unique_titles:
+                _, first = np.unique(trie.leaf_of_item[items[kept]], return_index=True)
+                kept = kept[np.sort(first)][:k]
+            results.append(
+                [
+                    self.recommendation(item, score, is_exact)
+                    for item, score in zip(items[kept], scores[kept], strict=True)
+                ]
+            )
+        return results
+
+    def scorer_for(self, method: Method) -> ItemScorer | None:
+        """Returns the item scorer, whose vectors are computed once, if a method can use it."""
+        return self.item_scorer if method in ITEM_METHODS and self.model.item_head is not None else None
+
+    @cached_property
+    def item_scorer(self) -> ItemScorer:
+        """Scores items by the item head."""
+        return ItemScorer(self.model, self.processor)
+
+    def recommendation(self, index: int, score: float, is_exact: bool) -> Recommendation:
+        """Returns the recommendation of an item, by its catalog index."""
+        catalog = self.processor.catalog
+        item_id = catalog.item_ids[index]
+        return Recommendation(
+            item_id if catalog.has_text_ids else int(item_id), catalog.titles[index], float(score), bool(is_exact)
+        )
+
+    def _candidates(
+        self,
+        candidates: Collection[int | str] | Sequence[Collection[int | str]] | None,
+        num_histories: int,
+        unique_titles: bool,
+    ) -> list[np.ndarray] | None:
+        trie = self.processor.trie
+        arrays = candidate_indices(candidates, num_histories, self.processor.catalog)
+        if arrays is None:
+            return [trie.all_titles[1]] * num_histories if unique_titles else None
+        return [trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
