@@ -21,12 +21,15 @@ from user_states import (
 )
 
 from patchrec_hf import (
+    BudgetLayout,
     DropLayout,
     ItemPatchLayout,
     PatchRecommender,
+    PyramidLayout,
     RandomPatchLayout,
     SessionPatchLayout,
     TextLayout,
+    TimeWindowLayout,
     Title,
     UserState,
 )
@@ -37,7 +40,15 @@ from patchrec_hf.runtime.read_histories import PositionsRead
 IDS = tiny()[0].item_ids.tolist()
 STATE_FAMILIES = ["llama_untied", "gpt2", "gemma2", "mistral_sliding"]
 APPEND_ONLY = [ItemPatchLayout(0), TextLayout(), RandomPatchLayout(0.5)]
-OTHERS = [ItemPatchLayout(2), SessionPatchLayout(2), SessionPatchLayout(3, "oldest"), DropLayout(0.4)]
+OTHERS = [
+    ItemPatchLayout(2),
+    SessionPatchLayout(2),
+    SessionPatchLayout(3, "oldest"),
+    DropLayout(0.4),
+    PyramidLayout(num_text_items=1, width=2),
+    BudgetLayout(6, num_text_items=1),
+]
+WINDOWS = TimeWindowLayout(max_gap=100, num_text_items=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,10 +112,11 @@ def check_changes(path, family, layout, separate_patches, time_gaps, max_history
         layout, family, separate_patches=separate_patches, time_gaps=time_gaps, max_history=max_history
     )
     clock = iter(range(0, 10**9, 97))
+    has_times = time_gaps or layout == WINDOWS
 
     def times(lists):
         """Later and later times, with gaps that reach into several buckets."""
-        return [[next(clock) ** 2 // 50 for _ in items] for items in lists] if time_gaps else None
+        return [[next(clock) ** 2 // 50 for _ in items] for items in lists] if has_times else None
 
     block_size = min(block_size, max_history - 1)
     state = recommender.start(starts, times(starts), block_size=block_size)
@@ -133,7 +145,7 @@ def check_changes(path, family, layout, separate_patches, time_gaps, max_history
 
 FACTS = {
     "family": st.sampled_from(STATE_FAMILIES),
-    "layout": st.sampled_from([*APPEND_ONLY, *OTHERS]),
+    "layout": st.sampled_from([*APPEND_ONLY, *OTHERS, WINDOWS]),
     "separate_patches": st.booleans(),
     "time_gaps": st.booleans(),
     "max_history": st.integers(1, 7),
@@ -340,7 +352,7 @@ def test_histories_that_cannot_start(histories, error, message):
 
 def test_timestamps():
     recommender = make_recommender(ItemPatchLayout(0), time_gaps=True)
-    with pytest.raises(ValueError, match=r"time gaps, so a state needs timestamps: `start\(history, timestamps\)`"):
+    with pytest.raises(ValueError, match="hold time gaps, but a state was started without `timestamps`"):
         recommender.start(IDS[:2])
     with pytest.raises(ValueError, match="must ascend, got 20 before 10 in row 0"):
         recommender.start(IDS[:2], [20, 10])
@@ -356,6 +368,8 @@ def test_timestamps():
         assert state.recommend(3) == expected
     state.append([[IDS[5]], []], [[20 + 3600], []])
     assert_equals_reading_anew(state)
+    with pytest.raises(ValueError, match=r"TimeWindowLayout.* reads timestamps, but a state was started without"):
+        make_recommender(WINDOWS).start(IDS[:2])
     single = recommender.start(IDS[:2], [10, 20])
     single.append(IDS[5], 20 + 3600)
     assert_same_lists([single.recommend(4)], [state.recommend(4)[0]])
