@@ -19,6 +19,7 @@ QUALITY = ROOT / "examples" / "benchmarks" / "quality.py"
 LOSSES = ROOT / "examples" / "benchmarks" / "losses.py"
 PATCHERS = ROOT / "examples" / "benchmarks" / "patchers.py"
 BUDGETS = ROOT / "examples" / "benchmarks" / "budgets.py"
+LONG_HISTORY, LAYOUTS = (ROOT / "examples" / "benchmarks" / name for name in ("long_history.py", "layouts.py"))
 BENCHMARK = ROOT / "examples" / "benchmarks" / "ranking.py"
 TRAIN_STEP, SHARING, PREPARE_BENCHMARK = (
     ROOT / "examples" / "benchmarks" / name for name in ("train_step.py", "sharing.py", "prepare.py")
@@ -221,6 +222,44 @@ def test_benchmark_of_budgets(tmp_path):
         assert row["history_tokens"] <= row["budget"]
         assert f"| {row['budget']} | {row['one checkpoint']['hr@20']:.3f} |" in done.stdout
     assert (tmp_path / "budgets.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_benchmark_of_long_histories(tmp_path):
+    """Checks what is counted, not how fast it is."""
+    done = run(
+        LONG_HISTORY, "--lengths", "100", "10000", "--clicks", "3", "--rounds", "1", "--text_tokens", "300",
+        "--hidden_size", "16", "--json", tmp_path / "long.json", "--plot", tmp_path / "long.png",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "long.json").read_text())
+    assert set(results["ratios"]) == {"click_10000_vs_100", "click_vs_reread"}
+    assert results["positions_per_click"]["item"] == 1
+    assert 1 < results["positions_per_click"]["titles"] <= 30
+    rows = {(row["layout"], row["items"]): row for row in results["rows"]}
+    before = rows["all patches", 100]["positions"] - 100  # what stands before the history
+    assert rows["all patches", 10_000]["positions"] == before + 10_000
+    assert rows["pyramid", 10_000]["positions"] <= 200
+    assert rows["budget of 50", 10_000]["positions"] <= before + 50
+    assert rows["latest 100", 10_000]["positions"] == before + 100
+    assert rows["text that fits", 10_000]["positions"] <= before + 300
+    assert (tmp_path / "long.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_benchmark_of_layouts(tmp_path):
+    """Both layouts rank the same targets, which have long histories."""
+    done = run(
+        LAYOUTS, "--minutes", "0.001", "--min_items", "5", "--latest", "5", "--max_history", "20",
+        "--hidden_size", "16", "--json", tmp_path / "layouts.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    latest, pyramid = json.loads((tmp_path / "layouts.json").read_text())["results"]
+    assert (latest["layout"], pyramid["layout"]) == ("latest 5", "pyramid")
+    assert latest["positions"] == 5 < pyramid["positions"]
+    difference, low, high = pyramid["hr@20 minus the latest items'"]
+    assert difference == pytest.approx(pyramid["hr@20"] - latest["hr@20"])
+    assert low <= difference <= high
 
 
 @pytest.mark.slow
