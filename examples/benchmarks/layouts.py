@@ -109,13 +109,16 @@ def train(args, dataset, catalog, max_history, layout, num_steps):
     """Trains a new model. Returns it with its processor."""
     backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=args.hidden_size, seed=args.seed)
     settings = {**ALL_PATCH_PRESET.processor, "layout": layout}
+    recipe = dict(ALL_PATCH_PRESET.training)
+    if not layout.is_append_only:  # each target has a history of its own; packed, they share their beginnings
+        recipe |= {"tree_packing": True, "train_sampling_strategy": "random"}
     processor = PatchRecProcessor(tokenizer, catalog, PROMPTS[args.prompt], max_history=max_history, **settings)
     model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
     with tempfile.TemporaryDirectory() as directory:
         config = PatchFinetuneConfig(
             directory,
             **{
-                **ALL_PATCH_PRESET.training,
+                **recipe,
                 "max_steps": num_steps,
                 "save_strategy": "no",
                 "report_to": "none",

@@ -24,7 +24,7 @@ from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Normalizer, Patcher, Similarity
-from ..runtime.layouts import lay_out
+from ..runtime.layouts import is_append_only, lay_out
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from .arguments import PatchFinetuneConfig, PatchPretrainConfig
@@ -430,6 +430,14 @@ def complete_collator(
             if args.process_index == 0:
                 logger.warning(f"{error} Training continues without tree packing.")
             packs = False
+    layout = collator.layout or collator.processor.layout
+    reads_again = args.objective == "item" and not packs and not is_append_only(layout)
+    if reads_again and args.process_index == 0 and _max_targets(first_rows) > 1:
+        logger.warning(
+            f"The rows have up to {_max_targets(first_rows)} targets, and each is predicted from a history of its "
+            f"own, because the layout {layout} is not append-only. Without tree packing, the model reads all of "
+            "them whole. Set `tree_packing=True`, so that it reads once what they share."
+        )
     max_length = model.max_length if collator.max_length is None else collator.max_length
     return replace(collator, max_length=max_length, tree_packing=packs)
 

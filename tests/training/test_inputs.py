@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import ITEM_IDS, TITLES
 from datasets import Dataset, IterableDataset
 from item_parts import item_model, item_processor, plain_model
@@ -18,6 +19,7 @@ from patchrec_hf import (
     BudgetLayout,
     Catalog,
     DropLayout,
+    ItemPatchLayout,
     PatchDataCollator,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
@@ -107,6 +109,15 @@ def test_packing_looks_at_the_rows_that_are_trained_on(make_trainer, blocks, row
     assert make_trainer("finetune", train_dataset=mixed).data_collator.tree_packing
     single = mixed.select(range(len(blocks), len(mixed)))
     assert not make_trainer("finetune", train_dataset=single).data_collator.tree_packing
+
+
+@pytest.mark.parametrize(("layout", "is_warned"), [(PyramidLayout(), True), (ItemPatchLayout(0), False)])
+def test_targets_that_are_read_one_by_one(make_trainer, processor, blocks, caplog, layout, is_warned):
+    own = processor.with_layout(layout)
+    transformers.utils.logging.enable_propagation()
+    make_trainer("finetune", train_dataset=blocks, processing_class=own, objective="item", tree_packing=False)
+    transformers.utils.logging.disable_propagation()
+    assert ("Set `tree_packing=True`, so that it reads once" in caplog.text) == is_warned
 
 
 def test_the_first_rows_of_a_stream_are_read_once(make_trainer, rows):
