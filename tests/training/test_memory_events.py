@@ -3,7 +3,7 @@
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from patchrec_hf import PatchDataCollator, PatchPretrainDataCollator, TextLayout
+from patchrec_hf import BudgetLayout, PatchDataCollator, PatchPretrainDataCollator, TextLayout
 from patchrec_hf.training.memory import GIB, MemoryEstimate
 from patchrec_hf.training.memory_events import MemoryEvents, estimate_training, largest_batch
 from patchrec_hf.training.memory_sizes import BatchShape
@@ -84,6 +84,16 @@ def test_the_longest_rows_are_counted(processor, rows):
     assert largest_batch(collator, rows, 10_000).sequences == len(rows)
     many = rows.select([index % len(rows) for index in range(300)])  # more than a sample has
     assert largest_batch(collator, many, 280).sequences == 280
+
+
+@pytest.mark.parametrize("objective", ["title", "item"])
+def test_the_largest_budget_is_counted(processor, rows, objective):
+    """Whichever budgets the rows of a batch draw, a later step may draw the largest ones."""
+    largest, drawn = (
+        largest_batch(PatchDataCollator(processor, BudgetLayout(40, least), objective=objective), rows, 2)
+        for least in (None, 3)
+    )
+    assert drawn == largest
 
 
 def test_pretraining_reads_each_history_twice(processor, rows):
