@@ -153,3 +153,10 @@ def test_choices_have_few_logits(make_trainer, rows):
     # Sharded heads compute all logits.
     sharded = estimate_training(trainer.model, trainer.args, trainer.data_collator, rows, 4, sharding=3)
     assert sharded.scores == 3 * 4 * batch.labels * trainer.model.config.decoder_config.vocab_size
+
+
+def test_distillation_keeps_more_scores(make_trainer):
+    plain = make_trainer("pretrain", max_steps=1).estimate_memory()
+    distilled = make_trainer("pretrain", max_steps=1, distillation_weight=1.0).estimate_memory()
+    assert distilled.batch.is_distilled and not plain.batch.is_distilled
+    assert (distilled.activations, 3 * distilled.scores) == (plain.activations, 5 * plain.scores)
