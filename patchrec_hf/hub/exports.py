@@ -21,6 +21,7 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 from ..evaluation.report import EvaluationReport
 from ..runtime.hub_files import CATALOG_NAME, require_token
 from ..runtime.item_scorer import item_patches, item_vectors_of
+from ..runtime.layouts import lay_out
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.sharding import is_sharded
@@ -159,9 +160,16 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
             settings of the head are in `patchrec_prompt.json`.
 
     Raises:
-        TypeError, ValueError: As [`export_checkpoint`] does.
+        TypeError, ValueError: As [`export_checkpoint`] does, and if the layout has sessions and the model's patcher
+            is `"attention"`, which makes no means of items' vectors.
     """
     _check_whole(model, processor)
+    if model.config.patcher == "attention" and _has_sessions(processor):
+        raise ValueError(
+            f"The layout {processor.layout} joins items to sessions, and `patcher='attention'` weighs the tokens of a "
+            "whole session, which vectors of items cannot express. Export with `processor.with_layout("
+            "ItemPatchLayout(5))`, or train with another patcher."
+        )
     directory = Path(directory)
     with torch.device("meta"):
         backbone = AutoModelForCausalLM.from_config(model.config.text_config)
@@ -183,7 +191,7 @@ def export_backbone(model: PatchRecForCausalLM, processor: PatchRecProcessor, di
             "head_feature_weights": model.item_head.feature_weights(),
         }
     save_file({name: tensor.cpu().contiguous() for name, tensor in vectors.items()}, directory / ITEM_VECTORS_NAME)
-    settings = {**processor.to_dict(), "item_head": model.config.item_head}
+    settings = {**processor.to_dict(), "item_head": model.config.item_head, "patcher": model.config.patcher}
     (directory / _PROMPT_NAME).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
 
@@ -199,6 +207,19 @@ def _check_whole(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> No
             "The weights are sharded: this process holds only a part of them. Save with `trainer.save_model`, load "
             "the result with `PatchRecForCausalLM.from_pretrained` in one process, and export that model."
         )
+
+
+def _has_sessions(processor: PatchRecProcessor) -> bool:
+    """Whether the layout joins items of the longest history, if all of them were chosen at once."""
+    num_items = processor.max_history
+    segments = lay_out(
+        processor.layout,
+        num_items,
+        title_lengths=np.ones(num_items, dtype=np.int64),
+        timestamps=np.zeros(num_items, dtype=np.int64),
+        separate_patches=processor.separate_patches,
+    )
+    return any(granularity == "session_patch" for granularity, _, _ in segments)
 
 
 def _add_code(directory: Path) -> None:

@@ -21,6 +21,7 @@ from ..runtime.prompts import END_TOKEN, START_TOKEN
 _TEMPLATE = Path(__file__).parent / "model_card.md.jinja"
 _METRICS = ("hr@", "ndcg@", "mrr@", "title_hr@", "title_ndcg@", "loss", "exact_share", "compression_")
 _HISTORY_MARK = "…"
+_EXAMPLE_TIME, _DAY = 1_700_000_000, 86_400
 # Metrics of one evaluation, or of several evaluation sets by their names.
 Results = EvaluationReport | Mapping[str, float] | Mapping[str, Mapping[str, float]]
 
@@ -69,6 +70,8 @@ def make_model_card(
     """
     values, section = _describe_results(results)
     catalog, lengths = processor.catalog, processor.title_tokens.lengths
+    history = catalog.item_ids[:3].tolist()
+    timestamps = [_EXAMPLE_TIME + _DAY * place for place in range(len(history))]
     return ModelCard.from_template(
         ModelCardData(
             base_model=base_model,
@@ -84,11 +87,13 @@ def make_model_card(
         include_code=include_code,
         results=section,
         max_history=processor.max_history,
-        example_history=catalog.item_ids[:3].tolist(),
+        example_call=f"{history}, timestamps={timestamps}" if processor.reads_timestamps() else str(history),
+        reads_timestamps=processor.reads_timestamps(),
         reading={
             "layout": processor.layout,
             "longest history": processor.max_history,
             "separators after patches": processor.separate_patches,
+            **({"buckets of time gaps": processor.num_time_gaps} if processor.num_time_gaps else {}),
         },
         history_mark=_HISTORY_MARK,
         prompt=_show_prompt(processor),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .fingerprints import SHOWN
@@ -154,6 +154,11 @@ def load_histories(
             f"{path} holds a history of {max(map(len, lists))} items, but the processor's `max_history` is "
             f"{processor.max_history}. {_ANEW}"
         )
+    if saved.block_size >= processor.max_history:
+        raise ValueError(
+            f"{path} holds histories whose oldest items leave in blocks of {saved.block_size} items, but the "
+            f"processor's `max_history` is {processor.max_history}. {_ANEW}"
+        )
     items = _find(path, lists, facts["title_checksums"], processor)
     is_own = saved.layout == json.loads(json.dumps(layout_to_dict(processor.layout)))
     layout = processor.layout if is_own else layout_from_dict(dict(saved.layout))
@@ -185,8 +190,11 @@ _ANEW = (
 
 
 def _read_facts(path: str | os.PathLike) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        texts = file.metadata() or {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no user state ({error}). `UserState.save` writes one.") from error
     check_format_version(int(texts.get("format_version", 0)), Path(path).name)
     if "user_state" not in texts:
         raise ValueError(f"{path} holds no user state. `UserState.save` writes one.")

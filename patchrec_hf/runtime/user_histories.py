@@ -130,9 +130,12 @@ def as_additions(items: Any, num_histories: int, is_single: bool) -> list[list[A
         ValueError: If there is not one sequence for each history.
     """
     is_item = isinstance(items, (str, int, float, np.number, Title)) or _is_number(items)
+    has_order = isinstance(items, (Iterable, torch.Tensor)) and not isinstance(items, (Mapping, Set))
     if is_single:
+        if not (is_item or has_order):
+            raise TypeError(f"A history takes an item or a list of items, oldest first, got {items!r}.")
         batch = [_as_list([items] if is_item else items)]
-    elif is_item or isinstance(items, (Mapping, Set)):
+    elif is_item or not has_order:
         raise TypeError(f"A batch of {num_histories} histories takes a list of items for each of them, got {items!r}.")
     else:
         values = _as_list(items)

@@ -209,6 +209,10 @@ class UserState:
         return lists[0] if self._is_single else lists
 
     @property
+    def _has_timestamps(self) -> bool:
+        return self._histories.plans[0].timestamps is not None
+
+    @property
     def num_positions(self) -> tuple[int, ...]:
         """For each user, the number of positions whose keys and values the state holds."""
         return tuple(plan.length for plan in self._histories.plans)
@@ -279,6 +283,12 @@ class UserState:
                         f"The states differ in `{name}`: {getattr(first, name)} in state 0, {getattr(state, name)} in "
                         f"state {number}. Start all of them with the same one."
                     )
+            if state._has_timestamps != first._has_timestamps:
+                has, other = ("timestamps", "none") if first._has_timestamps else ("no timestamps", "some")
+                raise ValueError(
+                    f"State 0 has {has}, and state {number} has {other}. Start all of them with timestamps, or all "
+                    "without."
+                )
         histories = join_read_histories([(state._histories, range(len(state))) for state in states])
         read = tuple(cost for state in states for cost in state.positions_read)
         return UserState(first._recommender, histories, first.layout, first.block_size, False, read)

@@ -228,6 +228,12 @@ def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecPro
                 "mean."
             )
         patchrec_model.add_patcher(cast(Patcher, args.patcher), args.patcher_layers)
+    num_layers = patchrec_model.config.patcher_layers
+    if args.patcher_layers not in (1, num_layers):  # 1 is the default
+        raise ValueError(
+            f"`patcher_layers={args.patcher_layers}`, but the model's patcher reads titles by {num_layers} "
+            f"layer{'s' * (num_layers > 1)}, as it has learned to. Leave `patcher_layers` unset."
+        )
     patchrec_model.check_processor(processor)
     if patchrec_model.config.tokenizer_fingerprint is None:  # an earlier version of the library made the model
         check_origin(patchrec_model, processor.tokenizer, args.trust_remote_code)

@@ -124,8 +124,10 @@ def estimate_memory(
     layer += cells * element_size
     if attention == "eager":
         layer += cells * model.heads * (FLOAT32_SIZE if element_size == FLOAT32_SIZE else FLOAT32_SIZE + element_size)
-    # The logits of the labels, their logarithms and two gradients; vectors of users and items, and their gradients.
-    scores = 3 * FLOAT32_SIZE * batch.labels * (batch.choice_tokens or model.vocabulary)
+    # The logits of the labels, their logarithms and two gradients; with teachers, also the logarithms of the twins,
+    # and these once more in two parts; vectors of users and items, and their gradients.
+    num_arrays = 5 if batch.is_distilled else 3
+    scores = num_arrays * FLOAT32_SIZE * batch.labels * (batch.choice_tokens or model.vocabulary)
     if batch.item_targets > 0:
         scores += 8 * FLOAT32_SIZE * model.hidden * (batch.item_targets + batch.candidates) + _SCORE_BLOCKS
     kept = state * FLOAT32_SIZE * model.layers if checkpoints_layers else layer * model.layers

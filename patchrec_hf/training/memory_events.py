@@ -16,6 +16,7 @@ from transformers.utils import logging
 from ..batches.collators import PatchDataCollator
 from ..batches.sampling import ScheduledRow
 from ..data.rows import select_spaced
+from ..runtime.long_layouts import BudgetLayout
 from ..runtime.sharding import is_plain_linear
 from .arguments import PatchFinetuneConfig
 from .free_memory import free_memory
@@ -149,7 +150,7 @@ def estimate_training(
 def largest_batch(collator: PatchDataCollator, rows: Dataset, rows_per_forward: int) -> BatchShape:
     """
     Collates the longest rows of a sample, at some moments of training. The sample has 256 evenly spaced rows, or as
-    many as a batch needs.
+    many as a batch needs. Rows that draw their budgets (see [`BudgetLayout`]) get the largest one.
 
     Args:
         collator ([`PatchDataCollator`]):
@@ -162,6 +163,9 @@ def largest_batch(collator: PatchDataCollator, rows: Dataset, rows_per_forward: 
     Returns:
         [`BatchShape`]: of the batch with the most positions.
     """
+    layout = collator.layout or collator.processor.layout
+    if isinstance(layout, BudgetLayout):
+        collator = replace(collator, layout=layout.with_budget(layout.max_tokens))
     sample = select_spaced(rows, max(_SAMPLE_ROWS, rows_per_forward))
     longest = collator.row_lengths(sample).argsort()[::-1][:rows_per_forward]
     chosen = sample.select(longest.tolist()).to_list()

@@ -82,6 +82,8 @@ class BatchShape:
             Shape of `chunk_ancestors` in a packed batch; 0 in a padded one.
         is_padded (`bool`):
             Whether a sequence holds padding, so that attention needs a mask.
+        is_distilled (`bool`):
+            Whether some labels are predicted by teachers (see [`twin_divergence`]).
     """
 
     sequences: int
@@ -93,6 +95,7 @@ class BatchShape:
     chunks: int = 0
     ancestors: int = 0
     is_padded: bool = False
+    is_distilled: bool = False
 
     @classmethod
     def from_batch(cls, batch: Mapping[str, torch.Tensor]) -> BatchShape:
@@ -111,6 +114,7 @@ class BatchShape:
             chunks=chunks,
             ancestors=ancestors,
             is_padded="attention_mask" in batch and not bool(batch["attention_mask"].all()),
+            is_distilled="shift_teachers" in batch,
             **counts,
         )
 

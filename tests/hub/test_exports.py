@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from patchrec_hf import (
     BOOK_PROMPT,
+    BudgetLayout,
     Catalog,
     ItemPatchLayout,
     PatchDataCollator,
@@ -25,8 +26,10 @@ from patchrec_hf import (
     PatchRecForCausalLM,
     PatchRecommender,
     PatchRecProcessor,
+    PyramidLayout,
     SessionPatchLayout,
     TextLayout,
+    TimeWindowLayout,
     export_backbone,
     export_checkpoint,
 )
@@ -76,6 +79,16 @@ def test_item_vectors_make_the_prompts_of_the_model(model, processor, tmp_path, 
         batch.pop("labels"), batch.pop("shift_labels"), batch.pop("supervised_positions")
         expected = model(**batch).logits[:, length - 1]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sessions_that_are_no_means(model, processor, tmp_path):
+    """An attention patcher weighs the tokens of a whole session, which vectors of items cannot express."""
+    model.add_patcher("attention")
+    export_backbone(model, processor.with_layout(ItemPatchLayout(3)), tmp_path)
+    assert json.loads((tmp_path / "patchrec_prompt.json").read_text())["patcher"] == "attention"
+    for layout in (SessionPatchLayout(2), TimeWindowLayout(60), PyramidLayout(width=2), BudgetLayout(9)):
+        with pytest.raises(ValueError, match="joins items to sessions, and `patcher='attention'` weighs"):
+            export_backbone(model, processor.with_layout(layout), tmp_path)
 
 
 def test_the_model_goes_on_as_before(model, processor, rows, tmp_path):

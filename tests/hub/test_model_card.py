@@ -6,6 +6,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from transformers import TrainerState, TrainingArguments
 
+from patchrec_hf import PatchRecProcessor, TimeWindowLayout
 from patchrec_hf.hub.model_card import (
     describe_rows,
     describe_training,
@@ -52,6 +53,19 @@ def test_the_card_tells_how_a_history_is_read(processor):
     assert "| items that share their title | 2 |" in card.text
     assert "| source | a library |" in card.text
     assert "| epochs | 3 |" in card.text
+
+
+@pytest.mark.parametrize("include_code", [True, False])
+def test_the_card_gives_timestamps_that_are_read(processor, include_code):
+    text = make_model_card(processor.with_layout(TimeWindowLayout(60)), "user/books", include_code=include_code).text
+    times = [1_700_000_000, 1_700_086_400, 1_700_172_800]
+    assert f"recommender.recommend([10, 11, 12], timestamps={times}, k=5)" in text
+    assert "```\n\n`timestamps` says when each item" in text or "`.\n\n`timestamps` says when each item" in text
+    assert "timestamps" not in make_model_card(processor, "user/books", include_code=include_code).text
+    timed = PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, time_gaps=24)
+    text = make_model_card(timed, "user/books").text
+    assert "| buckets of time gaps | 24 |" in text
+    assert f"timestamps={times}" in text
 
 
 @pytest.mark.parametrize("include_code", [True, False])

@@ -386,6 +386,14 @@ def test_a_trainer_adds_and_trains_the_patcher(make_trainer, tmp_path):
         make_trainer("finetune", plain_model(), patcher="attn")
 
 
+def test_layers_that_the_model_has_already(make_trainer):
+    model = plain_model()
+    model.add_patcher("contextual", 1)
+    make_trainer("finetune", model, patcher="contextual")
+    with pytest.raises(ValueError, match="`patcher_layers=2`, but the model's patcher reads titles by 1 layer"):
+        make_trainer("finetune", model, patcher="contextual", patcher_layers=2)
+
+
 @pytest.mark.parametrize("patcher", LEARNED)
 def test_pretraining_from_batches_without_patches(make_trainer, patcher):
     """The first step of pre-training compresses nothing."""

@@ -165,6 +165,12 @@ def test_files_that_are_no_states(saved, path, tmp_path):
     save_file({"weight": torch.zeros(1)}, other)
     with pytest.raises(ValueError, match="holds no user state"):
         recommender.load_state(other)
+    other.write_text("no tensors")
+    for read in (recommender.load_state, UserState.read_saved):
+        with pytest.raises(ValueError, match="holds no user state"):
+            read(other)
+        with pytest.raises(FileNotFoundError):
+            read(tmp_path / "nothing.safetensors")
     with safe_open(path, framework="pt") as file:
         texts = file.metadata()
     save_file(load_file(path), other, {**texts, "format_version": "99"})
@@ -176,6 +182,15 @@ def test_files_that_are_no_states(saved, path, tmp_path):
     save_file(load_file(path), other, {**texts, "user_state": json.dumps(facts)})
     with pytest.raises(ValueError, match="now lays out differently"):
         recommender.load_state(other)
+
+
+def test_blocks_that_are_longer_than_histories_now(path):
+    """A processor with a smaller `max_history` may read the history, but could not let such blocks leave it."""
+    make_recommender(ItemPatchLayout(0)).start(IDS[:2], block_size=5).save(path)
+    message = "leave in blocks of 5 items, but the processor's `max_history` is 5.*recommender.start"
+    with pytest.raises(ValueError, match=message):
+        make_recommender(ItemPatchLayout(0), max_history=5).load_state(path)
+    assert make_recommender(ItemPatchLayout(0), max_history=6).load_state(path).block_size == 5
 
 
 def test_a_layout_that_cannot_be_saved(path):

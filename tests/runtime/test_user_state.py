@@ -437,6 +437,11 @@ def test_settings_that_are_refused():
         UserState.join([state, recommender.start(IDS[:2], layout=TextLayout())])
     with pytest.raises(ValueError, match="differ in `block_size`"):
         UserState.join([state, recommender.start(IDS[:2], block_size=1)])
+    timed = recommender.start(IDS[:2], [5, 6])
+    with pytest.raises(ValueError, match="State 0 has no timestamps, and state 1 has some"):
+        UserState.join([state, timed])
+    with pytest.raises(ValueError, match="State 0 has timestamps, and state 1 has none"):
+        UserState.join([timed, state])
     with pytest.raises(ValueError, match="State 1 belongs to another recommender"):
         UserState.join([state, make_recommender(ItemPatchLayout(0), max_history=6).start(IDS[:2])])
 

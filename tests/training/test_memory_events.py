@@ -3,7 +3,7 @@
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from patchrec_hf import PatchDataCollator, PatchPretrainDataCollator, TextLayout
+from patchrec_hf import BudgetLayout, PatchDataCollator, PatchPretrainDataCollator, TextLayout
 from patchrec_hf.training.memory import GIB, MemoryEstimate
 from patchrec_hf.training.memory_events import MemoryEvents, estimate_training, largest_batch
 from patchrec_hf.training.memory_sizes import BatchShape
@@ -86,6 +86,16 @@ def test_the_longest_rows_are_counted(processor, rows):
     assert largest_batch(collator, many, 280).sequences == 280
 
 
+@pytest.mark.parametrize("objective", ["title", "item"])
+def test_the_largest_budget_is_counted(processor, rows, objective):
+    """Whichever budgets the rows of a batch draw, a later step may draw the largest ones."""
+    largest, drawn = (
+        largest_batch(PatchDataCollator(processor, BudgetLayout(40, least), objective=objective), rows, 2)
+        for least in (None, 3)
+    )
+    assert drawn == largest
+
+
 def test_pretraining_reads_each_history_twice(processor, rows):
     shape = largest_batch(PatchPretrainDataCollator(processor), rows, 2)
     assert shape.sequences == 4
@@ -143,3 +153,11 @@ def test_choices_have_few_logits(make_trainer, rows):
     # Sharded heads compute all logits.
     sharded = estimate_training(trainer.model, trainer.args, trainer.data_collator, rows, 4, sharding=3)
     assert sharded.scores == 3 * 4 * batch.labels * trainer.model.config.decoder_config.vocab_size
+
+
+def test_distillation_keeps_more_scores(make_trainer):
+    plain = make_trainer("pretrain", max_steps=1).estimate_memory()
+    distilled = make_trainer("pretrain", max_steps=1, distillation_weight=1.0).estimate_memory()
+    assert distilled.batch.is_distilled
+    assert not plain.batch.is_distilled
+    assert (distilled.activations, 3 * distilled.scores) == (plain.activations, 5 * plain.scores)
