@@ -124,8 +124,8 @@ def estimate_memory(
     layer += cells * element_size
     if attention == "eager":
         layer += cells * model.heads * (FLOAT32_SIZE if element_size == FLOAT32_SIZE else FLOAT32_SIZE + element_size)
-    # The logits of the labels, their logarithms and two gradients; with teachers, also the logarithms of the twins, and
-    # these once more in two parts; vectors of users and items, and their gradients.
+    # The logits of the labels, their logarithms and two gradients; with teachers, also the logarithms of the twins,
+    # and these once more in two parts; vectors of users and items, and their gradients.
     num_arrays = 5 if batch.is_distilled else 3
     scores = num_arrays * FLOAT32_SIZE * batch.labels * (batch.choice_tokens or model.vocabulary)
     if batch.item_targets > 0:
