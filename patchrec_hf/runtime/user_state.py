@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .configuration import Normalizer
-from .history_growth import check_ascending, checked_block_size, joined_times, num_held
+from .history_growth import checked_block_size, joined_times, num_held
 from .history_plans import HistoryPlan
 from .layouts import Layout, check_layout
 from .ranking_config import Method
@@ -18,6 +18,7 @@ from .recommendations import PromptRecommender, Recommendation
 from .saved_layouts import check_saved_layout
 from .sharding import is_sharded
 from .state_files import SavedState, load_histories, read_saved, save_histories
+from .time_gaps import check_ascending
 from .user_histories import Item, as_additions, as_batch, as_timestamps, known_indices
 
 
@@ -33,7 +34,7 @@ class UserState:
     When a history would become longer than `processor.max_history`, its oldest items leave, so that
     `max_history - block_size` remain, and the model reads the rest again.
 
-    Make a new state after the model has been trained further.
+    Make a new recommender and a new state after the model has been trained further.
 
     Attributes:
         positions_read (`tuple[PositionsRead, ...]`):
@@ -102,7 +103,8 @@ class UserState:
         for row, history in enumerate(batch):
             items = known_indices(history[-processor.max_history :], processor.catalog, row)
             moments = None if times is None else times[row][-processor.max_history :]
-            check_ascending(moments, row)
+            if moments is not None:
+                check_ascending(moments, row)
             seed = processor.title_tokens.checksum(items)
             plans.append(HistoryPlan.make(processor, layout, items, moments, seed))
         read = ReadHistories.empty(model, processor, len(plans))
