@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from datasets import Dataset
 
+from ..data.rows import read_frame
 from ..runtime.catalog import Catalog
 
 
@@ -81,7 +82,7 @@ class FlatTargets:
         Raises:
             KeyError: If the catalog lacks an item.
         """
-        rows = dataset.select_columns(["item_ids", "target_positions"]).to_polars()
+        rows = read_frame(dataset, "item_ids", "target_positions")
         lengths = rows["item_ids"].list.len().cast(pl.Int64).to_numpy()
         num_before = rows["target_positions"].explode().to_numpy().astype(np.int64)
         starts = np.repeat(np.cumsum(lengths) - lengths, rows["target_positions"].list.len().to_numpy())

@@ -107,8 +107,8 @@ def check_row_settings(
     """
     if "split" not in interactions.columns:
         raise ValueError("The interactions have no column 'split'. Add it with `temporal_split`.")
-    if max_history < 1:
-        raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+    if not isinstance(max_history, (int, np.integer)) or max_history < 1:
+        raise ValueError(f"`max_history` must be a whole number of at least 1, got {max_history!r}.")
     if min_history < 0:
         raise ValueError(f"`min_history` must be at least 0, got {min_history}.")
     if not (type(targets_per_row) is int and 1 <= targets_per_row <= max_history):

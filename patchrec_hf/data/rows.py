@@ -60,7 +60,27 @@ def read_columns(dataset: Dataset, *columns: str) -> Iterator[pl.DataFrame]:
     Yields:
         `polars.DataFrame`: the columns of the next rows, in the order of the data set.
     """
-    yield from dataset.select_columns(list(columns)).with_format("polars").iter(CHUNK_ROWS)
+    for table in dataset.select_columns(list(columns)).with_format("arrow").iter(CHUNK_ROWS):
+        yield _to_frame(table)
+
+
+def read_frame(dataset: Dataset, *columns: str) -> pl.DataFrame:
+    """
+    Reads columns of a data set at once.
+
+    Args:
+        dataset, *columns:
+            See [`read_columns`].
+
+    Returns:
+        `polars.DataFrame`: the columns, in the order of the data set.
+    """
+    return _to_frame(dataset.select_columns(list(columns)).with_format("arrow")[:])
+
+
+def _to_frame(table: Any) -> pl.DataFrame:
+    # The rows of a shuffled data set are slices of one table. Polars would read the whole table for each of them.
+    return pl.DataFrame(pl.from_arrow(table.combine_chunks()))
 
 
 def spaced_rows(num_rows: int, max_rows: int | None) -> np.ndarray:
@@ -159,7 +179,7 @@ def check_rows(dataset: Dataset, max_history: int | None = None) -> None:
     check_columns(dataset)
     if TIMES_COLUMN in dataset.column_names:
         _check_all_times(dataset)
-    targets = dataset.select_columns(["target_positions"]).to_polars()["target_positions"]
+    targets = read_frame(dataset, "target_positions")["target_positions"]
     # First check the underlying table, which may hold further rows: gathering the items of shuffled rows takes long.
     all_items, all_targets = (pl.Series(dataset.data.column(name)) for name in ("item_ids", "target_positions"))
     num_items = None

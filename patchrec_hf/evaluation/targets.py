@@ -22,6 +22,7 @@ from ..data.rows import (
     check_times,
     find_bad_row,
     read_columns,
+    read_frame,
     spaced_rows,
 )
 from ..runtime.catalog import Catalog
@@ -188,7 +189,7 @@ def find_targets(
     rows = spaced_rows(len(dataset), max_rows)
     has_times = TIMES_COLUMN in dataset.column_names
     columns = [*ROW_COLUMNS, TIMES_COLUMN] if has_times else list(ROW_COLUMNS)
-    frame = dataset.select(rows).select_columns(columns).to_polars()
+    frame = read_frame(dataset.select(rows), *columns)
     frame = frame.with_columns(pl.col("target_positions").list.drop_nulls(), pl.Series("row", rows))
     frame = frame.filter(pl.col("target_positions").list.len() > 0)
     if len(frame) == 0:

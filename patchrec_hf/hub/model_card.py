@@ -13,6 +13,7 @@ from datasets import Dataset
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import SchedulerType, TrainerState, TrainingArguments
 
+from ..data.rows import read_frame
 from ..evaluation.report import EvaluationReport
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.prompts import END_TOKEN, START_TOKEN
@@ -231,11 +232,12 @@ def measured_results(log_history: Iterable[Mapping[str, Any]], best_step: int | 
 
 def describe_rows(dataset: Dataset) -> dict[str, str]:
     """Makes rows of the data table, which describe the rows that the model was trained on."""
-    rows = dataset.select_columns(["user_id", "target_positions"]).to_polars()
+    rows = read_frame(dataset, "user_id", "target_positions")
     targets = rows["target_positions"].explode()
+    mean: Any = targets.mean()
     return {
         "training rows": f"{len(rows)} from {rows['user_id'].n_unique()} users",
-        "training targets": f"{targets.count()}, each after {targets.mean():.1f} items on average",
+        "training targets": f"{targets.count()}, each after {mean:.1f} items on average",
     }
 
 

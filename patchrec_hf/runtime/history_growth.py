@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .time_gaps import check_ascending
+
 
 def checked_block_size(block_size: int | None, max_history: int) -> int:
     """
@@ -40,24 +42,6 @@ def num_held(length: int, num_new: int, max_history: int, block_size: int) -> in
         return length + num_new
     num_after_first_block = length + num_new - max_history - 1
     return max_history - block_size + num_after_first_block % (block_size + 1)
-
-
-def check_ascending(timestamps: np.ndarray | None, row: int) -> None:
-    """
-    Checks that timestamps ascend.
-
-    Raises:
-        ValueError: If a time is earlier than the one before it.
-    """
-    if timestamps is None:
-        return
-    is_back = np.diff(timestamps) < 0
-    if is_back.any():
-        place = int(np.argmax(is_back))
-        raise ValueError(
-            f"The timestamps of a history must ascend, got {timestamps[place]} before {timestamps[place + 1]} in row "
-            f"{row}. Sort each history by time, oldest first."
-        )
 
 
 def joined_times(before: np.ndarray | None, new: np.ndarray | None, row: int) -> np.ndarray | None:

@@ -68,8 +68,7 @@ class HistoryPlan:
             separate_patches=processor.separate_patches,
         )
         units = HistoryUnits.from_segments(segments, len(items))
-        widths = np.ones(len(units.sizes), dtype=np.int64)
-        widths[units.unit_of_item[units.is_text]] = lengths[units.is_text]
+        widths = units.widths(lengths)
         is_separated = units.is_separated(processor.separate_patches)
         ends = history_start(processor) + np.cumsum(widths + is_separated) - is_separated
         kept = np.flatnonzero(units.unit_of_item >= 0)

@@ -75,6 +75,15 @@ class HistoryUnits:
         sizes = np.bincount(unit_of_item[unit_of_item >= 0], minlength=num_units)
         return cls(is_text, unit_of_item, sizes, unit_is_text)
 
+    def widths(self, title_lengths: np.ndarray) -> np.ndarray:
+        """
+        Returns the number of positions of each unit, without separators, int64, shape `(U,)`. `title_lengths` are the
+        lengths of the n items' titles.
+        """
+        widths = np.ones(len(self.sizes), dtype=np.int64)
+        widths[self.unit_of_item[self.is_text]] = title_lengths[self.is_text]
+        return widths
+
     def is_separated(self, separate_patches: bool) -> np.ndarray:
         """Returns whether a separator follows each unit, bool, shape `(U,)`. The last unit has none."""
         is_separated = self.unit_is_text | separate_patches
@@ -140,8 +149,7 @@ def encode_units(
     kept = units.unit_of_item >= 0
     kept_items, unit_of_item, is_text = items[kept], units.unit_of_item[kept], units.is_text[kept]
     lengths = titles.lengths[kept_items]
-    widths = np.ones(len(units.sizes), dtype=np.int64)
-    widths[unit_of_item[is_text]] = lengths[is_text]
+    widths = units.widths(titles.lengths[items])
     is_separated = units.is_separated(separate_patches)
     starts = np.cumsum(widths + is_separated) - (widths + is_separated)
 

@@ -12,6 +12,8 @@ import numpy as np
 
 Granularity = Literal["text", "item_patch", "session_patch"]
 GRANULARITIES = get_args(Granularity)
+FACTS = ("title_lengths", "timestamps", "separate_patches")
+"""Facts of a history that a layout may ask for."""
 
 
 class Segment(NamedTuple):
@@ -234,6 +236,7 @@ def check_layout(layout: Any, is_saved: bool = False) -> None:
 
     Raises:
         TypeError: If it is a class instead of a layout, cannot be called, or cannot be saved.
+        ValueError: If it asks for something that there is not.
     """
     if isinstance(layout, type):
         raise TypeError(
@@ -242,6 +245,9 @@ def check_layout(layout: Any, is_saved: bool = False) -> None:
         )
     if layout is not None and not (callable(layout) and (is_dataclass(layout) or not is_saved)):
         raise TypeError(f"`layout` must be a dataclass such as `ItemPatchLayout(5)`, got {layout!r}.")
+    for name in asks_for(layout):
+        if name not in FACTS:
+            raise ValueError(f"The layout {layout} asks for {name!r}; a layout may ask for {', '.join(FACTS)}.")
 
 
 def lay_out(
@@ -272,13 +278,12 @@ def lay_out(
         `list[Segment]`
 
     Raises:
-        ValueError: If the layout asks for timestamps, and there are none, or for something unknown.
+        TypeError: If the layout returns no segments.
+        ValueError: If the layout asks for timestamps, and there are none.
     """
     facts = {"title_lengths": title_lengths, "timestamps": timestamps, "separate_patches": separate_patches}
     asked: dict[str, Any] = {}
     for name in asks_for(layout):
-        if name not in facts:
-            raise ValueError(f"The layout {layout} asks for {name!r}; a layout may ask for {', '.join(facts)}.")
         fact = facts[name]
         if fact is None:
             raise ValueError(
@@ -286,7 +291,14 @@ def lay_out(
                 "`timestamps`, or `recommend(..., timestamps=...)`."
             )
         asked[name] = fact
-    return layout(num_items, seed, **asked)
+    segments = layout(num_items, seed, **asked)
+    try:
+        return [Segment(*segment) for segment in segments]
+    except TypeError:
+        raise TypeError(
+            f"A layout must return a list of segments, such as `[Segment('item_patch', 0, {num_items})]`, got "
+            f"{segments!r} from {layout}."
+        ) from None
 
 
 def asks_for(layout: Layout) -> tuple[str, ...]:

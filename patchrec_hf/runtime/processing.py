@@ -52,6 +52,7 @@ from .user_histories import Item, as_batch, as_timestamps, find_items
 
 
 _SETTINGS = ("catalog", "prompt", "layout", "max_history", "separate_patches", "item_residuals", "time_gaps")
+_TRAINED_SETTINGS = ("patcher", "patcher_layers")
 PROMPT_KEYS = (
     "input_ids",
     "attention_mask",
@@ -108,8 +109,8 @@ class PatchRecProcessor(ProcessorMixin):
         item_residuals: bool | int = False,
         time_gaps: int = 0,
     ) -> None:
-        if max_history < 1:
-            raise ValueError(f"`max_history` must be at least 1, got {max_history}.")
+        if not isinstance(max_history, (int, np.integer)) or max_history < 1:
+            raise ValueError(f"`max_history` must be a whole number of at least 1, got {max_history!r}.")
         if not isinstance(catalog, Catalog):
             raise TypeError(f"`catalog` must be a `Catalog`, got `{type(catalog).__name__}`.")
         if not isinstance(prompt, (Prompt, PromptTemplate)):
@@ -431,7 +432,8 @@ class PatchRecProcessor(ProcessorMixin):
             mend = "choose a layout that reads none"
         return ValueError(
             f"{reader}, but {subject}. A recommendation needs the timestamps of the history: rows with the column "
-            f"`timestamps`, as rows of interactions with times have, or `recommend(..., timestamps=...)`. Or {mend}."
+            f"`timestamps`, as rows of interactions with times have, or `recommend(..., timestamps=...)` and "
+            f"`start(..., timestamps=...)`. Or {mend}."
         )
 
     def _timestamps(
@@ -653,6 +655,11 @@ class PatchRecProcessor(ProcessorMixin):
 def _check_spelling(kwargs: Mapping[str, Any], function: str) -> None:
     """Checks that no keyword which a tokenizer would swallow is a misspelt setting of the processor."""
     for name in kwargs:
+        if name in _TRAINED_SETTINGS:
+            raise TypeError(
+                f"`{function}` takes no `{name}`, which belongs to the model: set it in "
+                f"`PatchFinetuneConfig({name}=...)` or `PatchPretrainConfig`, or call `model.add_patcher`."
+            )
         nearest = difflib.get_close_matches(name, _SETTINGS, 1, cutoff=0.8)
         if nearest == [name]:
             raise TypeError(f"`{function}` takes no `{name}`: a checkpoint keeps its own.")

@@ -427,7 +427,10 @@ def _allowed(trie: TitleTrie, row: int, candidates: np.ndarray | None, excluded:
         num_candidates = int(allowed.sum())
         allowed[_indices(trie, row, excluded)] = False
         if not allowed.any():
-            raise ValueError(f"Row {row} has no item left to recommend: all {num_candidates} candidates are excluded.")
+            raise ValueError(
+                f"Row {row} has no item left to recommend: all {num_candidates} candidates are excluded. If its "
+                "history holds them all, pass `exclude_seen=False`, which recommends items of the history again."
+            )
     return allowed
 
 

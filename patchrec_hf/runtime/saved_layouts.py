@@ -81,6 +81,7 @@ def layout_from_dict(values: Mapping[str, Any], trust_layout_code: bool = False)
             Whether a layout class of your own may be imported by its import path, which runs the code of its module.
 
     Raises:
+        TypeError: If `trust_layout_code` is neither `True` nor `False`.
         ValueError: If the layout is not from this library, and its code is not trusted or cannot be imported.
     """
     name, path = values.get("name"), values.get("class")
@@ -100,6 +101,8 @@ def layout_from_dict(values: Mapping[str, Any], trust_layout_code: bool = False)
             f"{message} (its settings were {settings}). Its class {path} was defined in a script, a notebook or a "
             "function, so it cannot be imported; a class in a module of its own can."
         )
+    if not isinstance(trust_layout_code, bool):
+        raise TypeError(f"`trust_layout_code` must be True or False, got {trust_layout_code!r}.")
     if not trust_layout_code:
         raise ValueError(
             f"{message}. Or, if you trust the code of {path}, pass `trust_layout_code=True`, which imports it."

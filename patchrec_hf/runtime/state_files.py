@@ -97,6 +97,10 @@ def save_histories(
         "fingerprint": dict(fingerprint),
     }
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a directory. Name the file to write, such as {target / 'ada.safetensors'}."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     save_file(tensors, part, {"format_version": str(FORMAT_VERSION), "user_state": json.dumps(facts)})
@@ -190,6 +194,8 @@ _ANEW = (
 
 
 def _read_facts(path: str | os.PathLike) -> dict[str, Any]:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"There is no file {path}. Name a file that `UserState.save` wrote.")
     try:
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}

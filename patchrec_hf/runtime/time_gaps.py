@@ -13,13 +13,15 @@ NO_GAP = -1
 _SECONDS = 60
 
 
-def check_ascending(timestamps: np.ndarray) -> None:
+def check_ascending(timestamps: np.ndarray, row: int | None = None) -> None:
     """
     Checks the times of a history.
 
     Args:
         timestamps (`numpy.ndarray` of shape `(n,)`, int64):
             When each item was chosen, in seconds, oldest first.
+        row (`int`, *optional*):
+            Number of the history, for the error message.
 
     Raises:
         ValueError: If a time is earlier than the one before it.
@@ -27,9 +29,10 @@ def check_ascending(timestamps: np.ndarray) -> None:
     descents = np.flatnonzero(timestamps[1:] < timestamps[:-1])
     if len(descents) > 0:
         place = int(descents[0])
+        where = "" if row is None else f" in row {row}"
         raise ValueError(
-            f"The timestamps of a history must ascend, got {timestamps[place]} before {timestamps[place + 1]}. Sort "
-            "each history by time, oldest first."
+            f"The timestamps of a history must ascend, got {timestamps[place]} before {timestamps[place + 1]}{where}. "
+            "Sort each history by time, oldest first."
         )
 
 

@@ -183,7 +183,7 @@ def known_indices(history: Sequence[Item], catalog: Catalog, row: int) -> np.nda
     except KeyError as error:
         raise KeyError(
             f"{error.args[0]} A user state holds items of the catalog only. To add one, make a recommender with "
-            "`processor.with_catalog(processor.catalog.with_items({item_id: title}))`."
+            "`PatchRecommender(model, processor.with_catalog(processor.catalog.with_items({item_id: title})))`."
         ) from None
     return np.array(indices, dtype=np.int64)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from .configuration import Normalizer
-from .history_growth import check_ascending, checked_block_size, joined_times, num_held
+from .history_growth import checked_block_size, joined_times, num_held
 from .history_plans import HistoryPlan
 from .layouts import Layout, check_layout
 from .ranking_config import Method
@@ -18,6 +18,7 @@ from .recommendations import PromptRecommender, Recommendation
 from .saved_layouts import check_saved_layout
 from .sharding import is_sharded
 from .state_files import SavedState, load_histories, read_saved, save_histories
+from .time_gaps import check_ascending
 from .user_histories import Item, as_additions, as_batch, as_timestamps, known_indices
 
 
@@ -33,7 +34,7 @@ class UserState:
     When a history would become longer than `processor.max_history`, its oldest items leave, so that
     `max_history - block_size` remain, and the model reads the rest again.
 
-    Make a new state after the model has been trained further.
+    Make a new recommender and a new state after the model has been trained further.
 
     Attributes:
         positions_read (`tuple[PositionsRead, ...]`):
@@ -102,7 +103,8 @@ class UserState:
         for row, history in enumerate(batch):
             items = known_indices(history[-processor.max_history :], processor.catalog, row)
             moments = None if times is None else times[row][-processor.max_history :]
-            check_ascending(moments, row)
+            if moments is not None:
+                check_ascending(moments, row)
             seed = processor.title_tokens.checksum(items)
             plans.append(HistoryPlan.make(processor, layout, items, moments, seed))
         read = ReadHistories.empty(model, processor, len(plans))
@@ -211,6 +213,22 @@ class UserState:
     @property
     def _has_timestamps(self) -> bool:
         return self._histories.plans[0].timestamps is not None
+
+    @property
+    def timestamps(self) -> list[Any] | None:
+        """When each item was chosen, in the form of `item_ids`; `None` if the state was started without times."""
+        times = [plan.timestamps for plan in self._histories.plans]
+        lists = [moments.tolist() for moments in times if moments is not None]
+        if not lists:
+            return None
+        return lists[0] if self._is_single else lists
+
+    def __reduce__(self) -> NoReturn:
+        # A pickle would hold the whole model, and would load without the checks of the checkpoint and the catalog.
+        raise TypeError(
+            "A user state cannot be pickled: `state.save(path)` and `recommender.load_state(path)` keep it, and "
+            "`state.select(users)` copies it."
+        )
 
     @property
     def num_positions(self) -> tuple[int, ...]:

@@ -19,12 +19,12 @@ from transformers.utils import logging
 from ..batches.candidates import NegativeSampling
 from ..batches.collators import Objective, PatchDataCollator, PatchPretrainDataCollator
 from ..data.row_facts import check_same_catalog, warn_of_other_max_history
-from ..data.rows import TIMES_COLUMN, check_rows, read_columns
+from ..data.rows import TIMES_COLUMN, check_rows, read_columns, read_frame
 from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Normalizer, Patcher, Similarity
-from ..runtime.layouts import is_append_only, lay_out
+from ..runtime.layouts import Layout, is_append_only, lay_out
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from .arguments import PatchFinetuneConfig, PatchPretrainConfig
@@ -105,7 +105,9 @@ def check_precision(args: PatchFinetuneConfig) -> None:
         )
 
 
-def check_data_sets(first_rows: Dataset, eval_dataset: Any, processor: PatchRecProcessor) -> None:
+def check_data_sets(
+    first_rows: Dataset, eval_dataset: Any, processor: PatchRecProcessor, layout: Layout | None = None
+) -> None:
     """
     Checks all rows of a trainer.
 
@@ -116,29 +118,35 @@ def check_data_sets(first_rows: Dataset, eval_dataset: Any, processor: PatchRecP
             Rows to evaluate.
         processor ([`PatchRecProcessor`]):
             The processor that encodes the rows.
+        layout ([`Layout`], *optional*):
+            The collator's layout, if it has one of its own.
 
     Raises:
         TypeError, ValueError: If rows fail [`check_data_set`], or `eval_dataset` is a dictionary without data sets.
     """
     for rows in [first_rows, *([] if eval_dataset is None else evaluation_sets(eval_dataset))]:
-        check_data_set(rows, processor)
+        check_data_set(rows, processor, layout)
     warn_of_other_max_history(first_rows, processor.max_history)
 
 
-def check_data_set(rows: Dataset, processor: PatchRecProcessor) -> None:
+def check_data_set(rows: Dataset, processor: PatchRecProcessor, layout: Layout | None = None) -> None:
     """
     Checks the rows of a data set.
 
     Raises:
         TypeError, ValueError: If rows fail [`check_rows`] or [`check_same_catalog`].
-        ValueError: If patches hold time gaps or the layout asks for timestamps, and the rows have none.
+        ValueError: If patches hold time gaps, or the processor's or the collator's layout asks for timestamps, and the
+            rows have none.
     """
     check_rows(rows, processor.max_history)
     check_same_catalog(rows, processor.catalog)
-    if processor.reads_timestamps() and TIMES_COLUMN not in rows.column_names:
-        raise processor.missing_timestamps(
-            f"a data set has no column `{TIMES_COLUMN}`; its columns are {rows.column_names}"
-        )
+    if TIMES_COLUMN in rows.column_names:
+        return
+    for used in (None, layout):  # evaluations rank with the processor's layout
+        if processor.reads_timestamps(used):
+            raise processor.missing_timestamps(
+                f"a data set has no column `{TIMES_COLUMN}`; its columns are {rows.column_names}", used
+            )
 
 
 def evaluation_sets(eval_dataset: Any) -> list[Any]:
@@ -455,5 +463,5 @@ def is_prompt_learning(model: Any, peft_config: PeftConfig | None) -> bool:
 
 
 def _max_targets(rows: Dataset) -> int:
-    targets: Any = rows.select_columns(["target_positions"]).to_polars()["target_positions"]
+    targets: Any = read_frame(rows, "target_positions")["target_positions"]
     return int(targets.list.len().max() or 0)

@@ -97,7 +97,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
             )
         check_precision(args)
         first_rows = first_train_rows(train_dataset, args)
-        check_data_sets(first_rows, eval_dataset, processing_class)
+        own_layout = data_collator.layout if isinstance(data_collator, PatchDataCollator) else None
+        check_data_sets(first_rows, eval_dataset, processing_class, own_layout)
         if model_init is not None:
             model = make_first_model(model_init)
         model, patchrec_model = load_trainable(model, args, processing_class)

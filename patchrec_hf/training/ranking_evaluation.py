@@ -64,7 +64,7 @@ class RankingEvaluation(TrainerBase):
         Raises:
             TypeError, ValueError: If the rows are wrong (see [`check_data_set`]).
         """
-        check_data_set(test_dataset, self.processing_class)
+        check_data_set(test_dataset, self.processing_class, self.data_collator.layout)
         return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 
     def evaluation_loop(

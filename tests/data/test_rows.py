@@ -3,13 +3,14 @@
 from contextlib import nullcontext
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
 
 from patchrec_hf.data import rows as rows_module
-from patchrec_hf.data.rows import check_rows, check_targets, rows_checksum
+from patchrec_hf.data.rows import check_rows, check_targets, read_columns, read_frame, rows_checksum
 
 
 ROW = {"user_id": 7, "item_ids": [10, 11, 12, 13], "target_positions": [1, 3]}
@@ -126,3 +127,16 @@ def test_whole_columns_and_single_rows_are_checked_alike(times, rows_at_a_time):
     outcome = nullcontext() if is_good else pytest.raises(ValueError, match="must ascend")
     with patch("patchrec_hf.data.rows.CHUNK_ROWS", rows_at_a_time), outcome:
         check_rows(Dataset.from_list(rows))
+
+
+def test_rows_of_a_shuffled_data_set_are_read_in_its_order():
+    lists = [[f"item {number}"] * (number + 1) for number in range(50)]
+    rows = Dataset.from_dict({"user_id": list(range(50)), "item_ids": lists, "target_positions": [[0]] * 50})
+    order = np.random.default_rng(0).permutation(50)
+    shuffled = rows.select(order)
+    expected = [lists[number] for number in order]
+    assert read_frame(shuffled, "item_ids")["item_ids"].to_list() == expected
+    (part,) = read_columns(shuffled, "user_id", "item_ids")
+    assert part["user_id"].to_list() == order.tolist()
+    assert part["item_ids"].to_list() == expected
+    assert read_frame(shuffled.select([]), "item_ids")["item_ids"].to_list() == []

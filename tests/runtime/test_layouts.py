@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -290,11 +290,33 @@ class AskingLayout:
         return [Segment("item_patch", int((timestamps < 5).sum()), num_items)]
 
 
+@dataclass(frozen=True)
+class TupleLayout:
+    name: ClassVar[str] = "tuples"
+
+    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list:
+        return [("text", 0, num_items)]
+
+
+class EmptyLayout(TupleLayout):
+    def __call__(self, num_items: int, seed: Sequence[int] = ()) -> Any:
+        return None
+
+
+class GreedyLayout(TupleLayout):
+    asks_for: ClassVar[tuple[str, ...]] = ("ratings",)
+
+
 def test_a_layout_is_given_what_it_asks_for() -> None:
     lengths = np.array([1, 2, 3])
     assert lay_out(
         AskingLayout(), 3, title_lengths=lengths, timestamps=np.array([1, 6, 9]), separate_patches=True
     ) == [Segment("item_patch", 1, 3)]
     assert lay_out(TextLayout(), 3, title_lengths=lengths, separate_patches=True) == [Segment("text", 0, 3)]
+    assert lay_out(TupleLayout(), 3, title_lengths=lengths, separate_patches=True) == [Segment("text", 0, 3)]
+    with pytest.raises(TypeError, match=r"must return a list of segments, such as .*got None from"):
+        lay_out(EmptyLayout(), 3, title_lengths=lengths, separate_patches=True)
+    with pytest.raises(ValueError, match="asks for 'ratings'; a layout may ask for title_lengths, timestamps"):
+        check_layout(GreedyLayout())
     with pytest.raises(ValueError, match=r"asks for timestamps, and the history has none\. Give rows with"):
         lay_out(AskingLayout(), 3, title_lengths=lengths, separate_patches=True)

@@ -130,9 +130,10 @@ def test_tokenizer_without_special_tokens(catalog):
         PatchRecProcessor(bare, catalog, BOOK_PROMPT)
 
 
-def test_max_history_must_be_positive(processor):
-    with pytest.raises(ValueError, match="max_history"):
-        PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, max_history=0)
+@pytest.mark.parametrize("max_history", [0, "10", 2.5, None])
+def test_max_history_must_be_positive(processor, max_history):
+    with pytest.raises(ValueError, match=f"`max_history` must be a whole number of at least 1, got {max_history!r}"):
+        PatchRecProcessor(processor.tokenizer, processor.catalog, processor.prompt, max_history=max_history)
 
 
 def test_titles_are_data(tokenizer):
@@ -387,5 +388,7 @@ def test_misspelt_settings_do_not_go_to_the_tokenizer(processor, tmp_path, name)
         PatchRecProcessor.from_pretrained(tmp_path, **{name: 5})
     with pytest.raises(TypeError, match=f"`from_backbone` got an unexpected keyword `{name}`"):
         PatchRecProcessor.from_backbone(tmp_path, processor.catalog, BOOK_PROMPT, **{name: 5})
+    with pytest.raises(TypeError, match=r"takes no `patcher`, which belongs to the model: .* `model\.add_patcher`"):
+        PatchRecProcessor.from_backbone(tmp_path, None, None, patcher="attention")
     with pytest.raises(TypeError, match="`from_pretrained` takes no `max_history`"):
         PatchRecProcessor.from_pretrained(tmp_path, max_history=5)

@@ -78,6 +78,8 @@ def test_code_is_not_imported_without_trust(tmp_path, monkeypatch):
     (tmp_path / "untrusted_layout.py").write_text("raise RuntimeError('this code ran')\n", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     values = {"name": "mine", "class": "untrusted_layout:Mine"}
+    with pytest.raises(TypeError, match="`trust_layout_code` must be True or False, got 'false'"):
+        layout_from_dict(values, trust_layout_code="false")
     with pytest.raises(ValueError, match="trust_layout_code=True"):
         layout_from_dict(values)
     assert "untrusted_layout" not in sys.modules

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import pickle
 from typing import ClassVar
 
 import numpy as np
@@ -348,6 +349,29 @@ def test_lists_that_cannot_be_appended(items, error, message):
 def test_histories_that_cannot_start(histories, error, message):
     with pytest.raises(error, match=message):
         make_recommender(ItemPatchLayout(2)).start(histories)
+
+
+def test_a_state_is_saved_and_not_pickled():
+    state = make_recommender(ItemPatchLayout(0)).start(IDS[:2])
+    for copied in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"cannot be pickled: `state\.save\(path\)`"):
+            copied(state)
+
+
+def test_a_directory_is_no_file(tmp_path):
+    recommender = make_recommender(ItemPatchLayout(0))
+    with pytest.raises(IsADirectoryError, match=r"is a directory\. Name the file to write"):
+        recommender.start(IDS[:2]).save(tmp_path)
+    for path in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(FileNotFoundError, match="There is no file"):
+            recommender.load_state(path)
+
+
+def test_times_that_a_state_holds():
+    recommender = make_recommender(ItemPatchLayout(0))
+    assert recommender.start(IDS[:2]).timestamps is None
+    assert recommender.start(IDS[:2], [10, 20]).timestamps == [10, 20]
+    assert recommender.start([IDS[:2], IDS[:1]], [[10, 20], [5]]).timestamps == [[10, 20], [5]]
 
 
 def test_timestamps():

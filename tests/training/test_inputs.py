@@ -462,6 +462,9 @@ def test_layouts_that_read_times_are_checked_before_training(make_trainer, proce
     for stage in ("pretrain", "finetune"):
         with pytest.raises(ValueError, match=r"TimeWindowLayout\(.*reads timestamps, but a data set has no column"):
             make_trainer(stage, processing_class=windows)
+    collator = PatchDataCollator(processor, TimeWindowLayout(3600))
+    with pytest.raises(ValueError, match=r"TimeWindowLayout\(.*reads timestamps, but a data set has no column"):
+        make_trainer("finetune", collator=collator)
 
 
 @pytest.mark.parametrize("layout", [TimeWindowLayout(3600, 1), PyramidLayout(width=2), BudgetLayout(40, 5)], ids=repr)
