@@ -63,12 +63,12 @@ given too; test is later in time, and harder.""",
 FINDINGS = {  # of the laptop scale, by data set
     "ml-100k": """\
 On MovieLens-100K, at the laptop scale, All-patch + fusion finds more test targets than CoVisitation, and so more than
-any other method here; the interval of the difference does not hold 0. All-patch alone finds as many as CoVisitation, in a
-tenth of PatchRec-I's training time.
+any other method in the table; the interval of the difference does not hold 0. All-patch alone finds as many as
+CoVisitation, in a tenth of PatchRec-I's training time.
 
-PatchRec-I is far below both. It learned titles among the catalog, at settings that were chosen for the paper's loss in an
-earlier version, and it finds fewer targets than PatchRec-I did there. Whether the loss or something else made
-it worse, these tables do not tell. In the earlier table, PatchRec learns more from the same examples than plain text
+PatchRec-I is far below both. It learned titles among the catalog, at settings that were chosen for the paper's loss in
+an earlier version, and it finds fewer targets than PatchRec-I did there. Whether the loss or something else made it
+worse, these tables do not tell. In the earlier table, PatchRec learns more from the same examples than plain text
 does, and ranks faster. Given the same time, plain text catches up, because packing makes text cheap to train on.
 """,
     "goodreads": """\

@@ -17,31 +17,21 @@ excluded from the rankings. Milliseconds are computing time of the one checkpoin
 
 import argparse
 import json
-import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from equal_time import PROMPTS, difference, seconds_of, train_all_patch
 
 from patchrec_hf import (
-    ALL_PATCH_PRESET,
-    BOOK_PROMPT_INSTRUCTION_FIRST,
-    MOVIE_PROMPT_INSTRUCTION_FIRST,
     BudgetLayout,
     EvaluationReport,
-    PatchFinetuneConfig,
-    PatchFinetuneTrainer,
-    PatchRecForCausalLM,
-    PatchRecProcessor,
-    build_tiny_backbone,
     evaluate_model,
     load_recommendation_data,
 )
 
 
-PROMPTS = {"books": BOOK_PROMPT_INSTRUCTION_FIRST, "movies": MOVIE_PROMPT_INSTRUCTION_FIRST}
 METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
 
 
@@ -103,40 +93,23 @@ def main(args: argparse.Namespace) -> None:
 
 def train(args, dataset, catalog, layout, num_steps):
     """Trains a new model by the all-patch recipe. Returns it with its processor."""
-    backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=args.hidden_size, seed=args.seed)
-    settings = {**ALL_PATCH_PRESET.processor, "layout": layout}
-    processor = PatchRecProcessor(tokenizer, catalog, PROMPTS[args.prompt], max_history=args.max_history, **settings)
-    model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
     # Histories that exceed a budget are no longer one sequence for all targets. Packed, they share their beginnings.
-    recipe = {**ALL_PATCH_PRESET.training, "tree_packing": True, "train_sampling_strategy": "random"}
-    with tempfile.TemporaryDirectory() as directory:
-        config = PatchFinetuneConfig(
-            directory,
-            max_steps=num_steps,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            seed=args.seed,
-            **recipe,
-        )
-        PatchFinetuneTrainer(model, config, train_dataset=dataset, processing_class=processor).train()
-    return model.eval(), processor
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Computing time of this process for some work, in seconds; all threads count."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+    return train_all_patch(
+        dataset,
+        catalog,
+        args.prompt,
+        layout,
+        args.max_history,
+        args.hidden_size,
+        num_steps,
+        args.seed,
+        tree_packing=True,
+        train_sampling_strategy="random",
+    )
 
 
 def metrics_of(report: EvaluationReport) -> dict[str, float]:
     return {name: report.metrics()[name] for name in METRICS}
-
-
-def difference(report: EvaluationReport, other: EvaluationReport) -> list[float]:
-    (row,) = (row for row in report.compare(other).rows(named=True) if row["metric"] == "hr@20")
-    return [row["difference"], row["low"], row["high"]]
 
 
 def print_table(results: list[dict]) -> None:

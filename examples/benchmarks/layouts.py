@@ -17,32 +17,24 @@ chosen: the number of steps follows from the budget, and everything else is the 
 
 import argparse
 import json
-import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from equal_time import PROMPTS, difference, seconds_of, train_all_patch
 
 from patchrec_hf import (
     ALL_PATCH_PRESET,
-    BOOK_PROMPT_INSTRUCTION_FIRST,
-    MOVIE_PROMPT_INSTRUCTION_FIRST,
     EvaluationReport,
     ItemPatchLayout,
-    PatchFinetuneConfig,
-    PatchFinetuneTrainer,
-    PatchRecForCausalLM,
-    PatchRecProcessor,
     PyramidLayout,
     SessionPatchLayout,
-    build_tiny_backbone,
     evaluate_model,
     load_recommendation_data,
 )
 
 
-PROMPTS = {"books": BOOK_PROMPT_INSTRUCTION_FIRST, "movies": MOVIE_PROMPT_INSTRUCTION_FIRST}
 LAYOUTS = {
     "all patches": ItemPatchLayout(0),
     "pyramid": PyramidLayout(),
@@ -66,9 +58,8 @@ def main(args: argparse.Namespace) -> None:
         targets = min(ALL_PATCH_PRESET.rows["targets_per_row"], args.latest)
         splits, catalog = load_recommendation_data(args.data, max_history, targets_per_row=targets, **options)
         seconds = 60 * args.minutes * torch.get_num_threads()
-        start = time.process_time()
-        train(args, splits["train"], catalog, max_history, layout, TRIAL_STEPS)
-        per_step = (time.process_time() - start) / TRIAL_STEPS
+        trial = partial(train, args, splits["train"], catalog, max_history, layout, TRIAL_STEPS)
+        per_step = seconds_of(trial) / TRIAL_STEPS
         steps = max(TRIAL_STEPS, int(seconds / per_step))
         model, processor = train(args, splits["train"], catalog, max_history, layout, steps)
         reports[name] = evaluate_model(
@@ -90,7 +81,7 @@ def main(args: argparse.Namespace) -> None:
             "layout": name,
             **facts[name],
             **{metric: report.metrics()[metric] for metric in ("hr@10", "ndcg@10", "hr@20", "ndcg@20")},
-            "hr@20 minus the latest items'": paired(report, reference),
+            "hr@20 minus the latest items'": None if report is reference else difference(report, reference),
         }
         for name, report in reports.items()
     ]
@@ -106,44 +97,21 @@ def main(args: argparse.Namespace) -> None:
 
 
 def train(args, dataset, catalog, max_history, layout, num_steps):
-    """Trains a new model. Returns it with its processor."""
-    backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=args.hidden_size, seed=args.seed)
-    settings = {**ALL_PATCH_PRESET.processor, "layout": layout}
-    recipe = dict(ALL_PATCH_PRESET.training)
+    """Trains a new model by the all-patch recipe. Returns it with its processor."""
+    training = {}
     if not layout.is_append_only:  # each target has a history of its own; packed, they share their beginnings
-        recipe |= {"tree_packing": True, "train_sampling_strategy": "random"}
-    processor = PatchRecProcessor(tokenizer, catalog, PROMPTS[args.prompt], max_history=max_history, **settings)
-    model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
-    with tempfile.TemporaryDirectory() as directory:
-        config = PatchFinetuneConfig(
-            directory,
-            **{
-                **recipe,
-                "max_steps": num_steps,
-                "save_strategy": "no",
-                "report_to": "none",
-                "disable_tqdm": True,
-                "seed": args.seed,
-            },
-        )
-        PatchFinetuneTrainer(model, config, train_dataset=dataset, processing_class=processor).train()
-    return model.eval(), processor
-
-
-def paired(report: EvaluationReport, reference: EvaluationReport) -> list[float] | None:
-    if report is reference:
-        return None
-    rows = report.compare(reference).rows(named=True)
-    (row,) = (row for row in rows if row["metric"] == "hr@20")
-    return [row["difference"], row["low"], row["high"]]
+        training = {"tree_packing": True, "train_sampling_strategy": "random"}
+    return train_all_patch(
+        dataset, catalog, args.prompt, layout, max_history, args.hidden_size, num_steps, args.seed, **training
+    )
 
 
 def print_table(results: list[dict], latest: int) -> None:
     columns = f"HR@10 | NDCG@10 | HR@20 | NDCG@20 | HR@20 minus the latest {latest} items', 95% interval"
     print(f"| layout | steps | epochs | positions | {columns} |\n|---|---|---|---|---|---|---|---|---|")
     for row in results:
-        difference = row["hr@20 minus the latest items'"]
-        cell = "–" if difference is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*difference)
+        minus = row["hr@20 minus the latest items'"]
+        cell = "–" if minus is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*minus)
         metrics = " | ".join(f"{row[name]:.3f}" for name in ("hr@10", "ndcg@10", "hr@20", "ndcg@20"))
         print(
             f"| {row['layout']} | {row['steps']:,} | {row['epochs']:.1f} | {row['positions']:.0f} | {metrics} | "

@@ -18,16 +18,13 @@ excluded from the rankings. The model that learned over the vocabulary is ranked
 import argparse
 import json
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
+from equal_time import PROMPTS, difference, seconds_of
 
 from patchrec_hf import (
-    BOOK_PROMPT_INSTRUCTION_FIRST,
-    MOVIE_PROMPT_INSTRUCTION_FIRST,
     EvaluationReport,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
@@ -39,7 +36,6 @@ from patchrec_hf import (
 )
 
 
-PROMPTS = {"books": BOOK_PROMPT_INSTRUCTION_FIRST, "movies": MOVIE_PROMPT_INSTRUCTION_FIRST}
 TRIAL_STEPS = 30
 REFERENCE = ("vocabulary", "vocabulary")
 
@@ -78,13 +74,14 @@ def main(args: argparse.Namespace) -> None:
                 show_progress=False,
             )
             print(f"loss over {loss}, score over {score}: {steps[loss]} steps", flush=True)
+    reference = reports[REFERENCE]
     results = [
         {
             "loss": loss,
             "score": score,
             "steps": steps[loss],
             **{name: report.metrics()[name] for name in ("hr@10", "ndcg@10", "hr@20", "ndcg@20")},
-            "hr@20 minus the paper's": paired(report, reports[REFERENCE]),
+            "hr@20 minus the paper's": None if report is reference else difference(report, reference),
         }
         for (loss, score), report in reports.items()
     ]
@@ -121,28 +118,13 @@ def train(args, dataset, catalog, max_history, num_steps, settings):
     return model.eval(), processor
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """Computing time of this process for some work, in seconds; all threads count."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def paired(report: EvaluationReport, reference: EvaluationReport) -> list[float] | None:
-    if report is reference:
-        return None
-    rows = report.compare(reference).rows(named=True)
-    (row,) = (row for row in rows if row["metric"] == "hr@20")
-    return [row["difference"], row["low"], row["high"]]
-
-
 def print_table(results: list[dict]) -> None:
     columns = "HR@10 | NDCG@10 | HR@20 | NDCG@20 | HR@20 minus the paper's, 95% interval"
     print(f"| loss over | score over | steps | {columns} |")
     print("|---|---|---|---|---|---|---|---|")
     for row in results:
-        difference = row["hr@20 minus the paper's"]
-        cell = "–" if difference is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*difference)
+        minus = row["hr@20 minus the paper's"]
+        cell = "–" if minus is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*minus)
         metrics = " | ".join(f"{row[name]:.3f}" for name in ("hr@10", "ndcg@10", "hr@20", "ndcg@20"))
         print(f"| {row['loss']} | {row['score']} | {row['steps']:,} | {metrics} | {cell} |")
 

@@ -17,25 +17,16 @@ are drawn for the interval, so an interval holds the choice of users and not the
 
 import argparse
 import json
-import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from equal_time import PROMPTS, seconds_of, train_all_patch
 
 from patchrec_hf import (
     ALL_PATCH_PRESET,
-    BOOK_PROMPT_INSTRUCTION_FIRST,
-    MOVIE_PROMPT_INSTRUCTION_FIRST,
     EvaluationReport,
-    PatchFinetuneConfig,
-    PatchFinetuneTrainer,
-    PatchRecForCausalLM,
-    PatchRecProcessor,
-    build_tiny_backbone,
     evaluate_model,
     load_recommendation_data,
 )
@@ -43,7 +34,6 @@ from patchrec_hf.evaluation.metrics import bootstrap_interval
 from patchrec_hf.runtime.configuration import PATCHERS
 
 
-PROMPTS = {"books": BOOK_PROMPT_INSTRUCTION_FIRST, "movies": MOVIE_PROMPT_INSTRUCTION_FIRST}
 TRIAL_STEPS = 20
 REFERENCE = "mean"
 CUT_OFF = 20
@@ -92,35 +82,11 @@ def main(args: argparse.Namespace) -> None:
 
 
 def train(args, dataset, catalog, max_history, num_steps, patcher, seed):
-    """Trains a new model. Returns it with its processor."""
-    backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=args.hidden_size, seed=seed)
-    processor = PatchRecProcessor(
-        tokenizer, catalog, PROMPTS[args.prompt], max_history=max_history, **ALL_PATCH_PRESET.processor
+    """Trains a new model by the all-patch recipe. Returns it with its processor."""
+    layout = ALL_PATCH_PRESET.processor["layout"]
+    return train_all_patch(
+        dataset, catalog, args.prompt, layout, max_history, args.hidden_size, num_steps, seed, patcher=patcher
     )
-    model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
-    with tempfile.TemporaryDirectory() as directory:
-        config = PatchFinetuneConfig(
-            directory,
-            **{
-                **ALL_PATCH_PRESET.training,
-                "patcher": patcher,
-                "max_steps": num_steps,
-                "save_strategy": "no",
-                "logging_steps": 100,
-                "report_to": "none",
-                "disable_tqdm": True,
-                "seed": seed,
-            },
-        )
-        PatchFinetuneTrainer(model, config, train_dataset=dataset, processing_class=processor).train()
-    return model.eval(), processor
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """Computing time of this process for some work, in seconds; all threads count."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def row(reports: dict[tuple[str, int], EvaluationReport], patcher: str, seed: int | None) -> dict:
