@@ -59,7 +59,8 @@ def main(args: argparse.Namespace) -> None:
         splits, catalog = load_recommendation_data(args.data, max_history, targets_per_row=targets, **options)
         seconds = 60 * args.minutes * torch.get_num_threads()
         trial = partial(train, args, splits["train"], catalog, max_history, layout, TRIAL_STEPS)
-        per_step = seconds_of(trial) / TRIAL_STEPS
+        for _ in range(1 if reports else 2):  # the first trial warms up
+            per_step = seconds_of(trial) / TRIAL_STEPS
         steps = max(TRIAL_STEPS, int(seconds / per_step))
         model, processor = train(args, splits["train"], catalog, max_history, layout, steps)
         reports[name] = evaluate_model(

@@ -86,14 +86,18 @@ def main(args: argparse.Namespace) -> None:
                 measurement.seconds.clear()
         print(f"round {number} of {args.rounds}", flush=True)
     rows = [measurement.row() for measurement in measurements]
+    clicks_ratio = {
+        name: cell(rows, name, LONGEST, "click") / cell(rows, name, SHORT, "click")
+        for name in LAYOUTS
+        if name != "text that fits"
+    }
     results = {
         "ratios": {
-            "click_10000_vs_100": click(rows, "all patches", LONGEST) / click(rows, "all patches", SHORT),
-            "click_vs_reread": click(rows, "all patches", LONGEST) / cell(rows, "text that fits", LONGEST, "read"),
+            "click_10000_vs_100": clicks_ratio["all patches"],
+            "click_vs_reread": cell(rows, "all patches", LONGEST, "click")
+            / cell(rows, "text that fits", LONGEST, "read"),
         },
-        "clicks_10000_vs_100": {
-            name: click(rows, name, LONGEST) / click(rows, name, SHORT) for name in LAYOUTS if name != "text that fits"
-        },
+        "clicks_10000_vs_100": clicks_ratio,
         "positions_per_click": {
             "item": cell(rows, "all patches", LONGEST, "positions per click"),
             "titles": title_positions(model, tokenizer, catalog, histories[LONGEST], clicks),
@@ -143,13 +147,12 @@ class Measurement:
         self.catalog = catalog
         self.recommender = PatchRecommender(model, self.processor)
         self.collator = PatchDataCollator(self.processor, tree_packing=True, objective="item")
-        self.num_read = self.num_bytes = self.num_click_positions = 0
+        self.num_read = self.processor.encode(catalog.indices_of(self.item_ids)).history_end + 1
+        self.num_bytes = self.num_click_positions = 0
         self.seconds: dict[str, list[float]] = defaultdict(list)
 
     def round(self, clicks: np.ndarray) -> None:
         """Measures everything once."""
-        prompt = self.processor.encode(self.catalog.indices_of(self.item_ids))
-        self.num_read = prompt.history_end + 1
         self.timed("read", lambda: self.recommender.recommend(self.item_ids, K, exclude_seen=False, method="item"))
         self.timed("step", self.train_step)
         state = self.recommender.start(self.item_ids)
@@ -212,10 +215,6 @@ def appended(state, item_id) -> int:
 def cell(rows: list[dict], layout: str, length: int, column: str) -> float:
     (value,) = (row[column] for row in rows if (row["layout"], row["items"]) == (layout, length))
     return value
-
-
-def click(rows: list[dict], layout: str, length: int) -> float:
-    return cell(rows, layout, length, "click")
 
 
 def print_table(rows: list[dict]) -> None:

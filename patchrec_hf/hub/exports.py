@@ -21,7 +21,7 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 from ..evaluation.report import EvaluationReport
 from ..runtime.hub_files import CATALOG_NAME, require_token
 from ..runtime.item_scorer import item_patches, item_vectors_of
-from ..runtime.layouts import lay_out
+from ..runtime.layouts import lay_out_alike
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.sharding import is_sharded
@@ -211,14 +211,7 @@ def _check_whole(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> No
 
 def _has_sessions(processor: PatchRecProcessor) -> bool:
     """Whether the layout joins items of the longest history, if all of them were chosen at once."""
-    num_items = processor.max_history
-    segments = lay_out(
-        processor.layout,
-        num_items,
-        title_lengths=np.ones(num_items, dtype=np.int64),
-        timestamps=np.zeros(num_items, dtype=np.int64),
-        separate_patches=processor.separate_patches,
-    )
+    segments = lay_out_alike(processor.layout, processor.max_history, processor.separate_patches)
     return any(granularity == "session_patch" for granularity, _, _ in segments)
 
 

@@ -23,7 +23,7 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray], texts
         arrays (`Mapping[str, numpy.ndarray]`):
             The arrays by their names.
         texts (`Mapping[str, str]`):
-            What the metadata holds besides the format version.
+            Texts of the metadata, besides the format version.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     # safetensors writes an array as it lies in memory.

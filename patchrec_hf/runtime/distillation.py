@@ -1,4 +1,4 @@
-"""Distillation: how far a compressed history predicts from what the same history as text predicts"""
+"""Distillation: how far a compressed history predicts from what the same history as text predicts."""
 
 from __future__ import annotations
 

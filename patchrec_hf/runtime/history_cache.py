@@ -89,10 +89,6 @@ class HistoryCache:
             buffer.transpose(1, 2)[rows, columns] = new.transpose(1, 2)[query_rows, query_columns]
         return columns_of(buffers, places.users, places.num_columns)
 
-    def select(self, users: np.ndarray, num_columns: int) -> HistoryCache:
-        """Copies the first columns of some users."""
-        return join_histories([(self, users)], num_columns)
-
 
 @dataclass(frozen=True, eq=False)
 class _Places:

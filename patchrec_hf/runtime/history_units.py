@@ -42,7 +42,7 @@ class HistoryUnits:
 
         Args:
             segments (`Sequence[Segment]`):
-                What a layout returned.
+                The segments that a layout returned.
             num_items (`int`):
                 Length of the history.
 

@@ -301,6 +301,26 @@ def lay_out(
         ) from None
 
 
+def lay_out_alike(layout: Layout, num_items: int, separate_patches: bool) -> list[Segment]:
+    """
+    Lays out a history of items that were all chosen at once, and whose titles have one token each.
+
+    Args:
+        layout, num_items, separate_patches:
+            See [`lay_out`].
+
+    Returns:
+        `list[Segment]`
+    """
+    return lay_out(
+        layout,
+        num_items,
+        title_lengths=np.ones(num_items, dtype=np.int64),
+        timestamps=np.zeros(num_items, dtype=np.int64),
+        separate_patches=separate_patches,
+    )
+
+
 def asks_for(layout: Layout) -> tuple[str, ...]:
     """Returns [`Layout.asks_for`]; nothing for a layout that does not say."""
     names = getattr(layout, "asks_for", ())

@@ -1,4 +1,4 @@
-"""Patchers: how the embeddings of title tokens become a patch, as their mean, by learned attention, or in context"""
+"""Patchers: how the embeddings of title tokens become a patch, as their mean, by learned attention, or in context."""
 
 from __future__ import annotations
 

@@ -422,7 +422,7 @@ class PatchRecProcessor(ProcessorMixin):
 
         Args:
             subject (`str`):
-                What lacks timestamps, as the beginning of a sentence.
+                The beginning of a sentence, which says that something has no timestamps.
             layout ([`Layout`], *optional*):
                 Replaces the processor's layout.
         """

@@ -226,7 +226,7 @@ class ReadHistories:
         query_positions = np.where(offsets < counts[:, None], starts[:, None] + offsets, 0)
         positions = torch.from_numpy(query_positions).to(device)
         mask = None
-        if len(users) > 1:  # one user has no padding: the backbone's own causal mask is right, and often not needed
+        if len(users) > 1:  # a single user has no padding, so the backbone's own causal mask is right
             keys = torch.arange(int((starts + counts).max()), device=device).expand(len(users), -1)
             visible = keys[:, None, :] <= positions[:, :, None]
             mask = tree_attention_mask(visible, positions, keys, model.config.decoder_config, model.dtype)

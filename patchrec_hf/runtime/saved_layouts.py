@@ -76,7 +76,7 @@ def layout_from_dict(values: Mapping[str, Any], trust_layout_code: bool = False)
 
     Args:
         values (`Mapping[str, Any]`):
-            What it wrote.
+            The values that it wrote.
         trust_layout_code (`bool`, *optional*, defaults to `False`):
             Whether a layout class of your own may be imported by its import path, which runs the code of its module.
 

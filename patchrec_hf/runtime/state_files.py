@@ -114,13 +114,7 @@ def read_saved(path: str | os.PathLike) -> SavedState:
     Raises:
         ValueError: If the file holds no state, or a newer version of the library wrote it.
     """
-    facts = _read_facts(path)
-    item_ids, timestamps = facts["item_ids"], facts["timestamps"]
-    if facts["is_single"]:
-        item_ids, timestamps = item_ids[0], None if timestamps is None else timestamps[0]
-    return SavedState(
-        item_ids, timestamps, facts["block_size"], facts["is_single"], facts["layout"], facts["fingerprint"]
-    )
+    return _without_arrays(_read_facts(path))
 
 
 def load_histories(
@@ -146,7 +140,8 @@ def load_histories(
     Raises:
         ValueError: If the state does not fit the model and the processor, or the file holds no state.
     """
-    saved, facts = read_saved(path), _read_facts(path)
+    facts = _read_facts(path)
+    saved = _without_arrays(facts)
     differing = [name for name in fingerprint if saved.fingerprint.get(name) != fingerprint[name]]
     if differing:
         name = differing[0]
@@ -191,6 +186,15 @@ _ANEW = (
     "A state continues only with what has read it. Start anew: `saved = UserState.read_saved(path)`, then "
     "`recommender.start(saved.item_ids, saved.timestamps)`."
 )
+
+
+def _without_arrays(facts: Mapping[str, Any]) -> SavedState:
+    item_ids, timestamps = facts["item_ids"], facts["timestamps"]
+    if facts["is_single"]:
+        item_ids, timestamps = item_ids[0], None if timestamps is None else timestamps[0]
+    return SavedState(
+        item_ids, timestamps, facts["block_size"], facts["is_single"], facts["layout"], facts["fingerprint"]
+    )
 
 
 def _read_facts(path: str | os.PathLike) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Title states: what the first layers of a backbone make of titles, each read alone"""
+"""Title states: what the first layers of a backbone make of titles, each read alone."""
 
 from __future__ import annotations
 

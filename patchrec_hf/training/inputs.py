@@ -24,7 +24,7 @@ from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Normalizer, Patcher, Similarity
-from ..runtime.layouts import Layout, is_append_only, lay_out
+from ..runtime.layouts import Layout, is_append_only, lay_out_alike
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
 from .arguments import PatchFinetuneConfig, PatchPretrainConfig
@@ -341,12 +341,8 @@ def set_objective(
         processor = collator.processor
         if collator.compares_titles:
             _ = processor.title_neighbors  # computed before workers are made, which would each compute it
-        *_, newest = lay_out(
-            collator.layout or processor.layout,
-            processor.max_history,
-            title_lengths=np.ones(processor.max_history, dtype=np.int64),
-            timestamps=np.zeros(processor.max_history, dtype=np.int64),
-            separate_patches=processor.separate_patches,
+        *_, newest = lay_out_alike(
+            collator.layout or processor.layout, processor.max_history, processor.separate_patches
         )
         if newest.stop < processor.max_history:
             raise ValueError(

@@ -19,6 +19,7 @@ from patchrec_hf.runtime.layouts import (
     check_layout,
     is_append_only,
     lay_out,
+    lay_out_alike,
 )
 from patchrec_hf.runtime.saved_layouts import layout_to_dict
 
@@ -320,3 +321,11 @@ def test_a_layout_is_given_what_it_asks_for() -> None:
         check_layout(GreedyLayout())
     with pytest.raises(ValueError, match=r"asks for timestamps, and the history has none\. Give rows with"):
         lay_out(AskingLayout(), 3, title_lengths=lengths, separate_patches=True)
+
+
+def test_a_history_of_equal_items_has_all_facts() -> None:
+    assert lay_out_alike(AskingLayout(), 3, separate_patches=True) == [Segment("item_patch", 3, 3)]
+    assert lay_out_alike(ItemPatchLayout(1), 3, separate_patches=True) == [
+        Segment("item_patch", 0, 2),
+        Segment("text", 2, 3),
+    ]

@@ -1,4 +1,4 @@
-"""Tests of saved layouts: the values in a checkpoint, and the import path of layouts of one's own."""
+"""A checkpoint keeps the settings of a layout, and the import path of a class that is not the library's."""
 
 import json
 import sys
