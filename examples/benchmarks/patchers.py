@@ -11,8 +11,10 @@ On a data set (a prepared directory, raw files, or a name), with the results as 
     python examples/benchmarks/patchers.py --data data/goodreads --minutes 5 --seeds 0 1 2 --json patchers.json
 
 The budget of each patcher and seed is computing time of this process: minutes times the number of torch's threads.
-Nothing is excluded from the rankings. The rows over all seeds average each target's hits over the seeds before users
-are drawn for the interval, so an interval holds the choice of users and not the choice of seeds.
+With `--num_negatives`, every patcher learns items among a sample of the catalog. Without it, the contextual patcher
+reads the titles of the whole catalog in each step. Nothing is excluded from the rankings. The rows over all seeds
+average each target's hits over the seeds before users are drawn for the interval, so an interval holds the choice of
+users and not the choice of seeds.
 """
 
 import argparse
@@ -77,15 +79,17 @@ def main(args: argparse.Namespace) -> None:
     )
     print_table(results)
     if args.json:
-        settings = {"data": args.data, "minutes": args.minutes, "seeds": args.seeds, "rows": num_targets}
+        given = {name: getattr(args, name) for name in ("data", "minutes", "seeds", "num_negatives")}
+        settings = {**given, "rows": num_targets}
         args.json.write_text(json.dumps({**settings, "results": results}, indent=2) + "\n", encoding="utf-8")
 
 
 def train(args, dataset, catalog, max_history, num_steps, patcher, seed):
     """Trains a new model by the all-patch recipe. Returns it with its processor."""
     layout = ALL_PATCH_PRESET.processor["layout"]
+    settings = {"patcher": patcher, "num_negatives": args.num_negatives}
     return train_all_patch(
-        dataset, catalog, args.prompt, layout, max_history, args.hidden_size, num_steps, seed, patcher=patcher
+        dataset, catalog, args.prompt, layout, max_history, args.hidden_size, num_steps, seed, **settings
     )
 
 
@@ -135,6 +139,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--max_rows", type=int, help="validation rows, evenly spaced; by default all")
     parser.add_argument("--hidden_size", type=int, default=64, help="width of the backbone, which has two layers")
+    parser.add_argument("--num_negatives", type=int, help="items of a sampled softmax; by default the recipe's choice")
     parser.add_argument("--ties", choices=["stable", "release"], help="order of simultaneous interactions in raw data")
     parser.add_argument("--json", type=Path, help="file for the results")
     main(parser.parse_args())

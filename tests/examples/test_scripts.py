@@ -190,10 +190,12 @@ def test_benchmark_of_patchers(tmp_path):
     """Each patcher and seed gets its steps, and all are compared with the mean on the same targets."""
     done = run(
         PATCHERS, "--minutes", "0.001", "--max_rows", "8", "--hidden_size", "16", "--seeds", "0", "1",
-        "--json", tmp_path / "patchers.json",
+        "--num_negatives", "50", "--json", tmp_path / "patchers.json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    results = json.loads((tmp_path / "patchers.json").read_text())["results"]
+    written = json.loads((tmp_path / "patchers.json").read_text())
+    assert (written["data"], written["num_negatives"], written["rows"]) == ("sample", 50, 8)
+    results = written["results"]
     assert [(row["patcher"], row["seed"]) for row in results] == [
         (patcher, seed) for patcher in ("mean", "attention", "contextual") for seed in (0, 1, None)
     ]
