@@ -72,7 +72,8 @@ class Fusion(CatalogRecommender):
 
     Raises:
         TypeError: If `parts` is no mapping, or a part has no `catalog` or no `log_probs`.
-        ValueError: If there is no part, a part lacks a finite weight, or the parts have different catalogs.
+        ValueError: If there is no part, a part lacks a finite weight, the parts have different catalogs, or an LLM's
+            histories need timestamps.
 
     Example:
     ```python
@@ -104,6 +105,12 @@ class Fusion(CatalogRecommender):
                     f"The part {name!r} is a `{type(part).__name__}`, which gives no log-probabilities. A part has a "
                     "`catalog` and a method `log_probs(histories, times=None)`, as all baselines and "
                     "`PatchRecommender` do."
+                )
+            if isinstance(part, PatchRecommender) and part.processor.reads_timestamps():
+                raise ValueError(
+                    f"The part {name!r} needs the timestamps of its histories, for time gaps or for the layout "
+                    f"{part.processor.layout}, but `Fusion` gives its parts only items and the moment of asking. "
+                    "`patchrec_hf.fit_fusion` mixes such a model with counts, in its checkpoint."
                 )
         (first, part), *others = parts.items()
         for name, other in others:

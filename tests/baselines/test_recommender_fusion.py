@@ -9,7 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, item_processor, plain_model
 
-from patchrec_hf import Catalog, PatchRecommender, PatchRecProcessor, evaluate_scorer, fit_fusion
+from patchrec_hf import (
+    Catalog,
+    PatchRecommender,
+    PatchRecProcessor,
+    TimeWindowLayout,
+    evaluate_scorer,
+    fit_fusion,
+)
 from patchrec_hf.baselines import CoVisitation, Fusion, Popularity
 from patchrec_hf.baselines.recommender_fusion import FusionPart
 from patchrec_hf.runtime.fusion import Fusion as RuntimeFusion
@@ -290,3 +297,10 @@ def test_a_fusion_that_cannot_be_saved_or_loaded_is_named(recommender, table, ca
     (tmp_path / "fusion.json").write_text(json.dumps(former))
     with pytest.raises(ValueError, match=r"earlier version .* mixed standardized scores.*fit\(validation\)"):
         Fusion.from_pretrained(tmp_path)
+
+
+def test_an_llm_that_reads_timestamps_is_refused(model, processor, table):
+    """`fit` and `log_probs` have no timestamps of the items, so the error comes before they are called."""
+    recommender = PatchRecommender(model, processor.with_layout(TimeWindowLayout(max_gap=3600)))
+    with pytest.raises(ValueError, match=r"The part 'LLM' needs the timestamps .*TimeWindowLayout.*fit_fusion`"):
+        Fusion({"LLM": recommender, "table": table})
