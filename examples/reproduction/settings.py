@@ -142,7 +142,7 @@ SCALES = {
             "initializer_range": 0.06,
         },
         text_encoder={"hidden_size": 64, "num_hidden_layers": 1, "intermediate_size": 128},
-        num_examples=220_000,
+        num_examples=60_000,
         pretraining_share=0.4,
         targets_per_row=16,
         rows_per_step=8,
