@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+
+
+def process_state() -> PartialState:
+    """
+    Returns the number of processes of this run, and which of them this process is.
+
+    Raises:
+        RuntimeError: If a launcher started several processes, but they do not know of each other.
+    """
+    state = PartialState()
+    if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RuntimeError(
+            f"A launcher started {os.environ['WORLD_SIZE']} processes, but this process runs as if it were alone. "
+            "On a CPU, call `accelerate.PartialState(cpu=True)` before anything else."
+        )
+    return state
 
 
 def claim_run(output_dir: str | Path, settings: Mapping[str, Any], scratch: Sequence[str] = ()) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather
 
-from ..runs import claim_run
+from ..runs import claim_run, process_state
 from ..runtime.progress import progress_bar
 
 
@@ -55,12 +54,7 @@ def run_in_parts(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    state = PartialState()
-    if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RuntimeError(
-            f"A launcher started {os.environ['WORLD_SIZE']} processes, but this process runs as if it were alone. "
-            "On a CPU, call `accelerate.PartialState(cpu=True)` before anything else."
-        )
+    state = process_state()
     if resume_dir is not None:
         claim_run(resume_dir, settings)
     parts = _read_parts(resume_dir) if state.is_main_process and resume_dir is not None else []
