@@ -131,7 +131,9 @@ def _moment(text: str) -> int:
             return int(text)
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seconds nor a date such as 2026-05-31") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of seconds nor a date such as 2026-05-31"
+        ) from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 

@@ -19,7 +19,7 @@ from .history_files import HistoryFile, find_histories
 
 
 INTERACTIONS_PER_BUCKET = 10_000_000
-"""Interactions that are grouped together; a user with more is grouped alone."""
+"""Interactions that are grouped together. A bucket ends with the user who reaches this number."""
 _USERS_PER_ROW_GROUP = 16_384
 _ROWS_NAME = "histories.parquet"
 
@@ -38,7 +38,7 @@ def as_rows(file: HistoryFile, directory: Path, interactions_per_bucket: int = I
             Gets the new file, unless it is there already. It appears when the file is whole. A file that has this form
             already stays where it is.
         interactions_per_bucket (`int`, *optional*, defaults to `10_000_000`):
-            Interactions that are sorted together at most.
+            Interactions that are sorted together. A bucket ends with the user who reaches this number.
 
     Returns:
         [`HistoryFile`]: users in the order of their first rows; their items from oldest to newest. Items of the same
