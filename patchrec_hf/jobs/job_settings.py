@@ -9,9 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-
+from ..runs import from_main_process
 from ..runtime.recommender import PatchRecommender
 from .history_files import HistoryFile
 from .user_ranker import RankingSettings
@@ -36,14 +34,11 @@ def job_settings(
     Returns:
         `dict[str, Any]`: JSON-ready values. The checkpoint and the content of the histories are digests.
     """
-    state = PartialState()
-    digests = [_file_digest(file.path) if state.is_main_process else ""]
-    if state.num_processes > 1:
-        digests = broadcast_object_list(digests)
+    content = from_main_process(lambda: _file_digest(file.path))
     form = {name: value for name, value in asdict(file).items() if name != "path"}
     return {
         "checkpoint": _checkpoint_digests(recommender),
-        "histories": {"content": digests[0], **form},
+        "histories": {"content": content, **form},
         **asdict(settings),
         **others,
     }

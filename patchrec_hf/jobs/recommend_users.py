@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from accelerate.utils import broadcast_object_list
-
 from ..data.keywords import name_nearest_keyword
-from ..runs import claim_run, process_state
+from ..runs import claim_run, from_main_process, process_state
 from ..runtime.configuration import Normalizer
 from ..runtime.progress import progress_bar
 from ..runtime.ranking_config import Method
@@ -185,14 +183,17 @@ def recommend_users(
         claim_run(directory, values, scratch=_SCRATCH)
     except FileExistsError as error:
         raise FileExistsError(f"{error} The directory belongs to the output; to begin anew, delete it.") from None
-    with state.main_process_first():  # the others find the file that the main process has made
+
+    def find_missing() -> list[int]:
         chunks = UserChunks.of(as_rows(file, directory / "histories"), users_per_part, ranker.reads_timestamps)
-        parts = JobParts(directory, chunks.num_users, users_per_part)
-        missing = parts.missing() if state.is_main_process else []
-        if state.is_main_process and on_error == "stop":
+        if on_error == "stop":
             reader.check(_look_up(chunks, reader, show_progress), chunks.num_users)
-    if state.num_processes > 1:
-        (missing,) = broadcast_object_list([missing])
+        return JobParts(directory, chunks.num_users, users_per_part).missing()
+
+    missing = from_main_process(find_missing)
+    # The main process has made the file that is read here, if the histories had another form.
+    chunks = UserChunks.of(as_rows(file, directory / "histories"), users_per_part, ranker.reads_timestamps)
+    parts = JobParts(directory, chunks.num_users, users_per_part)
     start = time.perf_counter()
     own = missing[state.process_index :: state.num_processes]
     with progress_bar(
@@ -212,23 +213,22 @@ def recommend_users(
             progress.update(parts.num_written() - progress.n)  # the other processes write parts, too
         state.wait_for_everyone()
         progress.update(chunks.num_users - progress.n)
-    summaries: list[JobSummary] = []
-    if state.is_main_process:
-        seconds, num_ranked = time.perf_counter() - start, sum(map(parts.size, missing))
+    seconds, num_ranked = time.perf_counter() - start, sum(map(parts.size, missing))
+    skipped = output.with_name(f"{output.stem}.skipped.parquet")
+
+    def finish() -> JobSummary:
         merged = merge_parts(parts)
         if merged.num_skipped and on_error == "stop":
             raise UsersError(
                 f"{directory} holds {merged.num_skipped} users whom an interrupted job skipped. Continue it with "
                 "`on_error='skip'`, or delete the directory to begin anew."
             )
-        skipped = output.with_name(f"{output.stem}.skipped.parquet")
         merged.publish(output, skipped)
         shutil.rmtree(directory, ignore_errors=True)
         counts = (merged.num_recommended, merged.num_skipped, merged.num_dropped, num_ranked)
-        summaries = [JobSummary(output, skipped if merged.num_skipped else None, *counts, seconds)]
-    if state.num_processes > 1:
-        summaries = broadcast_object_list(summaries or [None])  # type: ignore[list-item]
-    return summaries[0]
+        return JobSummary(output, skipped if merged.num_skipped else None, *counts, seconds)
+
+    return from_main_process(finish)
 
 
 def check_arguments(output: str | Path, on_error: str, batch_size: int, users_per_part: int) -> None:
