@@ -93,10 +93,7 @@ class RequestReader:
 
     def __init__(self, catalog: Catalog, drop_unknown: bool = False) -> None:
         self.catalog, self.drop_unknown = catalog, drop_unknown
-        self._indices: dict[Any, int] = {}
-        for index, item_id in enumerate(catalog.item_ids.tolist()):
-            self._indices[item_id] = index
-            self._indices[_other_form(item_id)] = index
+        self._indices: dict[Any, int] = {item_id: index for index, item_id in enumerate(catalog.item_ids.tolist())}
 
     def read(self, rows: pl.DataFrame, first_row: int) -> Iterator[UserRequest | Fault]:
         """
@@ -188,6 +185,8 @@ class RequestReader:
         """Returns the catalog indices of ids; -1 for ids that are dropped."""
         find = self._indices.get
         found = np.array([find(item_id, -1) for item_id in item_ids], dtype=np.int64)
+        for place in np.flatnonzero(found < 0).tolist():
+            found[place] = find(_other_form(item_ids[place]), -1)
         if (found < 0).any() and not self.drop_unknown:
             item_id = item_ids[int(np.argmin(found))]
             where = "history" if name == "history" else f"column {name!r}"
@@ -208,9 +207,9 @@ class RequestReader:
         return times
 
 
-def _other_form(item_id: int | str) -> int | str:
+def _other_form(item_id: int | str | None) -> int | str | None:
     """Returns a number as a text, and a text that is written like a whole number as this number."""
     if not isinstance(item_id, str):
-        return str(item_id)
+        return None if item_id is None else str(item_id)
     is_number = item_id.isascii() and item_id.removeprefix("-").isdigit()
     return int(item_id) if is_number and str(int(item_id)) == item_id else item_id
