@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
+
 from ..data.keywords import name_nearest_keyword
 from ..runs import claim_run, from_main_process, process_state
 from ..runtime.configuration import Normalizer
@@ -17,7 +19,7 @@ from ..runtime.ranking_config import Method
 from ..runtime.recommender import PatchRecommender
 from .chunks import UserChunks
 from .grouping import as_rows
-from .history_files import find_histories
+from .history_files import HistoryFile, find_histories
 from .job_parts import JobParts, merge_parts, part_rows, skipped_users
 from .job_settings import job_settings
 from .user_ranker import RankingSettings, UserRanker
@@ -25,7 +27,8 @@ from .user_requests import Fault, RequestReader, UserRequest, UsersError
 
 
 ON_ERROR = ("stop", "skip")
-_SCRATCH = ("histories", "histories.lock", "histories.part")
+_LOCK_NAME, _HISTORIES_NAME = "job.lock", "histories"
+_SCRATCH = (_LOCK_NAME, _HISTORIES_NAME, f"{_HISTORIES_NAME}.lock", f"{_HISTORIES_NAME}.part")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class JobSummary:
         num_dropped (`int`):
             Number of ids that were left out because the catalog lacks them.
         num_ranked (`int`):
-            Number of users whom this run read, by all processes: without those of an interrupted run before it.
+            Number of users whom this run read, by all processes. Users of an interrupted run before it do not count.
         seconds (`float`):
             Seconds that this took.
     """
@@ -158,6 +161,7 @@ def recommend_users(
             does not fit the checkpoint, or if a user cannot be ranked and `on_error` is `"stop"`.
         TypeError: If `k` is no whole number.
         FloatingPointError: If the model's scores are not numbers.
+        OSError: If another run of the job is at work.
         RuntimeError: If a launcher started several processes, but they do not know of each other.
 
     Example:
@@ -182,53 +186,74 @@ def recommend_users(
     try:
         claim_run(directory, values, scratch=_SCRATCH)
     except FileExistsError as error:
-        raise FileExistsError(f"{error} The directory belongs to the output; to begin anew, delete it.") from None
+        raise FileExistsError(f"{error} The directory belongs to the output; delete it to start again.") from None
 
-    def find_missing() -> list[int]:
-        chunks = UserChunks.of(as_rows(file, directory / "histories"), users_per_part, ranker.reads_timestamps)
-        if on_error == "stop":
-            reader.check(_look_up(chunks, reader, show_progress), chunks.num_users)
-        return JobParts(directory, chunks.num_users, users_per_part).missing()
+    lock = FileLock(directory / _LOCK_NAME)
+    try:
+        missing = from_main_process(
+            lambda: _prepare(file, ranker, reader, directory, users_per_part, on_error, show_progress, lock)
+        )
+        # The main process has made the file that is read here, if the histories had another form.
+        chunks = UserChunks.of(as_rows(file, directory / _HISTORIES_NAME), users_per_part, ranker.reads_timestamps)
+        parts = JobParts(directory, chunks.num_users, users_per_part)
+        num_ranked, start = sum(map(parts.size, missing)), time.perf_counter()
+        with progress_bar(
+            show_progress and state.is_main_process,
+            total=chunks.num_users,
+            initial=chunks.num_users - num_ranked,
+            desc="Recommending",
+            unit="user",
+        ) as progress:
+            for number, rows in chunks.read(missing[state.process_index :: state.num_processes]):
+                users = list(reader.read(rows, number * users_per_part))
+                ranked = ranker.rank([user for user in users if isinstance(user, UserRequest)])
+                part = part_rows(users, ranked, chunks.user_type, recommender.catalog.has_text_ids)
+                if on_error == "stop":
+                    reader.check(skipped_users(part), chunks.num_users)
+                parts.write(number, part)
+                progress.update(parts.num_written() - progress.n)  # the other processes write parts, too
+            state.wait_for_everyone()
+            progress.update(chunks.num_users - progress.n)
+        seconds = time.perf_counter() - start
+        return from_main_process(lambda: _finish(parts, output, on_error, num_ranked, seconds))
+    finally:
+        lock.release()
 
-    missing = from_main_process(find_missing)
-    # The main process has made the file that is read here, if the histories had another form.
-    chunks = UserChunks.of(as_rows(file, directory / "histories"), users_per_part, ranker.reads_timestamps)
-    parts = JobParts(directory, chunks.num_users, users_per_part)
-    start = time.perf_counter()
-    own = missing[state.process_index :: state.num_processes]
-    with progress_bar(
-        show_progress and state.is_main_process,
-        total=chunks.num_users,
-        initial=chunks.num_users - sum(map(parts.size, missing)),
-        desc="Recommending",
-        unit="user",
-    ) as progress:
-        for number, rows in chunks.read(own):
-            users = list(reader.read(rows, number * users_per_part))
-            ranked = ranker.rank([user for user in users if isinstance(user, UserRequest)])
-            part = part_rows(users, ranked, chunks.user_type, recommender.catalog.has_text_ids)
-            if on_error == "stop":
-                reader.check(skipped_users(part), chunks.num_users)
-            parts.write(number, part)
-            progress.update(parts.num_written() - progress.n)  # the other processes write parts, too
-        state.wait_for_everyone()
-        progress.update(chunks.num_users - progress.n)
-    seconds, num_ranked = time.perf_counter() - start, sum(map(parts.size, missing))
+
+def _prepare(
+    file: HistoryFile,
+    ranker: UserRanker,
+    reader: RequestReader,
+    directory: Path,
+    users_per_part: int,
+    on_error: str,
+    show_progress: bool,
+    lock: FileLock,
+) -> list[int]:
+    """Prepares the histories, looks up all users if the job stops at bad ones, and returns the missing parts."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OSError(f"Another run is at work in {directory}. Wait for it, or choose another output.") from None
+    chunks = UserChunks.of(as_rows(file, directory / _HISTORIES_NAME), users_per_part, ranker.reads_timestamps)
+    if on_error == "stop":
+        reader.check(_look_up(chunks, reader, show_progress), chunks.num_users)
+    return JobParts(directory, chunks.num_users, users_per_part).missing()
+
+
+def _finish(parts: JobParts, output: Path, on_error: str, num_ranked: int, seconds: float) -> JobSummary:
+    """Merges the parts, puts the output in its place, and deletes the directory of the parts."""
+    merged = merge_parts(parts)
+    if merged.num_skipped and on_error == "stop":
+        raise UsersError(
+            f"{parts.directory} holds {merged.num_skipped} users whom an interrupted job skipped. Continue it with "
+            "`on_error='skip'`, or delete the directory to start again."
+        )
     skipped = output.with_name(f"{output.stem}.skipped.parquet")
-
-    def finish() -> JobSummary:
-        merged = merge_parts(parts)
-        if merged.num_skipped and on_error == "stop":
-            raise UsersError(
-                f"{directory} holds {merged.num_skipped} users whom an interrupted job skipped. Continue it with "
-                "`on_error='skip'`, or delete the directory to begin anew."
-            )
-        merged.publish(output, skipped)
-        shutil.rmtree(directory, ignore_errors=True)
-        counts = (merged.num_recommended, merged.num_skipped, merged.num_dropped, num_ranked)
-        return JobSummary(output, skipped if merged.num_skipped else None, *counts, seconds)
-
-    return from_main_process(finish)
+    merged.publish(output, skipped)
+    shutil.rmtree(parts.directory, ignore_errors=True)
+    counts = (merged.num_recommended, merged.num_skipped, merged.num_dropped, num_ranked)
+    return JobSummary(output, skipped if merged.num_skipped else None, *counts, seconds)
 
 
 def check_arguments(output: str | Path, on_error: str, batch_size: int, users_per_part: int) -> None:

@@ -8,6 +8,7 @@ import interrupted_job
 import polars as pl
 import pytest
 import torch
+from filelock import FileLock
 from polars.testing import assert_frame_equal
 from processes import run_process
 from users_of_jobs import histories, make_recommender, save, write_users
@@ -238,7 +239,7 @@ def test_a_job_of_other_settings_is_refused(recommender, run, tmp_path, monkeypa
         with torch.no_grad():
             recommender.model.item_head.item_vectors.bias[0] += 1
     with pytest.raises(
-        FileExistsError, match=f"top.parquet.parts holds a run with other settings {message}.* delete it"
+        FileExistsError, match=f"top.parquet.parts holds a run with other settings {message}.*; delete it"
     ):
         run(**(change if isinstance(change, dict) else {}))
     if isinstance(change, dict):
@@ -271,6 +272,19 @@ def test_bad_arguments_leave_no_files(run, tmp_path, settings, error, message):
     with pytest.raises(error, match=message):
         run(path, **settings)
     assert [path.name for path in tmp_path.iterdir()] == ["users.parquet"]
+
+
+def test_two_runs_of_one_job(run, tmp_path):
+    """The second one is refused while the first is at work. A run that fails leaves no lock."""
+    write_users(tmp_path / "users.parquet")
+    directory = tmp_path / "top.parquet.parts"
+    directory.mkdir()
+    with (
+        FileLock(directory / "job.lock"),
+        pytest.raises(OSError, match=r"Another run is at work in .*top\.parquet\.parts"),
+    ):
+        run()
+    assert len(run()[1]) == 10
 
 
 def test_processes_that_do_not_know_of_each_other(run, tmp_path, monkeypatch):
