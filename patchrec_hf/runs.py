@@ -4,12 +4,59 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+
+T = TypeVar("T")
+
+
+def process_state() -> PartialState:
+    """
+    Returns the number of processes of this run, and which of them this process is.
+
+    Raises:
+        RuntimeError: If a launcher started several processes, but they do not know of each other.
+    """
+    state = PartialState()
+    if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise RuntimeError(
+            f"A launcher started {os.environ['WORLD_SIZE']} processes, but this process runs as if it were alone. "
+            "On a CPU, call `accelerate.PartialState(cpu=True)` before anything else."
+        )
+    return state
+
+
+def from_main_process(make: Callable[[], T]) -> T:
+    """
+    Calls a function on the main process, and returns its result on every process. The others wait.
+
+    Args:
+        make (`Callable[[], T]`):
+            Takes nothing. Its result is copied to the other processes.
+
+    Raises:
+        Exception: On every process, if the function raises it.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        return make()
+    outcome: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            outcome = [make(), None]
+        except Exception as error:  # otherwise, the others would wait until they are killed
+            outcome = [None, error]
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
+    return result
 
 
 def claim_run(output_dir: str | Path, settings: Mapping[str, Any], scratch: Sequence[str] = ()) -> None:

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from patchrec_hf.runs import claim_run, finish_run
+from patchrec_hf import runs
+from patchrec_hf.runs import claim_run, finish_run, from_main_process, process_state
 
 
 def test_first_claim_writes_the_settings_and_the_same_settings_go_on(tmp_path):
@@ -75,3 +76,49 @@ def test_a_first_run_deletes_nothing(tmp_path):
     (tmp_path / "backbone").mkdir()
     claim_run(tmp_path, {"seed": 1}, scratch=["backbone"])
     assert (tmp_path / "backbone").exists()
+
+
+class Process:
+    """One of two processes. The main one has left its outcome in `outcome`, where the other one finds it."""
+
+    num_processes = 2
+    outcome = None
+
+    def __init__(self, is_main_process):
+        self.is_main_process = is_main_process
+
+    def broadcast(self, outcome):
+        if self.is_main_process:
+            Process.outcome = outcome
+        return Process.outcome
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_all_processes_get_the_result_or_the_error_of_the_main_one(monkeypatch, fails):
+    calls = []
+
+    def make():
+        calls.append(1)
+        if fails:
+            raise ValueError("no user")
+        return 7
+
+    for process in (Process(True), Process(False)):
+        monkeypatch.setattr(runs, "PartialState", lambda process=process: process)
+        monkeypatch.setattr(runs, "broadcast_object_list", process.broadcast)
+        if fails:
+            with pytest.raises(ValueError, match="no user"):
+                from_main_process(make)
+        else:
+            assert from_main_process(make) == 7
+    assert len(calls) == 1
+
+
+def test_one_process_is_the_main_one(monkeypatch):
+    assert from_main_process(lambda: 3) == 3
+    assert process_state().num_processes == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        RuntimeError, match="A launcher started 2 processes, but this process runs as if it were alone"
+    ):
+        process_state()

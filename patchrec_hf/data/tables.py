@@ -112,7 +112,7 @@ def _read_log(
 ) -> tuple[pl.DataFrame, dict[str, int], int]:
     has_rating = filters.min_rating is not None or "rating" in (options.columns or {})
     required = ["user_id", "item_id", "timestamp", *(["rating"] if has_rating else [])]
-    table = _Table.of(log, [names[name] for name in required], options.separator, filters)
+    table = Table.of(log, [names[name] for name in required], options.separator, filters)
     time = names["timestamp"]
     times = find_times(str(log), table.scan(log), time, table.kinds[time], options.time_unit, options.date_format)
     others, faults, where = {}, dict(times.faults), None
@@ -142,7 +142,7 @@ def _read_items(
     source: Path | Frame, names: Mapping[str, str], separator: str | None, advice: str = ""
 ) -> pl.DataFrame:
     id_column, title_column = names["item_id"], names["title"]
-    table = _Table.of(source, [id_column, title_column], separator, advice=advice)
+    table = Table.of(source, [id_column, title_column], separator, advice=advice)
     kind = table.kinds[title_column]
     if kind.is_nested() or kind in (pl.Binary, pl.Object):
         raise ValueError(f"{source}: column {title_column!r} holds {kind}; titles must be texts.")
@@ -164,15 +164,29 @@ def _read_items(
 
 
 @dataclass(frozen=True)
-class _Table:
-    """A file or data frame, the types of the columns to read, and the rows to keep."""
+class Table:
+    """
+    A file or data frame, and how its columns are read.
+
+    Args:
+        source (`pathlib.Path` or [`Frame`]):
+            The file or data frame.
+        kinds (`Mapping[str, polars.DataType]`):
+            The columns to read, and their types. Those of a text file follow from its first rows, and its values are
+            read as texts.
+        separator (`str`, *optional*, defaults to `","`):
+            Character between the values of a CSV file.
+        where (`polars.Expr`, *optional*):
+            True for the rows to keep.
+        typed (`Mapping[str, polars.DataType]`, *optional*):
+            Columns that `where` reads, and their types, which the first rows of a text file have.
+    """
 
     source: Path | Frame
     kinds: Mapping[str, pl.DataType]
     separator: str = ","
     where: pl.Expr | None = None
     typed: Mapping[str, pl.DataType] = field(default_factory=dict)
-    """Columns that `where` reads, and their types, which the first rows of a text file have."""
 
     @classmethod
     def of(
@@ -182,7 +196,26 @@ class _Table:
         separator: str | None = None,
         filters: Filters | None = None,
         advice: str = "",
-    ) -> _Table:
+    ) -> Table:
+        """
+        Finds out how a file or data frame is written.
+
+        Args:
+            source (`pathlib.Path` or [`Frame`]):
+                The file or data frame.
+            columns (`Sequence[str]`):
+                The columns to read, by their names in it.
+            separator (`str`, *optional*):
+                Character between the values of a CSV file. If not given, it is found.
+            filters ([`Filters`], *optional*):
+                Its `where` chooses the rows to keep.
+            advice (`str`, *optional*):
+                A sentence that ends the error message about a missing column.
+
+        Raises:
+            FileNotFoundError: If the file is missing.
+            ValueError: If it is of no known kind, cannot be read, or lacks a column, or `where` is no condition.
+        """
         char = ","
         if isinstance(source, Frame):
             rows = source.rows
@@ -210,7 +243,7 @@ class _Table:
         table = cls(source, {name: schema[name] for name in columns}, char)
         return table if filters is None or filters.where is None else table._with_where(filters, schema)
 
-    def _with_where(self, filters: Filters, schema: pl.Schema) -> _Table:
+    def _with_where(self, filters: Filters, schema: pl.Schema) -> Table:
         if isinstance(filters.where, pl.Expr) and filters.where.meta.has_multiple_outputs():
             raise ValueError("`where` must be one condition, but its expression makes several. Join them by `&`.")
         roots = filters.where.meta.root_names() if isinstance(filters.where, pl.Expr) else filters.where or ()
@@ -229,6 +262,7 @@ class _Table:
 
     @property
     def has_header(self) -> bool:
+        """Whether the first line of the file names the columns."""
         return isinstance(self.source, Path) and _kind(self.source) in _SEPARATED
 
     def scan(self, source: Any) -> pl.LazyFrame:
@@ -262,6 +296,12 @@ class _Table:
         return pl.scan_parquet(source).select(list(kinds))
 
     def id(self, column: str) -> pl.Expr:
+        """
+        Returns the expression that reads a column of ids: int64, or categories of texts.
+
+        Raises:
+            ValueError: If the column holds neither whole numbers nor texts.
+        """
         kind = self.kinds[column]
         if not is_id_type(kind) and kind != pl.Null:  # a column of nulls is an error that names the first row
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather
+from accelerate.utils import gather
 
-from ..runs import claim_run
+from ..runs import claim_run, from_main_process, process_state
 from ..runtime.progress import progress_bar
 
 
@@ -55,17 +54,10 @@ def run_in_parts(
     """
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
-    state = PartialState()
-    if state.num_processes == 1 and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise RuntimeError(
-            f"A launcher started {os.environ['WORLD_SIZE']} processes, but this process runs as if it were alone. "
-            "On a CPU, call `accelerate.PartialState(cpu=True)` before anything else."
-        )
+    state = process_state()
     if resume_dir is not None:
         claim_run(resume_dir, settings)
-    parts = _read_parts(resume_dir) if state.is_main_process and resume_dir is not None else []
-    if state.num_processes > 1:
-        (parts,) = broadcast_object_list([parts])
+    parts = [] if resume_dir is None else from_main_process(lambda: _read_parts(resume_dir))
     num_done, part_size = sum(map(len, parts)), _BATCHES_PER_PART * batch_size * state.num_processes
     is_shown = show_progress and state.is_main_process
     with progress_bar(is_shown, total=num_targets, initial=num_done, desc="Ranking", unit="target") as progress:

@@ -1,0 +1,1 @@
+"""Commands: what `patchrec` can do at a terminal, one module for each command."""

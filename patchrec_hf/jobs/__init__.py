@@ -1,0 +1,1 @@
+"""Jobs: recommendations for all users of a file, in parts that outlive a kill and that processes share."""
