@@ -20,7 +20,7 @@ from patchrec_hf.training.patch_trainer import PatchTrainer
 
 PACKAGE = Path(patchrec_hf.__file__).parent
 # Each room may import from the rooms before it. `runs` and `tiny` stand at the top of the package.
-ROOMS = ("runs", "runtime", "tiny", "data", "batches", "evaluation", "baselines", "hub", "training")
+ROOMS = ("runs", "runtime", "tiny", "data", "batches", "evaluation", "baselines", "hub", "training", "commands")
 
 
 def module_name(path, package=PACKAGE):
@@ -110,7 +110,8 @@ def test_a_wrong_import_is_found(sources, module, line, fault):
 
 def test_the_top_of_the_package_is_small():
     entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert sorted(path.name for path in entries if path.is_file()) == ["__init__.py", "py.typed", "runs.py", "tiny.py"]
+    files = ["__init__.py", "__main__.py", "py.typed", "runs.py", "tiny.py"]
+    assert sorted(path.name for path in entries if path.is_file()) == files
     assert len([path for path in entries if path.is_dir()]) <= 8
 
 

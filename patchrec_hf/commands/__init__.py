@@ -1,0 +1,1 @@
+"""Commands: each module that `main` lists is a command of `patchrec`."""
