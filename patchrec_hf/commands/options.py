@@ -132,10 +132,10 @@ class CommandParser(TrlParser):
             hint = ' YAML reads no and off as false: write "no".' if "'false'" in str(error) else ""
             raise ValueError(f"{found.config}: {error}{hint}") from None
         if unknown:
-            key = next(
-                key for key, value in values.items() if isinstance(value, list) and unknown[0] in map(str, value)
-            )
-            raise ValueError(f"{found.config}: `{key}` takes one value, got the list {values[key]}.")
+            lists = {key: value for key, value in values.items() if isinstance(value, list)}
+            wrong = [f"`{key}` takes one value, got the list {value}" for key, value in lists.items()
+                     if unknown[0] in map(str, value)]  # fmt: skip
+            raise ValueError(f"{found.config}: {'; '.join(wrong) or f'{unknown[0]!r} belongs to no option'}.")
         set_environment(values)
         self.set_defaults_with_config(**kept)
         return [*options, *others]

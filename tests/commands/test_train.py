@@ -26,21 +26,24 @@ def test_errors_end_in_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+ACCELERATE = ["accelerate.commands.launch", "--config_file", ROOT / "examples" / "accelerate" / "cpu.yaml"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_a_launcher_starts_the_command_by_the_name_of_the_package(tmp_path, num_processes):
+@pytest.mark.parametrize(
+    ("launcher", "num_processes"), [(ACCELERATE, 1), (TORCHRUN, 2)], ids=["accelerate", "torchrun"]
+)
+def test_a_launcher_starts_the_command_by_the_name_of_the_package(tmp_path, launcher, num_processes):
     """`accelerate launch -m patchrec_hf train`, with a recipe and options that override it."""
     (tmp_path / "run.yaml").write_text("preset: all-patch\nmax_history: 6\nmax_steps: 9\nlogging_steps: 1\n")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", num_processes]
-    if num_processes > 1:
-        launcher += ["--multi_gpu", "--main_process_port", 0]
     done = run_process(
         [
-            *launcher, "-m", "patchrec_hf", "train", "--config", tmp_path / "run.yaml", *write_shop(tmp_path),
-            "--max_steps", 2, "--max_eval_rows", 8, "--max_test_rows", 8, "--use_cpu",
+            sys.executable, "-m", *launcher, "-m", "patchrec_hf", "train", "--config", tmp_path / "run.yaml",
+            *write_shop(tmp_path), "--max_steps", 2, "--max_eval_rows", 8, "--max_test_rows", 8, "--use_cpu",
             "--output_dir", tmp_path / "run",
         ],
-        cwd=ROOT, env=with_checkout(),
+        cwd=tmp_path, env=with_checkout(),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"Trained by {num_processes} process" in done.stdout
