@@ -10,15 +10,20 @@ from patchrec_hf.commands import main as module
 from patchrec_hf.commands.main import COMMANDS, main
 
 
+WITH_HELP_ALL = ["prepare", "train", "evaluate", "info"]
+"""Commands whose parser is a `CommandParser`."""
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_module_keeps_the_contract(name):
+def test_each_module_keeps_the_contract(name, capsys):
     command = importlib.import_module(COMMANDS[name])
     first = command.__doc__.strip().splitlines()[0]
     assert first.endswith(".")
     assert len(first) <= 100
     with pytest.raises(SystemExit) as ended:
         command.main(["--no_such_option"])
-    assert str(ended.value.code).startswith("ValueError: ")
+    assert ended.value.code not in (None, 0)
+    assert "Traceback" not in f"{ended.value.code}{capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -30,13 +35,12 @@ def test_help_is_one_screen(name, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"usage: patchrec {name} ")
     assert len(lines) <= 45
-    options = [line for line in lines if line.startswith("  --")]
+    options = [line for line in lines if line.lstrip().startswith("--")]
     assert options
     assert max(map(len, options)) <= 100
-    assert lines[-1] == f"All options, with their whole help: patchrec {name} --help-all"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WITH_HELP_ALL)
 def test_help_all_shows_what_help_shows_and_more(name, capsys):
     printed = {}
     for option in ("--help", "--help-all"):
@@ -46,7 +50,10 @@ def test_help_all_shows_what_help_shows_and_more(name, capsys):
         printed[option] = capsys.readouterr().out
     shown = [line.split()[0] for line in printed["--help"].splitlines() if line.startswith("  --")]
     assert [option for option in shown if option not in printed["--help-all"]] == []
-    assert len(printed["--help-all"]) > len(printed["--help"])
+    assert printed["--help"].endswith(f"\nAll options, with their whole help: patchrec {name} --help-all\n")
+    assert ("--num_train_epochs" in printed["--help-all"]) == (name == "train")
+    assert ("--adam_beta1" in printed["--help-all"]) == (name == "train")
+    assert "--adam_beta1" not in printed["--help"]
 
 
 def test_arguments_reach_the_command(monkeypatch):
