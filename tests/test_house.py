@@ -31,6 +31,8 @@ ROOMS = (
     "hub",
     "training",
     "jobs",
+    "serving",
+    "demo",
     "commands",
 )
 
@@ -122,7 +124,8 @@ def test_a_wrong_import_is_found(sources, module, line, fault):
 
 def test_the_top_of_the_package_is_small():
     entries = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert sorted(path.name for path in entries if path.is_file()) == ["__init__.py", "py.typed", "runs.py", "tiny.py"]
+    files = ["__init__.py", "__main__.py", "py.typed", "runs.py", "tiny.py"]
+    assert sorted(path.name for path in entries if path.is_file()) == files
     assert len([path for path in entries if path.is_dir()]) <= 11
 
 

@@ -1,1 +1,1 @@
-"""Commands: what `patchrec` can do at a terminal, one module for each command."""
+"""Commands: the command `patchrec`, with one module for each of its commands, and what these share."""

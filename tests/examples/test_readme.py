@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from command import patchrec
 from processes import run_process
 
 
@@ -53,9 +54,8 @@ def test_the_script_runs(tmp_path):
     assert (tmp_path / "states" / "ada.safetensors").is_file()
     assert peak < MAX_GIB
 
-    (command,) = re.findall(r"^python (examples/evaluate\.py .*)$", README, flags=re.MULTILINE)
-    script, *arguments = command.split()
-    done = run_process([sys.executable, ROOT / script, *arguments, "--max_rows", "20"], cwd=tmp_path)
+    (command,) = re.findall(r"^patchrec (evaluate outputs/final .*)$", README, flags=re.MULTILINE)
+    done = patchrec(*command.split(), "--max_rows", "20", cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "outputs" / "evaluation" / "report.json").is_file()
 

@@ -9,7 +9,8 @@ from loaded_script import loaded_script
 from processes import run_process
 from small_shop import write_shop
 
-from patchrec_hf import ALL_PATCH_PRESET, PatchRecommender
+from patchrec_hf import PatchRecommender
+from patchrec_hf.commands import train as command
 
 
 TRAIN = Path(__file__).parents[2] / "examples" / "train.py"
@@ -25,23 +26,8 @@ def script():
         yield module
 
 
-@pytest.mark.parametrize(
-    "name", ["max_history", "targets_per_row", "max_train_rows", "max_eval_rows", "max_test_rows"]
-)
-@pytest.mark.parametrize("value", [0, -1])
-def test_numbers_below_one_are_refused(script, name, value):
-    """Else a wrong number of test rows is found only after the training."""
-    with pytest.raises(ValueError, match=f"--{name} must be at least 1, got {value}"):
-        script.parse([f"--{name}", str(value)])
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("learning_rate", "nan"), ("num_train_epochs", "inf"), ("lora_dropout", "nan")]
-)
-def test_numbers_that_are_not_finite_are_refused(script, tmp_path, name, value):
-    with pytest.raises(ValueError, match=f"--{name} must be a finite number, got {value}"):
-        script.main(*script.parse([f"--{name}", value, "--output_dir", str(tmp_path / "run")]))
-    assert not (tmp_path / "run").exists()
+def test_the_script_is_the_command(script):
+    assert (script.parse, script.main) == (command.parse, command.train)
 
 
 @pytest.fixture
@@ -51,22 +37,6 @@ def shop(tmp_path):
         "--max_steps", "2", "--logging_steps", "1", "--use_cpu", "--max_history", "6", "--max_eval_rows", "8",
         "--max_test_rows", "8", "--output_dir", tmp_path / "run",
     ]  # fmt: skip
-
-
-def test_the_recipe_gives_the_defaults(script, tmp_path):
-    base = ["--use_cpu", "--output_dir", str(tmp_path)]
-    train, data, _, args = script.parse(base)
-    assert (train.preset, data.data, args.objective) == ("all-patch", "sample", "item")
-    assert args.learning_rate == ALL_PATCH_PRESET.training["learning_rate"]
-    _, _, _, args = script.parse([*base, "--learning_rate", "0.5", "--item_dropout", "0"])
-    assert (args.learning_rate, args.item_dropout, args.residual_dropout) == (0.5, 0, 0.2)
-    _, _, model, args = script.parse([*base, "--model_name_or_path", "some/model", "--use_peft"])
-    assert (args.learning_rate, model.use_peft) == (5e-5, True)
-    _, _, _, args = script.parse([*base, "--preset", "paper"])
-    assert (args.objective, args.per_device_train_batch_size * args.gradient_accumulation_steps) == ("title", 32)
-    (tmp_path / "run.yaml").write_text("preset: paper\nk_core: true\nlearning_rate: 0.25\n")
-    train, data, _, args = script.parse([*base, "--config", str(tmp_path / "run.yaml")])
-    assert (train.preset, data.k_core, args.learning_rate, args.objective) == ("paper", True, 0.25, "title")
 
 
 @pytest.mark.slow
