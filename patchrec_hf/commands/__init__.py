@@ -1,0 +1,1 @@
+"""Commands: the command `patchrec`, a module for each of its commands."""
