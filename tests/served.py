@@ -2,8 +2,8 @@
 
 from contextlib import contextmanager
 
-from fastapi.testclient import TestClient
 from families import TITLES
+from fastapi.testclient import TestClient
 from user_states import make_recommender
 
 from patchrec_hf import Catalog, ItemPatchLayout, PatchRecommender

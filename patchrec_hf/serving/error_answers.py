@@ -173,7 +173,8 @@ def _invalid_answer(errors: Sequence[Mapping[str, Any]]) -> Response:
 def _http_message(app: FastAPI, request: Request, error: HTTPException) -> str:
     match error.status_code:
         case 404:
-            return f"There is nothing at {_shown.repr(request.url.path)}. The routes are {', '.join(app.openapi()['paths'])}."
+            paths = ", ".join(app.openapi()["paths"])
+            return f"There is nothing at {_shown.repr(request.url.path)}. The routes are {paths}."
         case 405:
             return f"{request.method[:20]} is not allowed here, but {(error.headers or {}).get('Allow', 'GET')} is."
         case 400:

@@ -66,17 +66,18 @@ class BodyGuard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        size, parts, is_complete = 0, [], False
-        if lengths and lengths[0].isdigit():
-            size = int(lengths[0][:20])
-        while size <= self._max_bytes and not is_complete:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            parts.append(message.get("body", b""))
-            size = sum(map(len, parts))
-            is_complete = not message.get("more_body", False)
+        declared = [value for name, value in scope["headers"] if name == b"content-length" and value.isdigit()]
+        size = int(declared[0][:20]) if declared else 0
+        if size <= self._max_bytes:
+            parts: list[bytes] = []
+            size, is_complete = 0, False
+            while size <= self._max_bytes and not is_complete:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                is_complete = not message.get("more_body", False)
         if size > self._max_bytes:
             text = f"The body is too large; at most {self._max_bytes} bytes are read. Send it in parts."
             detail = {"where": "body", "expected": f"at most {self._max_bytes} bytes", "got": f"{size} bytes or more"}

@@ -19,8 +19,8 @@ from .request_bodies import (
     EventsBody,
     Health,
     RecommendationBatch,
-    RecommendBody,
     Recommendations,
+    RecommendBody,
     SimilarItems,
     checked_name,
 )

@@ -141,8 +141,8 @@ class ServedStates:
     def _wanted(self, user_id: str, history: StoredHistory) -> _Wanted | NoHistoryError:
         if history.num_events == 0:
             return NoHistoryError(
-                f"There are no events of the user {user_id!r}. Send some: POST /users/{{user_id}}/events. For a history "
-                "of your own, without a user: POST /recommend."
+                f"There are no events of the user {user_id!r}. Send some: POST /users/{{user_id}}/events. POST "
+                "/recommend takes a history without a user."
             )
         indices = self._item_ids.known_indices(history.item_ids)
         held = num_held(0, history.num_events, self._max_history, self._block_size)

@@ -22,8 +22,8 @@ from .history_store import (
 )
 
 
-# A user's events lie side by side, in the order in which they are read. Item ids have no declared type, so SQLite keeps
-# whole numbers and texts as they are: "007" stays a text.
+# A user's events lie side by side, in the order in which they are read. Item ids have no declared type, so SQLite
+# keeps whole numbers and texts as they are: "007" stays a text.
 _TABLES = """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE users (user_id TEXT PRIMARY KEY, num_events INTEGER NOT NULL) WITHOUT ROWID;

@@ -94,6 +94,8 @@ class WorkQueue(Generic[Job, Result]):
         with self._changed:
             if self._is_closed:
                 raise QueueFullError("The service is shutting down.")
+            if self._weight + weight > self._max_length:
+                self._drop_canceled()
             if self._waiting and self._weight + weight > self._max_length:
                 raise QueueFullError(f"The queue is full: {self._weight} of at most {self._max_length} wait.")
             waiting: _Waiting[Job, Result] = _Waiting(job, weight, time.monotonic(), Future())
@@ -101,6 +103,11 @@ class WorkQueue(Generic[Job, Result]):
             self._weight += weight
             self._changed.notify()
         return waiting.future
+
+    def _drop_canceled(self) -> None:
+        """Lets jobs go that nobody waits for any more, so that they keep no others out."""
+        self._waiting = deque(waiting for waiting in self._waiting if not waiting.future.cancelled())
+        self._weight = sum(waiting.weight for waiting in self._waiting)
 
     def __len__(self) -> int:
         """Sum of the weights that wait."""
