@@ -68,4 +68,5 @@ def served(arguments, token=None):
         yield server
     finally:
         server.process.kill()
-        server.process.communicate()
+        server.process.wait()
+        server.process.stdout.close()

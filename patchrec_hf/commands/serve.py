@@ -50,13 +50,14 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"{type(error).__name__}: {message}") from None
 
 
-def _parser(settings: dict[str, Any]) -> argparse.ArgumentParser:
+def _parser(settings: dict[str, Any], shows_all: bool) -> argparse.ArgumentParser:
     parser = _Parser(
         "patchrec serve",
         description=__doc__,
         epilog=f"A token in the environment variable {TOKEN_VARIABLE}, or in the file that --token_file names, must "
         "stand in each request: `Authorization: Bearer TOKEN`.",
         allow_abbrev=False,
+        usage="%(prog)s CHECKPOINT [--port PORT] [--store FILE | --redis URL] [--token_file FILE] [...]",
     )
     parser.add_argument("checkpoint", help="a directory or a repository of the Hub")
     parser.add_argument("--host", default="127.0.0.1", help="the interface to serve (default: this machine only)")
@@ -72,9 +73,12 @@ def _parser(settings: dict[str, Any]) -> argparse.ArgumentParser:
     parser.add_argument("--trust_layout_code", action="store_true", help="run a layout class of the checkpoint")
     parser.add_argument("--log_level", default="info", choices=["critical", "error", "warning", "info", "debug"])
     parser.add_argument("--access_log", action="store_true", help="log each request")
+    parser.add_argument("--help-all", action="help", help="show this, and the limits of requests and memory")
+    limits = parser.add_argument_group("limits") if shows_all else parser
     for name, text in _LIMITS.items():
         default = settings[name]
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default: {default})")
+        shown = f"{text} (default: {default})" if shows_all else argparse.SUPPRESS
+        limits.add_argument(f"--{name}", type=type(default), default=default, help=shown)
     return parser
 
 
@@ -82,7 +86,7 @@ def _serve(arguments: list[str]) -> None:
     from ..serving.service_settings import ServiceSettings
 
     defaults = {field.name: field.default for field in fields(ServiceSettings)}
-    parser = _parser(defaults)
+    parser = _parser(defaults, shows_all="--help-all" in arguments)
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
         known = [f"--{name}" for name in vars(args) if name != "checkpoint"]

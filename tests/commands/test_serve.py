@@ -79,12 +79,18 @@ def test_missing_packages(checkpoint, monkeypatch):
 
 
 def test_help_is_one_screen(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert not caught.value.code
-    text = capsys.readouterr().out
+    def printed(argument):
+        with pytest.raises(SystemExit) as caught:
+            main([argument])
+        assert not caught.value.code
+        return capsys.readouterr().out
+
+    text, whole = printed("--help"), printed("--help-all")
     assert "PATCHREC_SERVE_TOKEN" in text
-    assert len(text.splitlines()) <= 70
+    assert "--max_queue" not in text
+    assert len(text.splitlines()) <= 45
+    assert "--max_queue" in whole
+    assert "(default: 256)" in whole
 
 
 @pytest.mark.slow
