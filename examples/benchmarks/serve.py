@@ -5,13 +5,14 @@ Measures the service under load on this machine, and kills it while it stores ev
     python examples/benchmarks/serve.py --json outputs/serve.json --quick   # less of both
 
 Two servers take turns: one reads requests together, the other reads one at a time. Clients ask over the loopback
-interface, each as soon as its answer has come. A request `recommend` holds a history; a `click` sends an event of a user
-and then asks for the user's recommendations. The script prints requests per second and the time of an answer.
+interface, each as soon as its answer has come. A request `recommend` holds a history; a `click` sends an event of a
+user and then asks for the user's recommendations. The script prints requests per second and the time of an answer.
 
 Then clients send events with ids, and send each one again until it is acknowledged, while the server is killed and
 started again. The script counts the events that were lost or doubled. It fails if there are any.
 
-Without a checkpoint, the script makes a tiny untrained one from the embedded sample: speed does not depend on training.
+Without a checkpoint, the script makes a tiny one from the embedded sample. It is untrained: speed does not depend on
+training.
 """
 
 import argparse
@@ -276,8 +277,8 @@ def main() -> None:
             results["events"] = found
             print(
                 f"{found['acknowledged']:,} acknowledged events, {found['kills']} kills: {found['lost']} lost, "
-                f"{found['doubled']} doubled. {found['stored_before_their_answer_was_lost']} were stored before a kill "
-                "took their answer, and were sent again."
+                f"{found['doubled']} doubled. {found['stored_before_their_answer_was_lost']} were stored before a "
+                "kill took their answer, and were sent again."
             )
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> None:
         _serve(arguments)
     except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
         message = error.args[0] if isinstance(error, KeyError) else error  # a KeyError shows its message in quotes
-        raise SystemExit(f"{type(error).__name__}: {message}") from None
+        raise SystemExit(f"{type(error).__name__}: {' '.join(str(message).split())}") from None
 
 
 def _parser(settings: dict[str, Any], shows_all: bool) -> argparse.ArgumentParser:
@@ -94,7 +95,8 @@ def _serve(arguments: list[str]) -> None:
     settings = ServiceSettings(**{name: getattr(args, name) for name in defaults})
     token = _read_token(args.token_file)
     checkpoint = Path(args.checkpoint)
-    if not checkpoint.exists() and len(checkpoint.parts) != 2:  # two parts may be a repository of the Hub
+    # Two parts may name a repository of the Hub.
+    if not checkpoint.exists() and (len(checkpoint.parts) != 2 or checkpoint.parent.exists()):
         raise FileNotFoundError(f"There is no checkpoint {args.checkpoint}.{nearest_file(checkpoint)}")
     if not 0 <= args.port < 1 << 16:
         raise ValueError(f"--port must be a number from 0 to 65535, got {args.port}.")
@@ -128,6 +130,12 @@ def _serve(arguments: list[str]) -> None:
             f"with its page at {address}/docs. Histories are kept in {where}.",
             flush=True,
         )
+        if token is None and not ip_address(host).is_loopback:
+            print(
+                f"Warning: whoever reaches {host} can read and add histories. Set a token: {TOKEN_VARIABLE}, or "
+                "--token_file.",
+                flush=True,
+            )
         run_server(create_app(service, token), taken, args.log_level, args.access_log)
 
 

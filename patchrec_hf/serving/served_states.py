@@ -97,6 +97,8 @@ class ServedStates:
             StoreError: If the store does not answer.
         """
         users = list(dict.fromkeys(user_ids))
+        if not users:
+            return {}
         cached = {user: self._cache.get(user) for user in users}
         result: dict[str, CachedState | Exception] = {}
         for user, num_events in zip(users, self._store.num_events(users), strict=True):
