@@ -1,4 +1,4 @@
-"""The HTTP server: takes the port, and runs an application on it until it is told to end."""
+"""The HTTP server: takes the port, and runs an application on it until a signal ends it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from ..runtime.recommender import PatchRecommender
 from .history_store import StoreError
 from .served_states import ServedStates
 from .service_settings import ServiceSettings
+from .state_cache import CachedState
 from .work_queue import each_alone_on_error
 
 
@@ -127,7 +127,7 @@ class ModelWorker:
             user or an item), or its error.
         """
         users = [job.user_id for job in jobs if isinstance(job, UserJob)]
-        states: dict[str, Any] = {}
+        states: dict[str, CachedState | Exception]
         try:
             states = self._states.current(users)
         except StoreError as error:
@@ -156,7 +156,7 @@ class ModelWorker:
                 lists.append(outcome)
         return [answers[number] for number in range(len(jobs))]
 
-    def _of_user(self, job: UserJob, states: dict[str, Any]) -> list[_ToRank]:
+    def _of_user(self, job: UserJob, states: dict[str, CachedState | Exception]) -> list[_ToRank]:
         cached = states[job.user_id]
         if isinstance(cached, Exception):
             raise cached

@@ -42,7 +42,7 @@ class SqliteHistories:
 
     The write-ahead log lets readers read while an event is written. A commit is in that log before `add` returns, so a
     killed process loses nothing. With `synchronous=FULL` SQLite also waits until the disk has it, so a power failure
-    loses nothing either. One commit holds the events of all requests that wait, so many requests share this wait.
+    loses nothing either. One commit holds the events of all requests that wait, so they share this wait.
 
     Args:
         path (`str` or `os.PathLike`):
