@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from dataclasses import fields
 from ipaddress import ip_address
@@ -136,7 +137,8 @@ def _serve(arguments: list[str]) -> None:
                 "--token_file.",
                 flush=True,
             )
-        run_server(create_app(service, token), taken, args.log_level, args.access_log)
+        grace = math.ceil(2 * settings.timeout_seconds)  # a body may take as long as an answer
+        run_server(create_app(service, token), taken, args.log_level, args.access_log, grace)
 
 
 def _read_token(file: str | None) -> str | None:

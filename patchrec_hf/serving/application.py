@@ -66,7 +66,8 @@ def create_app(service: RecommendationService, token: str | None = None) -> Fast
     app.include_router(make_routes(service, ids.first if token is None else made_up))
     add_error_answers(app, ids)
     # The guard that is added last stands outermost.
-    app.add_middleware(BodyGuard, max_bytes=service.settings.max_body_bytes)
+    limits = service.settings
+    app.add_middleware(BodyGuard, max_bytes=limits.max_body_bytes, timeout=limits.timeout_seconds)
     if token is not None:
         app.add_middleware(TokenGuard, token=token)
     app.add_middleware(RequestMeter, metrics=service.metrics)

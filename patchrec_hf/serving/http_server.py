@@ -50,7 +50,9 @@ def _explained(error: OSError, host: str, port: int) -> OSError:
     return OSError(f"{why}." if why else f"Port {port} of {host} cannot be taken: {error}.")
 
 
-def run_server(app: FastAPI, taken: socket.socket, log_level: str = "info", access_log: bool = False) -> None:
+def run_server(
+    app: FastAPI, taken: socket.socket, log_level: str = "info", access_log: bool = False, grace_seconds: int = 60
+) -> None:
     """
     Runs an application until SIGINT or SIGTERM. Then it takes no further connections, answers the requests that it
     has, and returns.
@@ -64,12 +66,20 @@ def run_server(app: FastAPI, taken: socket.socket, log_level: str = "info", acce
             From which level on uvicorn logs.
         access_log (`bool`, *optional*, defaults to `False`):
             Whether each request is logged.
+        grace_seconds (`int`, *optional*, defaults to `60`):
+            How long the requests that it has may take after the signal.
 
     Raises:
         OSError: If another process listens on the port meanwhile.
     """
     host, port = taken.getsockname()[:2]
-    config = uvicorn.Config(app, log_level=log_level, access_log=access_log, server_header=False)
+    config = uvicorn.Config(
+        app,
+        log_level=log_level,
+        access_log=access_log,
+        server_header=False,
+        timeout_graceful_shutdown=grace_seconds,
+    )
     try:
         uvicorn.Server(config).run(sockets=[taken])
     except OSError as error:

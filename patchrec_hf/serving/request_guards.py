@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .error_answers import error_answer
@@ -50,47 +52,65 @@ class TokenGuard:
 
 class BodyGuard:
     """
-    Reads the body of a request, and refuses a large one before more of it is read or understood.
+    Reads the body of a request. It refuses a large one before more of it is read or understood, and a slow one.
 
     Args:
         app (`ASGIApp`):
             The application behind it.
         max_bytes (`int`):
             Largest body, in bytes.
+        timeout (`float`):
+            How long a body may take to arrive, in seconds.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout: float) -> None:
+        self._app, self._max_bytes, self._timeout = app, max_bytes, timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = [value for name, value in scope["headers"] if name == b"content-length" and value.isdigit()]
-        size = int(declared[0][:20]) if declared else 0
-        if size <= self._max_bytes:
-            parts: list[bytes] = []
-            size, is_complete = 0, False
-            while size <= self._max_bytes and not is_complete:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                is_complete = not message.get("more_body", False)
-        if size > self._max_bytes:
+        try:
+            async with asyncio.timeout(self._timeout):
+                body = await self._read(scope, receive)
+        except ClientDisconnect:  # nobody waits for an answer
+            return
+        except TimeoutError:
+            text = f"The body has not arrived within {self._timeout:g} seconds. Send the request again."
+            await error_answer(408, text, headers={"Connection": "close"})(scope, receive, send)
+            return
+        if body is None:
             text = f"The body is too large; at most {self._max_bytes} bytes are read. Send it in parts."
-            detail = {"where": "body", "expected": f"at most {self._max_bytes} bytes", "got": f"{size} bytes or more"}
+            detail = {"where": "body", "expected": f"at most {self._max_bytes} bytes", "got": "more"}
             await error_answer(413, text, [detail], {"Connection": "close"})(scope, receive, send)
             return
-        body: Message | None = {"type": "http.request", "body": b"".join(parts), "more_body": False}
+        whole: Message | None = {"type": "http.request", "body": body, "more_body": False}
 
         async def replay() -> Message:
-            nonlocal body
-            message, body = body, None
+            nonlocal whole
+            message, whole = whole, None
             return await receive() if message is None else message
 
         await self._app(scope, replay, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """Returns the body; `None` if it is too large."""
+        declared = [value for name, value in scope["headers"] if name == b"content-length" and value.isdigit()]
+        size = int(declared[0][:20]) if declared else 0
+        if size > self._max_bytes:
+            return None
+        parts: list[bytes] = []
+        size, is_complete = 0, False
+        while not is_complete:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._max_bytes:
+                return None
+            is_complete = not message.get("more_body", False)
+        return b"".join(parts)
 
 
 class RequestMeter:

@@ -55,7 +55,7 @@ def test_the_right_token():
 
 @pytest.mark.parametrize("in_parts", [False, True])
 def test_large_bodies(in_parts):
-    client = TestClient(BodyGuard(make_app(), 100))
+    client = TestClient(BodyGuard(make_app(), 100, 60.0))
 
     def post(size):
         return client.post("/echo", content=iter([b"x" * 10] * (size // 10)) if in_parts else b"x" * size)
@@ -78,7 +78,7 @@ def test_no_more_is_read_of_a_large_body():
     async def send(message):
         sent.append(message)
 
-    guard = BodyGuard(make_app(), 100)
+    guard = BodyGuard(make_app(), 100, 60.0)
     asyncio.run(guard({"type": "http", "headers": []}, receive, send))
     assert sent[0]["status"] == 413
     assert next(parts) == 11
@@ -87,6 +87,33 @@ def test_no_more_is_read_of_a_large_body():
     assert sent[0]["status"] == 413
     assert next(parts) == 12  # nothing was read
     assert json.loads(sent[1]["body"])["details"][0]["expected"] == "at most 100 bytes"
+
+
+def test_a_body_that_does_not_arrive():
+    sent = []
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(BodyGuard(make_app(), 100, 0.01)({"type": "http", "headers": []}, receive, send))
+    assert sent[0]["status"] == 408
+    assert "has not arrived within 0.01 seconds" in json.loads(sent[1]["body"])["error"]
+
+
+def test_a_client_that_leaves():
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive():
+        return next(messages)
+
+    async def never(*_):
+        raise AssertionError("nothing is answered, and the application sees no half of a body")
+
+    asyncio.run(BodyGuard(never, 100, 60.0)({"type": "http", "headers": []}, receive, never))
+    assert not list(messages)
 
 
 def test_requests_are_counted_by_their_routes():
