@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from reprlib import Repr
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
@@ -58,15 +58,10 @@ class RequestError(Exception):
             Where in the request.
         expected, got (`Any`, *optional*):
             What was expected there, and what came.
-        status (`int`, *optional*, defaults to `422`):
-            The HTTP status.
     """
 
-    def __init__(
-        self, message: str, where: str | None = None, expected: str | None = None, got: Any = None, status: int = 422
-    ) -> None:
+    def __init__(self, message: str, where: str | None = None, expected: str | None = None, got: Any = None) -> None:
         super().__init__(message)
-        self.status = status
         self.details = [] if where is None else [_detail(where, expected or "", got)]
 
 
@@ -107,6 +102,8 @@ def add_error_answers(app: FastAPI, item_ids: ItemIds) -> None:
             Names the ids nearest to an unknown one.
     """
 
+    one_at_a_time = CapacityLimiter(1)
+
     async def invalid(_: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):
             raise error
@@ -120,14 +117,14 @@ def add_error_answers(app: FastAPI, item_ids: ItemIds) -> None:
     async def unknown_item(_: Request, error: Exception) -> Response:
         if not isinstance(error, UnknownItemError):
             raise error
-        # Comparing texts may take long, so it happens beside the event loop.
-        message = await run_in_threadpool(item_ids.describe, error)
+        # Comparing texts may take long, so it happens beside the event loop, for one request at a time.
+        message = await to_thread.run_sync(item_ids.describe, error, limiter=one_at_a_time)
         status = 404 if error.where == "path" else 422
         return error_answer(status, message, [_detail(error.where, "an item id of the catalog", error.item_id)])
 
     async def known(_: Request, error: Exception) -> Response:
         if isinstance(error, RequestError):
-            return error_answer(error.status, str(error), error.details)
+            return error_answer(422, str(error), error.details)
         if isinstance(error, NoHistoryError):
             return error_answer(404, str(error))
         return error_answer(409, str(error))
