@@ -142,7 +142,8 @@ def load(server: Server, workload: str, num_clients: int, seconds: float, item_i
         draw = random.Random(number)
         with closing(HTTPConnection("127.0.0.1", server.port)) as connection:
             WORKLOADS[workload](connection, item_ids, draw)
-            barrier.wait()
+        barrier.wait()
+        with closing(HTTPConnection("127.0.0.1", server.port)) as connection:
             end = time.perf_counter() + seconds
             while (start := time.perf_counter()) < end:
                 WORKLOADS[workload](connection, item_ids, draw)
@@ -198,7 +199,7 @@ def measure_losses(
                 except (OSError, HTTPException):
                     retries[number] += 1
                     connection.close()
-                    time.sleep(0.02)
+                    time.sleep(0.2)
             acknowledged[number] += 1
             known[number] += answer["num_known"]
         connection.close()
@@ -276,8 +277,8 @@ def main() -> None:
             found = measure_losses(checkpoint, directory / "events.sqlite", num_events, num_kills, item_ids)
             results["events"] = found
             print(
-                f"{found['acknowledged']:,} acknowledged events, {found['kills']} kills: {found['lost']} lost, "
-                f"{found['doubled']} doubled. {found['stored_before_their_answer_was_lost']} were stored before a "
+                f"{found['acknowledged']:,} acknowledged events, kills: {found['kills']}, lost: {found['lost']}, "
+                f"doubled: {found['doubled']}. {found['stored_before_their_answer_was_lost']} were stored before a "
                 "kill took their answer, and were sent again."
             )
     if args.json:

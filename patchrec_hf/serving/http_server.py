@@ -9,6 +9,10 @@ import uvicorn
 from fastapi import FastAPI
 
 
+_KEEP_ALIVE_SECONDS = 60
+"""How long a connection without a request stays open. Clients that keep connections expect about a minute."""
+
+
 def take_port(host: str, port: int) -> socket.socket:
     """
     Takes a port, so that a wrong one is found before a checkpoint is loaded.
@@ -79,6 +83,7 @@ def run_server(
         access_log=access_log,
         server_header=False,
         timeout_graceful_shutdown=grace_seconds,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
     )
     try:
         uvicorn.Server(config).run(sockets=[taken])
