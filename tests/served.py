@@ -2,7 +2,7 @@
 
 from contextlib import contextmanager
 
-from families import TITLES
+from families import TITLES, shared_model
 from fastapi.testclient import TestClient
 from user_states import make_recommender
 
@@ -24,8 +24,6 @@ def text_recommender():
     processor = base.processor
     catalog = Catalog.from_titles(dict(zip(TEXT_IDS, TITLES, strict=True)))
     plain = type(processor)(processor.tokenizer, catalog, processor.prompt, ItemPatchLayout(0), 8)
-    from families import shared_model
-
     return PatchRecommender(shared_model("llama_untied"), plain)
 
 

@@ -1,6 +1,7 @@
 """The model worker answers each job of a batch as if it were alone."""
 
 import pytest
+from families import make_processor, shared_model
 from served import IDS, events, listed
 from user_states import make_recommender
 
@@ -96,8 +97,6 @@ def test_times_reach_the_model(store):
 
 def test_a_checkpoint_without_what_the_method_needs(store):
     full = make_recommender(ItemPatchLayout(0))
-    from families import make_processor, shared_model
-
     plain = PatchRecommender(shared_model("llama_untied"), make_processor())
     worker, _ = make_worker(store, plain)
     assert worker.method == "exact"
