@@ -13,7 +13,7 @@ from .history_growth import checked_block_size, joined_times, num_held
 from .history_plans import HistoryPlan
 from .layouts import Layout, check_layout
 from .ranking_config import Method
-from .read_histories import PositionsRead, ReadHistories, join_read_histories
+from .read_histories import PositionsRead, ReadHistories, ReadPrompt, join_read_histories
 from .recommendations import PromptRecommender, Recommendation
 from .saved_layouts import check_saved_layout
 from .sharding import is_sharded
@@ -181,7 +181,7 @@ class UserState:
             ValueError, TypeError, KeyError, FloatingPointError: As [`PatchRecommender.recommend`] does.
         """
         results = self._recommender.recommend_behind(
-            self._histories.prompts(),
+            self.prompts,
             [plan.items for plan in self._histories.plans] if exclude_seen else None,
             k,
             unique_titles=unique_titles,
@@ -193,6 +193,14 @@ class UserState:
             times=times,
         )
         return results[0] if self._is_single else results
+
+    @property
+    def prompts(self) -> list[ReadPrompt]:
+        """
+        The prompt of each user, as it was read. [`PromptRecommender.recommend_behind`] ranks behind prompts of several
+        states without copying them. They are right until the next [`~UserState.append`].
+        """
+        return self._histories.prompts()
 
     def __len__(self) -> int:
         """Number of users."""

@@ -169,6 +169,24 @@ def test_many_changes_equal_reading_anew(tmp_path, **facts):
     check_changes(tmp_path / "state.safetensors", **facts)
 
 
+def test_prompts_of_several_states_are_ranked_together():
+    """No state is copied, and the items to leave out are the caller's."""
+    recommender = make_recommender(ItemPatchLayout(0))
+    states = [recommender.start(IDS[:3]), recommender.start([IDS[4:9], IDS[9:11]])]
+    states[0].append(IDS[3])
+    prompts = [prompt for state in states for prompt in state.prompts]
+    seen = [recommender.catalog.indices_of(ids) for ids in (IDS[:4], IDS[:9], [])]
+    for method in METHODS:
+        found = recommender.recommend_behind(
+            prompts, seen, 5, unique_titles=True, candidates=None, method=method, num_beams=None,
+            max_title_tokens=None, normalizer=None, times=None,
+        )  # fmt: skip
+        expected = [recommender.recommend(IDS[:4], 5, method=method)]
+        expected.append(recommender.recommend(IDS[4:9], 5, method=method, candidates=[*set(IDS) - set(IDS[:9])]))
+        expected.append(recommender.recommend(IDS[9:11], 5, method=method, exclude_seen=False))
+        assert_same_lists(found, expected)
+
+
 def test_positions_of_a_click():
     lengths = state_processor(TextLayout()).title_tokens.lengths
     first, second, third = lengths[:3].tolist()
