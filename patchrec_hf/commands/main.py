@@ -1,11 +1,14 @@
-"""The command `patchrec`: lists the commands, or runs one of them. It imports no more of the package than this one."""
+"""The command `patchrec`: lists the commands, or runs one of them."""
+
+from __future__ import annotations
 
 import ast
-import difflib
 import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+
+from ..data.keywords import nearest
 
 
 __all__ = ["COMMANDS", "main"]
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         return
     name, *others = arguments
     if name not in COMMANDS:
-        print(f"patchrec has no command {name!r}; {_nearest(name)}", file=sys.stderr)
+        print(f"patchrec has no command {name!r}; {nearest(name, COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
     import_module(COMMANDS[name]).main(others)
 
@@ -71,13 +74,3 @@ def _summary(name: str) -> str:
     path = Path(__file__).with_name(f"{COMMANDS[name].rpartition('.')[2]}.py")
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0]
-
-
-def _nearest(name: str) -> str:
-    """Returns the end of an error message. `data/keywords.py` has the like, but to import it takes seconds."""
-    matches = difflib.get_close_matches(name, COMMANDS, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else f"it must be among {', '.join(COMMANDS)}."
-
-
-if __name__ == "__main__":
-    main()

@@ -75,7 +75,17 @@ def test_an_unknown_command_names_the_known_ones(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["zzz"])
     assert ended.value.code == 2
-    assert capsys.readouterr().err == f"patchrec has no command 'zzz'; it must be among {', '.join(COMMANDS)}.\n"
+    assert capsys.readouterr().err == f"patchrec has no command 'zzz'; it must be among {list(COMMANDS)}.\n"
+    with pytest.raises(SystemExit):
+        main(["trian"])
+    assert capsys.readouterr().err == "patchrec has no command 'trian'; did you mean 'train'?\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_the_help_lists_all_commands(arguments, capsys):
+    main(arguments)
+    lines = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert lines == list(COMMANDS)
 
 
 def test_the_summary_is_read_and_not_imported():
