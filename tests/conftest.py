@@ -35,7 +35,7 @@ from patchrec_hf.runtime.trie import build_trie
 from patchrec_hf.tiny import build_tiny_backbone
 
 
-pytest_plugins = ["families", "sixty_users", "small_baselines", "trainer_parts"]
+pytest_plugins = ["cpu_times", "families", "sixty_users", "small_baselines", "trainer_parts"]
 
 
 atexit.register(shutil.rmtree, os.environ["PATCHREC_HF_CACHE"], ignore_errors=True)

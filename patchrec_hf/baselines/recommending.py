@@ -31,7 +31,7 @@ class CatalogRecommender:
     ...
     ...     def score(self, histories):
     ...         return np.random.default_rng(0).random((len(histories), len(self.catalog)))
-    >>> RandomOrder(catalog).recommend([3, 14, "A Study in Scarlet"], k=3)
+    >>> RandomOrder(catalog).recommend([3, 14, "Persuasion"], k=3)
     ```
     """
 

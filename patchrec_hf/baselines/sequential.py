@@ -71,7 +71,7 @@ class SequentialOutput(ModelOutput):
     Args:
         loss (`torch.Tensor` of shape `()`, *optional*):
             The mean loss of all targets.
-        logits (`torch.Tensor` of shape `(B, S, num_items)`):
+        logits (`torch.Tensor` of shape `(B, S, num_items)`, *optional*):
             The score of every item after each requested position.
     """
 

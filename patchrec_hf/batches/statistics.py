@@ -39,7 +39,7 @@ class BatchSums(NamedTuple):
             Summed entropy of the predictions of the scored labels, in nats.
         correct (`float`):
             Number of scored labels that have the largest logit.
-        divergence (`float`):
+        divergence (`float`, *optional*, defaults to `0.0`):
             Summed divergence of twins, in nats (see [`twin_divergence`]); 0 without distillation.
     """
 

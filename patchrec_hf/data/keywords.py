@@ -74,6 +74,7 @@ def name_nearest_keyword(function: Callable[P, R]) -> Callable[P, R]:
     Example:
     ```python
     >>> load_recommendation_data("ml-1m", max_histroy=50)
+    Traceback (most recent call last):
     TypeError: load_recommendation_data() got an unexpected keyword 'max_histroy'; did you mean 'max_history'?
     ```
     """

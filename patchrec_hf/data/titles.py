@@ -27,7 +27,7 @@ _MARKUP = rf"{_TAG.format(names=f'{_BLOCKS}|{_INLINE}')}|(?s:<!--.*?-->)|{_ENTIT
 
 
 def tidy_title(title: str) -> str:
-    """
+    r"""
     Cleans a title: replaces HTML entities by their characters, removes HTML tags and comments, makes every white space
     one blank, and removes white space at both ends. Pass it as `title_rule`.
 
@@ -40,7 +40,7 @@ def tidy_title(title: str) -> str:
 
     Example:
     ```python
-    >>> tidy_title(" Salt &amp; Pepper <br>  <b>Mill</b>\\n"), tidy_title("I <3 H<sub>2</sub>O")
+    >>> tidy_title(" Salt &amp; Pepper <br>  <b>Mill</b>\n"), tidy_title("I <3 H<sub>2</sub>O")
     ('Salt & Pepper Mill', 'I <3 H2O')
     >>> splits, catalog = load_recommendation_data("clicks.csv", title_rule=tidy_title)
     ```

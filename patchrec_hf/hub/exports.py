@@ -112,7 +112,7 @@ def export_to_hub(
             Whether to make a new repository private.
         revision (`str`, *optional*):
             The branch to push to; the main branch if not given.
-        commit_message (`str`, *optional*):
+        commit_message (`str`, *optional*, defaults to `"Upload PatchRec checkpoint"`):
             The commit's message.
 
     Returns:

@@ -42,8 +42,10 @@ def load_arrays(
             The file.
         kind (`str`):
             Name of the file's contents, for the error message.
-        names, text_names (`Collection[str]`):
-            Names of the arrays, and of the texts that the file needs.
+        names (`Collection[str]`):
+            Names of the arrays that the file needs.
+        text_names (`Collection[str]`, *optional*):
+            Names of the texts that it needs.
 
     Returns:
         `tuple[dict[str, numpy.ndarray], dict[str, str]]`: the arrays, and all texts.

@@ -81,21 +81,21 @@ class EncodedHistory:
             Counts of the prompt.
         text_counts ([`TokenCounts`]):
             Counts of the same prompt with every item as text.
-        items (`numpy.ndarray` of shape `(n,)`):
+        items (`numpy.ndarray` of shape `(n,)`, *optional*):
             Catalog indices of the history's items, oldest first. Titles outside the catalog have larger numbers.
-        item_ends (`numpy.ndarray` of shape `(n,)`):
+        item_ends (`numpy.ndarray` of shape `(n,)`, *optional*):
             For each item, the position in `input_ids` where it ends: its patch, or the last token of its title. The
             items of a session share their patch. -1 for an item that the layout leaves out.
-        item_targets (`numpy.ndarray` of shape `(P,)`):
+        item_targets (`numpy.ndarray` of shape `(P,)`, *optional*):
             Catalog indices of the items to predict, each where the item before it ends; -100 for a filler.
-        items_before (`numpy.ndarray` of shape `(P,)`):
+        items_before (`numpy.ndarray` of shape `(P,)`, *optional*):
             For each of them, the number of items of the history that are before it, ascending.
-        choices (`numpy.ndarray` of shape `(L,)`):
+        choices (`numpy.ndarray` of shape `(L,)`, *optional*):
             The nodes of the title trie whose children the labels are chosen from, by depth. Without choices, each
             token of the response is a label. With them, the response holds only the tokens before the last label.
-        choice_labels (`numpy.ndarray` of shape `(L,)`):
+        choice_labels (`numpy.ndarray` of shape `(L,)`, *optional*):
             For each choice, the token of the target's title after it.
-        choice_depths (`numpy.ndarray` of shape `(L,)`):
+        choice_depths (`numpy.ndarray` of shape `(L,)`, *optional*):
             For each choice, the number of response tokens before its label.
     """
 

@@ -126,6 +126,7 @@ class ItemPatchLayout:
 
     @property
     def is_append_only(self) -> bool:
+        """Whether all items are patches; see [`Layout.is_append_only`]."""
         return self.num_text_items == 0
 
     def __call__(self, num_items: int, seed: Sequence[int] = ()) -> list[Segment]:

@@ -187,7 +187,8 @@ class PatchRecModel(PatchRecPreTrainedModel):
         patches of candidates.
 
         Args:
-            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts (`torch.LongTensor`):
+            input_ids, patch_token_ids, patch_positions, patch_divisors,
+            patch_title_starts (`torch.LongTensor`, *optional*):
                 See [`PatchRecModel.prepare_inputs_embeds`].
             candidate_token_ids, candidate_divisors (`torch.LongTensor` of shape `(1, K)`, *optional*):
                 The tokens that are folded into the patches of C candidates, one candidate after the other, and their
@@ -302,9 +303,10 @@ class PatchRecModel(PatchRecPreTrainedModel):
         Runs the backbone.
 
         Args:
-            input_ids, patch_token_ids, patch_positions, patch_divisors, patch_title_starts (`torch.LongTensor`):
+            input_ids, patch_token_ids, patch_positions, patch_divisors,
+            patch_title_starts (`torch.LongTensor`, *optional*):
                 See [`PatchRecModel.prepare_inputs_embeds`].
-            attention_mask (`torch.Tensor` of shape `(B, T)`, or a mask per layer type):
+            attention_mask (`torch.Tensor` of shape `(B, T)`, or a mask per layer type, *optional*):
                 As the backbone takes it.
             supervised_positions (`torch.LongTensor` of shape `(B, S)`, *optional*):
                 If given, `last_hidden_state` holds only these positions, in shape `(B, S, H)`.
@@ -581,6 +583,7 @@ class PatchRecForCausalLM(TreeAttentionMixin, PatchRecPreTrainedModel, Generatio
         self.model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
+        """Returns the head that projects hidden states to the vocabulary."""
         return self.lm_head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:

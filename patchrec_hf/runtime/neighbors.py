@@ -58,7 +58,7 @@ class NeighborTable:
     ```python
     >>> table = CoVisitation(catalog).fit(splits["train"]).table
     >>> table.scores([catalog.indices_of([7, 9])]).shape
-    (1, 8793)
+    (1, 448)
     ```
     """
 

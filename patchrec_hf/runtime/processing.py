@@ -172,6 +172,7 @@ class PatchRecProcessor(ProcessorMixin):
 
     @classmethod
     def get_attributes(cls) -> list[str]:
+        """Returns the names of the parts that transformers saves and loads."""
         return ["tokenizer"]
 
     def with_layout(self, layout: Layout) -> PatchRecProcessor:

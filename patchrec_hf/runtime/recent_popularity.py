@@ -52,7 +52,7 @@ class RecentPopularity:
     ```python
     >>> recent = Popularity(catalog, window=7).fit(splits).recent
     >>> recent.counts_before(np.array([1_500_000_000]), window=7).shape
-    (1, 8793)
+    (1, 448)
     ```
     """
 

@@ -73,16 +73,16 @@ class BatchShape:
     Args:
         sequences, length (`int`):
             Shape of `input_ids`. A packed batch is one sequence.
-        labels, item_targets, candidates (`int`):
+        labels, item_targets, candidates (`int`, *optional*, defaults to `0`):
             Title tokens to predict, items to predict, and items among which those are predicted.
-        choice_tokens (`int`):
+        choice_tokens (`int`, *optional*, defaults to `0`):
             Tokens whose logits are computed if title tokens are predicted among the catalog's; 0 for the whole
             vocabulary.
-        chunks, ancestors (`int`):
+        chunks, ancestors (`int`, *optional*, defaults to `0`):
             Shape of `chunk_ancestors` in a packed batch; 0 in a padded one.
-        is_padded (`bool`):
+        is_padded (`bool`, *optional*, defaults to `False`):
             Whether a sequence holds padding, so that attention needs a mask.
-        is_distilled (`bool`):
+        is_distilled (`bool`, *optional*, defaults to `False`):
             Whether some labels are predicted by teachers (see [`twin_divergence`]).
     """
 
@@ -132,7 +132,7 @@ class WeightMemory:
     Args:
         weights, gradients, optimizer (`int`):
             The weights, the gradients of those that are trained, and the optimizer's state for these.
-        half_copies (`int`):
+        half_copies (`int`, *optional*, defaults to `0`):
             Copies of the weights in half precision, which autocast makes.
     """
 

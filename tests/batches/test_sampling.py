@@ -81,6 +81,7 @@ def test_a_stream_begins_at_a_later_step():
     assert list(make_stream(first_step=2)) == list(make_stream())[16:]
 
 
+@pytest.mark.slow
 def test_workers_do_not_disturb_each_others_order():
     """Workers pass 500 epochs of twelve rows, each at its own pace, with a data set whose epoch they share."""
     rows = Dataset.from_list([{"item_ids": [i]} for i in range(12)]).to_iterable_dataset(num_shards=4)

@@ -67,6 +67,7 @@ def test_blocks_by_hand():
     assert rows_of(datasets["test"]) == [(1, [5, 6, 7, 8, 9], [4])]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.lists(st.lists(st.sampled_from(SPLITS), min_size=2, max_size=20), min_size=1, max_size=4),
@@ -139,6 +140,7 @@ def test_make_examples_names_the_split_without_examples(empty):
             make_rows(split_interactions(histories), catalog_of(*range(7)), min_history=2)
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(
     st.lists(st.lists(st.integers(0, 25), min_size=3, max_size=12), min_size=1, max_size=6),
@@ -171,6 +173,7 @@ def test_rows_hold_nothing_at_or_after_their_target(times_of_users, max_history,
     assert sorted(targets) == sorted(predicted)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=6),
     st.integers(4, 20),
@@ -297,6 +300,7 @@ def test_interactions_of_overlapping_rows_count_once():
     ]
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.lists(st.tuples(st.integers(0, 20), st.integers(1, 4), st.sampled_from(SPLITS)), min_size=1, max_size=9),
