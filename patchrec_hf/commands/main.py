@@ -59,7 +59,7 @@ def _help() -> str:
         [
             "usage: patchrec COMMAND [OPTIONS]",
             "",
-            "Trains and evaluates LLM recommenders that read long histories as patches.",
+            "Trains, evaluates and serves LLM recommenders that read long histories as patches.",
             "",
             "Commands:",
             *lines,

@@ -101,7 +101,6 @@ def add_error_answers(app: FastAPI, item_ids: ItemIds) -> None:
         item_ids ([`ItemIds`]):
             Names the ids nearest to an unknown one.
     """
-
     one_at_a_time = CapacityLimiter(1)
 
     async def invalid(_: Request, error: Exception) -> Response:

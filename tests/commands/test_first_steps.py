@@ -2,8 +2,10 @@
 
 import json
 
+import polars as pl
 import pytest
 from command import patchrec
+from served_checkpoint import served
 from small_shop import write_shop
 
 from patchrec_hf import EvaluationReport, PatchRecommender
@@ -57,6 +59,19 @@ def test_from_a_log_to_recommendations(tmp_path):
     assert (facts["objective"], facts["default_method"]) == ("item", "fusion")
     assert "Name the next product. A customer bought" in facts["prompt"]
 
+    top = tmp_path / "top.parquet"
+    printed = succeeds(
+        "recommend", checkpoint, "--histories", data / "interactions.parquet", "--output", top, "--k", "3"
+    )
+    assert "users per second" in printed
+    users = pl.read_parquet(top)
+    assert sorted(users["user_id"]) == sorted(set(pl.read_parquet(log)["user_id"]))
+    assert all(item.startswith("SKU-") for item in users["item_ids"].explode())
+
     recommended = PatchRecommender.from_pretrained(checkpoint).recommend(["SKU-001", "SKU-002"], k=3)
-    assert {item.item_id[:4] for item in recommended} == {"SKU-"}
-    # Here `patchrec recommend` joins, for all users of the log, and then `patchrec serve`, which answers for one.
+    with served([checkpoint, "--store", tmp_path / "histories.sqlite"]) as server:
+        events = {"events": [{"item_id": "SKU-001"}, {"item_id": "SKU-002"}]}
+        assert server.ask("/users/ada/events", events)[0] == 200
+        status, answer = server.ask("/users/ada/recommendations?k=3")
+    assert status == 200
+    assert [item["item_id"] for item in answer["recommendations"]] == [item.item_id for item in recommended]
