@@ -1,0 +1,1 @@
+"""Commands: the command `patchrec`, one module for each of its parts."""
