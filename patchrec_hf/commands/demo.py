@@ -14,7 +14,8 @@ examples:
   patchrec demo                                the embedded sample; the first time it trains a tiny model
   patchrec demo outputs/final --port 8000
 
-The page binds to this machine alone, and asks for nothing outside it. It needs Gradio: pip install "patchrec-hf[demo]".
+Only this machine reaches the page, and the page asks for nothing outside it.
+It needs Gradio: pip install "patchrec-hf[demo]".
 """
 
 

@@ -68,4 +68,5 @@ def _draw_unit(unit: ReadUnit) -> str:
 
 
 def _glyphs(kind: UnitKind, number: int) -> str:
-    return '<span class="pr-glyphs" aria-hidden="true">' + f'<i class="pr-glyph pr-glyph-{kind}"></i>' * number + "</span>"
+    glyph = f'<i class="pr-glyph pr-glyph-{kind}"></i>'
+    return f'<span class="pr-glyphs" aria-hidden="true">{glyph * number}</span>'

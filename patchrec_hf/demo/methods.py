@@ -130,15 +130,15 @@ class MethodComparison:
         """The methods, also those that the checkpoint lacks."""
         catalog_wide = self.recommender.model.config.title_normalizer == "catalog"
         return (
-            DemoMethod("fusion", "Fusion", "log-probability of the item", self._why_no_fusion()),
+            DemoMethod("fusion", "Fusion", "log-probability among the catalog", self._why_no_fusion()),
             DemoMethod("item", "Item head", "score of the item head", self._why_no_item_head()),
             DemoMethod(
                 "exact",
                 "Titles (exact)",
-                f"log-probability of the title, among {'the catalog' if catalog_wide else 'all texts'}",
+                f"log-probability among {'the catalog' if catalog_wide else 'all texts'}",
                 self._why_no_titles(),
             ),
-            DemoMethod("co_visits", "Co-visitation", "log-share of the co-visits", self._why_no_co_visits()),
+            DemoMethod("co_visits", "Co-visitation", "logarithm of the share of co-visits", self._why_no_co_visits()),
         )
 
     @cached_property
@@ -245,5 +245,5 @@ class MethodComparison:
         fusion = self.recommender.processor.fusion
         if fusion is not None and "co_visits" in fusion.parts:
             return None
-        where = "This checkpoint holds no fusion" if fusion is None else "The fusion of this checkpoint has no co-visits"
-        return f"{where}, so there is no table of co-visits. fit_fusion(...) counts one."
+        reason = "holds no fusion" if fusion is None else "has a fusion without co-visits"
+        return f"This checkpoint {reason}, so there is no table of them. fit_fusion(...) counts one."

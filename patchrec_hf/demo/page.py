@@ -52,13 +52,12 @@ def build_page(view: DemoView, k: int = 10, seed: int = 0) -> gr.Blocks:
                     budget.most,
                     value=budget.most,
                     step=1,
-                    label="Token budget: most positions of the history",
+                    label="Token budget, in positions",
                     info=budget.absence,
                     interactive=budget.absence is None and budget.least < budget.most,
                     elem_id="budget",
                 )
-                with gr.Row(equal_height=True):
-                    number = gr.Slider(1, most, value=min(k, most), step=1, label="Recommendations", elem_id="k")
+                number = gr.Slider(1, most, value=min(k, most), step=1, label="Recommendations", elem_id="k")
                 with gr.Row(equal_height=True):
                     exclude = gr.Checkbox(False, label="Leave out seen items", elem_id="exclude", container=False)
                     another = gr.Button("Another history", size="sm", elem_id="another")
@@ -106,7 +105,7 @@ def launch_page(page: gr.Blocks, host: str, port: int) -> None:
         enable_monitoring=False,
         run_history=False,
         footer_links=[],
-        theme=gr.themes.Default(font=_FONTS, font_mono=["ui-monospace", "monospace"]),
+        theme=gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=["ui-monospace", "monospace"]),
         css_paths=Path(__file__).with_name("style.css"),
         prevent_thread_lock=True,
     )

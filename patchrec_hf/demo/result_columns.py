@@ -23,7 +23,8 @@ def draw_columns(methods: Sequence[DemoMethod], results: Sequence[MethodResult])
         `str`: HTML. Titles and messages are escaped, so markup in them is shown as text.
     """
     done = {result.method.name: result for result in results}
-    return f'<div class="pr-columns">{"".join(_draw_column(method, done.get(method.name)) for method in methods)}</div>'
+    columns = "".join(_draw_column(method, done.get(method.name)) for method in methods)
+    return f'<div class="pr-columns">{columns}</div>'
 
 
 def _draw_column(method: DemoMethod, result: MethodResult | None) -> str:
