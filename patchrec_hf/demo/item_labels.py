@@ -46,24 +46,25 @@ class ItemLabels:
     def _indices(self) -> dict[str, int]:
         return {label: index for index, label in enumerate(self.texts)}
 
+    @cached_property
+    def _indices_in_any_case(self) -> dict[str, int]:
+        return {label.casefold(): index for label, index in reversed(self._indices.items())}
+
     def items_of(self, labels: Sequence[str]) -> list[Item]:
         """
         Turns labels into items, as [`PatchRecommender.recommend`] takes them.
 
         Args:
             labels (`Sequence[str]`):
-                Labels, or any other texts, which are titles: of the catalog, or new ones. Blank texts are left out.
+                Labels, in any case, or other texts, which are titles: of the catalog, or new ones. Blank texts are
+                left out.
 
         Returns:
             `list[int | str | Title]`: ids of the catalog, and a [`Title`] for each other text.
         """
-        ids = self.catalog.item_ids.tolist()
-        return [
-            ids[self._indices[label]] if label in self._indices else Title(label.strip())
-            for label in labels
-            if label.strip()
-        ]
+        return [self._item_of(label) for label in labels if label.strip()]
 
-    def label_of(self, index: int) -> str:
-        """Returns the label of an item, by its catalog index."""
-        return self.texts[index]
+    def _item_of(self, label: str) -> Item:
+        text = label.strip()
+        index = self._indices.get(label, self._indices_in_any_case.get(text.casefold()))
+        return Title(text) if index is None else self.catalog.item_ids[[index]].tolist()[0]

@@ -43,7 +43,7 @@ def build_page(view: DemoView, k: int = 10, seed: int = 0) -> gr.Blocks:
                     multiselect=True,
                     allow_custom_value=True,
                     label="History, oldest item first",
-                    info="Type to search. Enter adds a title that the catalog lacks.",
+                    info="Type to search, and choose from the list. Enter adds what you typed as a title.",
                     elem_id="history",
                 )
             with gr.Column(scale=2, min_width=300):

@@ -21,6 +21,11 @@ def test_other_texts_are_titles_and_blanks_are_left_out():
     assert labels.items_of(["A New Book ", " ", "", "Poems"]) == [Title("A New Book"), Title("Poems")]
 
 
+def test_a_typed_title_may_have_another_case():
+    labels = ItemLabels(Catalog.from_titles({1: "Emma", 2: "EMMA", 3: "The Time Machine"}))
+    assert labels.items_of(["emma", "EMMA", " the time machine "]) == [1, 2, 3]
+
+
 def test_a_title_that_looks_like_a_label_gets_another_label():
     labels = ItemLabels(Catalog.from_titles({2: "Poems", 3: "Poems", 4: "Poems [3]"}))
     assert len(set(labels.texts)) == 3

@@ -77,7 +77,7 @@ def test_the_budget_reaches_the_recommender(comparison):
 def test_an_error_of_a_history_is_told(comparison):
     result = result_of(comparison, "fusion", list(TITLES), exclude_seen=True)
     assert result.items == ()
-    assert "nothing" in result.error.lower()
+    assert "no item left to recommend" in result.error
 
 
 def test_a_layout_that_reads_times_is_served(processor):

@@ -46,10 +46,15 @@ def test_an_empty_history_asks_for_items(view):
         assert columns == ""
 
 
-def test_a_title_that_cannot_be_read_is_explained(view):
-    ((drawing, columns),) = view.render(["Emma", "A <|patch|> of mine"], 3, False, 14)
-    assert "&lt;|patch|&gt;" in drawing
+def test_a_history_that_cannot_be_read_is_explained(view):
+    ((drawing, columns),) = view.render(["Emma"], 3, False, 2)
+    assert "`max_tokens=2` is below what a prompt needs" in drawing
     assert columns == ""
+
+
+def test_special_tokens_in_a_title_are_text(view):
+    drawing, _ = next(view.render(["Emma", "A <|patch|> of mine"], 3, False, 14))
+    assert "A &lt;|patch|&gt; of mine" in drawing
 
 
 def test_absent_methods_are_columns_too(model, processor):
