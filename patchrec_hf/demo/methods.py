@@ -18,7 +18,7 @@ from .read_history import assumed_timestamps
 MethodName = Literal["fusion", "item", "exact", "co_visits"]
 
 MAX_TITLE_TOKENS = 3_000
-"""Title tokens that the search by titles reads before it goes on as a beam search, so that nobody waits for long."""
+"""Title tokens that the search by titles reads before it continues as a beam search, so that nobody waits for long."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class RankedItem:
 @dataclass(frozen=True)
 class MethodResult:
     """
-    What a method recommends.
+    The recommendations of a method.
 
     Args:
         method ([`DemoMethod`]):
