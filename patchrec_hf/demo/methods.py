@@ -10,6 +10,7 @@ from typing import Literal, cast
 
 from ..runtime.fusion import Fusion
 from ..runtime.long_layouts import BudgetLayout
+from ..runtime.recommendations import Recommendation
 from ..runtime.recommender import PatchRecommender
 from ..runtime.user_histories import Item, Title
 from .read_history import assumed_timestamps
@@ -184,7 +185,7 @@ class MethodComparison:
         recommender = self._co_visits if method.name == "co_visits" else self.recommender
         start = time.perf_counter()
         try:
-            found = recommender.recommend(
+            recommended = recommender.recommend(
                 list(history),
                 k,
                 exclude_seen=exclude_seen,
@@ -196,6 +197,7 @@ class MethodComparison:
         except (ValueError, TypeError, KeyError, FloatingPointError) as error:
             return MethodResult(method, error=str(error.args[0] if error.args else error))
         milliseconds = 1000 * (time.perf_counter() - start)
+        found = cast(list[Recommendation], recommended)  # there is one history
         seen = self._seen_titles(history)
         items = tuple(RankedItem(item.title, item.item_id, item.score, item.title in seen) for item in found)
         return MethodResult(method, items, milliseconds, all(item.is_exact for item in found))
