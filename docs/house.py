@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE, PAGE = ROOT / "patchrec_hf", ROOT / "docs" / "design.md"
 BEGIN, END = "<!-- python docs/house.py -->\n", "<!-- end -->\n"
 # Each room imports only from the rooms that this list names before it.
-ROOMS = ("runtime", "data", "batches", "evaluation", "baselines", "hub", "training")
+ROOMS = ("runtime", "data", "batches", "evaluation", "baselines", "hub", "training", "demo", "commands")
 
 
 def summary(path: Path) -> str:
