@@ -61,7 +61,8 @@ def _draw_unit(unit: ReadUnit) -> str:
     name, _ = KINDS[unit.kind]
     positions = "1 position" if unit.num_positions == 1 else f"{unit.num_positions} positions"
     return (
-        f'<li class="pr-unit pr-{unit.kind}" title="{name}: {positions}">{titles}'
+        f'<li class="pr-unit pr-{unit.kind}" title="{name}: {positions}">'
+        f'<span class="pr-titles">{titles}</span>'
         f'<span class="pr-positions">{_glyphs(unit.kind, unit.num_positions)}'
         f'<span class="pr-name">{name}</span></span></li>'
     )
