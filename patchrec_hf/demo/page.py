@@ -59,7 +59,7 @@ def build_page(view: DemoView, k: int = 10, seed: int = 0) -> gr.Blocks:
                 )
                 number = gr.Slider(1, most, value=min(k, most), step=1, label="Recommendations", elem_id="k")
                 with gr.Row(equal_height=True):
-                    exclude = gr.Checkbox(False, label="Hide seen items", elem_id="exclude", min_width=150)
+                    exclude = gr.Checkbox(False, label="Hide seen", elem_id="exclude", min_width=150)
                     another = gr.Button("Another history", size="sm", elem_id="another", min_width=120)
         drawing = gr.HTML(elem_id="drawing")
         columns = gr.HTML(elem_id="columns")

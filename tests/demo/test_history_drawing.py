@@ -23,7 +23,7 @@ def test_a_unit_has_one_mark_for_each_position():
         ("text", 4),
     ]
     assert all(KINDS[kind][0] in html for kind, html in drawn)  # a name, beside the color
-    assert drawn[0][1].count("pr-title") == 2
+    assert drawn[0][1].count("class='pr-title'") == 2
 
 
 @pytest.mark.parametrize("title", ["<script>alert(1)</script>", "War & Peace", "A \"B\" 'C'", "<img src=x onerror=y>"])
