@@ -39,6 +39,7 @@ def main(args: argparse.Namespace) -> None:
                 device_scale_factor=args.scale,
                 color_scheme="dark" if args.dark else "light",
             )
+            page.set_default_timeout(180_000)  # milliseconds that a busy machine may take
             page.goto(f"http://127.0.0.1:{port}")
             page.locator(".pr-columns").wait_for()
             if args.budget is not None:
