@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "patchrec_hf.commands.evaluate",
     "recommend": "patchrec_hf.commands.recommend",
     "serve": "patchrec_hf.commands.serve",
+    "demo": "patchrec_hf.commands.demo",
     "info": "patchrec_hf.commands.info",
 }
 """
