@@ -98,6 +98,7 @@ def test_what_is_cached_depends_on_the_values_of_a_frame(tmp_path, monkeypatch):
     assert load(log, items=items.with_columns(title=pl.col("title").str.to_uppercase()))
 
 
+@pytest.mark.slow
 def test_a_digest_is_the_same_in_another_process():
     code = (
         "import polars as pl; from patchrec_hf.data.frames import read_frame; "

@@ -117,6 +117,7 @@ def test_a_checksum_reads_timestamps_if_the_model_does():
     assert rows_checksum(later, reads_times=True) != rows_checksum(timed, reads_times=True)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.integers(0, 5), min_size=2, max_size=4), min_size=1, max_size=6), st.integers(1, 3))
 def test_whole_columns_and_single_rows_are_checked_alike(times, rows_at_a_time):
     rows = [
