@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..demo.address import check_address, is_loopback
+from .errors import errors_in_one_line
 
 
 _EPILOG = """\
@@ -32,11 +33,8 @@ def main(arguments: list[str]) -> None:
     """
     parser = _parser()
     args = parser.parse_args(arguments)
-    try:
+    with errors_in_one_line():
         _show(args)
-    except (ValueError, KeyError, TypeError, OSError, ImportError, FloatingPointError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error  # a KeyError shows its message in quotes
-        raise SystemExit(f"{type(error).__name__}: {message}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -152,8 +152,10 @@ def make_parser(description: str, notes: str = "") -> CommandParser:
     Makes the parser of `patchrec evaluate`.
 
     Args:
-        description, notes (`str`):
-            Texts of the help (see [`CommandParser`]).
+        description (`str`):
+            The text above the options.
+        notes (`str`, *optional*):
+            The text below them.
     """
     kinds = (EvaluateArguments, DataArguments)
     return CommandParser("evaluate", kinds, description=description, shown=_SHOWN, notes=notes)

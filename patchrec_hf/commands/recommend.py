@@ -1,4 +1,4 @@
-"""Recommends items for all users of a file, and writes them to a Parquet file."""
+"""Recommend items for all users of a file, and write them to a Parquet file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..data.keywords import nearest
+from .errors import errors_in_one_line
 
 
 if TYPE_CHECKING:
@@ -53,11 +54,8 @@ def main(arguments: list[str]) -> None:
         SystemExit: If the user's input is wrong, with one line that says how to mend it.
     """
     try:
-        args = parse(arguments)
-        _run(args)
-    except (ValueError, KeyError, TypeError, OSError, FloatingPointError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error  # a KeyError shows its message in quotes
-        raise SystemExit(f"{type(error).__name__}: {message}") from None
+        with errors_in_one_line():
+            _run(parse(arguments))
     except KeyboardInterrupt:
         raise SystemExit("Interrupted. The same command continues the job.") from None
 

@@ -1,4 +1,4 @@
-"""Serves a checkpoint over HTTP: recommendations, events of users, similar items."""
+"""Serve a checkpoint over HTTP: recommendations, events of users, similar items."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..data.keywords import nearest, nearest_file
+from .errors import errors_in_one_line
 
 
 TOKEN_VARIABLE = "PATCHREC_SERVE_TOKEN"
@@ -45,11 +46,8 @@ def main(arguments: list[str]) -> None:
         arguments (`list[str]`):
             The arguments after `patchrec serve`.
     """
-    try:
+    with errors_in_one_line():
         _serve(arguments)
-    except (ValueError, TypeError, KeyError, OSError, ImportError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error  # a KeyError shows its message in quotes
-        raise SystemExit(f"{type(error).__name__}: {' '.join(str(message).split())}") from None
 
 
 def _parser(settings: dict[str, Any], shows_all: bool) -> argparse.ArgumentParser:

@@ -83,8 +83,10 @@ def make_parser(description: str, notes: str = "") -> CommandParser:
     Makes the parser of `patchrec train`.
 
     Args:
-        description, notes (`str`):
-            Texts of the help (see [`CommandParser`]).
+        description (`str`):
+            The text above the options.
+        notes (`str`, *optional*):
+            The text below them.
     """
     kinds = (TrainArguments, DataArguments, ModelConfig, PatchPretrainConfig)
     parser = CommandParser("train", kinds, description=description, shown=_SHOWN, takes_recipe=True, notes=notes)

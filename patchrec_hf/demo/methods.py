@@ -74,11 +74,11 @@ class MethodResult:
     Args:
         method ([`DemoMethod`]):
             The method.
-        items (`tuple[RankedItem, ...]`):
+        items (`tuple[RankedItem, ...]`, *optional*):
             The best items, best first; none if there is an error.
-        milliseconds (`float`):
+        milliseconds (`float`, *optional*, defaults to `0.0`):
             How long the method took, with the encoding of the history.
-        is_exact (`bool`):
+        is_exact (`bool`, *optional*, defaults to `True`):
             Whether the items are proven to be the best ones.
         error (`str`, *optional*):
             Why the method recommends nothing for this history.
@@ -97,8 +97,10 @@ class TokenBudget:
     The budgets of positions that a page offers.
 
     Args:
-        least, most (`int`):
-            The smallest and the largest one.
+        least (`int`, *optional*, defaults to `3`):
+            The smallest one.
+        most (`int`, *optional*, defaults to `100`):
+            The largest one.
         absence (`str`, *optional*):
             Why the checkpoint takes no budget; `None` if it takes one.
     """

@@ -87,8 +87,10 @@ def launch_page(page: gr.Blocks, host: str, port: int) -> None:
     Args:
         page (`gradio.Blocks`):
             The page.
-        host (`str`), port (`int`):
-            The address, which [`check_address`] has checked.
+        host (`str`):
+            The address to listen at, which [`check_address`] has checked.
+        port (`int`):
+            The port, checked likewise.
 
     Raises:
         OSError: If the port is in use.

@@ -39,6 +39,8 @@ def create_app(service: RecommendationService, token: str | None = None) -> Fast
 
     Example:
     ```python
+    >>> from patchrec_hf import PatchRecommender
+    >>> from patchrec_hf.serving.sqlite_histories import SqliteHistories
     >>> recommender = PatchRecommender.from_pretrained("outputs/final")
     >>> store = SqliteHistories("outputs/histories.sqlite", recommender.catalog.has_text_ids)
     >>> app = create_app(RecommendationService(recommender, store))

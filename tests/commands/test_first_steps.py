@@ -60,12 +60,11 @@ def test_from_a_log_to_recommendations(tmp_path):
     assert "Name the next product. A customer bought" in facts["prompt"]
 
     top = tmp_path / "top.parquet"
-    printed = succeeds(
-        "recommend", checkpoint, "--histories", data / "interactions.parquet", "--output", top, "--k", "3"
-    )
+    interactions = data / "interactions.parquet"
+    printed = succeeds("recommend", checkpoint, "--histories", interactions, "--output", top, "--k", "3")
     assert "users per second" in printed
     users = pl.read_parquet(top)
-    assert sorted(users["user_id"]) == sorted(set(pl.read_parquet(log)["user_id"]))
+    assert sorted(users["user_id"]) == sorted(set(pl.read_parquet(interactions)["user_id"]))
     assert all(item.startswith("SKU-") for item in users["item_ids"].explode())
 
     recommended = PatchRecommender.from_pretrained(checkpoint).recommend(["SKU-001", "SKU-002"], k=3)

@@ -104,13 +104,15 @@ def sample_or(data, **settings):
 
 def write_log():
     """
-    Writes the files `clicks.csv` and `products.csv`, and a table `clicks`, that examples read, and returns the items.
+    Writes the files `clicks.csv`, `products.csv` and `users.parquet`, and a table `clicks`, that examples read, and
+    returns the items.
     Some examples say that the ids are called `sku`, and others take the usual name, so the log has both.
     """
     items = load_sample_items().select("item_id", "title")
     items.rename({"item_id": "sku"}).write_csv("products.csv")
     clicks = generate_sample_interactions(num_users=30).join(items, on="item_id")
     clicks.with_columns(sku="item_id").write_csv("clicks.csv")
+    pl.DataFrame({"user_id": ["ada", "ben"], "item_ids": [[3, 14], [7, 9, 15]]}).write_parquet("users.parquet")
     connection = sqlite3.connect(":memory:")
     clicks.drop("title").to_pandas().to_sql("clicks", connection, index=False)
     return connection, items
