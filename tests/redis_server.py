@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from processes import start_process
 
 
 def free_port():
@@ -23,7 +24,8 @@ def redis_server(directory):
         pytest.skip("there is no redis-server; `apt-get install redis-server` installs it")
     port = free_port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory), "--save", ""]
-    process = subprocess.Popen([*command, "--appendonly", "yes", "--appendfsync", "always"], stdout=subprocess.DEVNULL)
+    durable = ["--appendonly", "yes", "--appendfsync", "always"]
+    process = start_process([*command, *durable], stdout=subprocess.DEVNULL)
     url = f"redis://127.0.0.1:{port}/0"
     try:
         client = redis.Redis.from_url(url)

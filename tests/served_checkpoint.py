@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 
+from processes import start_process
 from redis_server import free_port
 from user_states import make_recommender
 
@@ -35,10 +36,8 @@ class Server:
         if token is not None:
             environment["PATCHREC_SERVE_TOKEN"] = token
             self.headers["Authorization"] = f"Bearer {token}"
-        command = [sys.executable, "-c", MAIN, *map(str, arguments), "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-        )
+        command = [sys.executable, "-c", MAIN, *arguments, "--port", self.port]
+        self.process = start_process(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
 
     def wait(self):
         while True:
