@@ -70,7 +70,7 @@ Methods that predict titles are far below both. At equal examples, Vanilla, Patc
 apart, and neither can the paper's loss and the loss among the catalog. PatchRec ranks faster than plain text, because
 its prompts are shorter, and the loss among the catalog ranks faster than the paper's, because it reads fewer title
 tokens. Sixty thousand examples are few: the earlier table, with nearly four times as many and the paper's loss, has
-PatchRec-I above twice as high, and there it learns more from the same examples than plain text does.
+PatchRec-I about twice as high, and there it learns more from the same examples than plain text does.
 """,
     "goodreads": """\
 On Goodreads, All-patch + fusion finds more test targets than CoVisitation, and the interval of the difference does not
