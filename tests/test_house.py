@@ -6,6 +6,7 @@ import warnings
 from functools import cached_property
 from pathlib import Path
 
+import house
 import pytest
 from accelerate.state import AcceleratorState
 from peft import PeftModel
@@ -20,21 +21,7 @@ from patchrec_hf.training.patch_trainer import PatchTrainer
 
 PACKAGE = Path(patchrec_hf.__file__).parent
 # Each room may import from the rooms before it. `runs` and `tiny` stand at the top of the package.
-ROOMS = (
-    "runs",
-    "runtime",
-    "tiny",
-    "data",
-    "batches",
-    "evaluation",
-    "baselines",
-    "hub",
-    "training",
-    "jobs",
-    "serving",
-    "demo",
-    "commands",
-)
+ROOMS = ("runs", house.ROOMS[0], "tiny", *house.ROOMS[1:])
 
 
 def module_name(path, package=PACKAGE):

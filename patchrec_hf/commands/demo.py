@@ -6,7 +6,7 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..demo.address import check_address, is_loopback
+from ..serving.addresses import is_loopback, take_port
 from .errors import errors_in_one_line
 
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments (`list[str]`):
-            What stands behind `patchrec demo` on the command line.
+            The arguments after `patchrec demo`.
 
     Raises:
         SystemExit: If an argument is wrong, with one line that says which, and how to mend it.
@@ -57,7 +57,9 @@ def _show(args: argparse.Namespace) -> None:
         raise ImportError('`patchrec demo` needs Gradio: pip install "patchrec-hf[demo]".')
     if args.k < 1:
         raise ValueError(f"`--k` must be at least 1, got {args.k}.")
-    check_address(args.host, args.port)
+    if not 1 <= args.port <= 65_535:
+        raise ValueError(f"`--port` must lie between 1 and 65535, got {args.port}.")
+    take_port(args.host, args.port).close()  # so that a wrong address is found before a checkpoint is loaded
 
     # These imports take seconds, so a wrong argument ends before them.
     from ..data.keywords import nearest_file

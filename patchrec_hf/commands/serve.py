@@ -6,7 +6,6 @@ import argparse
 import math
 import os
 from dataclasses import fields
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -100,8 +99,9 @@ def _serve(arguments: list[str]) -> None:
     if not 0 <= args.port < 1 << 16:
         raise ValueError(f"--port must be a number from 0 to 65535, got {args.port}.")
     try:
+        from ..serving.addresses import is_loopback, take_port
         from ..serving.application import create_app
-        from ..serving.http_server import run_server, take_port
+        from ..serving.http_server import run_server
         from ..serving.service import RecommendationService
     except ModuleNotFoundError as error:
         if error.name not in ("fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"):
@@ -129,7 +129,7 @@ def _serve(arguments: list[str]) -> None:
             f"with its page at {address}/docs. Histories are kept in {where}.",
             flush=True,
         )
-        if token is None and not ip_address(host).is_loopback:
+        if token is None and not is_loopback(host):
             print(
                 f"Warning: whoever reaches {host} can read and add histories. Set a token: {TOKEN_VARIABLE}, or "
                 "--token_file.",

@@ -33,7 +33,7 @@ class DemoMethod:
         label (`str`):
             Its heading.
         score (`str`):
-            What its scores are, in some words.
+            The name of its scores, such as `"log-probability among the catalog"`.
         absence (`str`, *optional*):
             Why the checkpoint lacks it; `None` if the checkpoint has it.
     """

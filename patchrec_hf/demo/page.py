@@ -22,7 +22,7 @@ def build_page(view: DemoView, k: int = 10, seed: int = 0) -> gr.Blocks:
 
     Args:
         view ([`DemoView`]):
-            What the page shows.
+            The recommender and the texts of the page.
         k (`int`, *optional*, defaults to `10`):
             Number of items that each method recommends at first.
         seed (`int`, *optional*, defaults to `0`):
@@ -88,9 +88,9 @@ def launch_page(page: gr.Blocks, host: str, port: int) -> None:
         page (`gradio.Blocks`):
             The page.
         host (`str`):
-            The address to listen at, which [`check_address`] has checked.
+            The address to listen at, which [`take_port`] has found to be free.
         port (`int`):
-            The port, checked likewise.
+            The port.
 
     Raises:
         OSError: If the port is in use.

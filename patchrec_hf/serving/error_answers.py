@@ -53,11 +53,11 @@ class RequestError(Exception):
 
     Args:
         message (`str`):
-            What is wrong, and how to mend it.
+            The fault, and how to mend it.
         where (`str`, *optional*):
             Where in the request.
         expected, got (`Any`, *optional*):
-            What was expected there, and what came.
+            The value that was expected there, and the one that came.
     """
 
     def __init__(self, message: str, where: str | None = None, expected: str | None = None, got: Any = None) -> None:
@@ -82,7 +82,7 @@ def error_answer(
         status (`int`):
             The HTTP status.
         message (`str`):
-            What is wrong, and how to mend it.
+            The fault, and how to mend it.
         details (`Sequence[Mapping[str, str]]`, *optional*):
             For each fault `where` it is, what was `expected` and what was `got`.
         headers (`Mapping[str, str]`, *optional*):

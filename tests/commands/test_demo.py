@@ -23,15 +23,18 @@ def test_a_port_in_use_is_one_clear_line():
         port = server.getsockname()[1]
         with pytest.raises(SystemExit) as ended:
             main(["--port", str(port)])
-    assert str(ended.value) == (
-        f"ValueError: Port {port} of 127.0.0.1 is in use. Stop the program that uses it, or choose another port by "
-        "`--port`."
-    )
+    assert str(ended.value) == f"OSError: Port {port} of 127.0.0.1 is in use. Choose another one (--port)."
 
 
 @pytest.mark.usefixtures("with_gradio")
 @pytest.mark.parametrize(
-    ("arguments", "message"), [(["--k", "0"], "`--k` must be at least 1, got 0"), (["--port", "0"], "got 0")]
+    ("arguments", "message"),
+    [
+        (["--k", "0"], "`--k` must be at least 1, got 0"),
+        (["--port", "0"], "between 1 and 65535, got 0"),
+        (["--port", "-1"], "got -1"),
+        (["--port", "65536"], "got 65536"),
+    ],
 )
 def test_wrong_numbers_are_named(arguments, message):
     with pytest.raises(SystemExit, match=message):
