@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from gradients import gradients
+from item_parts import table_of
 from transformers.utils import is_flash_attn_2_available
 
 from patchrec_hf import (
@@ -20,9 +21,12 @@ from patchrec_hf import (
     PatchPretrainConfig,
     PatchPretrainTrainer,
     PatchRecForCausalLM,
+    PatchRecommender,
     PatchRecProcessor,
     build_tiny_backbone,
 )
+from patchrec_hf.runtime.fusion import Fusion
+from patchrec_hf.runtime.fusion_parts import ItemHeadPart, NeighborPart, TitlePart
 from patchrec_hf.runtime.ranking import CatalogRanker, CatalogRanking
 from patchrec_hf.runtime.ranking_config import RankingConfig
 
@@ -137,6 +141,74 @@ def test_packed_gradients_equal_the_padded_ones(
     assert loss == pytest.approx(expected[0], rel=1e-3)
     for name, gradient in grads.items():
         assert (gradient.cpu() - expected[1][name]).norm() <= 1e-2 * expected[1][name].norm(), name
+
+
+@pytest.fixture
+def item_recommender(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> PatchRecommender:
+    """On the CPU. Its item head has random weights, and its fusion three parts."""
+    catalog = processor.catalog
+    model.add_item_head(catalog)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in (model.item_head, model.model.item_residual):
+            for parameter in module.parameters():
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    co_visits = table_of(np.eye(len(catalog), k=1), catalog.item_ids)
+    parts = {"item": ItemHeadPart(), "titles": TitlePart(), "co_visits": NeighborPart(co_visits)}
+    processor = PatchRecProcessor(
+        processor.tokenizer, catalog, processor.prompt, ItemPatchLayout(0), separate_patches=True,
+        item_residuals=len(catalog),
+    ).with_fusion(Fusion(parts, {"item": 0.7, "titles": 0.4, "co_visits": 0.5}))  # fmt: skip
+    return PatchRecommender(model, processor)
+
+
+@pytest.mark.parametrize("tree_packing", [False, True])
+def test_gradients_of_titles_among_the_catalog_and_of_items_equal_the_cpu(
+    item_recommender: PatchRecommender, rows: list[dict], tree_packing: bool
+) -> None:
+    model, processor = item_recommender.model, item_recommender.processor
+    settings = {"title_normalizer": "catalog", "objective": "both"}
+    model.config.title_normalizer, model.config.title_temperature = "catalog", 2.0
+    expected = gradients(model, PatchDataCollator(processor, **settings)(rows))
+    model.to(DEVICE)
+    if tree_packing:
+        model.enable_tree_packing()
+    batch = PatchDataCollator(processor, tree_packing=tree_packing, **settings)(rows)
+    loss, grads = gradients(model, {key: value.to(DEVICE) for key, value in batch.items()})
+    assert loss == pytest.approx(expected[0], rel=1e-3)
+    assert grads.keys() == expected[1].keys()
+    for name, gradient in grads.items():
+        assert (gradient.cpu() - expected[1][name]).norm() <= 1e-2 * expected[1][name].norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("method", ["item", "fusion"])
+def test_scores_of_items_equal_the_cpu(item_recommender: PatchRecommender, rows: list[dict], method: str) -> None:
+    model, processor = item_recommender.model, item_recommender.processor
+    expected = rank(model, processor, rows, method=method)
+    found = rank(model.to(DEVICE), processor, rows, method=method)
+    by_item = [np.take_along_axis(each.scores, each.items.argsort(axis=1), axis=1) for each in (expected, found)]
+    np.testing.assert_allclose(by_item[1], by_item[0], atol=1e-2)
+
+
+def test_a_user_state_grows_on_the_gpu(item_recommender: PatchRecommender) -> None:
+    item_recommender.model.to(DEVICE)
+    state = item_recommender.start([3, 4, 5])
+    state.append([6])
+    grown, whole = state.recommend(k=5), item_recommender.recommend([3, 4, 5, 6], k=5)
+    assert [item.item_id for item in grown] == [item.item_id for item in whole]
+    np.testing.assert_allclose([item.score for item in grown], [item.score for item in whole], atol=1e-3)
+
+
+@pytest.mark.parametrize("patcher", ["attention", "contextual"])
+def test_patchers_equal_the_cpu(
+    model: PatchRecForCausalLM, processor: PatchRecProcessor, rows: list[dict], patcher: str
+) -> None:
+    model.add_patcher(patcher)
+    expected = gradients(model, PatchDataCollator(processor)(rows))
+    loss, grads = gradients(model.to(DEVICE), on_device(processor, rows))
+    assert loss == pytest.approx(expected[0], rel=1e-3)
+    for name, gradient in grads.items():
+        assert (gradient.cpu() - expected[1][name]).norm() <= 1e-2 * expected[1][name].norm() + 1e-6, name
 
 
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
