@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..serving.addresses import is_loopback, take_port
 from .errors import errors_in_one_line
+from .plain_options import PlainParser
 
 
 _EPILOG = """\
@@ -31,15 +32,13 @@ def main(arguments: list[str]) -> None:
     Raises:
         SystemExit: If an argument is wrong, with one line that says which, and how to mend it.
     """
-    parser = _parser()
-    args = parser.parse_args(arguments)
     with errors_in_one_line():
-        _show(args)
+        _show(_parser().parse(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "patchrec demo", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+def _parser() -> PlainParser:
+    parser = PlainParser(
+        "demo", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "checkpoint", nargs="?", help="a directory or a repository of the Hub; without it, the embedded sample"

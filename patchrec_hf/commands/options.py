@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from trl import TrlParser
 
-from ..data.keywords import nearest
+from .plain_options import check_unknown, one_line
 from .recipe_files import read_recipe, recipe_options, set_environment
 
 
@@ -88,16 +88,13 @@ class CommandParser(TrlParser):
         *parsed, unknown = self.parse_args_into_dataclasses(
             arguments, return_remaining_strings=True, look_for_args_file=False
         )
-        for text in unknown:
-            if text.startswith("--"):
-                raise ValueError(f"There is no option {text.partition('=')[0]}; {self._nearest(text)}")
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} belongs to no option. See `{self.prog} --help`.")
+        names = [name for action in self._options for name in action.option_strings]
+        check_unknown(self.prog, unknown, names, help_option="--help-all")
         return tuple(parsed)
 
     def error(self, message: str) -> NoReturn:
         """Raises the error of an argument. argparse would first print a usage of a hundred lines."""
-        raise ValueError(f"{message.removeprefix('argument ')}. See `{self.prog} --help`.")
+        raise ValueError(one_line(self.prog, message))
 
     def short_help(self) -> str:
         """Returns the help of one screen."""
@@ -144,11 +141,6 @@ class CommandParser(TrlParser):
         """Returns the keys that a recipe can have."""
         aliases = [alias for kind in self.dataclass_types for one in fields(kind) for alias in _aliases(one)]
         return [one.name for kind in self.dataclass_types for one in fields(kind) if one.init] + aliases
-
-    def _nearest(self, text: str) -> str:
-        known = [name for action in self._options for name in action.option_strings if name.startswith("--")]
-        found = nearest(text.partition("=")[0].replace("-", "_").replace("__", "--", 1), known)
-        return found if found.startswith("did") else f"see `{self.prog} --help-all`."
 
 
 class _ShortHelp(argparse.Action):

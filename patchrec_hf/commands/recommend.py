@@ -7,8 +7,8 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..data.keywords import nearest
 from .errors import errors_in_one_line
+from .plain_options import PlainParser
 
 
 if TYPE_CHECKING:
@@ -71,13 +71,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         ValueError: If an option is unknown, or a value cannot be read.
     """
-    parser = argparse.ArgumentParser(
-        "patchrec recommend",
+    parser = PlainParser(
+        "recommend",
         usage="%(prog)s CHECKPOINT --histories FILE --output FILE.parquet [options]",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=29, width=119),
-        allow_abbrev=False,
     )
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
     add("checkpoint", metavar="CHECKPOINT", help="a directory, or a repository of the Hub")
@@ -112,10 +111,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add(
         "--trust_layout_code", action="store_true", help="import the checkpoint's layout, if it is a class of your own"
     )
-    args, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        option = unknown[0].partition("=")[0]
-        raise ValueError(f"Unknown argument {option!r}; {nearest(option, [f'--{name}' for name in vars(args)])}")
+    args = parser.parse(arguments)
     for pair in args.columns or ():
         if not all(pair.partition("=")):
             raise ValueError(f"--columns takes pairs such as user_id=customer, got {pair!r}.")

@@ -7,10 +7,11 @@ import math
 import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from ..data.keywords import nearest, nearest_file
+from ..data.keywords import nearest_file
 from .errors import errors_in_one_line
+from .plain_options import PlainParser
 
 
 TOKEN_VARIABLE = "PATCHREC_SERVE_TOKEN"
@@ -30,13 +31,6 @@ _LIMITS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """Ends with one line that says what is wrong."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}. `patchrec serve --help` lists the arguments.")
-
-
 def main(arguments: list[str]) -> None:
     """
     Runs the command.
@@ -49,13 +43,12 @@ def main(arguments: list[str]) -> None:
         _serve(arguments)
 
 
-def _parser(settings: dict[str, Any], shows_all: bool) -> argparse.ArgumentParser:
-    parser = _Parser(
-        "patchrec serve",
+def _parser(settings: dict[str, Any], shows_all: bool) -> PlainParser:
+    parser = PlainParser(
+        "serve",
         description=__doc__,
         epilog=f"A token in the environment variable {TOKEN_VARIABLE}, or in the file that --token_file names, must "
         "stand in each request: `Authorization: Bearer TOKEN`.",
-        allow_abbrev=False,
         usage="%(prog)s CHECKPOINT [--port PORT] [--store FILE | --redis URL] [--token_file FILE] [...]",
     )
     parser.add_argument("checkpoint", help="a directory or a repository of the Hub")
@@ -86,10 +79,7 @@ def _serve(arguments: list[str]) -> None:
 
     defaults = {field.name: field.default for field in fields(ServiceSettings)}
     parser = _parser(defaults, shows_all="--help-all" in arguments)
-    args, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        known = [f"--{name}" for name in vars(args) if name != "checkpoint"]
-        raise ValueError(f"{unknown[0]} is no argument of `patchrec serve`; {nearest(unknown[0], known)}")
+    args = parser.parse(arguments)
     settings = ServiceSettings(**{name: getattr(args, name) for name in defaults})
     token = _read_token(args.token_file)
     checkpoint = Path(args.checkpoint)

@@ -97,8 +97,8 @@ def test_help_is_one_screen(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batchsize", "3"], r"^ValueError: Unknown argument '--batchsize'; did you mean '--batch_size'\?$"),
-        (["--colums=user_id=x"], "Unknown argument '--colums'; did you mean '--columns'"),
+        (["--batchsize", "3"], r"^ValueError: There is no option --batchsize; did you mean '--batch_size'\?$"),
+        (["--colums=user_id=x"], "There is no option --colums; did you mean '--columns'"),
         (["--columns", "customer"], "--columns takes pairs such as user_id=customer, got 'customer'"),
         (["--columns", "user=customer"], "`columns` has the unknown key 'user'; did you mean 'user_id'"),
         (["--columns", "user_id=customer"], "ValueError: .* has no column 'customer'"),
@@ -123,15 +123,13 @@ def test_errors_of_the_checkpoint(command, tmp_path):
     assert not (tmp_path / "top.parquet.parts").exists()
 
 
-def test_values_that_cannot_be_read(capsys):
+def test_values_that_cannot_be_read():
     for arguments, message in [
         (["--moment", "soon"], "'soon' is neither a number of seconds nor a date such as 2026-05-31"),
         (["--k", "many"], "invalid int value: 'many'"),
     ]:
-        with pytest.raises(SystemExit) as caught:
+        with pytest.raises(SystemExit, match=message):
             main([*NEEDED, *arguments])
-        assert caught.value.code == 2
-        assert message in capsys.readouterr().err
 
 
 def test_the_report_of_a_job_that_was_interrupted(tmp_path):

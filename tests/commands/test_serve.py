@@ -30,14 +30,12 @@ def fails_with(arguments):
 def test_wrong_arguments(checkpoint, tmp_path, monkeypatch):
     directory, _ = checkpoint
     assert "required: checkpoint" in fails_with([])
-    assert fails_with([directory, "--prot", "1"]) == (
-        "ValueError: --prot is no argument of `patchrec serve`; did you mean '--port'?"
-    )
-    assert "argument --port: invalid int value: 'x'" in fails_with([directory, "--port", "x"])
+    assert fails_with([directory, "--prot", "1"]) == "ValueError: There is no option --prot; did you mean '--port'?"
+    assert "ValueError: --port: invalid int value: 'x'" in fails_with([directory, "--port", "x"])
     assert "--port must be a number from 0 to 65535, got 65536" in fails_with([directory, "--port", "65536"])
     assert "`max_k` must be at least 1, got 0" in fails_with([directory, "--max_k", "0"])
     assert "`cache_bytes` must be at least 0" in fails_with([directory, "--cache_bytes", "-1"])
-    assert "argument --method: invalid choice: 'items'" in fails_with([directory, "--method", "items"])
+    assert "ValueError: --method: invalid choice: 'items'" in fails_with([directory, "--method", "items"])
     missing = fails_with([directory.with_name("finale")])
     assert missing.startswith("FileNotFoundError: There is no checkpoint ")
     assert missing.endswith(f"Did you mean {directory}?")
