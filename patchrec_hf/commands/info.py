@@ -7,6 +7,7 @@ Show what a checkpoint is: backbone, layout, prompt, objective, fusion, and how 
 The command reads the checkpoint's small files and the headers of its weights.
 """
 
+import argparse
 import json
 import shutil
 import textwrap
@@ -15,7 +16,7 @@ from typing import Any
 
 from .checkpoint_facts import read_checkpoint
 from .errors import errors_in_one_line
-from .options import CommandParser
+from .plain_options import PlainParser
 
 
 __all__ = ["main"]
@@ -27,10 +28,10 @@ _OTHER_PARTS = "item head, residuals, time gaps or patcher"
 def main(arguments: list[str]) -> None:
     """Runs `patchrec info` with the arguments after the command's name."""
     with errors_in_one_line():
-        parser = CommandParser("info", description=str(__doc__))
-        parser.add_argument("checkpoint", help="Directory of a checkpoint or an adapter.")
-        parser.add_argument("--json", action="store_true", help="Print JSON.")
-        (args,) = parser.parse(arguments)
+        parser = PlainParser("info", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("checkpoint", metavar="CHECKPOINT", help="directory of a checkpoint or an adapter")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        args = parser.parse(arguments)
         facts = read_checkpoint(args.checkpoint)
         if args.json:
             print(json.dumps(facts, indent=2, ensure_ascii=False))

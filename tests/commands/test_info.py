@@ -66,7 +66,7 @@ def test_all_that_a_checkpoint_can_have():
     [
         ([str(OLD)], r"^FileNotFoundError: .* holds no checkpoint itself, but its sub-directories do"),
         ([str(OLD / "report")], r"^FileNotFoundError: .*report is no checkpoint of this library"),
-        ([], "^ValueError: the following arguments are required: checkpoint"),
+        ([], "^ValueError: the following arguments are required: CHECKPOINT"),
     ],
 )
 def test_errors_end_in_one_line(arguments, message):

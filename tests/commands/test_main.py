@@ -10,7 +10,7 @@ from patchrec_hf.commands import main as module
 from patchrec_hf.commands.main import COMMANDS, main
 
 
-WITH_HELP_ALL = ["prepare", "train", "evaluate", "info"]
+WITH_HELP_ALL = ["prepare", "train", "evaluate"]
 """Commands whose parser is a `CommandParser`."""
 
 
