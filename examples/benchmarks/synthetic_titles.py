@@ -1,4 +1,4 @@
-"""Synthetic titles: catalogs of any size, whose titles are words drawn by Zipf's law, for benchmarks of large catalogs."""
+"""Synthetic titles: catalogs of any size whose titles are words drawn by Zipf's law, for benchmarks."""
 
 from __future__ import annotations
 
