@@ -11,6 +11,10 @@ from .title_order import is_prefix_of_another, shared_lengths, sort_titles
 from .title_tokens import TitleTokens, ragged_arange
 
 
+_NODES_PER_SORTED_LEAF = 64
+"""Sorting a leaf takes as long as looking through about so many nodes."""
+
+
 @dataclass(frozen=True, eq=False)
 class TitleTrie:
     """
@@ -127,9 +131,28 @@ class TitleTrie:
         return leaves
 
     @cached_property
+    def place_of_item(self) -> np.ndarray:
+        """Index in `items` of each item by catalog index, shape `(num_items,)`; -1 for items that `items` lacks."""
+        places = np.full(self.num_items, -1)
+        places[self.items] = np.arange(len(self.items))
+        return places
+
+    @cached_property
+    def most_items_of_a_title(self) -> int:
+        """The largest number of items that share a title."""
+        return int(np.diff(self.item_offsets).max())
+
+    @cached_property
     def all_titles(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """[`TitleTrie.titles_of`] all items whose titles can be spelled."""
         return self.titles_of(self.items)
+
+    @cached_property
+    def repeated_items(self) -> np.ndarray:
+        """Items that can be spelled and whose title an earlier item of the catalog has, ascending."""
+        is_first = np.zeros(self.num_items, dtype=bool)
+        is_first[self.all_titles[1]] = True
+        return np.flatnonzero(~is_first & (self.leaf_of_item >= 0))
 
     @cached_property
     def chain_lengths(self) -> np.ndarray:
@@ -148,6 +171,14 @@ class TitleTrie:
         counts = self.num_children[nodes]
         slots = np.repeat(self.child_offsets[nodes], counts) + ragged_arange(counts)
         return np.repeat(np.arange(len(nodes)), counts), self.children[slots]
+
+    def ancestors_of(self, node: int) -> np.ndarray:
+        """Returns the nodes on the path from the root to `node`, without these two, by depth."""
+        ancestors, parent = [], int(self.parents[node])
+        while parent > 0:
+            ancestors.append(parent)
+            parent = int(self.parents[parent])
+        return np.array(ancestors[::-1], dtype=np.int64)
 
     def choices_on_paths(self, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -186,8 +217,11 @@ class TitleTrie:
     def items_spelled_like(self, items: np.ndarray) -> np.ndarray:
         """Returns all items that share a title with any of `items`. Titles that cannot be spelled are skipped."""
         leaves = self.leaf_of_item[items]
+        leaves = leaves[leaves >= 0]
+        if len(leaves) * _NODES_PER_SORTED_LEAF < self.num_nodes:
+            return self.items_at(np.unique(leaves))[1]
         is_asked = np.zeros(self.num_nodes, dtype=bool)  # much faster than to sort the leaves of a long history
-        is_asked[leaves[leaves >= 0]] = True
+        is_asked[leaves] = True
         return self.items_at(np.flatnonzero(is_asked))[1]
 
 
