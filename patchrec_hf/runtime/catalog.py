@@ -266,6 +266,8 @@ def check_learned_items(
     Raises:
         ValueError: If the catalog lacks an item, or has another order.
     """
+    if np.array_equal(catalog.id_numbers[: len(learned)], learned):  # at once, also for a million items
+        return
     is_lost = ~np.isin(learned, catalog.id_numbers)
     if is_lost.any():
         ids = learned if learned_ids is None and not catalog.has_text_ids else learned_ids
@@ -275,7 +277,7 @@ def check_learned_items(
             f"The catalog of {len(catalog)} items lacks {is_lost.sum()} of the {len(learned)} items that the model "
             f"has learned{named}. Keep them in the catalog, and pass `candidates` to recommend other items only."
         )
-    if in_order and not np.array_equal(catalog.id_numbers[: len(learned)], learned):
+    if in_order:
         raise ValueError(
             "The catalog holds the items that the model has learned, but in another order, so their numbers would be "
             "mixed up. Use the checkpoint's processor with `processor.with_catalog(catalog)`, which keeps the order."

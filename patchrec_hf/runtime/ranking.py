@@ -147,9 +147,9 @@ class CatalogRanker:
         num_items, vocab_size = len(trie.items), model.config.decoder_config.vocab_size
         if config.k > num_items and config.method != "diverse":  # a diverse list may hold a title several times
             raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {config.k}.")
-        if trie.tokens.max() >= vocab_size:
+        if trie.largest_token >= vocab_size:
             raise ValueError(
-                f"The titles hold token {trie.tokens.max()}, but the model's vocabulary has {vocab_size} tokens: they "
+                f"The titles hold token {trie.largest_token}, but the model's vocabulary has {vocab_size} tokens: they "
                 "were tokenized for another model."
             )
         length_divisors(trie, config.length_penalty)  # a penalty that is too large raises now

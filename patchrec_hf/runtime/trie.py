@@ -58,9 +58,15 @@ class TitleTrie:
     def num_nodes(self) -> int:
         return len(self.tokens)
 
-    @property
+    @cached_property
     def max_depth(self) -> int:
+        """Number of tokens of the longest title, with its end of turn."""
         return int(self.depths.max())
+
+    @cached_property
+    def largest_token(self) -> int:
+        """The largest token of a title."""
+        return int(self.tokens.max())
 
     @cached_property
     def num_children(self) -> np.ndarray:
