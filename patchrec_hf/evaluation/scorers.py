@@ -174,7 +174,7 @@ def evaluate_scorer(
         dataset, exclude_seen, max_rows, train_dataset, show_progress:
             See [`evaluate_model`].
         batch_size (`int`, *optional*, defaults to `256`):
-            Most histories per call of `score`. Of a large catalog, fewer are scored at a time (see
+            Most histories per call of `score`. Fewer are scored at a time for a large catalog (see
             [`rows_at_once`]).
 
     Returns:

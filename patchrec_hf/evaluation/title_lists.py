@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.allowed_items import ItemSet
+from ..runtime.title_tokens import sorted_distinct
 from ..runtime.trie import TitleTrie
 from .metrics import mean_rank
 from .protocol import EvaluationProtocol
@@ -39,7 +40,7 @@ class AllowedTitles:
     def without(cls, trie: TitleTrie, items: np.ndarray) -> AllowedTitles:
         """Returns all titles without `items` (catalog indices)."""
         leaves = trie.leaf_of_item[items]
-        changed = np.unique(leaves[leaves >= 0])
+        changed = sorted_distinct(leaves[leaves >= 0])
         places, remaining = trie.items_at(changed)
         is_kept = ~np.isin(remaining, items)
         places, remaining = places[is_kept], remaining[is_kept]
@@ -57,7 +58,8 @@ class AllowedTitles:
         """The first item of each title, which represents the title in a ranking."""
         others, former = self.trie.repeated_items, self.trie.items_at(self.changed)[1]
         firsts = self.firsts[self.firsts >= 0]
-        return ItemSet(np.setdiff1d(np.union1d(others, former), firsts))
+        listed = sorted_distinct(np.concatenate([others, former]))
+        return ItemSet(listed[~np.isin(listed, firsts)])
 
     def num_items_at(self, leaves: np.ndarray) -> np.ndarray:
         """Returns the number of items that may be recommended of each title, by its leaf."""

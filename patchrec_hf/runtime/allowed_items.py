@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .title_tokens import sorted_distinct
 from .trie import TitleTrie
 
 
@@ -21,8 +22,8 @@ def _no_items() -> np.ndarray:
 @dataclass(frozen=True, eq=False)
 class ItemSet:
     """
-    A set among the items whose titles can be spelled. Of the items in the set and those outside, only the fewer are
-    listed, so that a set among a million items takes little memory.
+    A set among the items whose titles can be spelled. It lists its items or all the others, whichever
+    are fewer, so that a set among a million items takes little memory.
 
     Args:
         listed (`numpy.ndarray` of shape `(n,)`, int64, *optional*, defaults to an empty array):
@@ -63,9 +64,9 @@ class ItemSet:
         return (self.listed[places] == items) != self.is_rest
 
     def without(self, items: np.ndarray) -> ItemSet:
-        """Returns the set without `items`, which ascend and can be spelled."""
+        """Returns the set without `items`, which can be spelled."""
         if self.is_rest:
-            return ItemSet(np.union1d(self.listed, items))
+            return ItemSet(sorted_distinct(np.concatenate([self.listed, items])))
         return ItemSet(self.listed[~np.isin(self.listed, items)], is_rest=False)
 
 
@@ -122,7 +123,7 @@ class AllowedRows(Sequence[ItemSet]):
         if self._excluded is None:
             return allowed
         num_candidates = allowed.size(num_items)
-        allowed = allowed.without(np.unique(self._spelled(row, self._excluded[row])))
+        allowed = allowed.without(self._spelled(row, self._excluded[row]))
         if allowed.size(num_items) == 0:
             raise ValueError(
                 f"Row {row} has no item left to recommend: all {num_candidates} candidates are excluded. If its "
@@ -159,13 +160,13 @@ class AllowedRows(Sequence[ItemSet]):
 
     def _listed(self, indices: np.ndarray) -> ItemSet:
         if len(indices) * _LONG_SHARE < self._trie.num_items:
-            return ItemSet(np.unique(indices), is_rest=False)
+            return ItemSet(sorted_distinct(indices), is_rest=False)
         mask = np.zeros(self._trie.num_items, dtype=bool)
         mask[indices] = True
         return ItemSet.from_mask(mask, self._trie.leaf_of_item >= 0)
 
     def _spelled(self, row: int, indices: np.ndarray) -> np.ndarray:
-        """Returns those of the items whose titles can be spelled."""
+        """Checks catalog indices, and leaves out the items whose titles cannot be spelled."""
         indices = np.asarray(indices, dtype=np.int64)
         outside = (indices < 0) | (indices >= self._trie.num_items)
         if outside.any():

@@ -114,7 +114,7 @@ def best_products(
     """
     items, scores = np.full((len(users), k), -1), np.full((len(users), k), -np.inf)
     is_rest = np.array([some.is_rest for some in allowed], dtype=bool)
-    # A block has room for some times k items, if there are so many.
+    # A block has room for four times k items, unless the catalog is smaller.
     least_width = min(_rounded(4 * k), len(vectors))
     whole, at_once = np.flatnonzero(is_rest), max(1, _PRODUCTS_AT_ONCE // least_width)
     groups = [whole[start : start + at_once] for start in range(0, len(whole), at_once)]
@@ -173,7 +173,7 @@ def _windows(num_rows: int, num_items: int, width: int) -> Iterator[tuple[int, i
 def _merged(
     items: np.ndarray, scores: np.ndarray, block_items: np.ndarray, block_scores: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the best of the k best items so far and those of a block, all of which come later in the catalog."""
+    """Returns the best among the k best items so far and the items of a block, which come later in the catalog."""
     num_rows, k = items.shape
     is_better = block_scores > scores[:, -1:]  # of equal scores, the earlier ones stay
     if np.count_nonzero(is_better) > 4 * k * num_rows:

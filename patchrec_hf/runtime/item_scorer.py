@@ -21,6 +21,7 @@ from .modeling import PatchRecForCausalLM
 from .processing import PROMPT_KEYS, PatchRecProcessor
 from .read_histories import PromptToRank, ReadPrompt
 from .title_similarity import sparse_log_shares
+from .title_tokens import sorted_distinct
 
 
 PROMPTS_AT_ONCE = 4096
@@ -135,7 +136,7 @@ class ItemScorer:
                 Whether a prompt that is the beginning of another one is read with it.
 
         Yields:
-            [`ScoredRows`], until all prompts are scored. Of a large catalog, few rows at a time (see
+            [`ScoredRows`], until all prompts are scored; few rows at a time for a large catalog (see
             [`rows_at_once`]).
 
         Raises:
@@ -210,7 +211,7 @@ class ItemScorer:
         """Returns what the head's features add to products: for seen items, and for items with similar titles."""
         histories = [prompt.items for prompt in prompts]
         seen_weight, title_weight = self.model.item_head.feature_weights().tolist()
-        seen = [np.unique(history[history < self.num_items]) for history in histories]
+        seen = [sorted_distinct(history[history < self.num_items]) for history in histories]
         rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
         items = np.concatenate([np.empty(0, dtype=np.int64), *seen])
         addends = [Addend(rows, items, np.full(len(items), seen_weight, dtype=np.float32))]

@@ -149,8 +149,8 @@ class CatalogRanker:
             raise ValueError(f"`k` must lie between 1 and the catalog's {num_items} items, got {config.k}.")
         if trie.largest_token >= vocab_size:
             raise ValueError(
-                f"The titles hold token {trie.largest_token}, but the model's vocabulary has {vocab_size} tokens: they "
-                "were tokenized for another model."
+                f"The titles hold token {trie.largest_token}, but the model's vocabulary has {vocab_size} tokens: "
+                "they were tokenized for another model."
             )
         length_divisors(trie, config.length_penalty)  # a penalty that is too large raises now
         self._temperature = config.title_temperature(model.config)

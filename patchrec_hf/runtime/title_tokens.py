@@ -81,6 +81,15 @@ def ragged_arange(lengths: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - lengths, lengths)
 
 
+def sorted_distinct(numbers: np.ndarray) -> np.ndarray:
+    """
+    Returns the distinct numbers (at least 0) of an array, ascending. It sorts, which is faster for large arrays than
+    the table that `numpy.unique` makes.
+    """
+    ascending = np.sort(numbers)
+    return ascending[np.diff(ascending, prepend=-1) > 0]
+
+
 def tokenize_titles(titles: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> TitleTokens:
     """
     Tokenizes each title once. A title is data: no token in it may act as markup of the prompt. More than some
@@ -136,7 +145,7 @@ def _encoder(sample: list[str], tokenizer: PreTrainedTokenizerBase) -> Callable[
 
 
 def _markup(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Returns the tokens that a title may not hold, before words among them are told apart."""
+    """Returns the tokens that a title may not hold. Words that were special tokens before are still among them."""
     # `split_special_tokens` does not split added tokens that are not marked special, such as `<think>`. Runs of
     # spaces are text. The unknown token is text too, unless the same token begins or ends a text. So is a word that
     # was a special token before, such as the padding token `!` that `replace_text_padding` has replaced.

@@ -8,11 +8,11 @@ from functools import cached_property
 import numpy as np
 
 from .title_order import is_prefix_of_another, shared_lengths, sort_titles
-from .title_tokens import TitleTokens, ragged_arange
+from .title_tokens import TitleTokens, ragged_arange, sorted_distinct
 
 
 _NODES_PER_SORTED_LEAF = 64
-"""Sorting a leaf takes as long as looking through about so many nodes."""
+"""Sorting a leaf takes about as long as looking through this number of nodes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,7 +225,7 @@ class TitleTrie:
         leaves = self.leaf_of_item[items]
         leaves = leaves[leaves >= 0]
         if len(leaves) * _NODES_PER_SORTED_LEAF < self.num_nodes:
-            return self.items_at(np.unique(leaves))[1]
+            return self.items_at(sorted_distinct(leaves))[1]
         is_asked = np.zeros(self.num_nodes, dtype=bool)  # much faster than to sort the leaves of a long history
         is_asked[leaves] = True
         return self.items_at(np.flatnonzero(is_asked))[1]

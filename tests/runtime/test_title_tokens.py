@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from patchrec_hf.runtime import progress, title_tokens
 from patchrec_hf.runtime.progress import progress_bar
 from patchrec_hf.runtime.prompts import SPECIAL_TOKENS
-from patchrec_hf.runtime.title_tokens import TitleTokens, ragged_arange, tokenize_titles
+from patchrec_hf.runtime.title_tokens import TitleTokens, ragged_arange, sorted_distinct, tokenize_titles
 
 
 TITLES = ("Emma", "Persuasion", "Emma", "Sense & Sensibility", "Ωμέγα 書", " padded ")
@@ -46,6 +48,11 @@ def titles_of(*token_lists):
 def test_ragged_arange():
     assert ragged_arange(np.array([2, 0, 3, 1])).tolist() == [0, 1, 0, 1, 2, 0]
     assert ragged_arange(np.array([], dtype=np.int64)).tolist() == []
+
+
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_sorted_distinct(numbers):
+    assert sorted_distinct(np.array(numbers, dtype=np.int64)).tolist() == sorted(set(numbers))
 
 
 def test_tokenize_titles_counts_bytes(tokenizer):
