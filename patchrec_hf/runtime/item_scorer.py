@@ -9,19 +9,24 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from .allowed_items import ItemSet
+from .best_items import rows_at_once
+from .best_products import ROWS_MULTIPLE, Addend, best_products, products_of
 from .encoding import EncodedHistory, pad_histories
-from .fusion_parts import seen_mask
+from .item_vectors import padded_item_vectors
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .processing import PROMPT_KEYS, PatchRecProcessor
 from .read_histories import PromptToRank, ReadPrompt
-from .title_similarity import title_features
-from .title_tokens import TitleTokens
+from .title_similarity import sparse_log_shares
+from .title_tokens import sorted_distinct
 
 
 PROMPTS_AT_ONCE = 4096
 """Most prompts that are in memory at once. Among these, nested prompts are found, and similar lengths sorted."""
+_VECTORS_AT_ONCE = 1 << 14
 TOKENS_AT_ONCE = 1 << 22
 """Number of tokens and folded tokens from which on no more prompts are in memory at once."""
 
@@ -83,11 +88,38 @@ class ItemScorer:
         Vectors of all items, by catalog index, on the model's device; float32, shape `(num_items, H + 1)`. The last
         entry is the item's bias.
         """
+        return self._padded_vectors[: self.num_items]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items of the catalog."""
+        return len(self.processor.catalog)
+
+    @property
+    def _padded_vectors(self) -> torch.Tensor:
+        """The item vectors, and rows of zeros up to a multiple of `ROWS_MULTIPLE`."""
         if self._item_vectors is None:
-            items = np.arange(len(self.processor.catalog))
+            items = np.arange(self.num_items)
             with torch.no_grad():
-                self._item_vectors = item_vectors_of(self.model, self.processor, items)
+                self._item_vectors = padded_item_vectors(self.model, self.processor, items, ROWS_MULTIPLE)
         return self._item_vectors
+
+    @torch.no_grad()
+    def cosines(self, vector: torch.Tensor) -> np.ndarray:
+        """
+        Computes the cosines of the item vectors with another vector, both without biases.
+
+        Args:
+            vector (`torch.Tensor` of shape `(H + 1,)`):
+                The other vector.
+
+        Returns:
+            `numpy.ndarray` of shape `(num_items,)`, float32.
+        """
+        other = F.normalize(vector[:-1], dim=0)
+        # Block by block, so that no second copy of all vectors is made.
+        parts = [F.normalize(part[:, :-1], dim=-1) @ other for part in self._padded_vectors.split(_VECTORS_AT_ONCE)]
+        return torch.cat(parts)[: self.num_items].cpu().numpy()
 
     @torch.no_grad()
     def score(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
@@ -104,21 +136,15 @@ class ItemScorer:
                 Whether a prompt that is the beginning of another one is read with it.
 
         Yields:
-            [`ScoredRows`], until all prompts are scored.
+            [`ScoredRows`], until all prompts are scored; few rows at a time for a large catalog (see
+            [`rows_at_once`]).
 
         Raises:
             ValueError: If a layout left out the newest item of a history, or a prompt is longer than the model's
                 context.
             FloatingPointError: If a score is not a number.
         """
-        head = self.model.item_head
-        for rows, read, products in self._read(prompts, batch_size, nest):
-            histories, num_items = [prompt.items for prompt in read], products.shape[1]
-            seen_weight, title_weight = head.feature_weights().tolist()
-            products += seen_weight * seen_mask(histories, num_items)
-            if self.model.config.item_head_config.title_similarity:
-                products += title_weight * title_features(self.processor.title_neighbors, histories, num_items)
-            yield ScoredRows(rows, products)
+        yield from self._score(prompts, batch_size, nest, with_features=True)
 
     @torch.no_grad()
     def products(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
@@ -130,35 +156,93 @@ class ItemScorer:
                 See [`ItemScorer.score`].
 
         Yields:
-            [`ScoredRows`], until all prompts are scored.
+            [`ScoredRows`], as [`ItemScorer.score`] does.
 
         Raises:
             ValueError, FloatingPointError: As [`ItemScorer.score`] does.
         """
-        for rows, _, products in self._read(prompts, batch_size, nest):
-            yield ScoredRows(rows, products)
+        yield from self._score(prompts, batch_size, nest, with_features=False)
+
+    def _score(
+        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool, with_features: bool
+    ) -> Iterator[ScoredRows]:
+        at_once, items = rows_at_once(self.num_items), np.arange(self.num_items)
+        for rows, read, users in self._read(prompts, batch_size, nest):
+            for start in range(0, len(rows), at_once):
+                part = slice(start, start + at_once)
+                products = products_of(users[part], self._padded_vectors)[:, : self.num_items]
+                for addend in self._features(read[part]) if with_features else ():
+                    addend.add_to(products, items)
+                yield ScoredRows(rows[part], products)
+
+    @torch.no_grad()
+    def best(
+        self,
+        prompts: Sequence[PromptToRank],
+        k: int,
+        allowed: Sequence[ItemSet],
+        batch_size: int,
+        nest: bool = True,
+    ) -> Iterator[BestRows]:
+        """
+        Finds the k items with the best scores behind each prompt. The scores of all items never stand in memory
+        together, and if few items are allowed, no others are scored.
+
+        Args:
+            prompts, batch_size, nest:
+                See [`ItemScorer.score`].
+            k (`int`):
+                Number of items, at most the catalog's.
+            allowed (`Sequence[ItemSet]`):
+                For each prompt, the items that may be found.
+
+        Yields:
+            [`BestRows`], until all prompts are ranked.
+
+        Raises:
+            ValueError, FloatingPointError: As [`ItemScorer.score`] does.
+        """
+        for rows, read, users in self._read(prompts, batch_size, nest):
+            sets = [allowed[row] for row in rows.tolist()]
+            found = best_products(users, self._padded_vectors, self.num_items, k, sets, self._features(read))
+            yield BestRows(rows, *found)
+
+    def _features(self, prompts: Sequence[PromptToRank]) -> list[Addend]:
+        """Returns what the head's features add to products: for seen items, and for items with similar titles."""
+        histories = [prompt.items for prompt in prompts]
+        seen_weight, title_weight = self.model.item_head.feature_weights().tolist()
+        seen = [sorted_distinct(history[history < self.num_items]) for history in histories]
+        rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+        items = np.concatenate([np.empty(0, dtype=np.int64), *seen])
+        addends = [Addend(rows, items, np.full(len(items), seen_weight, dtype=np.float32))]
+        if self.model.config.item_head_config.title_similarity:
+            rows, items, scores = self.processor.title_neighbors.sparse_scores(histories)
+            addends.append(Addend(rows, items, title_weight * sparse_log_shares(rows, scores, len(histories))))
+        return addends
 
     def _read(
         self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool
-    ) -> Iterator[tuple[np.ndarray, list[PromptToRank], np.ndarray]]:
-        """Reads every prompt that was not read. Yields numbers of prompts, the prompts, and products."""
+    ) -> Iterator[tuple[np.ndarray, list[PromptToRank], torch.Tensor]]:
+        """Reads every prompt that was not read. Yields numbers of prompts, the prompts, and vectors of users."""
         if not isinstance(prompts, LazySequence):  # a bad row raises before the model has ranked for hours
             for row, prompt in enumerate(prompts):
                 self._check(row, prompt)
         for first, block in prompt_blocks(prompts):
             for row, prompt in enumerate(block):
                 self._check(first + row, prompt)
-            scored = chain(self._score_states(block, batch_size), self._score_groups(block, batch_size, nest))
-            for rows, products in scored:
-                yield first + rows, [block[row] for row in rows], products
+            read = chain(self._read_states(block, batch_size), self._read_groups(block, batch_size, nest))
+            for rows, states in read:
+                yield first + rows, [block[row] for row in rows], self.model.item_head.user_vectors(states)
 
-    def _score_states(self, prompts: Sequence[PromptToRank], batch_size: int) -> Iterator[ScoredRows]:
-        """Computes products for the prompts that were read up to their newest items."""
+    def _read_states(
+        self, prompts: Sequence[PromptToRank], batch_size: int
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Yields the states of the prompts that were read up to their newest items."""
         states = {row: prompt.state for row, prompt in enumerate(prompts) if isinstance(prompt, ReadPrompt)}
         rows = np.array(list(states), dtype=np.int64)
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
-            yield ScoredRows(some, self._products(torch.stack([states[row] for row in some.tolist()])))
+            yield some, torch.stack([states[row] for row in some.tolist()])
 
     def _check(self, row: int, prompt: PromptToRank) -> None:
         if prompt.history_end < 0:
@@ -173,18 +257,22 @@ class ItemScorer:
                 "Lower the processor's `max_history`, or choose a layout that compresses more."
             )
 
-    def _score_groups(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool) -> Iterator[ScoredRows]:
-        """Reads the other prompts up to their newest items, and computes their products."""
+    def _read_groups(
+        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Reads the other prompts up to their newest items, and yields their states."""
         numbers = np.array([row for row, prompt in enumerate(prompts) if not isinstance(prompt, ReadPrompt)])
         cut = [_until_history_ends(prompt) for prompt in prompts if not isinstance(prompt, ReadPrompt)]
         groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
         # Prompts of similar lengths need little padding.
         groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
         for start in range(0, len(groups), batch_size):
-            rows, products = self._read_groups(cut, groups[start : start + batch_size])
-            yield ScoredRows(numbers[rows], products)
+            rows, states = self._read_some(cut, groups[start : start + batch_size])
+            yield numbers[rows], states
 
-    def _read_groups(self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]) -> ScoredRows:
+    def _read_some(
+        self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]
+    ) -> tuple[np.ndarray, torch.Tensor]:
         model, device = self.model, self.model.device
         batch = pad_histories([prompts[rows[-1]] for rows in groups], self.processor.prompt.pad_id)
         # One entry for each prompt of a group. Short groups repeat their first prompt.
@@ -197,19 +285,7 @@ class ItemScorer:
             supervised_positions=torch.from_numpy(ends).to(device),
             use_cache=False,
         ).last_hidden_state
-        return ScoredRows(numbers[is_own], self._products(states[torch.from_numpy(is_own).to(states.device)]))
-
-    def _products(self, states: torch.Tensor) -> np.ndarray:
-        """Computes the products of item vectors with the vectors of users, from states of shape `(n, H)`."""
-        users, vectors = self.model.item_head.user_vectors(states), self.item_vectors
-        with torch.autocast(vectors.device.type, enabled=False):
-            scores = (users.to(vectors.device) @ vectors.T).cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise FloatingPointError(
-                f"The item head's scores hold {scores[~np.isfinite(scores)][0]}. Weights that are not finite, such "
-                "as a NaN residual, or a dtype that is too small (float16) cause this."
-            )
-        return scores
+        return numbers[is_own], states[torch.from_numpy(is_own).to(states.device)]
 
 
 def _until_history_ends(prompt: EncodedHistory) -> EncodedHistory:
@@ -232,55 +308,22 @@ class ScoredRows(NamedTuple):
     scores: np.ndarray
 
 
-def item_vectors_of(
-    model: PatchRecForCausalLM, processor: PatchRecProcessor, items: np.ndarray, titles: TitleTokens | None = None
-) -> torch.Tensor:
+class BestRows(NamedTuple):
     """
-    Computes the vectors with which the item head scores items.
+    The best items of some prompts.
 
     Args:
-        model ([`PatchRecForCausalLM`]):
-            A model with an item head.
-        processor ([`PatchRecProcessor`]):
-            The model's processor.
-        items (`numpy.ndarray` of shape `(n,)`, int64):
-            Catalog indices.
-        titles ([`TitleTokens`], *optional*):
-            The titles that `items` index. If not given, the titles of the catalog.
-
-    Returns:
-        `torch.Tensor` of shape `(n, H + 1)`, float32, on the model's device. The last entry is the item's bias.
+        rows (`numpy.ndarray` of shape `(n,)`, int64):
+            The prompts' numbers.
+        items (`numpy.ndarray` of shape `(n, k)`, int64):
+            Catalog indices, best first, equal scores in catalog order; -1 where there are fewer.
+        scores (`numpy.ndarray` of shape `(n, k)`, float64):
+            Their scores; -infinity where there are fewer.
     """
-    patches = item_patches(model, processor, items, titles)
-    vectors = model.item_head.item_vectors(patches, torch.from_numpy(items).to(patches.device))
-    is_bad = ~vectors.isfinite().all(dim=1).cpu().numpy()
-    if is_bad.any():
-        raise FloatingPointError(
-            f"The vector of the item with catalog index {items[is_bad][0]} is not finite: its residual, its bias or "
-            "an embedding of its title is NaN or infinite. Load an earlier checkpoint."
-        )
-    return vectors
 
-
-def item_patches(
-    model: PatchRecForCausalLM, processor: PatchRecProcessor, items: np.ndarray, titles: TitleTokens | None = None
-) -> torch.Tensor:
-    """
-    Computes the patches of items: what the model's patcher makes of a title, and the item's residual if it has one.
-
-    Args:
-        model, processor, items, titles:
-            See [`item_vectors_of`].
-
-    Returns:
-        `torch.Tensor` of shape `(n, H)`, in the model's dtype, on the model's device.
-    """
-    folded, device = processor.fold_items(items, titles=titles), model.device
-    # One row of patch placeholders, one for each item.
-    return model.prepare_inputs_embeds(
-        torch.full((1, len(items)), processor.prompt.patch_id, device=device),
-        *(torch.from_numpy(array)[None].to(device) for array in folded),
-    )[0]
+    rows: np.ndarray
+    items: np.ndarray
+    scores: np.ndarray
 
 
 def nested_prompts(prompts: Sequence[EncodedHistory]) -> list[list[int]]:

@@ -268,9 +268,16 @@ class PatchRecProcessor(ProcessorMixin):
         """
         other = copy.copy(self)
         other.catalog = catalog = self._reordered(catalog)
-        other.title_tokens = _tokenize_catalog(catalog, self.tokenizer)
+        other.title_tokens = self._tokens_of(catalog)
         other.__dict__.pop("title_neighbors", None)
         return other
+
+    def _tokens_of(self, catalog: Catalog) -> TitleTokens:
+        """Tokenizes the titles of another catalog: only new ones, if they follow the present ones."""
+        present = self.catalog.titles
+        if catalog.titles[: len(present)] != present:
+            return _tokenize_catalog(catalog, self.tokenizer)
+        return self.title_tokens.extended(tokenize_titles(catalog.titles[len(present) :], self.tokenizer))
 
     def _reordered(self, catalog: Catalog) -> Catalog:
         """Returns `catalog` with the present catalog's items first, in their order, because models number them so."""

@@ -8,13 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .adapters import is_adapter, load_adapted
 from .best_items import best_items
 from .configuration import Normalizer
 from .encoding import EncodedHistory
-from .item_scorer import item_vectors_of
+from .item_vectors import item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
 from .log_probs import log_softmax
@@ -319,14 +318,12 @@ class PatchRecommender(PromptRecommender):
         if len(batch[0]) != 1:
             raise TypeError(f"`similar_items` takes one item, got {item!r}.")
         found = find_items(batch, catalog, self.processor.title_tokens, self.processor.tokenizer)
-        vectors = F.normalize(scorer.item_vectors[:, :-1], dim=-1)
         (index,), (indices,) = found.items[0], found.matches
         if index < len(catalog):
-            vector = vectors[index]
+            vector = scorer.item_vectors[index]
         else:
-            new = item_vectors_of(self.model, self.processor, found.items[0], found.titles)
-            vector = F.normalize(new[0, :-1], dim=-1)
-        cosines = (vectors @ vector).cpu().numpy()
+            vector = item_vectors_of(self.model, self.processor, found.items[0], found.titles)[0]
+        cosines = scorer.cosines(vector)
         cosines[indices] = -np.inf
         (items,), (scores,) = best_items(cosines[None], min(k, len(catalog)))
         return [

@@ -26,6 +26,7 @@ from patchrec_hf import (
     TextLayout,
     add_special_tokens,
 )
+from patchrec_hf.runtime import processing
 from patchrec_hf.runtime.layouts import Segment
 from patchrec_hf.runtime.title_tokens import tokenize_titles
 
@@ -339,6 +340,23 @@ def test_learned_items_keep_their_numbers_in_another_catalog(processor):
     # Without residuals, an item may leave. Those that stay come first, because a head may number them.
     free = processor.with_catalog(Catalog.from_titles({99: "Four Poems", 10: "Emma"}))
     assert free.catalog.item_ids.tolist() == [10, 99]
+
+
+def test_only_new_titles_are_tokenized(processor, monkeypatch):
+    tokenized = []
+    tokenize = processing.tokenize_titles
+    monkeypatch.setattr(
+        processing, "tokenize_titles", lambda titles, *rest: tokenized.append(len(titles)) or tokenize(titles, *rest)
+    )
+    more = processor.with_catalog(processor.catalog.with_items({99: "Four Poems", 98: "Emma"}))
+    assert tokenized == [2]
+    again = more.with_catalog(processor.catalog)  # the new items leave
+    fewer = processor.with_catalog(Catalog(processor.catalog.item_ids[3:], processor.catalog.titles[3:]))
+    assert tokenized == [2, 12, 9]
+    for other in (more, again, fewer):
+        expected = tokenize(other.catalog.titles, processor.tokenizer)
+        assert other.title_tokens.ids.tolist() == expected.ids.tolist()
+        assert other.title_tokens.offsets.tolist() == expected.offsets.tolist()
 
 
 def test_a_catalog_that_lacks_learned_items(processor):
