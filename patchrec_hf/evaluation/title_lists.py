@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from ..runtime.score_ties import model_tie_width
 from ..runtime.trie import TitleTrie
 from .metrics import mean_rank
 from .protocol import EvaluationProtocol
@@ -29,6 +31,29 @@ class AllowedTitles:
     leaves: np.ndarray
     items: np.ndarray
     num_items: np.ndarray
+
+
+class FoundTargets(NamedTuple):
+    """
+    Where B targets stand in their rankings.
+
+    Args:
+        item_ranks (`numpy.ndarray` of shape `(B,)`):
+            The target's rank among all items, where items with equal scores, such as the items of one title, share the
+            mean of their ranks. Infinity if neither the ranking nor what ties with its end holds the target.
+        title_ranks (`numpy.ndarray` of shape `(B,)`):
+            The target's rank among titles, where titles with equal scores share the mean of their ranks.
+        num_ties (`numpy.ndarray` of shape `(B,)`):
+            The number of items that share the target's rank among items, including the target.
+        places (`numpy.ndarray` of shape `(B,)`):
+            The place of the target's title in the list, where the catalog's order decides between equal scores; 1 is
+            first, and infinity is not in the list.
+    """
+
+    item_ranks: np.ndarray
+    title_ranks: np.ndarray
+    num_ties: np.ndarray
+    places: np.ndarray
 
 
 class TitleLists:
@@ -59,15 +84,19 @@ class TitleLists:
         """Returns all titles, for each target."""
         return [self._all] * num_targets
 
-    def without(self, seen: Sequence[np.ndarray], targets: np.ndarray) -> list[AllowedTitles]:
+    def without(
+        self, seen: Sequence[np.ndarray], targets: np.ndarray, candidates: Sequence[np.ndarray] | None = None
+    ) -> list[AllowedTitles]:
         """
-        Returns the titles that remain for each target without the seen items.
+        Returns the titles that remain for each target without the seen items, or among candidates.
 
         Args:
             seen (`Sequence[numpy.ndarray]`):
                 For each target, the catalog indices of the items that its history holds.
             targets (`numpy.ndarray` of shape `(B,)`, int64):
                 Catalog indices. The target's title always remains.
+            candidates (`Sequence[numpy.ndarray]`, *optional*):
+                For each target, the catalog indices among which it is ranked, with its own. All if not given.
         """
         if not self._protocol.credit_items:  # a title is left out as a whole, with all of its items
             leaves, target_leaves = self.trie.leaf_of_item, self.trie.leaf_of_item[targets]
@@ -75,11 +104,22 @@ class TitleLists:
                 self.trie.items_spelled_like(items[leaves[items] != leaf])
                 for items, leaf in zip(seen, target_leaves, strict=True)
             ]
-        return [AllowedTitles(*self.trie.titles_of(np.setdiff1d(self.trie.items, items))) for items in seen]
+        among = [self.trie.items] * len(seen)
+        if candidates is not None:
+            among = [np.intersect1d(self.trie.items, items) for items in candidates]
+        return [
+            AllowedTitles(*self.trie.titles_of(np.setdiff1d(items, left_out)))
+            for items, left_out in zip(among, seen, strict=True)
+        ]
 
     def find(
-        self, allowed: Sequence[AllowedTitles], ranked: np.ndarray, targets: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self,
+        allowed: Sequence[AllowedTitles],
+        ranked: np.ndarray,
+        scores: np.ndarray,
+        targets: np.ndarray,
+        tied: Mapping[int, np.ndarray] | None = None,
+    ) -> FoundTargets:
         """
         Finds each target in its ranking.
 
@@ -88,30 +128,44 @@ class TitleLists:
                 For each of B targets, the titles that were ranked.
             ranked (`numpy.ndarray` of shape `(B, k)`, int64):
                 The first item of each ranked title, best first; -1 after the end of a shorter ranking.
+            scores (`numpy.ndarray` of shape `(B, k)`):
+                The scores of the ranked titles. Titles whose scores are equal share the mean of their ranks (see
+                [`model_tie_width`]). A protocol that does not credit items knows no ties.
             targets (`numpy.ndarray` of shape `(B,)`, int64):
                 Catalog indices.
+            tied (`Mapping[int, numpy.ndarray]`, *optional*):
+                For some of the B rankings, the first items of the titles that tie with the last ranked one, but were
+                left out.
 
         Returns:
-            `tuple` of three arrays of shape `(B,)`:
-                - the target's rank among all items, where items with the same title share the mean of their ranks;
-                - the target's rank among titles;
-                - the number of items that share the target's rank among items.
-            A rank of infinity lies beyond the ranking's end.
+            [`FoundTargets`]
         """
         if not self._protocol.credit_items:
             ranks = self._protocol.ranks(self._titles, ranked, targets)
-            return ranks, ranks, np.ones(len(targets))
-        results = [self._find_one(*one) for one in zip(allowed, ranked, targets, strict=True)]
-        item_ranks, title_ranks, num_ties = np.array(results).T
-        return item_ranks, title_ranks, num_ties
+            return FoundTargets(ranks, ranks, np.ones(len(targets)), ranks)
+        tied = {} if tied is None else tied
+        none = np.empty(0, dtype=np.int64)
+        results = [
+            self._find_one(*one, tied.get(row, none))
+            for row, one in enumerate(zip(allowed, ranked, scores, targets, strict=True))
+        ]
+        return FoundTargets(*np.array(results, dtype=np.float64).T)
 
-    def _find_one(self, allowed: AllowedTitles, ranked: np.ndarray, target: int) -> tuple[float, float, int]:
-        leaf, leaves = self.trie.leaf_of_item[target], self.trie.leaf_of_item[ranked[ranked >= 0]]
+    def _find_one(
+        self, allowed: AllowedTitles, ranked: np.ndarray, scores: np.ndarray, target: int, tied: np.ndarray
+    ) -> tuple[float, float, int, float]:
+        listed = ranked >= 0
+        leaf, leaves = self.trie.leaf_of_item[target], self.trie.leaf_of_item[np.append(ranked[listed], tied)]
         if leaf < 0:  # the title cannot be spelled
-            return np.inf, np.inf, 1
+            return np.inf, np.inf, 1, np.inf
         num_items = allowed.num_items[np.searchsorted(allowed.leaves, [leaf, *leaves])]
         index = np.flatnonzero(leaves == leaf)
         if len(index) == 0:
-            return np.inf, np.inf, int(num_items[0])
-        item_rank = mean_rank(num_items[1 : 1 + index[0]].sum(), num_items[0])
-        return float(item_rank), 1.0 + index[0], int(num_items[0])
+            return np.inf, np.inf, int(num_items[0]), np.inf
+        known = np.append(scores[listed], np.full(len(tied), scores[listed][-1]))
+        width = model_tie_width(known[index[0]])
+        is_above, is_equal = known > known[index[0]] + width, np.abs(known - known[index[0]]) <= width
+        num_equal = int(num_items[1:][is_equal].sum())
+        item_rank = mean_rank(num_items[1:][is_above].sum(), num_equal)
+        place = 1.0 + index[0] if index[0] < listed.sum() else np.inf
+        return float(item_rank), float(mean_rank(is_above.sum(), is_equal.sum())), num_equal, place
