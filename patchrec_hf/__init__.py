@@ -43,6 +43,7 @@ _MODULES = {
     "Title": "runtime.user_histories",
     "PatchRecommender": "runtime.recommender",
     "Recommendation": "runtime.recommendations",
+    "SkippedHistory": "runtime.skipped_histories",
     "UserState": "runtime.user_state",
     "DataCard": "data.data_card",
     "describe_data": "data.data_card",
@@ -171,6 +172,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .runtime.ranking_config import RankingConfig as RankingConfig
     from .runtime.recommendations import Recommendation as Recommendation
     from .runtime.recommender import PatchRecommender as PatchRecommender
+    from .runtime.skipped_histories import SkippedHistory as SkippedHistory
     from .runtime.trie import build_trie as build_trie
     from .runtime.user_histories import Title as Title
     from .runtime.user_state import UserState as UserState

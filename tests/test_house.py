@@ -223,6 +223,7 @@ def test_private_attributes_exist():
     names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     assert {"_total_train_tokens", "aux_loss_enabled"} <= names
     assert callable(AcceleratorState._reset_state)
+    assert {"_save_checkpoint", "_determine_best_metric"} <= set(dir(Trainer))
     assert {"_is_stateful", "_supports_sdpa", "_supports_flex_attn"} <= set(dir(PreTrainedModel))
     assert "_supports_attention_backend" in dir(PreTrainedModel)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from ..runtime.catalog import Catalog
 from ..runtime.moments import as_moments
 from ..runtime.ranking_config import check_k
 from ..runtime.recommendations import Recommendation
+from ..runtime.score_ties import tie_width
+from ..runtime.skipped_histories import OnError, check_on_error, recommend_or_skip
 from ..runtime.user_histories import as_batch, candidate_indices, match_item
 from .histories import HISTORIES_PER_BATCH
 
@@ -79,7 +81,8 @@ class CatalogRecommender:
         unique_titles: bool = True,
         candidates: Collection[Any] | Sequence[Collection[Any]] | None = None,
         times: int | Sequence[int] | None = None,
-    ) -> list[Recommendation] | list[list[Recommendation]]:
+        on_error: OnError = "raise",
+    ) -> Sequence[Recommendation] | Sequence[Sequence[Recommendation]]:
         """
         Recommends the k items with the best scores. All arguments mean the same for [`PatchRecommender.recommend`].
 
@@ -100,6 +103,10 @@ class CatalogRecommender:
                 The moment of asking, in whole seconds since 1970 UTC: one for all histories, or one for each. Only
                 baselines that read times use it, such as [`Popularity`] with a window. If not given, they recommend
                 for the end of the interactions that they have counted ([`CatalogRecommender.next_moment`]).
+            on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
+                What to do about a history that has no recommendations: because it is empty, holds an unknown item, or
+                leaves no item to recommend. `"skip"` returns a [`SkippedHistory`] with the reason in the place of its
+                list, and recommends for the others.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first. `score` is the baseline's
@@ -113,6 +120,14 @@ class CatalogRecommender:
             FloatingPointError: If a score is not a number.
         """
         check_k(k)
+        if check_on_error(on_error):
+            return recommend_or_skip(
+                partial(self.recommend, k=k, exclude_seen=exclude_seen, unique_titles=unique_titles),
+                lambda history: [match_item(item, self.catalog, allows_new=False) for item in history],
+                histories,
+                candidates=candidates,
+                times=times,
+            )
         is_single, batch = as_batch(histories)
         matches = [
             [match_item(item, self.catalog, row, allows_new=False) for item in history]
@@ -167,9 +182,12 @@ class CatalogRecommender:
             if unique_titles:
                 _, first = np.unique(title_of_item[items[kept]], return_index=True)
                 kept = kept[np.sort(first)][:k]
+            last = values[kept[-1]]
+            equals = np.flatnonzero(allowed[row] & (scores[row] >= last - tie_width(last)))
+            num_equals = len(np.unique(title_of_item[equals])) if unique_titles else len(equals)
             results.append(
                 [
-                    Recommendation(item_id, catalog.titles[index], value, True)
+                    Recommendation(item_id, catalog.titles[index], value, True, num_equals > len(kept))
                     for item_id, index, value in zip(
                         catalog.item_ids[items[kept]].tolist(), items[kept], values[kept].tolist(), strict=True
                     )

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
-import polars as pl
 import torch
 from datasets import Dataset
 
-from ..data.rows import TIMES_COLUMN, Row, check_targets, read_columns
+from ..data.rows import Row, check_targets
 from ..runtime.configuration import NORMALIZERS, Normalizer
 from ..runtime.encoding import IGNORED_LABEL, EncodedHistory, pad_histories
 from ..runtime.layouts import (
@@ -19,7 +18,6 @@ from ..runtime.layouts import (
     Layout,
     RandomPatchLayout,
     TextLayout,
-    asks_for,
     check_layout,
     is_append_only,
 )
@@ -29,10 +27,10 @@ from .candidates import NegativeSampling, all_candidates, candidate_features, dr
 from .choices import choice_tensors, choices_of, with_choices
 from .filled import FillerRow
 from .packing import pack_histories
+from .row_lengths import row_lengths
 from .sampling import ScheduledRow
 
 
-_ITEMS_PER_PART = 1 << 20
 Objective = Literal["title", "item", "both"]
 OBJECTIVES = get_args(Objective)
 Twin = Literal["compressed", "dropped"]
@@ -167,7 +165,7 @@ class PatchDataCollator:
         Returns:
             `numpy.ndarray` of shape `(num_rows,)`, int64.
         """
-        return _row_lengths(dataset, self.processor, self.layout)
+        return row_lengths(dataset, self.processor, self.layout)
 
     def _encode_row(self, any_row: AnyRow, layout: Layout | None) -> Iterator[EncodedHistory]:
         row = any_row.row if isinstance(any_row, ScheduledRow | FillerRow) else any_row
@@ -290,7 +288,7 @@ class PatchPretrainDataCollator(PatchDataCollator):
 
     def row_lengths(self, dataset: Dataset) -> np.ndarray:
         """Counts as [`PatchDataCollator`] does, for the text twin, which is the longer one."""
-        return _row_lengths(dataset, self.processor, TextLayout())
+        return row_lengths(dataset, self.processor, TextLayout())
 
     def encode_rows(self, rows: Sequence[AnyRow]) -> list[EncodedHistory]:
         """Returns the encoded twins of `rows`, text first, without padding or packing them."""
@@ -309,40 +307,3 @@ def _timestamps(row: Row | Mapping[str, Any], processor: PatchRecProcessor, layo
     if row.get("timestamps") is None:
         raise processor.missing_timestamps(f"the row of user {row.get('user_id')} has no `timestamps`", layout)
     return np.asarray(row["timestamps"])
-
-
-def _row_lengths(dataset: Dataset, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
-    columns = ["item_ids", "target_positions"]
-    if "timestamps" in asks_for(processor.layout if layout is None else layout):
-        if TIMES_COLUMN not in dataset.column_names:
-            raise processor.missing_timestamps(f"a data set has no column `{TIMES_COLUMN}`", layout)
-        columns.append(TIMES_COLUMN)
-    parts = read_columns(dataset, *columns)
-    lengths = [_lengths_of(part, processor, layout) for part in parts]
-    return np.concatenate(lengths) if lengths else np.empty(0, dtype=np.int64)
-
-
-def _lengths_of(rows: pl.DataFrame, processor: PatchRecProcessor, layout: Layout | None) -> np.ndarray:
-    num_items = rows["item_ids"].list.len().to_numpy().astype(np.int64)
-    first, last = (
-        rows["target_positions"].list.get(index, null_on_oob=True).fill_null(0).to_numpy() for index in (0, -1)
-    )
-    # Clipped, so that a bad row never reads the items of another one. The collator reports what is wrong with it.
-    last = np.clip(last, 0, num_items)
-    skipped = np.clip(first - processor.max_history, 0, last)
-    starts, lengths = np.cumsum(num_items) - num_items + skipped, last - skipped
-    item_ids = rows["item_ids"].filter(num_items > 0).explode()
-    if item_ids.null_count() > 0:
-        raise ValueError("Item ids must be whole numbers or texts, but a row's `item_ids` hold None.")
-    title_lengths = processor.title_tokens.lengths[processor.catalog.indices_of(item_ids.to_numpy())]
-    times = rows[TIMES_COLUMN].filter(num_items > 0).explode().to_numpy() if TIMES_COLUMN in rows.columns else None
-    result = np.zeros(len(rows), dtype=np.int64)
-    for length in np.unique(lengths):
-        alike = np.flatnonzero(lengths == length)
-        # In parts, so that the memory does not grow with the number of long histories.
-        for row_numbers in np.array_split(alike, -(-len(alike) * (length + 1) // _ITEMS_PER_PART)):
-            places = starts[row_numbers][:, None] + np.arange(length)
-            result[row_numbers] = processor.count_history_tokens(
-                title_lengths[places], layout, None if times is None else times[places]
-            )
-    return result

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from .id_columns import is_arrow_id_type
 
@@ -45,6 +45,20 @@ class Row(TypedDict):
     item_ids: Sequence[int] | Sequence[str]
     target_positions: Sequence[int]
     timestamps: NotRequired[Sequence[int]]
+
+
+def plain_rows(rows: Any) -> Any:
+    """
+    Undoes the format of rows, so that each row is a dictionary of numbers, texts and lists, as if `with_format` had
+    never been called. A function that makes rows when they are read (`set_transform`) stays.
+
+    Args:
+        rows ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or any other object):
+            Rows. Other objects are returned unchanged.
+    """
+    if isinstance(rows, Dataset):
+        return rows if rows.format["type"] == "custom" else rows.with_format(None)
+    return rows.with_format(None) if isinstance(rows, IterableDataset) else rows
 
 
 def read_columns(dataset: Dataset, *columns: str) -> Iterator[pl.DataFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -41,6 +42,29 @@ def check_same_targets(first: pl.DataFrame, second: pl.DataFrame) -> None:
         raise ValueError(
             f"Only runs on the same targets can be compared, {fault}. Evaluate both runs on the same split, with the "
             "same `max_rows` and `max_history`."
+        )
+
+
+def check_same_candidates(first: Mapping[str, Any] | None, second: Mapping[str, Any] | None) -> None:
+    """
+    Checks that two runs rank targets among the same candidates.
+
+    Args:
+        first, second (`Mapping[str, Any]`, *optional*):
+            The setting `candidates` of each report; `None` if the whole catalog was ranked.
+
+    Raises:
+        ValueError: If the candidates differ.
+    """
+    if first != second:
+        names = [
+            "the whole catalog" if one is None else f"{one['mean']:g} candidates for each target (the mean)"
+            for one in (first, second)
+        ]
+        which = f"among {names[0]} and among {names[1]}" if names[0] != names[1] else f"among other {names[0]}"
+        raise ValueError(
+            f"Only runs that rank among the same items can be compared, got two that rank {which}. Evaluate both with "
+            "the same `candidates`, or both without."
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from peft import PeftModel
 
 from ..batches.collators import PatchDataCollator
 from ..runtime.catalog import Catalog
@@ -30,7 +31,7 @@ _RANK_ARGUMENTS = ("candidates", "excluded", "show_progress")
 
 
 def rank_targets(
-    model: PatchRecForCausalLM,
+    model: PatchRecForCausalLM | PeftModel,
     collator: PatchDataCollator | PatchRecProcessor,
     dataset: Dataset,
     *args: Any,

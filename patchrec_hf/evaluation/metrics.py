@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..runtime.score_ties import tie_width
+
 
 def _as_ranks(ranks: np.ndarray | Sequence[float]) -> np.ndarray:
     values = np.asarray(ranks, dtype=np.float64)
@@ -76,10 +78,16 @@ def ranking_metrics(ranks: np.ndarray | Sequence[float], ks: Sequence[int]) -> d
     return {name: float(values.mean()) for name, values in per_target_metrics(ranks, ks).items()}
 
 
-def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarray | None = None) -> np.ndarray:
+def ranks_from_scores(
+    scores: np.ndarray,
+    targets: np.ndarray,
+    allowed: np.ndarray | None = None,
+    widths: np.ndarray | None = None,
+) -> np.ndarray:
     """
     Ranks the targets among all scored items. Items with equal scores share the mean of their ranks, so a scorer gains
-    nothing from the order of the catalog.
+    nothing from the order of the catalog. Scores are equal if rounding alone can make their difference (see
+    [`tie_width`]).
 
     Args:
         scores (`numpy.ndarray` of shape `(B, num_items)`):
@@ -88,6 +96,9 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarr
             Catalog index of each target.
         allowed (`numpy.ndarray` of shape `(B, num_items)`, bool, *optional*):
             Which items compete. They must include the target. All items if not given.
+        widths (`numpy.ndarray` of shape `(B,)`, *optional*):
+            By how much an equal score may differ from each target's. If not given, [`tie_width`] for the dtype of
+            `scores`.
 
     Returns:
         `numpy.ndarray` of shape `(B,)`, float64; 1 is first.
@@ -103,11 +114,30 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray, allowed: np.ndarr
     """
     if np.isnan(scores).any():
         raise ValueError("A score is NaN, so nothing can be ranked.")
-    target_scores = np.take_along_axis(scores, targets[:, None], axis=1)
-    above, equal = scores > target_scores, scores == target_scores
+    above, equal = compare_scores(scores, targets, widths)
     if allowed is not None:
         above, equal = above & allowed, equal & allowed
     return mean_rank(above.sum(axis=1), equal.sum(axis=1))
+
+
+def compare_scores(
+    scores: np.ndarray, targets: np.ndarray, widths: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Compares all scores with the scores of the targets.
+
+    Args:
+        scores, targets, widths:
+            See [`ranks_from_scores`].
+
+    Returns:
+        `tuple[numpy.ndarray, numpy.ndarray]`: which items have a higher score than the target, and which have an equal
+        one, among them the target; bool, shape `(B, num_items)`.
+    """
+    target_scores = np.take_along_axis(scores, targets[:, None], axis=1)
+    widths = tie_width(target_scores) if widths is None else widths[:, None]
+    # Infinite scores are compared by themselves, because their difference is no number.
+    return scores > target_scores + widths, (scores >= target_scores - widths) & (scores <= target_scores + widths)
 
 
 def mean_rank(num_above: Any, num_equal: Any) -> Any:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
+from peft import PeftModel
+from transformers.utils import logging
 
 from ..data.row_facts import warn_of_other_max_history
 from ..data.rows import TIMES_COLUMN
+from ..runtime.adapters import without_wrapper
 from ..runtime.best_items import best_items
 from ..runtime.catalog import Catalog
 from ..runtime.configuration import Normalizer
@@ -23,13 +26,17 @@ from ..runtime.lazy_sequence import LazySequence
 from ..runtime.log_probs import log_softmax
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.ranking import CatalogRanker, default_method
+from ..runtime.ranking import CatalogRanker, default_method, end_in_tie
 from ..runtime.ranking_config import ITEM_METHODS, Method, RankingConfig
+from ..runtime.score_ties import model_tie_width
 from ..runtime.sharding import is_sharded
 from ..runtime.trie import TitleTrie, build_trie
+from .candidate_sets import CandidateSets, allowed_items
+from .collapse import count_distinct, describe_collapse
 from .parts import run_in_parts
+from .prompt_lengths import check_prompt_lengths, encode_prompt
 from .protocol import PROTOCOLS, RELEASE_MATCHING, STRICT_PROTOCOL, EvaluationProtocol, find_protocol
-from .report import COUNT_COLUMNS, RESULT_SCHEMA, EvaluationReport, result_dtype
+from .report import COUNT_COLUMNS, PROOF_COLUMNS, RESULT_SCHEMA, EvaluationReport, result_dtype
 from .score_ranks import TitleGroups
 from .scorers import missing_times
 from .targets import find_targets, seen_items
@@ -37,8 +44,11 @@ from .title_lists import TitleLists
 from .top_lists import LIST_LENGTH, fill_top, log_probs_of, places_of
 
 
+logger = logging.get_logger(__name__)
+
+
 def evaluate_model(
-    model: PatchRecForCausalLM,
+    model: PatchRecForCausalLM | PeftModel,
     processor: PatchRecProcessor,
     dataset: Dataset,
     layout: Layout | None = None,
@@ -59,14 +69,15 @@ def evaluate_model(
     resume_dir: str | Path | None = None,
     show_progress: bool = True,
     max_tokens: int | None = None,
+    candidates: Collection[Any] | Sequence[Collection[Any]] | None = None,
 ) -> EvaluationReport:
     """
     Ranks the catalog for each target of a data set, and looks up the target's rank. Under a launcher, every process
     ranks a share of the targets and returns all results.
 
     Args:
-        model ([`PatchRecForCausalLM`]):
-            The model.
+        model ([`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
+            The model. If it has an adapter, the two are evaluated together.
         processor ([`PatchRecProcessor`]):
             The model's processor.
         dataset ([`~datasets.Dataset`]):
@@ -106,6 +117,11 @@ def evaluate_model(
         max_tokens (`int`, *optional*):
             Most positions of a history, if the processor's layout is a [`BudgetLayout`]: another budget than the
             layout's own.
+        candidates (`Collection[int | str]`, or a sequence of them, *optional*):
+            Ids of the items among which targets are ranked: one collection for all targets, or one for each target, in
+            the order of the rows and of the targets in them. A target is always among its candidates. The whole
+            catalog if not given. Metrics among candidates are higher than those among the whole catalog, and the
+            report refuses to be compared with them.
 
     Returns:
         [`EvaluationReport`]
@@ -122,6 +138,7 @@ def evaluate_model(
     """
     if not isinstance(processor, PatchRecProcessor):
         raise TypeError(f"`processor` must be a `PatchRecProcessor`, got `{type(processor).__name__}`.")
+    model = without_wrapper(model)
     check_layout(layout)
     if max_tokens is not None:
         layout = processor.layout_within(max_tokens, layout)
@@ -156,6 +173,7 @@ def evaluate_model(
     if processor.reads_timestamps(layout) and targets.times is None:
         raise processor.missing_timestamps(f"the data set to rank has no column `{TIMES_COLUMN}`", layout)
     warn_of_other_max_history(dataset, processor.max_history)
+    sets = None if candidates is None else CandidateSets.from_ids(candidates, targets.items, processor.catalog)
     synchronize = PartialState().num_processes > 1 and is_sharded(model)
 
     def config_of(method: Method, k: int) -> RankingConfig:
@@ -190,8 +208,11 @@ def evaluate_model(
         title_temperature = config.title_temperature(model.config)
         ranks = _RanksByTitle(ranker, titles, shares_probability=title_temperature is not None)
         depth = k if method == "diverse" or k < titles.num_titles else math.inf
-    # Nothing can be proven about the method's lists, so `is_exact` stays null.
-    columns = [name for name in RESULT_SCHEMA if name != "is_exact" or method != "diverse"]
+    title_length = None if method in ITEM_METHODS else titles.trie.max_depth
+    rows = targets.dataset.select(np.unique(targets.rows))
+    check_prompt_lengths(rows, processor, model.max_length, title_length, layout, seed)
+    # Nothing can be proven about the method's lists, so these columns stay null.
+    columns = [name for name in RESULT_SCHEMA if name not in PROOF_COLUMNS or method != "diverse"]
     # Title lists hold the logarithms of probabilities, unless they are divided by lengths or matched by other rules.
     has_log_probs = method == "item" or (method != "diverse" and length_penalty == 0 and protocol == STRICT_PROTOCOL)
     list_length = min(k, LIST_LENGTH)
@@ -206,7 +227,7 @@ def evaluate_model(
 
         def counted_prompt(row: int) -> EncodedHistory:
             times = None if timestamps is None else timestamps[row]
-            prompt = _encode(processor, histories[row], layout, seed, times)
+            prompt = encode_prompt(processor, histories[row], layout, seed, times)
             for name, count, text_count in zip(COUNT_COLUMNS, prompt.counts, prompt.text_counts, strict=True):
                 results[name][row], results[f"text_{name}"][row] = count, text_count
             return prompt
@@ -215,7 +236,8 @@ def evaluate_model(
             results["history_users"] = targets.item_users.means(histories)
         prompts = LazySequence(len(items), counted_prompt)
         times = None if targets.times is None else targets.times[numbers]
-        ranks.fill(results, prompts, items, seen_items(histories, items) if exclude_seen else None, times)
+        seen = seen_items(histories, items) if exclude_seen else None
+        ranks.fill(results, prompts, items, seen, times, None if sets is None else sets.of(numbers))
         return results
 
     settings = {
@@ -234,6 +256,8 @@ def evaluate_model(
         "max_rows": max_rows,
         "seed": seed,
     }
+    if sets is not None:
+        settings["candidates"] = sets.describe()
     if method == "fusion" and processor.fusion is not None:
         settings["fusion"] = processor.fusion.to_dict()["parts"]
     if method == "diverse":
@@ -246,7 +270,11 @@ def evaluate_model(
         results = run_in_parts(rank, len(targets), batch_size, resume_dir, identity, show_progress)
     finally:
         model.train(was_training)
-    return targets.report(results, settings, depth, only_at_depth=method == "diverse")
+    report = targets.report(results, settings, depth, only_at_depth=method == "diverse")
+    collapse = describe_collapse(report.targets)
+    if collapse is not None and PartialState().is_main_process:
+        logger.warning(collapse)
+    return report
 
 
 class _RanksByTitle:
@@ -267,19 +295,28 @@ class _RanksByTitle:
         items: np.ndarray,
         seen: list[np.ndarray] | None,
         times: np.ndarray | None,
+        candidates: list[np.ndarray] | None,
     ) -> None:
-        """Writes the ranks of the targets `items`, and how they were found. `seen` items are left out."""
+        """Writes the ranks of the targets `items` among `candidates` without `seen` items, and how they were found."""
         titles = self._titles
-        lists = titles.all(len(items)) if seen is None else titles.without(seen, items)
-        ranking = self._ranker.rank(prompts, candidates=[allowed.representatives for allowed in lists])
-        results["item_rank"], results["title_rank"], results["num_ties"] = titles.find(lists, ranking.items, items)
+        if seen is None and candidates is None:
+            lists = titles.all(len(items))
+        else:
+            lists = titles.without([items[:0]] * len(items) if seen is None else seen, items, candidates)
+        tied: dict[int, np.ndarray] = {}
+        allowed = [titles_of.representatives for titles_of in lists]
+        ranking = self._ranker.rank(prompts, candidates=allowed, on_tie=tied.__setitem__)
+        found = titles.find(lists, ranking.items, ranking.scores, items, tied)
+        results["item_rank"], results["title_rank"], results["num_ties"], places = found
         results["tokens_read"] = ranking.tokens_read
+        _count_distinct(results, ranking.scores, titles.trie.leaf_of_item[ranking.items])
         names = results.dtype.names or ()
+        if "ends_in_tie" in names:
+            results["ends_in_tie"] = ranking.ends_in_tie
         if "is_exact" in names:
             results["is_exact"] = ranking.is_exact
         if "ranked_items" in names:
             results["ranked_items"] = ranking.items
-        places = results["title_rank"]
         if "top_log_probs" in names:
             # Items of one title share its probability, also those that are left out of the list.
             trie = titles.trie
@@ -308,35 +345,37 @@ class _RanksByItem:
         items: np.ndarray,
         seen: list[np.ndarray] | None,
         times: np.ndarray | None,
+        candidates: list[np.ndarray] | None,
     ) -> None:
         """As [`_RanksByTitle.fill`] does."""
         # A few targets at a time, because every item of the catalog has a score.
         for rows, scores in self._ranker.score_in_parts(prompts, times=times):
             part, own = results[rows], items[rows]  # a copy, which holds what the prompts have counted
-            allowed = np.ones(scores.shape, dtype=bool)
-            if seen is not None:
-                for place, row in enumerate(rows.tolist()):
-                    allowed[place, seen[row]] = False
-            part["item_rank"], part["title_rank"], part["num_ties"] = self._titles.ranks(scores, own, allowed)
+            allowed = allowed_items(scores.shape, _of_rows(seen, rows), _of_rows(candidates, rows))
+            widths = model_tie_width(scores[np.arange(len(own)), own])
+            ranks = self._titles.ranks(scores, own, allowed, widths)
+            part["item_rank"], part["title_rank"], part["num_ties"] = ranks
             part["is_exact"], part["tokens_read"] = True, 0
-            best, _ = best_items(np.where(allowed, scores, -np.inf), self._ranker.config.k)
+            allowed_scores = np.where(allowed, scores, -np.inf)
+            best, best_scores = best_items(allowed_scores, self._ranker.config.k)
+            part["ends_in_tie"] = end_in_tie(allowed_scores, best_scores)
+            _count_distinct(part, best_scores, self._titles.title_of_item[best])
             if "ranked_items" in (results.dtype.names or ()):
                 part["ranked_items"] = best
             fill_top(part, best, places_of(best, own), *log_probs_of(log_softmax(scores), best, own))
             results[rows] = part
 
 
+def _of_rows(arrays: list[np.ndarray] | None, rows: np.ndarray) -> list[np.ndarray] | None:
+    return None if arrays is None else [arrays[row] for row in rows.tolist()]
+
+
+def _count_distinct(results: np.ndarray, scores: np.ndarray, titles: np.ndarray) -> None:
+    best = scores[:, :LIST_LENGTH], titles[:, :LIST_LENGTH]
+    results["num_distinct_scores"], results["num_best_titles"] = count_distinct(*best)
+
+
 def _trie_of(processor: PatchRecProcessor, protocol: EvaluationProtocol) -> TitleTrie:
     if protocol.complete_prefixes:
         return processor.trie
     return build_trie(processor.title_tokens, processor.prompt.end_of_turn_id, complete_prefixes=False)
-
-
-def _encode(
-    processor: PatchRecProcessor, history: np.ndarray, layout: Layout | None, seed: int, timestamps: np.ndarray | None
-) -> EncodedHistory:
-    # A random layout draws as in a collator outside training, where the step is 0.
-    read = history[-processor.max_history :]
-    return processor.encode(
-        history, layout=layout, seed=(seed, 0, processor.title_tokens.checksum(read)), timestamps=timestamps
-    )

@@ -15,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from .beyond_accuracy import calibration_table, list_metrics, probability_metrics
-from .comparison import check_same_targets, paired_differences
+from .collapse import describe_collapse
+from .comparison import check_same_candidates, check_same_targets, paired_differences
 from .metrics import bootstrap_interval, compression_ratios, per_target_metrics
 from .top_lists import top_fields
 
@@ -31,11 +32,16 @@ RESULT_SCHEMA = {
     "title_rank": pl.Float64,
     "num_ties": pl.Int64,
     "is_exact": pl.Boolean,
+    "ends_in_tie": pl.Boolean,
+    "num_distinct_scores": pl.Int64,
+    "num_best_titles": pl.Int64,
     "tokens_read": pl.Int64,
     **dict.fromkeys(COUNT_COLUMNS, pl.Int64),
     **{f"text_{name}": pl.Int64 for name in COUNT_COLUMNS},
 }
 """The columns of [`EvaluationReport.targets`] that a ranking fills."""
+PROOF_COLUMNS = ("is_exact", "ends_in_tie")
+"""The columns that say what is proven about a ranking. All are null for rankers that prove nothing."""
 _NUMPY_TYPES = {pl.Float64: np.float64, pl.Int64: np.int64, pl.Boolean: np.bool_}
 
 _TARGETS_NAME, _REPORT_NAME, _TABLE_NAME = "targets.parquet", "report.json", "report.md"
@@ -76,12 +82,19 @@ class EvaluationReport:
             - `history_length` (int64): number of items that the row holds before the target.
             - `is_cold` (bool): whether the training rows lack the target; null if no training rows were given.
             - `item_rank` (float64): the target's rank; 1 is first, infinity is beyond the ranking's end. Items with
-              the same title share the mean of their ranks; for other rankers, items with the same score do.
+              equal scores, such as items of one title, share the mean of their ranks (see [`tie_width`]). So a target
+              that ties with the ranking's last place can have a rank beyond it. Protocols other than the strict one
+              rank lists as they are.
             - `title_rank` (float64): the rank of the target's title in the list of titles, which holds each title
-              once (by the method `"diverse"`, possibly several times).
+              once (by the method `"diverse"`, possibly several times); titles with equal scores share the mean.
             - `num_ties` (int64): number of items that share the target's rank, including the target.
             - `is_exact` (bool): whether the ranking is proven to be exact; null for other rankers, and for the
               method `"diverse"`, which proves nothing.
+            - `ends_in_tie` (bool): whether the ranking leaves out what ties with its last place, so that other lists
+              are equally good; null where `is_exact` is.
+            - `num_distinct_scores`, `num_best_titles` (int64): the number of different scores among the best titles,
+              and the number of these titles, 20 at most; null for other rankers. A model that scores all titles alike
+              has 1 score.
             - `tokens_read` (int64): title tokens that the model read for the ranking; null for other rankers.
             - [`COUNT_COLUMNS`] (int64), and the same columns with the prefix `text_`.
             - `ranked_ids` (list of int64 or of texts), if rankings were kept: item ids, best first.
@@ -94,7 +107,8 @@ class EvaluationReport:
               its title in a list of titles. `log_prob` (float64): the target's own; null if the ranking ended before
               it. Items that share a title share its probability equally.
 
-            Reports that earlier versions saved lack the columns from `top_ids` on.
+            Reports that earlier versions saved may lack the columns from `top_ids` on, `ends_in_tie`,
+            `num_distinct_scores` and `num_best_titles`.
         settings (`dict[str, Any]`):
             JSON-ready: data set, protocol, seeds, versions and all other values that the results depend on.
         ks (`tuple[int, ...]`, *optional*, defaults to `(10, 20)`):
@@ -142,7 +156,9 @@ class EvaluationReport:
             `dict[str, float]`:
                 - `hr@k`, `ndcg@k` and `mrr@k` by item rank, and with the prefix `title_` by title rank.
                 - `tied_share`: the share of targets that share their rank with other items.
-                - For models whose rankings can be proven: `exact_share`.
+                - For models whose rankings can be proven: `exact_share`, and `ends_in_tie_share`, the share of
+                  rankings whose last place ties with what they leave out. Where it is above 0, an exact ranking is
+                  one of several that are equally good.
                 - For models that read prompts: the ratios of tokens before compression to tokens after it:
                   `compression_ratio` (titles and patches, as the paper counts), `compression_ratio_history` (with
                   separators) and `compression_ratio_prompt` (the whole prompt).
@@ -157,6 +173,8 @@ class EvaluationReport:
         metrics = {name: float(column.mean()) for name, column in values.items()}
         if self.targets["is_exact"].null_count() == 0:
             metrics["exact_share"] = float(self.targets["is_exact"].to_numpy().mean())
+            if "ends_in_tie" in self.targets.columns:
+                metrics["ends_in_tie_share"] = float(self.targets["ends_in_tie"].to_numpy().mean())
         metrics["tied_share"] = float((self.targets["num_ties"] > 1).to_numpy().mean())
         if self.targets[COUNT_COLUMNS[0]].null_count() == 0:
             fed = self.targets.select(COUNT_COLUMNS).to_numpy()
@@ -256,11 +274,13 @@ class EvaluationReport:
         Raises:
             ValueError: As [`EvaluationReport.check_comparable`] of the other run does.
         """
-        other.check_comparable(self.targets, self.ks)
+        other.check_comparable(self.targets, self.ks, self.settings.get("candidates"))
         ours, theirs = self._values(self.targets, self.ks), self._values(other.targets, self.ks)
         return paired_differences(ours, theirs, self.targets["user_id"].to_numpy())
 
-    def check_comparable(self, targets: pl.DataFrame, ks: Sequence[int]) -> None:
+    def check_comparable(
+        self, targets: pl.DataFrame, ks: Sequence[int], candidates: Mapping[str, Any] | None = None
+    ) -> None:
         """
         Checks that another run can be compared with this one. This needs the other run's targets but not its results,
         so it can be checked before hours of ranking.
@@ -270,12 +290,15 @@ class EvaluationReport:
                 `user_id`, `target_id` and `history_length` of the other run, in its order.
             ks (`Sequence[int]`):
                 The cut-offs of the other run.
+            candidates (`Mapping[str, Any]`, *optional*):
+                The setting `candidates` of the other run; `None` if it ranks the whole catalog.
 
         Raises:
-            ValueError: If the two runs do not rank the same targets in the same order, or this report has no metrics
-                at a cut-off.
+            ValueError: If the two runs do not rank the same targets in the same order, or rank them among other
+                candidates, or this report has no metrics at a cut-off.
         """
         self._check_depth(ks)
+        check_same_candidates(candidates, self.settings.get("candidates"))
         check_same_targets(targets, self.targets)
 
     def to_markdown(self) -> str:
@@ -285,6 +308,15 @@ class EvaluationReport:
         table = self.intervals()
         metrics = [name for name in table["metric"].unique(maintain_order=True) if not name.startswith("title_mrr")]
         lines += ["", f"Over all targets: {', '.join(summary)}.", ""]
+        if candidates := self.settings.get("candidates"):
+            lines += [
+                f"**Targets were ranked among {candidates['mean']:g} candidates each (the mean), and not among all "
+                f"{self.settings.get('num_items', 0):,} items. So these metrics are higher than metrics of a whole "
+                "catalog, and cannot be compared with them.**",
+                "",
+            ]
+        collapse = describe_collapse(self.targets)
+        lines += [] if collapse is None else [f"**{collapse}**", ""]
         lines += ["Means with their 95% intervals, by resampling users.", ""]
         lines += [f"| slice | targets | users | {' | '.join(metrics)} |", "|---" * (3 + len(metrics)) + "|"]
         for (name, num_targets, num_users), part in table.group_by(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..runtime.catalog import Catalog
-from .metrics import ranks_from_scores
+from ..runtime.score_ties import tie_width
+from .metrics import compare_scores, ranks_from_scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class TitleGroups:
         return cls(title_of_item, by_title, np.flatnonzero(np.diff(title_of_item[by_title], prepend=-1)))
 
     def ranks(
-        self, scores: np.ndarray, items: np.ndarray, allowed: np.ndarray
+        self, scores: np.ndarray, items: np.ndarray, allowed: np.ndarray, widths: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
         Finds targets in the rankings that scores give.
@@ -49,18 +50,20 @@ class TitleGroups:
                 Catalog indices of the targets.
             allowed (`numpy.ndarray` of shape `(B, num_items)`, bool):
                 Whether each item may be recommended.
+            widths (`numpy.ndarray` of shape `(B,)`, *optional*):
+                As in [`ranks_from_scores`].
 
         Returns:
             `tuple` of three arrays of shape `(B,)`:
                 - the target's rank among the allowed items, as [`ranks_from_scores`] defines it;
                 - the rank of its title, where a title has the score of its best allowed item;
-                - the number of allowed items that have the target's score.
+                - the number of allowed items whose score is equal to the target's.
         """
-        target_scores = scores[np.arange(len(items)), items][:, None]
+        widths = tie_width(scores[np.arange(len(items)), items]) if widths is None else widths
         title_scores = np.maximum.reduceat(np.where(allowed, scores, -np.inf)[:, self.by_title], self.starts, axis=1)
         title_allowed = np.logical_or.reduceat(allowed[:, self.by_title], self.starts, axis=1)
         return (
-            ranks_from_scores(scores, items, allowed),
-            ranks_from_scores(title_scores, self.title_of_item[items], title_allowed),
-            ((scores == target_scores) & allowed).sum(axis=1),
+            ranks_from_scores(scores, items, allowed, widths),
+            ranks_from_scores(title_scores, self.title_of_item[items], title_allowed, widths),
+            (compare_scores(scores, items, widths)[1] & allowed).sum(axis=1),
         )

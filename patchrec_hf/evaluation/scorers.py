@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from datasets import Dataset
@@ -14,6 +14,8 @@ from ..data.rows import TIMES_COLUMN
 from ..runtime.best_items import best_items, rows_at_once
 from ..runtime.catalog import Catalog
 from ..runtime.progress import progress_bar
+from ..runtime.score_ties import tie_width
+from .candidate_sets import CandidateSets, allowed_items
 from .protocol import STRICT_PROTOCOL
 from .report import EvaluationReport, result_dtype
 from .score_ranks import TitleGroups
@@ -159,6 +161,7 @@ def evaluate_scorer(
     train_dataset: Dataset | None = None,
     batch_size: int = 256,
     show_progress: bool = True,
+    candidates: Collection[Any] | Sequence[Collection[Any]] | None = None,
 ) -> EvaluationReport:
     """
     Evaluates a recommender that scores the whole catalog, by the strict protocol. Under a launcher, every process
@@ -171,7 +174,7 @@ def evaluate_scorer(
             how well these probabilities are calibrated.
         catalog ([`Catalog`]):
             The items that the scorer scores.
-        dataset, exclude_seen, max_rows, train_dataset, show_progress:
+        dataset, exclude_seen, max_rows, train_dataset, show_progress, candidates:
             See [`evaluate_model`].
         batch_size (`int`, *optional*, defaults to `256`):
             Most histories per call of `score`. Fewer are scored at a time for a large catalog (see
@@ -193,6 +196,7 @@ def evaluate_scorer(
     targets = find_targets(dataset, catalog, max_rows, train_dataset)
     if reads_times(scorer) and targets.times is None:
         raise missing_times(type(scorer).__name__)
+    sets = None if candidates is None else CandidateSets.from_ids(candidates, targets.items, catalog)
     titles = TitleGroups.from_catalog(catalog)
     length, has_log_probs = min(LIST_LENGTH, len(catalog)), isinstance(scorer, LogProbScorer)
     dtype = result_dtype("item_rank", "title_rank", "num_ties", list_length=length, has_log_probs=has_log_probs)
@@ -203,13 +207,14 @@ def evaluate_scorer(
             items = targets.items[numbers]
             histories = targets.history_ids(numbers)
             times = None if targets.times is None else targets.times[numbers]
-            scores = checked_scores(scorer, score_at(scorer, histories, times), (len(numbers), len(catalog)))
-            allowed = np.ones(scores.shape, dtype=bool)
-            if exclude_seen:
-                for row, seen in enumerate(seen_items(map(catalog.indices_of, histories), items)):
-                    allowed[row, seen] = False
+            raw = np.asarray(score_at(scorer, histories, times))
+            scores = checked_scores(scorer, raw, (len(numbers), len(catalog)))
+            seen = seen_items(map(catalog.indices_of, histories), items) if exclude_seen else None
+            allowed = allowed_items(scores.shape, seen, None if sets is None else sets.of(numbers))
             part = np.empty(len(numbers), dtype)
-            part["item_rank"], part["title_rank"], part["num_ties"] = titles.ranks(scores, items, allowed)
+            part["item_rank"], part["title_rank"], part["num_ties"] = titles.ranks(
+                scores, items, allowed, tie_width(scores[np.arange(len(items)), items], raw.dtype)
+            )
             best, _ = best_items(np.where(allowed, scores, -np.inf), length)
             places = places_of(best, items)
             if isinstance(scorer, LogProbScorer) and scorer.score == scorer.log_probs:
@@ -223,11 +228,13 @@ def evaluate_scorer(
                 part["history_users"] = targets.item_users.means([catalog.indices_of(one) for one in histories])
             parts.append(part)
             progress.update(len(numbers))
-    settings = {
+    settings: dict[str, Any] = {
         "ranker": type(scorer).__name__,
         "k": len(catalog),
         "protocol": asdict(STRICT_PROTOCOL),
         "exclude_seen": exclude_seen,
         "max_rows": max_rows,
     }
+    if sets is not None:
+        settings["candidates"] = sets.describe()
     return targets.report(np.concatenate(parts), settings, depth=math.inf)

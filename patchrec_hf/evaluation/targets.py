@@ -21,6 +21,7 @@ from ..data.rows import (
     check_targets,
     check_times,
     find_bad_row,
+    plain_rows,
     read_columns,
     read_frame,
     spaced_rows,
@@ -184,6 +185,7 @@ def find_targets(
             row, a row has other than one timestamp for each item, or `max_rows` is less than 1.
         KeyError: If the catalog lacks a target.
     """
+    dataset = plain_rows(dataset)
     check_columns(dataset)
     check_same_catalog(dataset, catalog)
     rows = spaced_rows(len(dataset), max_rows)

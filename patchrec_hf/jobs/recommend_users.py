@@ -237,7 +237,7 @@ def _prepare(
         raise OSError(f"Another run is at work in {directory}. Wait for it, or choose another output.") from None
     chunks = UserChunks.of(as_rows(file, directory / _HISTORIES_NAME), users_per_part, ranker.reads_timestamps)
     if on_error == "stop":
-        reader.check(_look_up(chunks, reader, show_progress), chunks.num_users)
+        reader.check(_look_up(chunks, reader, ranker, show_progress), chunks.num_users)
     return JobParts(directory, chunks.num_users, users_per_part).missing()
 
 
@@ -283,9 +283,13 @@ def check_arguments(output: str | Path, on_error: str, batch_size: int, users_pe
         raise FileExistsError(f"{output} exists. Choose another output, or delete it.")
 
 
-def _look_up(chunks: UserChunks, reader: RequestReader, show_progress: bool) -> Iterator[UserRequest | Fault]:
+def _look_up(
+    chunks: UserChunks, reader: RequestReader, ranker: UserRanker, show_progress: bool
+) -> Iterator[UserRequest | Fault]:
     """Looks up all users, before any of them is ranked."""
     with progress_bar(show_progress, total=chunks.num_users, desc="Looking up", unit="user") as progress:
         for number, rows in chunks.read():
-            yield from reader.read(rows, number * chunks.users_per_chunk)
+            for user in reader.read(rows, number * chunks.users_per_chunk):
+                problem = ranker.problem_of(user) if isinstance(user, UserRequest) else None
+                yield user if problem is None else Fault(user.row, user.user_id, problem)
             progress.update(len(rows))

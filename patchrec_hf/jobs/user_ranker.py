@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..batches.length_checks import check_title_lengths
+from ..batches.row_lengths import frame_length
+from ..evaluation.prompt_lengths import prompt_problem
 from ..runtime.configuration import Normalizer
 from ..runtime.encoding import EncodedHistory
-from ..runtime.ranking_config import Method
+from ..runtime.ranking import default_method
+from ..runtime.ranking_config import ITEM_METHODS, Method
 from ..runtime.recommendations import Recommendation
 from ..runtime.recommender import PatchRecommender
 from .user_requests import UserRequest
@@ -61,6 +65,10 @@ class UserRanker:
         self.recommender, self.settings, self.batch_size = recommender, settings, batch_size
         processor, max_tokens = recommender.processor, settings.max_tokens
         self.layout = None if max_tokens is None else processor.layout_within(max_tokens)
+        method = default_method(recommender.model, processor) if settings.method is None else settings.method
+        self._title_length = None if method in ITEM_METHODS else processor.trie.max_depth
+        if self._title_length is not None:
+            check_title_lengths(processor, recommender.model.max_length)
         first = np.zeros(1, dtype=np.int64)
         request = UserRequest(0, "", first, first)
         self._recommend([request], [self._encode(request)])
@@ -69,6 +77,30 @@ class UserRanker:
     def reads_timestamps(self) -> bool:
         """Whether histories need timestamps."""
         return self.recommender.processor.reads_timestamps(self.layout)
+
+    def problem_of(self, request: UserRequest) -> str | None:
+        """
+        Says why a user cannot be ranked, as far as this is known without the model. Lengths are bounded by the lengths
+        of the titles, so only histories that may be too long are encoded.
+
+        Args:
+            request (`UserRequest`):
+                The user.
+
+        Returns:
+            `str`, *optional*: the reason; `None` if nothing speaks against the user.
+        """
+        processor, max_length = self.recommender.processor, self.recommender.model.max_length
+        read = request.items[-processor.max_history :]
+        text = int(processor.title_tokens.lengths[read].sum()) + len(read)
+        if max_length is None or frame_length(processor) + text + (self._title_length or 0) <= max_length:
+            return None
+        try:
+            prompt = self._encode(request)
+        except ValueError as error:
+            return str(error)
+        problem = prompt_problem(prompt, processor, max_length, self._title_length)
+        return None if problem is None else f"The history is too long: {problem}"
 
     def rank(self, requests: Sequence[UserRequest]) -> list[list[Recommendation] | str]:
         """

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import warnings
+from pathlib import Path
 from typing import Any, cast
 
-from peft import LoraConfig, PeftConfig, PeftModel
+import torch
+from peft import LoraConfig, PeftConfig, PeftMixedModel, PeftModel
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as TARGET_MODULES
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
+from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME, cached_file, find_adapter_config_file, logging
 
 from .configuration import Patcher, PatchRecConfig
-from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs
+from .hub_files import check_device_map, check_path, explained_lookup, hub_kwargs, is_local_name
 from .modeling import PatchRecForCausalLM
 from .prompts import PATCH_TOKEN, special_token_ids
 
+
+logger = logging.get_logger(__name__)
 
 # Hub arguments that also apply to the base model. `revision` and `subfolder` are left out: they belong to the adapter.
 _BASE_MODEL_KWARGS = ("token", "cache_dir", "local_files_only", "force_download")
@@ -53,6 +58,40 @@ def load_model(
     return PatchRecForCausalLM.from_backbone(name_or_path, tokenizer, **kwargs)
 
 
+def without_wrapper(model: Any) -> PatchRecForCausalLM:
+    """
+    Returns the model in a model with an adapter. PEFT puts its layers into this model, so it scores as the two do
+    together, and nothing needs to be merged.
+
+    Args:
+        model ([`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
+            A model, with or without an adapter.
+
+    Returns:
+        [`PatchRecForCausalLM`]
+
+    Raises:
+        ValueError: If the adapter puts tokens before a sequence (prompt learning), which the model in it does not see.
+        TypeError: If the model is wrapped for several devices, or is of another kind.
+    """
+    if isinstance(model, PeftModel):
+        if model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"The model has an adapter of the type {model.active_peft_config.peft_type}, which puts tokens before "
+                "a sequence. They belong to no history, and a catalog cannot be ranked behind them. Train an adapter "
+                "of the weights instead, such as `LoraConfig`."
+            )
+        model = model.get_base_model()
+    if isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        raise TypeError(f"The model is wrapped in `{type(model).__name__}`. Pass the model in it: `model.module`.")
+    if isinstance(model, PeftMixedModel):
+        raise TypeError(
+            "The model is a `PeftMixedModel`, whose adapters are not known to fit together in one model. Merge them: "
+            "pass `model.merge_and_unload()`."
+        )
+    return cast(PatchRecForCausalLM, model)
+
+
 def is_adapter(name_or_path: str | os.PathLike, **kwargs: Any) -> bool:
     """
     Whether a repository of the Hub or a directory holds an adapter.
@@ -85,13 +124,11 @@ def load_adapted(
 
     Raises:
         ValueError: If the adapter does not name the model that it was trained on, or was trained on another model.
+        FileNotFoundError: If the adapter names a directory that does not exist.
     """
     adapter_kwargs = hub_kwargs(kwargs)
-    base_model = base_model or PeftConfig.from_pretrained(adapter, **adapter_kwargs).base_model_name_or_path
     if base_model is None:
-        raise ValueError(
-            f"The adapter in {adapter} does not name the model that it was trained on. Pass it as `base_model`."
-        )
+        base_model = _find_base(adapter, PeftConfig.from_pretrained(adapter, **adapter_kwargs).base_model_name_or_path)
     base_kwargs = {
         name: value for name, value in kwargs.items() if name not in adapter_kwargs or name in _BASE_MODEL_KWARGS
     }
@@ -124,9 +161,66 @@ def load_adapted(
         raise ValueError(
             f"The adapter in {adapter} does not fit {base_model}, so it was trained on another model: {error}"
         ) from error
+    _keep_apart(model)
     # An adapter that is trained on this model saves this path as its base model.
     model.name_or_path = model.config.name_or_path = str(adapter)
     return model
+
+
+def _keep_apart(model: PatchRecForCausalLM) -> None:
+    """
+    Notes in the configuration that head and embedding table differ, if an adapter has trained one of the two alone.
+    Otherwise a saved copy of the model would be loaded with one table for both.
+    """
+    table: Any = model.get_input_embeddings().weight
+    head: Any = model.get_output_embeddings().weight
+    if not model.config.tie_word_embeddings or head is table or torch.equal(head, table):
+        return
+    for config in (model.config, model.config.text_config, model.config.decoder_config):
+        config.tie_word_embeddings = False
+    model._tied_weights_keys = {}
+
+
+def _find_base(adapter: str | os.PathLike, base_model: str | None) -> str:
+    """
+    Finds the model that an adapter was trained on. A path is one as it stands, or from a directory above the adapter:
+    an earlier version saved paths as they were given, from the directory in which the training ran.
+    """
+    if base_model is None:
+        raise ValueError(
+            f"The adapter in {adapter} does not name the model that it was trained on. Pass it as `base_model`."
+        )
+    if os.path.isdir(base_model) or not os.path.isdir(adapter):
+        return base_model
+    for directory in Path(adapter).resolve().parents:
+        if (directory / base_model / CONFIG_NAME).is_file():
+            return str(directory / base_model)
+    if is_local_name(base_model):
+        raise FileNotFoundError(
+            f"The adapter in {adapter} was trained on the model in {base_model}, and there is no such directory. If "
+            "the model was moved, pass its directory as `base_model`."
+        )
+    return base_model
+
+
+def save_base_path(directory: str | os.PathLike) -> None:
+    """
+    Makes a saved adapter name its base model so that it is found from any directory: the path of a directory is made
+    absolute. The name of a repository stays.
+
+    Args:
+        directory (`str` or `os.PathLike`):
+            A directory with an adapter, which was saved by a process that works where the path leads.
+    """
+    path = Path(directory, ADAPTER_CONFIG_NAME)
+    config = json.loads(path.read_text(encoding="utf-8"))
+    base_model = config.get("base_model_name_or_path")
+    if base_model is None or not os.path.isdir(base_model) or os.path.isabs(base_model):
+        return
+    config["base_model_name_or_path"] = os.path.abspath(base_model)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
+    part.replace(path)
 
 
 def complete_lora_config(
@@ -163,12 +257,22 @@ def complete_lora_config(
         config.target_modules = {pattern}  # no pattern of whole names, but one name, as TRL's arguments give it
     if not isinstance(config.target_modules, str):
         _check_target_modules(config.target_modules or (), model)
-    embeddings = model.get_input_embeddings()
-    name = next(name for name, module in model.named_modules() if module is embeddings).rpartition(".")[2]
-    is_trained = name in (config.modules_to_save or ()) or name in (config.target_modules or ())
-    if config.trainable_token_indices is None and not is_trained:
+    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
+    names_of = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+    name, chosen = names_of[id(embeddings)], {*(config.modules_to_save or ()), *_names(config.target_modules)}
+    # PEFT trains tokens of a tied table in the head, too, and cannot do so where it trains the head itself.
+    is_tied = head is not None and head.weight is embeddings.weight
+    is_head_trained = is_tied and names_of[id(head)] in chosen
+    if config.trainable_token_indices is None and name not in chosen:
         token_ids = special_token_ids(tokenizer)
-        config.trainable_token_indices = {name: [token_ids[token] for token in token_ids if token != PATCH_TOKEN]}
+        if is_head_trained:
+            logger.warning(
+                f"The adapter trains {names_of[id(head)]!r}, which is tied to {name!r}. PEFT cannot also train the "
+                f"special tokens of the prompt in {name!r}, so their embeddings stay as they are. To train them, add "
+                f"{name!r} to `modules_to_save`."
+            )
+        else:
+            config.trainable_token_indices = {name: [token_ids[token] for token in token_ids if token != PATCH_TOKEN]}
     parts = {
         "item_head": model.item_head,
         "item_residual": model.model.item_residual,
@@ -186,6 +290,11 @@ def complete_lora_config(
     # With an empty dict or list, PEFT would wrap the embedding although no token is trained.
     config.trainable_token_indices = config.trainable_token_indices or None
     return config
+
+
+def _names(target_modules: Any) -> Any:
+    """Returns the names in `target_modules`, which can also be one pattern."""
+    return () if target_modules is None or isinstance(target_modules, str) else target_modules
 
 
 def _check_target_modules(names: Any, model: PatchRecForCausalLM) -> None:

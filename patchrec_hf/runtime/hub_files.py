@@ -102,7 +102,7 @@ def check_path(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> No
                 f"{path} holds no model itself, and no checkpoint of this library lies in it. Its sub-directories "
                 f"with models of transformers: {', '.join(models)}."
             )
-    elif _is_local(name_or_path):
+    elif is_local_name(name_or_path):
         others = {directory.name: directory for directory in _directories(path.parent)}
         nearest = nearest_texts(path.name, list(others)) or list(others)[:5]
         hint = f" {path.parent} holds {', '.join(nearest)}." if nearest else ""
@@ -160,8 +160,14 @@ def _nearest_directory(path: Path) -> Path | None:
     return None
 
 
-def _is_local(name_or_path: str | os.PathLike) -> bool:
-    """Whether a name is no name of a repository, which is `name` or `owner/name`."""
+def is_local_name(name_or_path: str | os.PathLike) -> bool:
+    """
+    Whether a name can only be a local path, because the name of a repository is `name` or `owner/name`.
+
+    Args:
+        name_or_path (`str` or `os.PathLike`):
+            A directory or a repository of the Hub.
+    """
     if isinstance(name_or_path, os.PathLike) or name_or_path.startswith((".", "~")):
         return True
     path = Path(name_or_path)

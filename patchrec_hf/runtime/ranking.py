@@ -8,10 +8,13 @@ from typing import TypeVar, cast
 
 import numpy as np
 import torch
+from peft import PeftModel
 
+from .adapters import without_wrapper
 from .allowed_items import AllowedRows, ItemSet, keep_allowed
 from .attention import maskable_attention
 from .best_items import best_items, best_of_rows, rows_at_once
+from .catalog import Catalog
 from .diverse_search import search_diverse
 from .fusion_scorer import FusionScorer, PartRows
 from .item_scorer import BestRows, ItemScorer, ScoredRows
@@ -22,6 +25,7 @@ from .processing import PatchRecProcessor
 from .progress import progress_bar
 from .ranking_config import ITEM_METHODS, Method, RankingConfig
 from .read_histories import PromptToRank
+from .score_ties import model_tie_width
 from .search import FoundTitles, SearchRequest, score_all_titles, search_titles
 from .sharding import gathered_root
 from .tree_reader import TreeReader
@@ -30,6 +34,8 @@ from .trie import TitleTrie
 
 _Rows = TypeVar("_Rows", ScoredRows, BestRows, PartRows)
 
+_NAMED_CHARACTERS = 60
+"""Number of characters of a title that an error shows."""
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
 
 
@@ -51,6 +57,10 @@ class CatalogRanking:
             -infinity where `items` is -1.
         is_exact (`numpy.ndarray` of shape `(B,)`, bool):
             Whether the list is proven to be the exact top k by these scores.
+        ends_in_tie (`numpy.ndarray` of shape `(B,)`, bool):
+            Whether the list leaves out an allowed item that ties with its last one (see [`model_tie_width`]). Other
+            lists are then equally good, and the order of the catalog has chosen this one. Also true if a dropped
+            prefix may lead to such an item. For the method `"diverse"`, always false.
         tokens_read (`numpy.ndarray` of shape `(B,)`, int64):
             Number of title tokens that the model read to find the list.
         kv_length (`numpy.ndarray` of shape `(B,)`, int64):
@@ -61,6 +71,7 @@ class CatalogRanking:
     items: np.ndarray
     scores: np.ndarray
     is_exact: np.ndarray
+    ends_in_tie: np.ndarray
     tokens_read: np.ndarray
     kv_length: np.ndarray
 
@@ -71,8 +82,8 @@ class CatalogRanker:
     model's item head, or by the processor's fusion.
 
     Args:
-        model ([`PatchRecForCausalLM`]):
-            The model, in evaluation mode.
+        model ([`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
+            The model, in evaluation mode. If it has an adapter, the two rank together.
         processor ([`PatchRecProcessor`]):
             The model's processor. All rankers use its title trie, which is built only once.
         config ([`RankingConfig`], *optional*):
@@ -96,16 +107,19 @@ class CatalogRanker:
     """
 
     _scorer: ItemScorer | FusionScorer | None = None
+    _catalog: Catalog | None = None
 
     def __init__(
         self,
-        model: PatchRecForCausalLM,
+        model: PatchRecForCausalLM | PeftModel,
         processor: PatchRecProcessor,
         config: RankingConfig | None = None,
         item_scorer: ItemScorer | None = None,
     ) -> None:
+        model = without_wrapper(model)
         model.check_processor(processor)
         self._prepare(model, processor.trie, processor.prompt.pad_id, config)
+        self._catalog = processor.catalog
         if self.config.method == "item":
             self._scorer = ItemScorer(model, processor) if item_scorer is None else item_scorer
         elif self.config.method == "fusion":
@@ -137,7 +151,7 @@ class CatalogRanker:
                 f"The method {config.method!r} needs the items of a processor: use `CatalogRanker(model, processor)`."
             )
         ranker = cls.__new__(cls)
-        ranker._prepare(model, trie, pad_id, config)
+        ranker._prepare(without_wrapper(model), trie, pad_id, config)
         return ranker
 
     def _prepare(self, model: PatchRecForCausalLM, trie: TitleTrie, pad_id: int, config: RankingConfig | None) -> None:
@@ -166,6 +180,7 @@ class CatalogRanker:
         excluded: Sequence[np.ndarray] | None = None,
         show_progress: bool = False,
         times: np.ndarray | None = None,
+        on_tie: Callable[[int, np.ndarray], None] | None = None,
     ) -> CatalogRanking:
         """
         Finds the best items for each prompt.
@@ -184,6 +199,9 @@ class CatalogRanker:
             times (`numpy.ndarray` of shape `(B,)`, int64, *optional*):
                 For the method `"fusion"`: the moment of asking of each history, in seconds since 1970 UTC. Parts that
                 count by time read it; other methods do not.
+            on_tie (`Callable[[int, numpy.ndarray], None]`, *optional*):
+                Called for each prompt whose list ends in a tie, with its number and the catalog indices of the items
+                that the list leaves out although they tie with its last one. Only methods that rank titles call it.
 
         Returns:
             [`CatalogRanking`]
@@ -203,7 +221,7 @@ class CatalogRanker:
         ranking = CatalogRanking(
             np.full(shape, -1),
             np.full(shape, -np.inf),
-            *(np.zeros(len(prompts), dtype=dtype) for dtype in (bool, np.int64, np.int64)),
+            *(np.zeros(len(prompts), dtype=dtype) for dtype in (bool, bool, np.int64, np.int64)),
         )
 
         def collect(found: FoundTitles) -> None:
@@ -211,7 +229,11 @@ class CatalogRanker:
             if config.method == "diverse":
                 best = _first_items(trie, found.leaves, own), found.scores
             else:
-                best = _top_k(trie, found.leaves, found.scores, own, config.k)
+                items, scores, tied = _top_k(trie, found.leaves, found.scores, own, config.k)
+                best, last = (items, scores), scores[-1]
+                ranking.ends_in_tie[row] = len(tied) > 0 or -np.inf < last - model_tie_width(last) < found.dropped
+                if len(tied) > 0 and on_tie is not None:
+                    on_tie(row, tied)
             ranking.items[row], ranking.scores[row] = best
             ranking.is_exact[row] = found.dropped <= best[1][-1]
             ranking.tokens_read[row], ranking.kv_length[row] = found.tokens_read, found.kv_length
@@ -229,26 +251,31 @@ class CatalogRanker:
         items = np.full((len(prompts), self.config.k), -1)
         scores = np.full(items.shape, -np.inf)
         lengths = np.zeros(len(prompts), dtype=np.int64)
+        ends_in_tie = np.zeros(len(prompts), dtype=bool)
 
         def measured(row: int) -> PromptToRank:
             prompt = prompts[row]
             lengths[row] = prompt.history_end + 1
             return prompt
 
-        for rows, best, best_scores in self._best_items(
-            LazySequence(len(prompts), measured), allowed, show_progress, times
-        ):
-            items[rows], scores[rows] = best, best_scores
-        return CatalogRanking(items, scores, np.ones(len(items), dtype=bool), np.zeros(len(items), np.int64), lengths)
+        k = self.config.k
+        num_asked = min(k + 1, self.trie.num_items)  # the item after the last one shows whether the list ends in a tie
+        asked = LazySequence(len(prompts), measured)
+        for rows, best, best_scores in self._best_items(asked, allowed, num_asked, show_progress, times):
+            items[rows], scores[rows] = best[:, :k], best_scores[:, :k]
+            ends_in_tie[rows] = end_in_tie(best_scores, best_scores[:, :k])
+        is_exact, tokens_read = np.ones(len(items), dtype=bool), np.zeros(len(items), np.int64)
+        return CatalogRanking(items, scores, is_exact, ends_in_tie, tokens_read, lengths)
 
     def _best_items(
         self,
         prompts: Sequence[PromptToRank],
         allowed: Sequence[ItemSet],
+        k: int,
         show_progress: bool,
         times: np.ndarray | None,
     ) -> Iterator[BestRows]:
-        k, scorer, nest = self.config.k, self._scorer, not self.config.synchronize
+        scorer, nest = self._scorer, not self.config.synchronize
         if isinstance(scorer, ItemScorer):
             found = scorer.best(prompts, k, allowed, self.config.batch_size, nest)
             yield from self._in_progress(found, len(prompts), show_progress)
@@ -440,11 +467,24 @@ class CatalogRanker:
 
     def _check_length(self, row: int, prompt: PromptToRank) -> None:
         length, limit = prompt.prompt_length + self.trie.max_depth, self.model.max_length
-        if limit is not None and length > limit:
-            raise ValueError(
-                f"The prompt of row {row} takes {length} tokens with a title, but the model reads at most {limit}. "
-                "Lower the processor's `max_history`, or choose a layout that compresses more."
-            )
+        if limit is None or length <= limit:
+            return
+        remedy = "Lower the processor's `max_history`, or choose a layout that compresses more."
+        if self.trie.max_depth > prompt.prompt_length:
+            remedy = f"Most of them are the longest title{self._longest_title}. Shorten it, or leave its item out."
+        raise ValueError(
+            f"The prompt of row {row} takes {length} tokens with a title, but the model reads at most {limit}. "
+            f"{remedy}"
+        )
+
+    @property
+    def _longest_title(self) -> str:
+        """The item with the longest title, for an error message; empty if only tokens of titles are known."""
+        if self._catalog is None:
+            return ""
+        _, (item, *_) = self.trie.items_at(np.array([self.trie.depths.argmax()]))
+        (item_id,), title = self._catalog.item_ids[[item]].tolist(), self._catalog.titles[item]
+        return f", of item {item_id!r} ({title[:_NAMED_CHARACTERS]!r}{'…' * (len(title) > _NAMED_CHARACTERS)})"
 
 
 def default_method(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> Method:
@@ -457,16 +497,41 @@ def default_method(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> 
     return "exact" if model.item_head is None else "item"
 
 
+def end_in_tie(scores: np.ndarray, best_scores: np.ndarray) -> np.ndarray:
+    """
+    Finds the lists that leave out an item which ties with their last one.
+
+    Args:
+        scores (`numpy.ndarray` of shape `(B, n)`):
+            A model's scores of all items, or of more than k of the best; -infinity for those that may not be
+            recommended.
+        best_scores (`numpy.ndarray` of shape `(B, k)`):
+            The k best of them, best first; -infinity after the end of a shorter list.
+
+    Returns:
+        `numpy.ndarray` of shape `(B,)`, bool.
+    """
+    last = best_scores[:, -1]
+    num_good = (scores >= (last - model_tie_width(last))[:, None]).sum(axis=1)
+    return np.isfinite(last) & (num_good > best_scores.shape[1])
+
+
 def _top_k(
     trie: TitleTrie, leaves: np.ndarray, scores: np.ndarray, allowed: ItemSet, k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the k best allowed items of one user, and their scores, each of shape `(k,)`."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Returns the k best allowed items of one user, and their scores, each of shape `(k,)`, and the allowed items that
+    tie with the last of them, but are not among them.
+    """
     numbers, items = trie.items_at(leaves)
     scores = scores[numbers]
     is_allowed = allowed.holds(items)
     items, scores = items[is_allowed], scores[is_allowed]
     (best,), (best_scores,) = best_of_rows(np.zeros(len(items), dtype=np.int64), items, scores, 1, k)
-    return best, best_scores
+    last = best_scores[-1]
+    if len(items) <= k:
+        return best, best_scores, items[:0]
+    return best, best_scores, np.setdiff1d(items[scores >= last - model_tie_width(last)], best)
 
 
 def _first_items(trie: TitleTrie, leaves: np.ndarray, allowed: ItemSet) -> np.ndarray:

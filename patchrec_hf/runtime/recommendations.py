@@ -8,8 +8,10 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers.processing_utils import ProcessorMixin
 
+from .adapters import without_wrapper
 from .catalog import Catalog
 from .configuration import Normalizer
 from .fingerprints import checkpoint_fingerprint
@@ -20,6 +22,7 @@ from .processing import PatchRecProcessor
 from .ranking import CatalogRanker, default_method
 from .ranking_config import ITEM_METHODS, Method, RankingConfig, check_k
 from .read_histories import PromptToRank
+from .score_ties import model_tie_width
 from .user_histories import candidate_indices
 
 
@@ -39,12 +42,16 @@ class Recommendation:
             the item among the whole catalog.
         is_exact (`bool`):
             Whether the list of recommendations is proven to be the best one.
+        ends_in_tie (`bool`, *optional*, defaults to `False`):
+            Whether the list leaves out what ties with its last item (see [`CatalogRanking`]), so that other lists are
+            equally good.
     """
 
     item_id: int | str
     title: str
     score: float
     is_exact: bool
+    ends_in_tie: bool = False
 
 
 class PromptRecommender:
@@ -53,19 +60,20 @@ class PromptRecommender:
     them as they were read.
 
     Args:
-        model ([`PatchRecForCausalLM`]):
-            The model.
+        model ([`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
+            The model. If it has an adapter, the two recommend together.
         processor ([`PatchRecProcessor`]):
             The processor that the model was trained with.
     """
 
-    def __init__(self, model: PatchRecForCausalLM, processor: PatchRecProcessor) -> None:
+    def __init__(self, model: PatchRecForCausalLM | PeftModel, processor: PatchRecProcessor) -> None:
         # Code that comes with a checkpoint may be loaded twice, and then has classes of its own.
         if not isinstance(model, torch.nn.Module) or not isinstance(processor, ProcessorMixin):
             raise TypeError(
                 f"`PatchRecommender` takes a model and its processor, got `{type(model).__name__}` and "
                 f"`{type(processor).__name__}`. `PatchRecommender.from_pretrained(directory)` loads both."
             )
+        model = without_wrapper(model)
         model.check_processor(processor)
         self.model = model.eval()
         self.processor = processor
@@ -115,6 +123,58 @@ class PromptRecommender:
         Raises:
             ValueError, TypeError, KeyError, FloatingPointError: As [`PatchRecommender.recommend`] does.
         """
+        ranker = self.ranker_for(
+            k, unique_titles, method, num_beams, max_title_tokens, normalizer, batch_size=batch_size
+        )
+        trie, by_item = self.processor.trie, ranker.config.method in ITEM_METHODS
+        ranking = ranker.rank(
+            prompts,
+            candidates=self._candidates(candidates, len(prompts), unique_titles and not by_item),
+            excluded=None if seen is None else [trie.items_spelled_like(items) for items in seen],
+            show_progress=show_progress,
+            times=None if times is None else as_moments(times, len(prompts)),
+        )
+        results = []
+        lists = (ranking.items, ranking.scores, ranking.is_exact, ranking.ends_in_tie)
+        for items, scores, is_exact, ends_in_tie in zip(*lists, strict=True):
+            kept = np.flatnonzero(items >= 0)
+            if by_item and unique_titles:
+                _, first = np.unique(trie.leaf_of_item[items[kept]], return_index=True)
+                kept = kept[np.sort(first)]
+                if len(kept) > k:
+                    last, after = scores[kept[k - 1]], scores[kept[k]]
+                    ends_in_tie, kept = after >= last - model_tie_width(last), kept[:k]
+            results.append(
+                [
+                    self.recommendation(item, score, is_exact, ends_in_tie)
+                    for item, score in zip(items[kept], scores[kept], strict=True)
+                ]
+            )
+        return results
+
+    def ranker_for(
+        self,
+        k: int,
+        unique_titles: bool,
+        method: Method | None,
+        num_beams: int | None,
+        max_title_tokens: int | None,
+        normalizer: Normalizer | None,
+        batch_size: int = 8,
+    ) -> CatalogRanker:
+        """
+        Makes the ranker of recommendations, which checks how they are to be ranked.
+
+        Args:
+            k, unique_titles, method, num_beams, max_title_tokens, normalizer, batch_size:
+                See [`PatchRecommender.recommend`].
+
+        Returns:
+            [`CatalogRanker`]
+
+        Raises:
+            ValueError, TypeError: If a setting is out of range, or does not fit the checkpoint.
+        """
         check_k(k)
         if method == "diverse":
             raise ValueError(
@@ -134,26 +194,7 @@ class PromptRecommender:
             normalizer=normalizer,
             batch_size=batch_size,
         )
-        ranking = CatalogRanker(self.model, processor, config, self.scorer_for(method)).rank(
-            prompts,
-            candidates=self._candidates(candidates, len(prompts), unique_titles and not by_item),
-            excluded=None if seen is None else [trie.items_spelled_like(items) for items in seen],
-            show_progress=show_progress,
-            times=None if times is None else as_moments(times, len(prompts)),
-        )
-        results = []
-        for items, scores, is_exact in zip(ranking.items, ranking.scores, ranking.is_exact, strict=True):
-            kept = np.flatnonzero(items >= 0)
-            if by_item and unique_titles:
-                _, first = np.unique(trie.leaf_of_item[items[kept]], return_index=True)
-                kept = kept[np.sort(first)][:k]
-            results.append(
-                [
-                    self.recommendation(item, score, is_exact)
-                    for item, score in zip(items[kept], scores[kept], strict=True)
-                ]
-            )
-        return results
+        return CatalogRanker(self.model, processor, config, self.scorer_for(method))
 
     def scorer_for(self, method: Method) -> ItemScorer | None:
         """Returns the item scorer, whose vectors are computed once, if a method can use it."""
@@ -164,12 +205,16 @@ class PromptRecommender:
         """Scores items by the item head."""
         return ItemScorer(self.model, self.processor)
 
-    def recommendation(self, index: int, score: float, is_exact: bool) -> Recommendation:
+    def recommendation(self, index: int, score: float, is_exact: bool, ends_in_tie: bool = False) -> Recommendation:
         """Returns the recommendation of an item, by its catalog index."""
         catalog = self.processor.catalog
         item_id = catalog.item_ids[index]
         return Recommendation(
-            item_id if catalog.has_text_ids else int(item_id), catalog.titles[index], float(score), bool(is_exact)
+            item_id if catalog.has_text_ids else int(item_id),
+            catalog.titles[index],
+            float(score),
+            bool(is_exact),
+            bool(ends_in_tie),
         )
 
     def _candidates(

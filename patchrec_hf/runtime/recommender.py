@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,8 @@ from .processing import PatchRecProcessor
 from .ranking import CatalogRanker, default_method
 from .ranking_config import Method, RankingConfig, check_k
 from .recommendations import PromptRecommender, Recommendation
-from .user_histories import CatalogHistories, Item, as_batch, as_timestamps, find_items
+from .skipped_histories import OnError, check_on_error, recommend_or_skip
+from .user_histories import CatalogHistories, Item, as_batch, as_timestamps, find_items, match_item
 from .user_state import UserState
 
 
@@ -32,8 +34,8 @@ class PatchRecommender(PromptRecommender):
     Recommends items of the catalog for new histories.
 
     Args:
-        model ([`PatchRecForCausalLM`]):
-            The model.
+        model ([`PatchRecForCausalLM`] or [`~peft.PeftModel`]):
+            The model. If it has an adapter, the two recommend together.
         processor ([`PatchRecProcessor`]):
             The processor that the model was trained with.
 
@@ -97,7 +99,8 @@ class PatchRecommender(PromptRecommender):
         times: int | Sequence[int] | np.ndarray | None = None,
         timestamps: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | None = None,
         max_tokens: int | None = None,
-    ) -> list[Recommendation] | list[list[Recommendation]]:
+        on_error: OnError = "raise",
+    ) -> Sequence[Recommendation] | Sequence[Sequence[Recommendation]]:
         """
         Recommends the k most likely next items.
 
@@ -136,6 +139,10 @@ class PatchRecommender(PromptRecommender):
             max_tokens (`int`, *optional*):
                 Most positions of a history, if the processor's layout is a [`BudgetLayout`]: another budget than the
                 layout's own.
+            on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
+                What to do about a history that has no recommendations: because it is empty or too long, holds an
+                unknown item, or leaves no item to recommend. `"skip"` returns a [`SkippedHistory`] with the reason in
+                the place of its list, and recommends for the others. Wrong settings are always raised.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
@@ -150,11 +157,33 @@ class PatchRecommender(PromptRecommender):
                 the nearest ones.
             FloatingPointError: If the model's scores are not numbers.
         """
-        is_single, batch = as_batch(histories)
         processor = self.processor
-        found = find_items(batch, processor.catalog, processor.title_tokens, processor.tokenizer)
         if max_tokens is not None:
             layout = processor.layout_within(max_tokens, layout)
+        if check_on_error(on_error):
+            settings: dict[str, Any] = {
+                "k": k,
+                "unique_titles": unique_titles,
+                "method": method,
+                "num_beams": num_beams,
+                "max_title_tokens": max_title_tokens,
+                "normalizer": normalizer,
+                "batch_size": batch_size,
+            }
+            self.ranker_for(**settings)  # a wrong setting is no fault of a history
+            recommend = partial(
+                self.recommend, exclude_seen=exclude_seen, layout=layout, show_progress=show_progress, **settings
+            )
+            return recommend_or_skip(
+                recommend,
+                lambda history: [match_item(item, processor.catalog) for item in history],
+                histories,
+                candidates=candidates,
+                times=times,
+                timestamps=timestamps,
+            )
+        is_single, batch = as_batch(histories)
+        found = find_items(batch, processor.catalog, processor.title_tokens, processor.tokenizer)
         results = self.recommend_behind(
             self._prompts(found, as_timestamps(timestamps, batch, is_single), layout),
             found.matches if exclude_seen else None,

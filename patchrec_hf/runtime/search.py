@@ -11,6 +11,7 @@ import numpy as np
 from .allowed_items import ItemSet
 from .prefixes import AllowedItems, Prefixes, length_divisors, ranks_in_groups, sums_before
 from .read_histories import PromptToRank
+from .score_ties import model_tie_width
 from .title_tokens import ragged_arange
 from .tree_reader import TreeReader
 
@@ -47,7 +48,8 @@ class FoundTitles(NamedTuple):
         request ([`SearchRequest`]):
             The user.
         leaves (`numpy.ndarray` of shape `(n,)`, int64):
-            The titles that were read to their end.
+            The titles that were read to their end. By a search for the best k items, those that score as much as the
+            k-th item, or that tie with it (see [`model_tie_width`]).
         scores (`numpy.ndarray` of shape `(n,)`, float64):
             Their scores, divided by their lengths if there is a length penalty.
         dropped (`float`):
@@ -82,7 +84,8 @@ def search_titles(
 
     Without `num_beams` the search is best-first. Each wave reads the best open prefixes of each user. If there is
     room, it also reads the tokens that follow them without a choice. The search stops when no open prefix can lead to
-    a score above the k-th best title read so far (see [`length_divisors`]).
+    a score above the k-th best title read so far, or to one that ties with it (see [`length_divisors`] and
+    [`model_tie_width`]). So it finds all titles that tie with the k-th.
 
     With `num_beams` it is a beam search. Each wave reads one token of each of the `num_beams` prefixes with the best
     Σ log p, and drops the others.
@@ -129,8 +132,9 @@ def search_titles(
             titles, opened = titles.joined(new_titles), opened.joined(new_prefixes)
 
         kth_scores, num_found = _kth_best(titles, allowed, batch_size, k, divisors)
-        opened = opened.select(opened.bounds(divisors) > kth_scores[opened.users])
-        titles = titles.select(titles.bounds(divisors) >= kth_scores[titles.users])
+        enough = kth_scores - model_tie_width(kth_scores)  # what ties with the k-th title is found, too
+        opened = opened.select(opened.bounds(divisors) > enough[opened.users])
+        titles = titles.select(titles.bounds(divisors) >= enough[titles.users])
         opened = opened.best_first(divisors if num_beams is None else None)
         ranks = ranks_in_groups(opened.users)
         width = np.full(batch_size, len(opened) if num_beams is None else num_beams)

@@ -74,6 +74,60 @@ class CatalogHistories:
     titles: TitleTokens
 
 
+_HISTORY_EXAMPLE = "A history is a list of item ids and titles, oldest first, such as [3, 14]"
+
+
+def split_histories(histories: Any) -> tuple[bool, list[Any]]:
+    """
+    Splits a batch into its histories, which are not checked.
+
+    Args:
+        histories (`Any`):
+            See [`as_batch`].
+
+    Returns:
+        `tuple[bool, list]`: whether a single history was given, and the histories.
+
+    Raises:
+        TypeError: If this is no history.
+        ValueError: If a frame has no column `item_ids`.
+    """
+    example = _HISTORY_EXAMPLE
+    if isinstance(histories, (str, int, float, Title)) or _is_number(histories):
+        raise TypeError(f"{example}, got {histories!r}.")
+    if isinstance(histories, (Mapping, Set)):
+        raise TypeError(f"{example}, got a {type(histories).__name__}, {_mend(histories)}.")
+    values = _as_list(histories)
+    is_single = not values or isinstance(values[0], (int, np.integer, str, Title))
+    return is_single, [values] if is_single else values
+
+
+def split_candidates(candidates: Any, num_histories: int) -> tuple[bool, list[Any]]:
+    """
+    Splits candidates into one collection for each history.
+
+    Args:
+        candidates (`Collection[int | str]`, or a sequence of them):
+            Item ids: one collection for all histories, or one for each.
+        num_histories (`int`):
+            Number of histories.
+
+    Returns:
+        `tuple[bool, list]`: whether one collection is for all histories, and this collection or the collections.
+
+    Raises:
+        ValueError: If the number of collections is not the number of histories.
+    """
+    values = _as_list(candidates)
+    is_one = not values or isinstance(values[0], (int, np.integer, str))
+    if not is_one and len(values) != num_histories:
+        raise ValueError(
+            f"`candidates` holds {len(values)} lists for {num_histories} histories. Give one list of ids for all "
+            "histories, or one for each."
+        )
+    return is_one, values
+
+
 def as_batch(histories: Any) -> tuple[bool, list[list[Any]]]:
     """
     Turns one history or several into lists.
@@ -89,19 +143,14 @@ def as_batch(histories: Any) -> tuple[bool, list[list[Any]]]:
         TypeError: If this is no history.
         ValueError: If a history is empty, or a frame has no column `item_ids`.
     """
-    example = "A history is a list of item ids and titles, oldest first, such as [3, 14]"
-    if isinstance(histories, (str, int, float, Title)) or _is_number(histories):
-        raise TypeError(f"{example}, got {histories!r}.")
-    if isinstance(histories, (Mapping, Set)):
-        raise TypeError(f"{example}, got a {type(histories).__name__}, {_mend(histories)}.")
-    values = _as_list(histories)
-    is_single = not values or isinstance(values[0], (int, np.integer, str, Title))
+    example = _HISTORY_EXAMPLE
+    is_single, values = split_histories(histories)
     for row, history in enumerate(() if is_single else values):
         if isinstance(history, (Mapping, Set)):
             raise TypeError(f"{example}, got a {type(history).__name__} in row {row}, {_mend(history)}.")
         if not isinstance(history, (Iterable, torch.Tensor)) or isinstance(history, (str, Title)):
             raise TypeError(f"{example}, got {history!r} in row {row}.")
-    batch = [_as_list(history) for history in ([values] if is_single else values)]
+    batch = [_as_list(history) for history in values]
     for row, history in enumerate(batch):
         if not history:
             raise ValueError(f"The history is empty (row {row}); a recommendation needs at least one earlier item.")
@@ -290,14 +339,8 @@ def candidate_indices(candidates: Any, num_histories: int, catalog: Catalog) -> 
     """
     if candidates is None:
         return None
-    values = _as_list(candidates)
-    is_one = not values or isinstance(values[0], (int, np.integer, str))
+    is_one, values = split_candidates(candidates, num_histories)
     lists = [values] if is_one else [_as_list(ids) for ids in values]
-    if not is_one and len(lists) != num_histories:
-        raise ValueError(
-            f"`candidates` holds {len(lists)} lists for {num_histories} histories. Give one list of ids for all "
-            "histories, or one for each."
-        )
     for row, item_ids in enumerate(lists):
         if not item_ids:
             raise ValueError(f"Row {row} has no candidates. Leave out `candidates` to recommend from all items.")

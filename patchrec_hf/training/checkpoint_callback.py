@@ -113,6 +113,22 @@ class CheckpointCallback(TrainerCallback):
             unmark(checkpoint)
         self.trainer.accelerator.wait_for_everyone()
 
+    def finish(self, checkpoint: str | os.PathLike) -> None:
+        """
+        Marks a checkpoint as whole, when every process has written its files. All processes must call this method.
+
+        Args:
+            checkpoint (`str` or `os.PathLike`):
+                Its directory.
+        """
+        args = self.trainer.args
+        facts = self.get_facts()
+        self.trainer.accelerator.wait_for_everyone()
+        if args.should_save and args.save_only_model:
+            mark_written(checkpoint)
+        elif args.should_save:
+            mark_whole(checkpoint, facts)
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -136,12 +152,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         accelerator, checkpoint = self.trainer.accelerator, _checkpoint(args, state)
-        facts = self.get_facts()
-        accelerator.wait_for_everyone()
-        if args.should_save and args.save_only_model:
-            mark_written(checkpoint)
-        elif args.should_save:
-            mark_whole(checkpoint, facts)
+        self.finish(checkpoint)
         if args.push_to_hub and state.is_world_process_zero:
             self._push(args, state, control, checkpoint)
         if args.should_save and not self._is_uploading():

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import PROCESSOR_NAME, logging
 
 from ..runs import write_json
@@ -101,6 +103,22 @@ def _checkpoints(output_dir: str | os.PathLike) -> list[Path]:
     directories = [path for path in Path(output_dir).glob("checkpoint-*") if path.is_dir()]
     numbered = [path for path in directories if path.name.rpartition("-")[2].isdigit()]
     return sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def found_batch_size(checkpoint: str | os.PathLike) -> int | None:
+    """
+    Returns the rows per forward of a process, with which the run that wrote a checkpoint went on. With
+    `auto_find_batch_size`, they can be fewer than it asked for.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`):
+            The checkpoint's directory.
+
+    Returns:
+        `int`, *optional*: `None` if the checkpoint does not say.
+    """
+    path = Path(checkpoint) / TRAINER_STATE_NAME
+    return TrainerState.load_from_json(str(path)).train_batch_size if path.is_file() else None
 
 
 def check_resumable(

@@ -17,6 +17,7 @@ from ..baselines.transitions import MAX_NEIGHBORS, Transitions
 from ..data.rows import TIMES_COLUMN
 from ..evaluation.scorers import missing_times
 from ..evaluation.targets import Targets, find_targets
+from ..runtime.adapters import without_wrapper
 from ..runtime.attention import maskable_attention
 from ..runtime.encoding import EncodedHistory
 from ..runtime.fusion import Fusion
@@ -132,7 +133,7 @@ def fit_fusion(
     """
     if isinstance(parts, str):
         raise TypeError(f"`parts` must be a list of names, such as {[parts]}, got {parts!r}.")
-    model = cast(PatchRecForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
+    model = without_wrapper(model)
     model.check_processor(processor)
     has_times = all(TIMES_COLUMN in rows.column_names for rows in (train_dataset, validation))
     names = _default_parts(model, popularity is not None or has_times) if parts is None else list(parts)

@@ -19,7 +19,7 @@ from transformers.utils import logging
 from ..batches.candidates import NegativeSampling
 from ..batches.collators import Objective, PatchDataCollator, PatchPretrainDataCollator
 from ..data.row_facts import check_same_catalog, warn_of_other_max_history
-from ..data.rows import TIMES_COLUMN, check_rows, read_columns, read_frame
+from ..data.rows import TIMES_COLUMN, check_rows, plain_rows, read_columns, read_frame
 from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
@@ -164,6 +164,13 @@ def evaluation_sets(eval_dataset: Any) -> list[Any]:
             "of names and rows, or None."
         )
     return [*eval_dataset.values()]
+
+
+def plain_sets(eval_dataset: Any) -> Any:
+    """Undoes the formats of evaluation sets (see [`plain_rows`]), which may be given as a dictionary."""
+    if isinstance(eval_dataset, dict):
+        return {name: plain_rows(rows) for name, rows in eval_dataset.items()}
+    return plain_rows(eval_dataset)
 
 
 def load_trainable(model: Any, args: PatchFinetuneConfig, processor: PatchRecProcessor) -> tuple[Any, Any]:

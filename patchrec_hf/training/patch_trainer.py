@@ -19,7 +19,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..batches.collators import PatchDataCollator
 from ..batches.statistics import BatchSums, StepStatistics
-from ..data.rows import rows_checksum
+from ..data.rows import plain_rows, rows_checksum
 from ..runtime.adapters import complete_lora_config
 from ..runtime.encoding import IGNORED_LABEL
 from ..runtime.modeling import PatchRecForCausalLM
@@ -27,7 +27,7 @@ from ..runtime.processing import PatchRecProcessor
 from ..runtime.sharding import is_sharded
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
-from .checkpoints import check_resumable, last_checkpoint, warn_of_ignored_settings
+from .checkpoints import check_resumable, found_batch_size, last_checkpoint, warn_of_ignored_settings
 from .inputs import (
     check_collator,
     check_data_sets,
@@ -37,8 +37,10 @@ from .inputs import (
     is_prompt_learning,
     load_trainable,
     own_arguments,
+    plain_sets,
     set_objective,
 )
+from .lengths import check_lengths
 from .loaders import data_seed, make_stream, make_train_loader
 from .log_blocks import show_blocks
 from .memory import MemoryEstimate
@@ -96,6 +98,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
                 "Start the script with `accelerate launch` or `torchrun`, or set CUDA_VISIBLE_DEVICES to one GPU."
             )
         check_precision(args)
+        train_dataset, eval_dataset = plain_rows(train_dataset), plain_sets(eval_dataset)
         first_rows = first_train_rows(train_dataset, args)
         own_layout = data_collator.layout if isinstance(data_collator, PatchDataCollator) else None
         check_data_sets(first_rows, eval_dataset, processing_class, own_layout)
@@ -112,6 +115,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         data_collator = complete_collator(
             data_collator, patchrec_model, args, first_rows, is_prompt_learning(model, peft_config)
         )
+        check_lengths(first_rows, eval_dataset, data_collator, patchrec_model, args)
         super().__init__(
             model=model,
             args=own_arguments(args, train_dataset),
@@ -221,6 +225,8 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         if checkpoint is None and self.model_init is not None:  # a new model has read nothing
             self._total_train_tokens = 0
         if checkpoint is not None:
+            if self.args.auto_find_batch_size:  # Trainer keeps the batch size that it had found
+                self._train_batch_size = found_batch_size(checkpoint) or self._train_batch_size
             facts = check_resumable(checkpoint, self._run_facts(), self.processing_class)
             self._total_train_tokens = facts["num_tokens"]
             if self.is_world_process_zero():

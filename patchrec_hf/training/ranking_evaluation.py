@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from inspect import signature
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from ..batches.filled import FilledDataset
 from ..batches.statistics import BatchSums, StepStatistics
+from ..data.rows import plain_rows
 from ..evaluation.models import evaluate_model
 from ..runtime.ranking_config import Method
 from .inputs import check_data_set, evaluation_sets
@@ -37,7 +43,50 @@ class RankingEvaluation(TrainerBase):
             TypeError, ValueError: If rows fail [`check_rows`], or there are none.
         """
         evaluation_sets(eval_dataset)
-        return super().evaluate(eval_dataset, *args, **kwargs)
+        checkpoint = self._save_first() if eval_dataset is None else None
+        if checkpoint is None:
+            return super().evaluate(eval_dataset, *args, **kwargs)
+        device = self.args.device
+        # A run that resumes from the checkpoint does not evaluate again, so an evaluation draws no random numbers of
+        # the run.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            metrics = super().evaluate(eval_dataset, *args, **kwargs)
+        self._complete(checkpoint, metrics)
+        return metrics
+
+    def _save_first(self) -> Path | None:
+        """
+        Saves the checkpoint that Trainer would save after an evaluation, so that it is not lost if the evaluation
+        fails or is killed. Returns its directory; `None` if Trainer saves none, or must save it later.
+        """
+        control, args = self.control, self.args
+        is_due = self.is_in_train and control.should_evaluate and control.should_save
+        # A scheduler that follows the metrics changes after an evaluation.
+        scheduler: Any = self.lr_scheduler
+        follows_metrics = is_due and "metrics" in signature(scheduler.step).parameters
+        if not is_due or follows_metrics or self.hp_search_backend is not None:
+            return None
+        self._save_checkpoint(self.model, trial=None)
+        checkpoint = Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        self._checkpoints.finish(checkpoint)
+        return checkpoint
+
+    def _complete(self, checkpoint: Path, metrics: dict[str, float]) -> None:
+        """Adds to a checkpoint what its evaluation has shown, and does what Trainer does after it has saved."""
+        state = self.state
+        self._determine_best_metric(metrics, trial=None)
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(checkpoint)
+        if self.args.should_save:
+            for part in [*self.callback_handler.callbacks, self.control]:
+                name, states = type(part).__name__, cast(dict[str, Any], state.stateful_callbacks)
+                if isinstance(part, ExportableState) and not isinstance(states[name], list):
+                    states[name] = part.state()
+            written = checkpoint / f"{TRAINER_STATE_NAME}.part"
+            state.save_to_json(str(written))
+            written.replace(checkpoint / TRAINER_STATE_NAME)
+        self._write_card(checkpoint)
+        self.control = self.callback_handler.on_save(self.args, state, self.control)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """
@@ -64,6 +113,7 @@ class RankingEvaluation(TrainerBase):
         Raises:
             TypeError, ValueError: If the rows are wrong (see [`check_data_set`]).
         """
+        test_dataset = plain_rows(test_dataset)
         check_data_set(test_dataset, self.processing_class, self.data_collator.layout)
         return self.accelerator.prepare(make_eval_loader(test_dataset, self.data_collator, self.args))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -33,6 +34,9 @@ class TrainerBase(SFTTrainer):
     _stream: IterableDataset | None
     _train_statistics: StepStatistics
     _eval_statistics: StepStatistics
+
+    def _write_card(self, directory: Path) -> None:
+        raise NotImplementedError
 
     @property
     def _patchrec_model(self) -> PatchRecForCausalLM:

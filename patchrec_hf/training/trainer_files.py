@@ -13,6 +13,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..evaluation.report import EvaluationReport
 from ..hub.model_card import describe_rows, describe_training, make_model_card, measured_results
+from ..runtime.adapters import save_base_path
 from ..runtime.hub_files import require_token
 from ..runtime.progress import no_bars_in_files
 from .step_events import check_loss
@@ -32,7 +33,9 @@ class TrainerFiles(TrainerBase):
         directory = Path(output_dir or str(self.args.output_dir))
         if self.args.should_save:
             (directory / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # a pickle that nothing reads
-            if isinstance(self.model, PeftModel):  # PEFT reads the config if another adapter is trained on this one
+            if isinstance(self.model, PeftModel):
+                save_base_path(directory)
+                # PEFT reads the config if another adapter is trained on this one.
                 self.model.get_base_model().config.save_pretrained(directory)
         self._write_card(directory)  # also replaces the empty template that PEFT writes
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchrec_hf.data import rows as rows_module
-from patchrec_hf.data.rows import check_rows, check_targets, read_columns, read_frame, rows_checksum
+from patchrec_hf.data.rows import check_rows, check_targets, plain_rows, read_columns, read_frame, rows_checksum
 
 
 ROW = {"user_id": 7, "item_ids": [10, 11, 12, 13], "target_positions": [1, 3]}
@@ -141,3 +141,18 @@ def test_rows_of_a_shuffled_data_set_are_read_in_its_order():
     assert part["user_id"].to_list() == order.tolist()
     assert part["item_ids"].to_list() == expected
     assert read_frame(shuffled.select([]), "item_ids")["item_ids"].to_list() == []
+
+
+@pytest.mark.parametrize("form", ["polars", "arrow", "torch", "numpy", "pandas"])
+def test_formats_are_undone(rows, form):
+    formed = plain_rows(rows.with_format(form))
+    assert formed[0] == rows[0]
+    assert plain_rows(rows.with_format(form, columns=["item_ids"]))[0] == rows[0]
+    stream = plain_rows(rows.to_iterable_dataset().with_format(form))
+    assert next(iter(stream)) == rows[0]
+
+
+def test_functions_that_make_rows_stay(rows):
+    made = rows.with_transform(lambda batch: {**batch, "user_id": [0] * len(batch["user_id"])})
+    assert plain_rows(made)[3]["user_id"] == 0
+    assert plain_rows("no rows") == "no rows"

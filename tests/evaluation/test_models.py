@@ -31,6 +31,8 @@ from patchrec_hf import (
     evaluate_model,
     evaluate_scorer,
 )
+from patchrec_hf.runtime.fusion import Fusion
+from patchrec_hf.runtime.fusion_parts import ItemHeadPart
 from patchrec_hf.runtime.trie import build_trie
 
 
@@ -591,3 +593,65 @@ def test_layouts_that_read_times_need_them(model, processor, rows):
     assert (report.targets["history_tokens"] == 1).all()  # one session
     with pytest.raises(ValueError, match=r"TimeWindowLayout\(.*reads timestamps, but the data set to rank has no"):
         evaluate_model(model, processor, rows, TimeWindowLayout(3600))
+
+
+@pytest.fixture(scope="module")
+def collapsed():
+    """A model whose weights are all 0, and a processor with 50 titles of two tokens and a fusion of the item head."""
+    catalog = Catalog.from_titles({item: f"{chr(65 + item // 10)}{item % 10}" for item in range(50)})
+    backbone, tokenizer = build_tiny_backbone(catalog, hidden_size=32, vocab_size=400)
+    model = PatchRecForCausalLM.from_backbone(backbone, tokenizer).eval()
+    model.add_item_head(catalog, residual_size=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    processor = PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT)
+    return model, processor.with_fusion(Fusion({"item": ItemHeadPart()}, {"item": 1.0}))
+
+
+@pytest.mark.parametrize(
+    "method", [{"method": name} for name in ("exact", "all", "beam", "item", "fusion")] + [{"normalizer": "catalog"}]
+)
+def test_a_model_that_scores_all_titles_alike_gains_nothing_from_their_order(collapsed, method, caplog):
+    """The 50 items share the ranks 1 to 50, wherever the target stands in the catalog."""
+    model, processor = collapsed
+    rows = Dataset.from_list(
+        [{"user_id": target, "item_ids": [3, 4, 5, target], "target_positions": [3]} for target in (0, 49)]
+    )
+    method = {"method": "exact", **method, **({"num_beams": 50} if method.get("method") == "beam" else {})}
+    report = evaluate_model(model, processor, rows, k=20, show_progress=False, **method)
+    assert report.targets["item_rank"].to_list() == report.targets["title_rank"].to_list() == [25.5, 25.5]
+    assert report.targets["num_ties"].to_list() == [50, 50]
+    metrics = report.metrics([10, 20])
+    assert (metrics["hr@10"], metrics["hr@20"], metrics["tied_share"]) == (0, 0, 1)
+    assert (metrics["exact_share"], metrics["ends_in_tie_share"]) == (1, 1)
+    assert report.targets["top_place"].to_list() == [1, None]  # the list itself is in the order of the catalog
+    assert "A typical list of 20 has 1 distinct score." in caplog.text
+    assert "A typical list of 20 has 1 distinct score." in report.to_markdown()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_ties_are_found_in_any_dtype(collapsed, dtype):
+    """Half of the items get one score by the head, and the others another one, which differs by its last digit."""
+    model, processor = collapsed
+    model = model.to(dtype)
+    try:
+        with torch.no_grad():
+            model.item_head.item_vectors.bias[:25] = 1.0
+            model.item_head.item_vectors.bias[25:] = 1.0 + 1e-7
+        rows = Dataset.from_list(
+            [{"user_id": 0, "item_ids": [3, 4, 5, target], "target_positions": [3]} for target in (0, 49)]
+        )
+        report = evaluate_model(model, processor, rows, method="item", show_progress=False)
+        assert report.targets["item_rank"].to_list() == [25.5, 25.5]
+    finally:
+        with torch.no_grad():
+            model.float().item_head.item_vectors.bias.zero_()
+
+
+def test_lists_of_distinct_scores_end_in_no_tie(model, processor, rows):
+    """The scores of this model are distinct, so no list leaves out a tie."""
+    report = evaluate_model(model, processor, rows, k=5, show_progress=False)
+    assert not report.targets["ends_in_tie"].any()
+    assert report.targets["num_distinct_scores"].to_list() == report.targets["num_best_titles"].to_list()
+    assert report.metrics([5])["ends_in_tie_share"] == 0

@@ -74,12 +74,33 @@ def test_titles_without_items_equal_the_titles_of_the_others(titles, data):
 )
 def test_ranks_by_item_and_by_title(ranked, target, expected):
     strict = lists(STRICT_PROTOCOL)
-    ranks = strict.find(strict.all(1), np.array([ranked]), np.array([target]))
-    assert tuple(column[0] for column in ranks) == expected
+    found = strict.find(strict.all(1), np.array([ranked]), -np.arange(3.0)[None], np.array([target]))
+    assert tuple(column[0] for column in found[:3]) == expected
+    assert found.places[0] == expected[1]
 
 
 def test_the_release_credits_longer_titles():
     """ "Emma II" begins with the letters of "Emma", which the release cannot spell."""
     release = lists(RELEASE_MATCHING)
-    item_rank, title_rank, num_ties = release.find(release.all(1), np.array([[1, 3]]), np.array([0]))
-    assert (item_rank[0], title_rank[0], num_ties[0]) == (2, 2, 1)
+    found = release.find(release.all(1), np.array([[1, 3]]), np.zeros((1, 2)), np.array([0]))
+    assert tuple(column[0] for column in found) == (2, 2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("scores", "target", "tied", "expected"),
+    [
+        ([-1.0, -1.0, -2.0], 1, [], (2.0, 1.5, 3, 1.0)),  # "Poems" and two "Emma" share the ranks 1, 2 and 3
+        ([-1.0, -1.0, -2.0], 2, [], (2.0, 1.5, 3, 2.0)),
+        ([-1.0, -1.0, -2.0], 3, [], (4.0, 3.0, 1, 3.0)),
+        ([-1.0, -2.0, -2.0 - 1e-7], 3, [], (3.0, 2.5, 3, 3.0)),  # float32 cannot tell these two apart
+        ([-1.0, -2.0, -2.0 - 1e-4], 3, [], (4.0, 3.0, 1, 3.0)),
+        ([-1.0, -2.0, -np.inf], 3, [3], (3.0, 2.5, 3, math.inf)),  # the list left out what ties with its last place
+        ([-1.0, -2.0, -np.inf], 0, [3], (3.0, 2.5, 3, 2.0)),
+        ([-2.0, -2.0, -np.inf], 1, [3], (2.5, 2.0, 4, 1.0)),
+    ],
+)
+def test_titles_with_equal_scores_share_their_ranks(scores, target, tied, expected):
+    strict = lists(STRICT_PROTOCOL)
+    ranked = np.where(np.isfinite(scores), [1, 0, 3], -1)
+    found = strict.find(strict.all(1), ranked[None], np.array([scores]), np.array([target]), {0: np.array(tied, int)})
+    assert tuple(column[0] for column in found) == expected

@@ -5,9 +5,11 @@ import signal
 import sys
 
 import interrupted_job
+import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import ITEM_IDS
 from filelock import FileLock
 from polars.testing import assert_frame_equal
 from processes import run_process
@@ -16,6 +18,7 @@ from users_of_jobs import histories, make_recommender, save, write_users
 from patchrec_hf import PatchRecommender, TimeWindowLayout, recommend_users
 from patchrec_hf.jobs.job_parts import JobParts
 from patchrec_hf.jobs.user_ranker import UserRanker
+from patchrec_hf.jobs.user_requests import UsersError
 
 
 @pytest.fixture
@@ -338,3 +341,16 @@ def test_two_processes_equal_one(recommender, run, tmp_path):
     skipped = pl.read_parquet(tmp_path / "two.skipped.parquet")
     assert skipped.equals(pl.read_parquet(one.skipped))
     assert skipped["user_id"].to_list() == [99]
+
+
+def test_histories_that_are_too_long_stop_a_job_before_it_ranks(processor, tmp_path, monkeypatch):
+    recommender = make_recommender(processor)
+    path = tmp_path / "users.parquet"
+    pl.DataFrame({"user_id": [1, 2], "item_ids": [[10], ITEM_IDS[:8]]}).write_parquet(path)
+    model, processor = recommender.model, recommender.processor
+    limit = processor.encode(np.arange(3)).history_end + 1
+    monkeypatch.setattr(model.config.decoder_config, "max_position_embeddings", limit)
+    monkeypatch.setattr(UserRanker, "rank", lambda *_: pytest.fail("a user was ranked"))
+    message = r"1 of 2 users cannot be ranked.*Row 1, user 2: The history is too long: its prompt takes \d+ tokens"
+    with pytest.raises(UsersError, match=message):
+        recommend_users(recommender, path, tmp_path / "top.parquet", show_progress=False)

@@ -1,13 +1,15 @@
 """Adapters: what they train, and that saving, loading and merging them changes no ranking."""
 
 import importlib.util
+import json
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from conftest import ITEM_IDS
-from item_parts import item_model, item_processor
-from peft import IA3Config, LoraConfig, PeftModel
+from item_parts import item_model, item_processor, plain_model
+from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
 from torch import nn
@@ -15,6 +17,7 @@ from transformers import AutoConfig, BitsAndBytesConfig
 
 from patchrec_hf import (
     BOOK_PROMPT,
+    CatalogRanker,
     ItemPatchLayout,
     PatchFinetuneConfig,
     PatchFinetuneTrainer,
@@ -23,9 +26,17 @@ from patchrec_hf import (
     PatchRecForCausalLM,
     PatchRecommender,
     PatchRecProcessor,
+    RankingConfig,
     build_tiny_backbone,
+    evaluate_model,
 )
-from patchrec_hf.runtime.adapters import complete_lora_config, load_adapted, load_model
+from patchrec_hf.runtime.adapters import (
+    complete_lora_config,
+    load_adapted,
+    load_model,
+    save_base_path,
+    without_wrapper,
+)
 from patchrec_hf.runtime.prompts import PATCH_TOKEN, SPECIAL_TOKENS
 
 
@@ -231,6 +242,111 @@ def test_adapters_that_do_not_say_what_they_were_trained_on(model, processor, ro
     trainer.save_model(str(tmp_path / "adapter"))
     with pytest.raises(ValueError, match=r"does not name the model that it was trained on.*`base_model`"):
         PatchRecommender.from_pretrained(tmp_path / "adapter")
+
+
+IA3 = IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=4),
+        pytest.param(LoraConfig(r=4, use_dora=True), marks=pytest.mark.slow),
+        pytest.param(IA3, marks=pytest.mark.slow),
+        pytest.param(LoraConfig(r=4, modules_to_save=["lm_head"]), marks=pytest.mark.slow),
+    ],
+)
+def test_a_model_with_an_adapter_ranks_as_it_does_when_it_is_merged(backbone, processor, rows, tmp_path, config):
+    """It recommends, is evaluated, and ranks, without being merged, and is left as it was."""
+
+    def rank(model):
+        report = evaluate_model(model, processor, rows, k=12, show_progress=False)
+        ranking = CatalogRanker(model, processor, RankingConfig(k=5)).rank([processor.encode(np.arange(5))])
+        return report.targets["item_rank"].to_list(), ranking.items.tolist()
+
+    model = train(backbone, processor, rows, tmp_path, peft_config=config).model
+    assert isinstance(model, PeftModel)
+    found, ranks = scores(model, processor), rank(model)
+    merged = model.merge_and_unload()
+    assert found == pytest.approx(scores(merged, processor), rel=1e-3)
+    assert ranks == rank(merged)
+
+
+def test_models_that_cannot_be_unwrapped(model, processor, rows):
+    prompted = get_peft_model(model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
+    with pytest.raises(ValueError, match=r"PROMPT_TUNING, which puts tokens before a sequence.*such as `LoraConfig`"):
+        PatchRecommender(prompted, processor)
+    with pytest.raises(ValueError, match="PROMPT_TUNING"):
+        evaluate_model(prompted, processor, rows)
+    with pytest.raises(TypeError, match=r"wrapped in `DataParallel`\. Pass the model in it: `model\.module`"):
+        without_wrapper(nn.DataParallel(model))
+    mixed = get_peft_model(plain_model(), LoraConfig(r=2, target_modules=["q_proj"]), mixed=True)
+    with pytest.raises(TypeError, match=r"PeftMixedModel.*`model.merge_and_unload\(\)`"):
+        without_wrapper(mixed)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ["lm_head"],
+        pytest.param(["embed_tokens"], marks=pytest.mark.slow),
+        pytest.param(["embed_tokens", "lm_head"], marks=pytest.mark.slow),
+    ],
+)
+def test_head_and_embeddings_may_be_trained_whole(backbone, processor, rows, tmp_path, modules, caplog):
+    """Also where the two are one table: what is saved and loaded, with or without being merged, scores alike."""
+    model = train(backbone, processor, rows, tmp_path, peft_config=LoraConfig(r=4, modules_to_save=modules)).model
+    is_tied = load_model(backbone, processor.tokenizer).config.tie_word_embeddings
+    assert ("cannot also train the special tokens" in caplog.text) == (is_tied and modules == ["lm_head"])
+    expected = scores(model, processor)
+    model.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    loaded = PatchRecommender.from_pretrained(tmp_path / "adapter").model
+    assert scores(loaded, processor) == pytest.approx(expected, rel=1e-4)
+    loaded.save_pretrained(tmp_path / "merged")
+    again = PatchRecForCausalLM.from_pretrained(tmp_path / "merged")
+    assert scores(again, processor) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_base_is_found_from_any_directory(catalog, processor, rows, tmp_path, monkeypatch):
+    """A run in one directory names its backbone by a relative path, and the adapter is loaded in another one."""
+    save_backbone(catalog, tmp_path / "outputs" / "first" / "final", tied=True)
+    monkeypatch.chdir(tmp_path)
+    trainer = train("outputs/first/final", processor, rows, tmp_path / "run")
+    expected = scores(trainer.model, processor)
+    trainer.save_model("outputs/second/final")
+    monkeypatch.chdir("/")
+    adapter = tmp_path / "outputs" / "second" / "final"
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "outputs" / "first" / "final")
+    assert scores(PatchRecommender.from_pretrained(adapter).model, processor) == pytest.approx(expected, rel=1e-4)
+
+    # An earlier version saved the path as it was given.
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": "outputs/first/final"})
+    )
+    assert scores(PatchRecommender.from_pretrained(adapter).model, processor) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_base_that_is_gone_is_not_looked_up_on_the_hub(catalog, processor, rows, tmp_path, monkeypatch):
+    backbone = save_backbone(catalog, tmp_path / "backbone", tied=True)
+    train(backbone, processor, rows, tmp_path / "run").save_model(str(tmp_path / "adapter"))
+    (tmp_path / "backbone").rename(tmp_path / "moved")
+    monkeypatch.setattr("patchrec_hf.runtime.adapters.load_model", lambda *_, **__: pytest.fail("looked up"))
+    with pytest.raises(
+        FileNotFoundError, match=r"trained on the model in .*backbone, and there is no such directory.*"
+    ):
+        PatchRecommender.from_pretrained(tmp_path / "adapter")
+    monkeypatch.undo()
+    PatchRecommender.from_pretrained(tmp_path / "adapter", base_model=tmp_path / "moved")
+
+
+def test_the_name_of_a_repository_stays(tmp_path):
+    path = tmp_path / "adapter_config.json"
+    for name in ("owner/name", None, str(tmp_path)):
+        path.write_text(json.dumps({"base_model_name_or_path": name}))
+        save_base_path(tmp_path)
+        assert json.loads(path.read_text()) == {"base_model_name_or_path": name}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")

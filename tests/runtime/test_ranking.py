@@ -262,6 +262,16 @@ def test_a_prompt_that_is_too_long_is_named(model, processor, trie):
     assert counted(model, lambda: run(LazySequence(4, prompts.__getitem__)))[2] > 0
 
 
+def test_a_title_that_is_too_long_is_named(model, processor):
+    titled = processor.with_catalog(processor.catalog.with_items({99: "A long title " * 40}))
+    prompt = titled.encode(np.arange(3))
+    model.config.text_config.max_position_embeddings = prompt.prompt_length + titled.trie.max_depth - 1
+    with pytest.raises(ValueError, match=r"longest title, of item 99 \('A long title .*'…\)\. Shorten it, or leave"):
+        CatalogRanker(model, titled, RankingConfig(k=5)).rank([prompt])
+    with pytest.raises(ValueError, match=r"Most of them are the longest title\. Shorten it"):
+        rank(model, titled.trie, [prompt], titled.prompt.pad_id, k=5)
+
+
 def test_nothing_left(model, processor, prompts, trie):
     excluded = [np.arange(12) if row == 2 else np.array([], dtype=int) for row in range(5)]
     with pytest.raises(ValueError, match="Row 2 has no item left"):

@@ -1,11 +1,15 @@
 """Recommendations behind prompts: the part that recommenders and user states share."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 from families import tiny
+from item_parts import item_model, item_processor
 from user_states import make_recommender
 
-from patchrec_hf import ItemPatchLayout, Recommendation
+from patchrec_hf import ItemPatchLayout, PatchRecommender, Recommendation
 from patchrec_hf.runtime.recommendations import PromptRecommender
 
 
@@ -43,3 +47,16 @@ def test_bad_settings():
     for k, method, message in ((0, None, "`k` must be at least 1"), (3, "diverse", "'diverse' reproduces")):
         with pytest.raises(ValueError, match=message):
             recommender.recommend_behind(prompts, None, k, **{**DEFAULTS, "method": method})
+
+
+def test_lists_that_end_in_a_tie_say_so(processor):
+    """Without weights, all items have one score. The two items called "Poems" are one title."""
+    model, processor = item_model(), item_processor(processor)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    recommender = PatchRecommender(model, processor)
+    recommend = partial(recommender.recommend, [10], method="item", exclude_seen=False)
+    assert {item.ends_in_tie for item in recommend(k=3)} == {True}
+    assert {item.ends_in_tie for item in recommend(k=11)} == {False}
+    assert {item.ends_in_tie for item in recommend(k=11, unique_titles=False)} == {True}

@@ -173,12 +173,12 @@ def items_by_score(found, trie=TRIE):
 
 
 def test_the_best_prefix_is_read_first():
-    """The search reads 1 (-1) and then 4 (-1.25), and stops: 1·2 (-1.5) cannot surpass the whole title 4 (-1.5)."""
+    """The search reads 1 (-1), then 4 (-1.25), and last 1·2 (-1.5), which may tie with the whole title 4 (-1.5)."""
     reader = FixedReader(TRIE)
     (found,) = search(reader, [0, 1, 2])
-    assert reader.tokens_read == [{0: [1]}, {0: [4]}]
+    assert reader.tokens_read == [{0: [1]}, {0: [4]}, {0: [2]}]
     assert items_by_score(found) == [(2, -1.5)]
-    assert (found.tokens_read, found.dropped) == (2, -np.inf)
+    assert (found.tokens_read, found.dropped) == (3, -np.inf)
 
 
 def test_what_a_beam_gives_up_is_told():
@@ -204,10 +204,10 @@ def test_a_mean_is_bounded_by_the_longest_title_below():
 
 
 def test_a_negative_penalty_is_bounded_by_the_shortest_title_below():
-    """4 (-1.25 * 2) is read before 1 (-1 * 3); its title has -1.5 * 2, and 1 cannot surpass it."""
+    """4 (-1.25 * 2) is read before 1 (-1 * 3); its title has -1.5 * 2, which 1 cannot surpass, but may tie with."""
     reader = FixedReader(TRIE)
     (found,) = search(reader, [0, 1, 2], length_penalty=-1.0)
-    assert reader.tokens_read == [{0: [4]}]
+    assert reader.tokens_read == [{0: [4]}, {0: [1]}]
     assert items_by_score(found) == [(2, -3.0)]
 
 

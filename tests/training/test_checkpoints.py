@@ -10,13 +10,15 @@ from typing import ClassVar
 import interrupted_run
 import pytest
 from safetensors.torch import load_file
+from trainer_parts import STAGES
 
-from patchrec_hf import Catalog, PatchRecForCausalLM, SessionPatchLayout
+from patchrec_hf import Catalog, PatchFinetuneConfig, PatchFinetuneTrainer, PatchRecForCausalLM, SessionPatchLayout
 from patchrec_hf.runtime.layouts import Segment
 from patchrec_hf.training.checkpoints import (
     RUN_NAME,
     check_resumable,
     delete_old_checkpoints,
+    found_batch_size,
     last_checkpoint,
     mark_whole,
     unmark,
@@ -267,3 +269,25 @@ def test_changed_settings_of_the_optimizer_are_named_once(make_trainer, tmp_path
     (message,) = [record.message for record in caplog.records if "have no effect" in record.message]
     assert "learning_rate: old 0.01, new 0.5; weight_decay: old 0.0, new 0.3. To train" in message
     assert trainer.optimizer.param_groups[0]["initial_lr"] == 0.01
+
+
+def test_a_run_that_has_found_its_batch_size_goes_on_with_it(make_trainer, tmp_path, monkeypatch):
+    """The same script resumes it, although it asks for more rows than fit."""
+
+    class Full(PatchFinetuneTrainer):
+        def training_step(self, *args, **kwargs):
+            if self._train_batch_size > 4:
+                raise RuntimeError("CUDA out of memory.")
+            return super().training_step(*args, **kwargs)
+
+    monkeypatch.setitem(STAGES, "finetune", (Full, PatchFinetuneConfig))
+    settings = {"per_device_train_batch_size": 5, "save_strategy": "steps", "save_steps": 4}
+    began = make_trainer("finetune", max_steps=4, auto_find_batch_size=True, **settings)
+    began.train()
+    assert found_batch_size(tmp_path / "run" / "checkpoint-4") == 4
+    resumed = make_trainer("finetune", max_steps=8, auto_find_batch_size=True, **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert (resumed.state.global_step, resumed._train_batch_size) == (8, 4)
+    with pytest.raises(ValueError, match="rows per forward of all processes: old 4, new 5"):
+        make_trainer("finetune", max_steps=8, **settings).train(resume_from_checkpoint=True)
+    assert found_batch_size(tmp_path) is None

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 from item_parts import item_model, item_processor
-from trainer_parts import logged
+from trainer_parts import as_stream, logged
+from transformers import TrainerState
 
 from patchrec_hf import (
     PatchDataCollator,
     evaluate_model,
+    last_checkpoint,
 )
 from patchrec_hf.batches.filled import FilledDataset, FillerRow
 from patchrec_hf.training import ranking_evaluation
@@ -177,3 +179,83 @@ def test_a_title_run_ranks_by_titles_also_with_a_head(make_trainer, processor, r
     )
     report = evaluate_model(trainer.model, trainer.processing_class, rows, k=5, method="exact", show_progress=False)
     assert trainer.evaluate()["eval_hr@5"] == np.mean(report.targets["item_rank"].to_numpy() <= 5)
+
+
+SAVING = {
+    "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3, "max_steps": 6,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_model_is_saved_before_it_is_ranked(make_trainer, rows, monkeypatch, tmp_path):
+    """A ranking that fails at the first evaluation loses nothing, and the run goes on from there."""
+
+    def fail(*_, **__):
+        raise MemoryError("the ranking failed")
+
+    trainer = make_trainer("finetune", eval_dataset=rows, **SAVING)
+    with monkeypatch.context() as patched:
+        patched.setattr(ranking_evaluation, "evaluate_model", fail)
+        with pytest.raises(MemoryError, match="the ranking failed"):
+            trainer.train()
+    assert last_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-3")
+    resumed = make_trainer("finetune", eval_dataset=rows, **SAVING)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    monkeypatch.undo()
+    whole = make_trainer("finetune", eval_dataset=rows, **SAVING, output_dir=str(tmp_path / "whole"))
+    whole.train()
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_a_checkpoint_holds_what_its_evaluation_has_shown(make_trainer, rows, tmp_path):
+    """The state, the best model, the card and the number of checkpoints are as if it had been saved afterwards."""
+    saved = []
+    settings = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "save_total_limit": 1}
+    trainer = make_trainer("finetune", eval_dataset=rows, **SAVING, **settings)
+    save_checkpoint = trainer._save_checkpoint
+    trainer._save_checkpoint = lambda *args, **kwargs: saved.append(1) or save_checkpoint(*args, **kwargs)
+    trainer.train()
+    assert len(saved) == 2  # each checkpoint is written once
+    checkpoint = tmp_path / "run" / "checkpoint-6"
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    assert state.log_history == trainer.state.log_history[: len(state.log_history)]
+    assert [entry["step"] for entry in state.log_history if "eval_loss" in entry] == [3, 6]
+    assert state.best_metric == min(logged(trainer, "eval_loss")) == trainer.state.best_metric
+    assert state.best_model_checkpoint == str(checkpoint) == trainer.state.best_model_checkpoint
+    assert "hr@10" in (checkpoint / "README.md").read_text(encoding="utf-8").lower()
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-6"]
+
+
+def test_a_scheduler_that_follows_the_metrics_is_saved_after_them(make_trainer, rows, tmp_path):
+    settings = {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "loss"}
+    trainer = make_trainer("finetune", eval_dataset=rows, **SAVING, **settings)
+    trainer.train()
+    scheduler = torch.load(tmp_path / "run" / "checkpoint-6" / "scheduler.pt", weights_only=False)
+    assert scheduler["last_epoch"] == trainer.lr_scheduler.last_epoch > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["polars", "arrow", "torch", "numpy", "pandas", "columns"])
+def test_rows_of_any_format_train_and_evaluate_alike(make_trainer, rows, form):
+    """Also a format that shows some columns only."""
+    formed = rows.with_format("torch", columns=["item_ids"]) if form == "columns" else rows.with_format(form)
+    found = []
+    for data in (rows, formed):
+        trainer = make_trainer("finetune", train_dataset=data, eval_dataset={"a": data}, max_steps=2)
+        trainer.train()
+        losses = logged(trainer, "loss"), trainer.evaluate()["eval_a_loss"], trainer.predict(data).metrics["test_loss"]
+        found.append((*losses, trainer.predict(data).predictions.tolist()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["polars", "arrow", "numpy"])
+def test_streams_of_any_format_train_alike(make_trainer, rows, form):
+    losses = []
+    for data in (as_stream(rows), as_stream(rows).with_format(form)):
+        trainer = make_trainer("finetune", train_dataset=data, max_steps=2)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == losses[1]

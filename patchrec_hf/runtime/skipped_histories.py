@@ -1,0 +1,149 @@
+"""Skipped histories: results that say why nothing was recommended for a history, beside the results for others"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from .recommendations import Recommendation
+from .user_histories import as_batch, split_candidates, split_histories
+
+
+OnError = Literal["raise", "skip"]
+ON_ERROR = get_args(OnError)
+_ROW_0 = re.compile(r"\b[Rr]ow 0\b")
+
+
+@dataclass(frozen=True)
+class SkippedHistory(Sequence[Recommendation]):
+    """
+    The result for a history for which nothing can be recommended, with `on_error="skip"`: a list without
+    recommendations, which says why.
+
+    Args:
+        reason (`str`):
+            A sentence that says why.
+
+    Example:
+    ```python
+    >>> results = recommender.recommend([[3, 14], [123456]], on_error="skip")
+    >>> [result.reason for result in results if isinstance(result, SkippedHistory)]
+    ```
+    """
+
+    reason: str
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getitem__(self, index: Any) -> Any:
+        return ()[index]
+
+
+def check_on_error(on_error: str) -> bool:
+    """
+    Returns whether histories for which nothing can be recommended are skipped.
+
+    Args:
+        on_error (`"raise"` or `"skip"`):
+            What to do with them.
+
+    Raises:
+        ValueError: If it is neither of these.
+    """
+    if on_error not in ON_ERROR:
+        raise ValueError(f"`on_error` must be 'raise' or 'skip', got {on_error!r}.")
+    return on_error == "skip"
+
+
+def recommend_or_skip(
+    recommend: Callable[..., Any],
+    check_history: Callable[[list[Any]], Any],
+    histories: Any,
+    **arguments: Any,
+) -> Any:
+    """
+    Recommends for each history for which this is possible.
+
+    Args:
+        recommend (`Callable`):
+            Takes a list of histories, and the arguments below for them. It raises `ValueError`, `KeyError` or
+            `TypeError` if one of them cannot be recommended for.
+        check_history (`Callable`):
+            Takes the items of a history, and raises one of these errors if an item cannot be looked up.
+        histories (`Any`):
+            One history or several, as [`PatchRecommender.recommend`] takes them.
+        **arguments (`Any`):
+            `candidates`, `times` and `timestamps` of [`PatchRecommender.recommend`], if it takes them.
+
+    Returns:
+        As [`PatchRecommender.recommend`] does, with a [`SkippedHistory`] in the place of a list that cannot be made.
+
+    Raises:
+        TypeError: If these are no histories.
+        ValueError: If the number of candidate lists, of moments or of timestamps is not the number of histories.
+    """
+    is_single, rows = split_histories(histories)
+    per_row = {
+        name: _split(name, value, len(rows), is_single) for name, value in arguments.items() if value is not None
+    }
+    results: list[Any] = [None] * len(rows)
+    good = []
+    for row, history in enumerate(rows):
+        try:
+            ((_, (items,)),) = [as_batch([history])]
+            check_history(items)
+            good.append(row)
+        except (ValueError, KeyError, TypeError) as error:
+            results[row] = _skipped(error)
+
+    def recommend_rows(numbers: list[int]) -> Any:
+        chosen = {
+            name: value if is_shared else [value[row] for row in numbers]
+            for name, (is_shared, value) in per_row.items()
+        }
+        return recommend([rows[row] for row in numbers], **chosen)
+
+    for row, result in zip(good, _each_or_skipped(good, recommend_rows), strict=True):
+        results[row] = result
+    return results[0] if is_single else results
+
+
+def _split(name: str, value: Any, num_rows: int, is_single: bool) -> tuple[bool, Any]:
+    """Returns whether an argument is the same for all histories, and the argument or one value for each history."""
+    if name == "candidates":
+        return split_candidates(value, num_rows)
+    if name == "times":
+        values = np.asarray(value)
+        if values.ndim == 0:
+            return True, value
+        value = values.tolist()
+    elif is_single:
+        value = [value]
+    if len(value) != num_rows:
+        raise ValueError(f"`{name}` holds {len(value)} entries for {num_rows} histories. Give one for each.")
+    return False, value
+
+
+def _each_or_skipped(rows: list[int], recommend: Callable[[list[int]], Any]) -> list[Any]:
+    """Recommends for rows together. If one of them cannot be, halves of them are tried, down to this one."""
+    if not rows:
+        return []
+    try:
+        return [*recommend(rows)]
+    except (ValueError, KeyError, TypeError) as error:
+        if len(rows) == 1:
+            return [_skipped(error)]
+    half = len(rows) // 2
+    return _each_or_skipped(rows[:half], recommend) + _each_or_skipped(rows[half:], recommend)
+
+
+def _skipped(error: Exception) -> SkippedHistory:
+    """Returns the result for a history that alone raised an error. The error calls it row 0 of a batch of one."""
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    message = message.replace(" (row 0)", "").replace(" in row 0", "")
+    return SkippedHistory(_ROW_0.sub(lambda match: "this row" if match[0][0] == "r" else "This row", message))
