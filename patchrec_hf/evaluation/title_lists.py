@@ -19,8 +19,8 @@ from .protocol import EvaluationProtocol
 @dataclass(frozen=True, eq=False)
 class AllowedTitles:
     """
-    The titles that may be recommended for one target. Items that are spelled alike share one title. The titles of a few
-    items are listed, or else those of which a few items are left out.
+    The titles that may be recommended for one target. Items that are spelled alike share one title. It lists
+    the titles of few items, or else those of which few items are left out.
 
     Args:
         trie ([`TitleTrie`]):

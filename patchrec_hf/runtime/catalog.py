@@ -285,7 +285,7 @@ def check_learned_items(
 
 
 def _num_distinct(ids: np.ndarray) -> int:
-    """Number of different ids. Texts are hashed, because sorting a million of them takes seconds."""
+    """Number of different ids, at least one. Texts are hashed, because sorting a million of them takes seconds."""
     return len(set(ids.tolist())) if is_text(ids) else 1 + int(np.count_nonzero(np.diff(np.sort(ids))))
 
 

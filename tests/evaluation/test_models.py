@@ -31,6 +31,7 @@ from patchrec_hf import (
     evaluate_model,
     evaluate_scorer,
 )
+from patchrec_hf.runtime import best_items
 from patchrec_hf.runtime.fusion import Fusion
 from patchrec_hf.runtime.fusion_parts import ItemHeadPart
 from patchrec_hf.runtime.trie import build_trie
@@ -438,6 +439,21 @@ def test_probabilities_of_the_item_head(processor, rows):
     target = processor.catalog.indices_of([row["target_id"]])[0]
     assert math.exp(row["log_prob"]) == pytest.approx(probabilities[target], rel=1e-3)
     assert "log_loss" in report.beyond_accuracy([1])
+
+
+def test_scores_of_few_targets_at_a_time_give_the_same_report(processor, rows, monkeypatch):
+    """As for a large catalog, of which the scores of all targets would not fit into memory."""
+    model, processor = item_model(), item_processor(processor)
+
+    def run():
+        return evaluate_model(model, processor, rows, method="item", exclude_seen=True, show_progress=False)
+
+    whole = run().targets
+    monkeypatch.setattr(best_items, "_NUMBERS_AT_ONCE", 2 * 12)  # two targets
+    parts = run().targets
+    for name in ("item_rank", "title_rank", "num_ties", "top_ids", "top_place", "history_tokens"):
+        assert parts[name].to_list() == whole[name].to_list(), name
+    np.testing.assert_allclose(parts["log_prob"], whole["log_prob"], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from datasets import Dataset
 from patchrec_hf import Catalog, TimedScorer, evaluate_scorer
 from patchrec_hf.baselines import Popularity
 from patchrec_hf.evaluation.scorers import score_at
+from patchrec_hf.runtime import best_items
 
 
 class FixedScorer:
@@ -76,6 +77,22 @@ def test_scorers_read_the_history_before_each_target():
     assert report.settings["ranker"] == "SeenScorer"
     assert score_books(SeenScorer(), *rows, batch_size=1).targets.equals(report.targets)
     assert score_books(SeenScorer(), *rows, max_rows=1).targets.equals(report.targets[:2])
+
+
+def test_few_targets_of_a_large_catalog_are_scored_at_a_time(monkeypatch):
+    sizes = []
+
+    class CountingScorer(SeenScorer):
+        def score(self, histories):
+            sizes.append(len(histories))
+            return super().score(histories)
+
+    rows = [([1, 2, 3, 4, 5], [2, 3, 4]), ([5, 3], [1])]
+    expected = score_books(CountingScorer(), *rows).targets
+    monkeypatch.setattr(best_items, "_NUMBERS_AT_ONCE", 3 * 5)
+    found = score_books(CountingScorer(), *rows).targets
+    assert found.equals(expected)
+    assert sizes == [4, 3, 1]
 
 
 def test_scored_items_that_were_seen_are_left_out_but_for_the_target():
