@@ -56,11 +56,12 @@ def test_collators_that_contradict_the_checkpoint(make_trainer, processor):
 
 
 def test_collators_learn_the_models_context(make_trainer, model, processor):
-    model.config.text_config.max_position_embeddings = 40
+    model.config.text_config.max_position_embeddings = 200
     for collator in (None, PatchDataCollator(processor)):
-        trainer = make_trainer("finetune", model=model, collator=collator)
-        with pytest.raises(ValueError, match="reads at most 40"):
-            trainer.train()
+        assert make_trainer("finetune", model=model, collator=collator).data_collator.max_length == 200
+    model.config.text_config.max_position_embeddings = 40
+    with pytest.raises(ValueError, match="reads at most 40"):
+        make_trainer("finetune", model=model)
 
 
 def test_names_are_loaded_in_float32(make_trainer, catalog, tmp_path):
