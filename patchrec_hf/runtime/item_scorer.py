@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
@@ -89,6 +90,11 @@ class ItemScorer:
                 self._item_vectors = item_vectors_of(self.model, self.processor, items)
         return self._item_vectors
 
+    @cached_property
+    def vectors_in_memory(self) -> np.ndarray:
+        """The vectors of all items as an array in the computer's memory, for an index."""
+        return self.item_vectors.cpu().numpy()
+
     @torch.no_grad()
     def score(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
         """
@@ -111,14 +117,48 @@ class ItemScorer:
                 context.
             FloatingPointError: If a score is not a number.
         """
-        head = self.model.item_head
-        for rows, read, products in self._read(prompts, batch_size, nest):
-            histories, num_items = [prompt.items for prompt in read], products.shape[1]
-            seen_weight, title_weight = head.feature_weights().tolist()
-            products += seen_weight * seen_mask(histories, num_items)
-            if self.model.config.item_head_config.title_similarity:
-                products += title_weight * title_features(self.processor.title_neighbors, histories, num_items)
-            yield ScoredRows(rows, products)
+        for rows, read, users in self.users(prompts, batch_size, nest):
+            yield ScoredRows(rows, self.score_users(users, [prompt.items for prompt in read]))
+
+    def score_users(self, users: torch.Tensor, histories: Sequence[np.ndarray]) -> np.ndarray:
+        """
+        Scores all items for users whose histories were read.
+
+        Args:
+            users (`torch.Tensor` of shape `(n, H + 1)`):
+                User vectors, float32 (see [`ItemScorer.users`]).
+            histories (`Sequence[numpy.ndarray]`):
+                Catalog indices of the n histories, oldest first.
+
+        Returns:
+            `numpy.ndarray` of shape `(n, num_items)`, float32: the products, and what the features add to them.
+
+        Raises:
+            FloatingPointError: If a score is not a number.
+        """
+        scores = self._products(users)
+        seen_weight, title_weight = self.feature_weights
+        scores += seen_weight * seen_mask(histories, scores.shape[1])
+        if self.reads_titles:
+            scores += title_weight * title_features(self.processor.title_neighbors, histories, scores.shape[1])
+        return scores
+
+    @property
+    def feature_weights(self) -> tuple[float, float]:
+        """How much a score rises for an item that the history holds, and for each unit of title similarity."""
+        seen, titles = self.model.item_head.feature_weights().tolist()
+        return seen, titles
+
+    @property
+    def user_scale(self) -> float:
+        """Length of every user vector without its last entry, if users and items are compared by cosine; else 1."""
+        head = self.model.item_head.user_vectors
+        return float(head.log_scale.exp().item()) if head.is_cosine else 1.0
+
+    @property
+    def reads_titles(self) -> bool:
+        """Whether scores also depend on similar titles."""
+        return self.model.config.item_head_config.title_similarity
 
     @torch.no_grad()
     def products(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
@@ -135,30 +175,44 @@ class ItemScorer:
         Raises:
             ValueError, FloatingPointError: As [`ItemScorer.score`] does.
         """
-        for rows, _, products in self._read(prompts, batch_size, nest):
-            yield ScoredRows(rows, products)
+        for rows, _, users in self.users(prompts, batch_size, nest):
+            yield ScoredRows(rows, self._products(users))
 
-    def _read(
-        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool
-    ) -> Iterator[tuple[np.ndarray, list[PromptToRank], np.ndarray]]:
-        """Reads every prompt that was not read. Yields numbers of prompts, the prompts, and products."""
+    @torch.no_grad()
+    def users(
+        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True
+    ) -> Iterator[tuple[np.ndarray, list[PromptToRank], torch.Tensor]]:
+        """
+        Computes the vectors of users: reads every prompt that was not read up to its newest item.
+
+        Args:
+            prompts, batch_size, nest:
+                See [`ItemScorer.score`].
+
+        Yields:
+            `tuple`: the numbers of n prompts, the prompts, and their users' vectors; float32, shape `(n, H + 1)`. The
+            last entry of each vector is 1.
+
+        Raises:
+            ValueError: As [`ItemScorer.score`] does.
+        """
         if not isinstance(prompts, LazySequence):  # a bad row raises before the model has ranked for hours
             for row, prompt in enumerate(prompts):
                 self._check(row, prompt)
         for first, block in prompt_blocks(prompts):
             for row, prompt in enumerate(block):
                 self._check(first + row, prompt)
-            scored = chain(self._score_states(block, batch_size), self._score_groups(block, batch_size, nest))
-            for rows, products in scored:
-                yield first + rows, [block[row] for row in rows], products
+            read = chain(self._states(block, batch_size), self._read_groups(block, batch_size, nest))
+            for rows, states in read:
+                yield first + rows, [block[row] for row in rows], self.model.item_head.user_vectors(states)
 
-    def _score_states(self, prompts: Sequence[PromptToRank], batch_size: int) -> Iterator[ScoredRows]:
-        """Computes products for the prompts that were read up to their newest items."""
+    def _states(self, prompts: Sequence[PromptToRank], batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Yields the states of the prompts that were read up to their newest items."""
         states = {row: prompt.state for row, prompt in enumerate(prompts) if isinstance(prompt, ReadPrompt)}
         rows = np.array(list(states), dtype=np.int64)
         for start in range(0, len(rows), batch_size):
             some = rows[start : start + batch_size]
-            yield ScoredRows(some, self._products(torch.stack([states[row] for row in some.tolist()])))
+            yield some, torch.stack([states[row] for row in some.tolist()])
 
     def _check(self, row: int, prompt: PromptToRank) -> None:
         if prompt.history_end < 0:
@@ -173,18 +227,22 @@ class ItemScorer:
                 "Lower the processor's `max_history`, or choose a layout that compresses more."
             )
 
-    def _score_groups(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool) -> Iterator[ScoredRows]:
-        """Reads the other prompts up to their newest items, and computes their products."""
+    def _read_groups(
+        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Reads the other prompts up to their newest items, and yields the states there."""
         numbers = np.array([row for row, prompt in enumerate(prompts) if not isinstance(prompt, ReadPrompt)])
         cut = [_until_history_ends(prompt) for prompt in prompts if not isinstance(prompt, ReadPrompt)]
         groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
         # Prompts of similar lengths need little padding.
         groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
         for start in range(0, len(groups), batch_size):
-            rows, products = self._read_groups(cut, groups[start : start + batch_size])
-            yield ScoredRows(numbers[rows], products)
+            rows, states = self._forward(cut, groups[start : start + batch_size])
+            yield numbers[rows], states
 
-    def _read_groups(self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]) -> ScoredRows:
+    def _forward(
+        self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]
+    ) -> tuple[np.ndarray, torch.Tensor]:
         model, device = self.model, self.model.device
         batch = pad_histories([prompts[rows[-1]] for rows in groups], self.processor.prompt.pad_id)
         # One entry for each prompt of a group. Short groups repeat their first prompt.
@@ -197,11 +255,11 @@ class ItemScorer:
             supervised_positions=torch.from_numpy(ends).to(device),
             use_cache=False,
         ).last_hidden_state
-        return ScoredRows(numbers[is_own], self._products(states[torch.from_numpy(is_own).to(states.device)]))
+        return numbers[is_own], states[torch.from_numpy(is_own).to(states.device)]
 
-    def _products(self, states: torch.Tensor) -> np.ndarray:
-        """Computes the products of item vectors with the vectors of users, from states of shape `(n, H)`."""
-        users, vectors = self.model.item_head.user_vectors(states), self.item_vectors
+    def _products(self, users: torch.Tensor) -> np.ndarray:
+        """Computes the products of item vectors with the vectors of users, of shape `(n, H + 1)`."""
+        vectors = self.item_vectors
         with torch.autocast(vectors.device.type, enabled=False):
             scores = (users.to(vectors.device) @ vectors.T).cpu().numpy()
         if not np.isfinite(scores).all():

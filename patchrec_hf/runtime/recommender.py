@@ -14,6 +14,7 @@ from .adapters import is_adapter, load_adapted
 from .best_items import best_items
 from .configuration import Normalizer
 from .encoding import EncodedHistory
+from .item_index import ItemIndex
 from .item_scorer import item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
@@ -98,6 +99,8 @@ class PatchRecommender(PromptRecommender):
         times: int | Sequence[int] | np.ndarray | None = None,
         timestamps: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | None = None,
         max_tokens: int | None = None,
+        index: ItemIndex | None = None,
+        num_candidates: int | None = None,
     ) -> list[Recommendation] | list[list[Recommendation]]:
         """
         Recommends the k most likely next items.
@@ -137,6 +140,14 @@ class PatchRecommender(PromptRecommender):
             max_tokens (`int`, *optional*):
                 Most positions of a history, if the processor's layout is a [`BudgetLayout`]: another budget than the
                 layout's own.
+            index ([`ItemIndex`], *optional*):
+                An index of this checkpoint's item vectors, for large catalogs (see
+                [`~PatchRecommender.build_index`]). The method is then `"item"` by default, or `"exact"`, by which the
+                item head proposes items and their titles rank them. `is_exact` is true where the list is that of the
+                whole catalog: by the item head with a flat index, or among `candidates`.
+            num_candidates (`int`, *optional*):
+                With an index: number of items that it proposes, at least k. For the method `"exact"` 200 if not given;
+                for `"item"` as many as k and the exclusions need.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first.
@@ -169,8 +180,59 @@ class PatchRecommender(PromptRecommender):
             times=times,
             batch_size=batch_size,
             show_progress=show_progress,
+            index=index,
+            num_candidates=num_candidates,
         )
         return results[0] if is_single else results
+
+    def index_recall(
+        self,
+        index: ItemIndex,
+        histories: Sequence[Sequence[Item]],
+        k: int = 20,
+        *,
+        exclude_seen: bool = True,
+        timestamps: Sequence[Sequence[int]] | np.ndarray | None = None,
+        batch_size: int = 8,
+    ) -> float:
+        """
+        Measures the recall of an index: which share of the k best items by the item head, among the whole catalog, it
+        finds.
+
+        Args:
+            index ([`ItemIndex`]):
+                An index of this checkpoint's item vectors.
+            histories, exclude_seen, timestamps, batch_size:
+                See [`~PatchRecommender.recommend`]; a batch of some hundred histories.
+            k (`int`, *optional*, defaults to `20`):
+                Number of best items.
+
+        Returns:
+            `float`: the mean over the histories, from 0 to 1.
+
+        Raises:
+            ValueError, TypeError, KeyError, FloatingPointError: As [`~PatchRecommender.recommend`] does.
+
+        Example:
+        ```python
+        >>> recommender.index_recall(index, histories, k=20)
+        ```
+        """
+        settings: dict[str, Any] = {
+            "exclude_seen": exclude_seen, "unique_titles": False, "method": "item", "timestamps": timestamps,
+            "batch_size": batch_size,
+        }  # fmt: skip
+        is_single, batch = as_batch(histories)
+        if is_single:
+            raise TypeError(
+                f"`index_recall` takes a batch of histories: `index_recall(index, [history])`, got {histories!r}."
+            )
+        found, best = (self.recommend(batch, k, **settings, **more) for more in ({"index": index}, {}))
+        shares = [
+            len({item.item_id for item in some} & {item.item_id for item in exact}) / len(exact)
+            for some, exact in zip(found, best, strict=True)
+        ]
+        return float(np.mean(shares))
 
     @property
     def reads_times(self) -> bool:
