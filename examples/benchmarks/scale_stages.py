@@ -3,7 +3,7 @@ The stages of `scale.py`. Each runs in a process of its own, because a process t
 
     python examples/benchmarks/scale_stages.py tokens --directory outputs/scale --items 10000
 
-A stage reads what earlier ones wrote to the directory, writes its own files there, and prints its measurements as JSON.
+A stage reads what earlier ones wrote to the directory, writes its own files there, and prints what it measured.
 """
 
 import argparse
@@ -154,10 +154,10 @@ def rank(directory: Path, num_items: int) -> dict[str, float]:
     from patchrec_hf.runtime.item_index import ItemIndex
     from patchrec_hf.runtime.ranking_config import RankingConfig
 
-    recommender = load_recommender(directory, num_items)
+    recommender, num_known = load_recommender(directory, num_items)
     scorer, processor = recommender.item_scorer, recommender.processor
     histories = [
-        np.array(items[:-1]) for items in histories_of(list(processor.catalog.titles[:KNOWN_ITEMS]), NUM_USERS, 2)
+        np.array(items[:-1]) for items in histories_of(list(processor.catalog.titles[:num_known]), NUM_USERS, 2)
     ]
     prompts = [processor.encode(items) for items in histories]
     scorer.vectors_in_memory  # noqa: B018 (computed once, before anything is measured)
@@ -185,11 +185,11 @@ def rank(directory: Path, num_items: int) -> dict[str, float]:
         ranker = IndexRanker(scorer, built, K)
 
         def by_index() -> None:
-            parts = [
-                ranker.best(users[start : start + 512], histories[start : start + 512], None, histories[start : start + 512])
-                for start in range(0, number, 512)
-            ]  # fmt: skip
-            found[name] = np.concatenate([items for items, _, _ in parts])
+            parts = []
+            for start in range(0, number, 512):
+                seen = histories[start : start + 512]
+                parts.append(ranker.best(users[start : start + 512], seen, None, seen)[0])
+            found[name] = np.concatenate(parts)
 
         results[name] = users_per_second(by_index, number)
 
@@ -197,8 +197,7 @@ def rank(directory: Path, num_items: int) -> dict[str, float]:
     for ef_search in EF_SEARCHES:
         built = ItemIndex.from_pretrained(of_catalog(directory, num_items) / "hnsw", ef_search=ef_search)
         search(f"item_hnsw_{ef_search}", built, NUM_USERS)
-        shares = [np.isin(best, some).mean() for some, best in zip(found.popitem()[1], found["item_flat"], strict=True)]
-        results[f"recall_{ef_search}"] = float(np.mean(shares))
+        results[f"recall_{ef_search}"] = recall(found[f"item_hnsw_{ef_search}"], found["item_flat"])
     config = RankingConfig(k=K, method="exact")
     few = 32
 
@@ -212,8 +211,13 @@ def rank(directory: Path, num_items: int) -> dict[str, float]:
     return {**results, **peak()}
 
 
-def load_recommender(directory: Path, num_items: int) -> Any:
-    """Loads the model with a large catalog, whose titles were tokenized before."""
+def recall(found: np.ndarray, best: np.ndarray) -> float:
+    """Returns which share of the best items was found; both of shape `(n, k)`."""
+    return float(np.mean([np.isin(exact, some).mean() for some, exact in zip(found, best, strict=True)]))
+
+
+def load_recommender(directory: Path, num_items: int) -> tuple[Any, int]:
+    """Loads the model with a large catalog, whose titles were tokenized before. Returns how many of them it knows."""
     from patchrec_hf import Catalog, PatchRecommender
     from patchrec_hf.runtime.trie import TitleTrie
 
@@ -225,7 +229,7 @@ def load_recommender(directory: Path, num_items: int) -> Any:
     with np.load(of_catalog(directory, num_items) / "trie.npz") as arrays:
         built = {name: arrays[name] for name in arrays.files}
     processor.__dict__["trie"] = TitleTrie(**{**built, "num_items": int(built["num_items"])})
-    return PatchRecommender(small.model, processor)
+    return PatchRecommender(small.model, processor), len(small.catalog)
 
 
 def load_tokens(directory: Path, num_items: int) -> Any:

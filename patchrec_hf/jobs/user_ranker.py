@@ -10,6 +10,7 @@ import numpy as np
 
 from ..runtime.configuration import Normalizer
 from ..runtime.encoding import EncodedHistory
+from ..runtime.item_index import ItemIndex
 from ..runtime.ranking_config import Method
 from ..runtime.recommendations import Recommendation
 from ..runtime.recommender import PatchRecommender
@@ -22,7 +23,7 @@ class RankingSettings:
     How items are recommended. All of it changes the result.
 
     Args:
-        k, exclude_seen, unique_titles, method, num_beams, max_title_tokens, normalizer, max_tokens:
+        k, exclude_seen, unique_titles, method, num_beams, max_title_tokens, normalizer, max_tokens, num_candidates:
             See [`PatchRecommender.recommend`].
         moment (`int`, *optional*):
             The moment of asking, in whole seconds since 1970 UTC: `times` of [`PatchRecommender.recommend`].
@@ -37,6 +38,7 @@ class RankingSettings:
     normalizer: Normalizer | None = None
     max_tokens: int | None = None
     moment: int | None = None
+    num_candidates: int | None = None
 
 
 class UserRanker:
@@ -50,6 +52,8 @@ class UserRanker:
             How items are recommended.
         batch_size (`int`):
             Histories per forward.
+        index ([`ItemIndex`], *optional*):
+            An index of the recommender's item vectors.
 
     Raises:
         ValueError, TypeError: If a setting is out of range, or does not fit the checkpoint: the ranker recommends once
@@ -57,8 +61,14 @@ class UserRanker:
         FloatingPointError: If the model's scores are not numbers.
     """
 
-    def __init__(self, recommender: PatchRecommender, settings: RankingSettings, batch_size: int) -> None:
-        self.recommender, self.settings, self.batch_size = recommender, settings, batch_size
+    def __init__(
+        self,
+        recommender: PatchRecommender,
+        settings: RankingSettings,
+        batch_size: int,
+        index: ItemIndex | None = None,
+    ) -> None:
+        self.recommender, self.settings, self.batch_size, self.index = recommender, settings, batch_size, index
         processor, max_tokens = recommender.processor, settings.max_tokens
         self.layout = None if max_tokens is None else processor.layout_within(max_tokens)
         first = np.zeros(1, dtype=np.int64)
@@ -133,6 +143,8 @@ class UserRanker:
             normalizer=settings.normalizer,
             times=settings.moment,
             batch_size=self.batch_size,
+            index=self.index,
+            num_candidates=settings.num_candidates,
         )
 
     def _left_out(self, request: UserRequest) -> np.ndarray:

@@ -84,7 +84,7 @@ class ItemIndex:
             ImportError: If FAISS is not installed.
             ValueError: If a setting does not fit the number of items.
         """
-        faiss = _import_faiss()
+        faiss = import_faiss()
         num_items, size = vectors.shape
         settings = (IndexSettings() if settings is None else settings).resolved(num_items)
         if settings.kind == "flat":
@@ -129,7 +129,7 @@ class ItemIndex:
     @cached_property
     def digest(self) -> str:
         """A digest of all that decides what a search finds, for the settings of jobs."""
-        content = hashlib.blake2b(_import_faiss().serialize_index(self._faiss_index))
+        content = hashlib.blake2b(import_faiss().serialize_index(self._faiss_index))
         content.update(json.dumps(self.settings.to_dict(), sort_keys=True).encode())
         return content.hexdigest()[:32]
 
@@ -153,7 +153,7 @@ class ItemIndex:
             queries[:, :-1] = users
             queries[:, :-2] /= self.user_scale
             return self._faiss_index.search(queries, num)[1]
-        limits = _import_faiss().cvar
+        limits = import_faiss().cvar
         usual = limits.distance_compute_blas_threshold
         # FAISS multiplies matrices only for thousands of users at once, and otherwise takes ten times as long.
         limits.distance_compute_blas_threshold = _USERS_OF_MATRIX
@@ -210,7 +210,7 @@ class ItemIndex:
         directory.mkdir(parents=True, exist_ok=True)
         # The settings come last, with the digest of the index. So a half-written pair is never taken for a whole one.
         part = directory / f"{INDEX_NAME}.part"
-        _import_faiss().write_index(self._faiss_index, str(part))
+        import_faiss().write_index(self._faiss_index, str(part))
         part.replace(directory / INDEX_NAME)
         values = {
             "format_version": FORMAT_VERSION,
@@ -250,7 +250,7 @@ class ItemIndex:
             ValueError: If the files do not belong together, a newer version of the library wrote them, or a setting
                 does not belong to the kind.
         """
-        faiss = _import_faiss()
+        faiss = import_faiss()
         values = read_index_settings(pretrained_model_name_or_path, kwargs)
         path = Path(find_file(pretrained_model_name_or_path, INDEX_NAME, kwargs))
         if _file_digest(path) != values["digest"]:
@@ -334,7 +334,13 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
-def _import_faiss() -> Any:
+def import_faiss() -> Any:
+    """
+    Returns FAISS, which is an extra.
+
+    Raises:
+        ImportError: If it is not installed. The message names the extra.
+    """
     try:
         import faiss
     except ImportError as error:

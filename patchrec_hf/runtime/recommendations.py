@@ -244,6 +244,7 @@ class PromptRecommender:
 
         Example:
         ```python
+        >>> recommender.build_index("hnsw").save_pretrained("outputs/final")
         >>> index = recommender.load_index("outputs/final")
         ```
         """

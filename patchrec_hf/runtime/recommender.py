@@ -215,24 +215,38 @@ class PatchRecommender(PromptRecommender):
 
         Example:
         ```python
+        >>> index = recommender.build_index("hnsw")
         >>> recommender.index_recall(index, histories, k=20)
         ```
         """
-        settings: dict[str, Any] = {
-            "exclude_seen": exclude_seen, "unique_titles": False, "method": "item", "timestamps": timestamps,
-            "batch_size": batch_size,
-        }  # fmt: skip
         is_single, batch = as_batch(histories)
         if is_single:
             raise TypeError(
                 f"`index_recall` takes a batch of histories: `index_recall(index, [history])`, got {histories!r}."
             )
-        found, best = (self.recommend(batch, k, **settings, **more) for more in ({"index": index}, {}))
-        shares = [
-            len({item.item_id for item in some} & {item.item_id for item in exact}) / len(exact)
-            for some, exact in zip(found, best, strict=True)
-        ]
-        return float(np.mean(shares))
+        processor = self.processor
+        read = find_items(batch, processor.catalog, processor.title_tokens, processor.tokenizer)
+        prompts = self._prompts(read, as_timestamps(timestamps, batch, is_single), layout=None)
+
+        def best_ids(index: ItemIndex | None) -> list[set[int | str]]:
+            lists = self.recommend_behind(
+                prompts,
+                read.matches if exclude_seen else None,
+                k,
+                unique_titles=False,
+                candidates=None,
+                method="item",
+                num_beams=None,
+                max_title_tokens=None,
+                normalizer=None,
+                times=None,
+                batch_size=batch_size,
+                index=index,
+            )
+            return [{item.item_id for item in items} for items in lists]
+
+        pairs = zip(best_ids(index), best_ids(None), strict=True)
+        return float(np.mean([len(found & best) / len(best) for found, best in pairs]))
 
     @property
     def reads_times(self) -> bool:

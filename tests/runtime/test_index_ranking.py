@@ -30,7 +30,8 @@ def cases(draw):
     items = st.integers(0, num_items - 1)
 
     def lists(least, most):
-        return [np.array(draw(st.lists(items, min_size=least, max_size=most)), dtype=np.int64) for _ in range(num_users)]
+        drawn = (draw(st.lists(items, min_size=least, max_size=most)) for _ in range(num_users))
+        return [np.array(items, dtype=np.int64) for items in drawn]
 
     excluded = None
     if draw(st.booleans()):
@@ -125,7 +126,9 @@ def test_only_users_whose_lists_are_open_are_searched_again():
     scorer, users = VectorScorer(vectors), torch.tensor([[0.0, 0, 0, 0, 0, 1]] * 3)
     index = CountingIndex.build(vectors)
     excluded = [np.arange(0), np.arange(20), np.arange(299)]
-    items, _, is_exact = IndexRanker(scorer, index, 2, num_candidates=4).best(users, [np.arange(1)] * 3, None, excluded)
+    items, _, is_exact = IndexRanker(scorer, index, 2, num_candidates=4).best(
+        users, [np.arange(1)] * 3, None, excluded
+    )
     assert items.tolist() == [[0, 1], [20, 21], [299, -1]]
     assert index.widths == [4, 16, 64, 256]
     assert is_exact.all()

@@ -96,7 +96,7 @@ def test_a_stale_index_is_refused(kind):
             index.check_vectors(other)
     with pytest.raises(ValueError, match=r"holds 100 vectors of 5 entries and a bias, and the checkpoint has 101"):
         index.check_vectors(random_vectors(101))
-    with pytest.raises(ValueError, match="of 5 entries and a bias, and the checkpoint has 100 items with vectors of 3"):
+    with pytest.raises(ValueError, match=r"of 5 entries and a bias, and the checkpoint .* with vectors of 3"):
         index.check_vectors(random_vectors(100, size=4))
 
 
