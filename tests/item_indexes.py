@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from patchrec_hf.runtime.best_products import ROWS_MULTIPLE, products_of
 from patchrec_hf.runtime.item_scorer import ItemScorer
 from patchrec_hf.runtime.title_tokens import TitleTokens
 from patchrec_hf.runtime.trie import build_trie
@@ -17,13 +19,13 @@ class VectorScorer(ItemScorer):
         vectors = torch.as_tensor(np.asarray(vectors, dtype=np.float32))
         titles = np.arange(len(vectors)) if titles is None else np.asarray(titles)
         trie = build_trie(TitleTokens(titles + 1, np.arange(len(titles) + 1)), end_of_turn_id=0)
-        self.processor = SimpleNamespace(trie=trie, title_neighbors=neighbors)
+        self.processor = SimpleNamespace(trie=trie, title_neighbors=neighbors, catalog=range(len(vectors)))
         weights = torch.tensor([seen_weight, title_weight])
         self.model = SimpleNamespace(
             item_head=SimpleNamespace(feature_weights=lambda: weights),
             config=SimpleNamespace(item_head_config=SimpleNamespace(title_similarity=neighbors is not None)),
         )
-        self._item_vectors = vectors
+        self._item_vectors = F.pad(vectors, (0, 0, 0, -len(vectors) % ROWS_MULTIPLE))
 
 
 def random_vectors(num_items, size=6, seed=0, num_distinct=None):
@@ -41,11 +43,19 @@ def random_users(num_users, size=6, seed=1, scale=8.0):
     return torch.from_numpy(users)
 
 
+def all_scores(scorer, users, histories):
+    """The scores of all items, of shape `(n, num_items)`."""
+    scores = products_of(users, scorer.item_vectors)
+    for addend in scorer.features(histories):
+        addend.add_to(scores, np.arange(scores.shape[1]))
+    return scores
+
+
 def best_by_hand(scorer, users, histories, k, candidates=None, excluded=None, unique_titles=False):
     """The k best items of each user, by the scores of all items, one user at a time."""
     leaves = scorer.processor.trie.leaf_of_item
     lists = []
-    for row, scores in enumerate(scorer.score_users(users, histories)):
+    for row, scores in enumerate(all_scores(scorer, users, histories)):
         left_out = set() if excluded is None else set(excluded[row].tolist())
         allowed = range(len(scores)) if candidates is None else set(candidates[row].tolist())
         found, titles = [], set()

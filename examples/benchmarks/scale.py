@@ -6,7 +6,7 @@ Measures what large catalogs cost: tokenizing, the title trie, item vectors, ite
 
 The titles are synthetic (`synthetic_titles.py`). A model of two layers of width 64 learns for 300 steps that a user
 chooses titles with one of the rarer words, from the first 10,000 titles. It then gives the vectors of all items, by
-their titles, and of users it has not seen. So the vectors are those of a trained item head, not random ones.
+their titles, and of users it has not seen. So a trained item head gives the vectors, and they are not random.
 
 Each stage runs in a process of its own, on one thread, and tells its seconds of computing time and its largest memory.
 With `--directory`, what a stage has made is kept there, and the same command continues after an interruption.
@@ -35,7 +35,7 @@ _COSTS = (
 _LEAST_RECALL = 0.95
 
 
-def run_stage(directory: Path, stage: str, num_items: int, steps: int) -> dict[str, Any]:
+def run_stage(directory: Path, stage: str, num_items: int, steps: int, users: int) -> dict[str, Any]:
     """Runs a stage in its own process, unless an earlier run has done so, and returns what it measured."""
     path = directory / ("train.json" if stage == "train" else f"{num_items}/{stage}.json")
     if path.is_file():
@@ -44,7 +44,7 @@ def run_stage(directory: Path, stage: str, num_items: int, steps: int) -> dict[s
     script = Path(__file__).with_name("scale_stages.py")
     command = [
         sys.executable, str(script), stage, "--directory", str(directory), "--items", str(num_items),
-        "--steps", str(steps),
+        "--steps", str(steps), "--users", str(users),
     ]  # fmt: skip
     settings = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **settings}, check=False)
@@ -115,15 +115,17 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", help="sizes of catalogs (default: 10000 100000 1000000)")
     parser.add_argument("--directory", type=Path, help="where to keep what each stage makes (default: nowhere)")
     args = parser.parse_args()
-    steps, known = (20, 2000) if args.quick else (300, KNOWN_ITEMS)
+    steps, known, users = (20, 2000, 200) if args.quick else (300, KNOWN_ITEMS, 2000)
     sizes = args.items or ([known] if args.quick else [10_000, 100_000, 1_000_000])
     if min(sizes) < known:
         parser.error(f"--items must be at least {known}, the items that the model is trained on, got {min(sizes)}.")
     with tempfile.TemporaryDirectory() as scratch:
         directory = args.directory or Path(scratch)
         directory.mkdir(parents=True, exist_ok=True)
-        trained = run_stage(directory, "train", known, steps)
-        results = {size: {stage: run_stage(directory, stage, size, steps) for stage in STAGES} for size in sizes}
+        trained = run_stage(directory, "train", known, steps, users)
+        results = {
+            size: {stage: run_stage(directory, stage, size, steps, users) for stage in STAGES} for size in sizes
+        }
     print(f"The model has learned for {steps} steps; its last loss is {trained['loss']:.2f}.")
     print(report(results))
     if args.json:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from synthetic_titles import make_titles
 
 
 KNOWN_ITEMS = 10_000
 """Items that the model is trained on: the first ones of every catalog. It knows the others by their titles."""
-MAX_HISTORY, NUM_USERS, K, NUM_CANDIDATES = 20, 2000, 20, 200
+MAX_HISTORY, K, NUM_CANDIDATES = 20, 20, 200
 EF_SEARCHES = (64, 128, 256, 512)
 _FEWEST, _MOST = 10, 200
 
@@ -122,8 +121,10 @@ def trie(directory: Path, num_items: int) -> dict[str, float]:
 
 def vectors(directory: Path, num_items: int) -> dict[str, float]:
     """Computes the item vectors."""
+    import torch
+
     from patchrec_hf import PatchRecommender
-    from patchrec_hf.runtime.item_scorer import item_vectors_of
+    from patchrec_hf.runtime.item_vectors import item_vectors_of
 
     recommender, titles = PatchRecommender.from_pretrained(directory / "model"), load_tokens(directory, num_items)
     with measured() as cost, torch.no_grad():
@@ -146,9 +147,11 @@ def index(directory: Path, num_items: int, kind: str) -> dict[str, float]:
     return {**cost, **{name: value for name, value in built.settings.to_dict().items() if name != "kind"}}
 
 
-def rank(directory: Path, num_items: int) -> dict[str, float]:
+def rank(directory: Path, num_items: int, num_users: int) -> dict[str, float]:
     """Ranks for users: without an index, with each index, and by titles among an index's candidates."""
-    from patchrec_hf.runtime.best_items import best_items
+    import torch
+
+    from patchrec_hf.runtime.allowed_items import ItemSet
     from patchrec_hf.runtime.index_methods import rank_by_index
     from patchrec_hf.runtime.index_ranking import IndexRanker
     from patchrec_hf.runtime.item_index import ItemIndex
@@ -157,9 +160,10 @@ def rank(directory: Path, num_items: int) -> dict[str, float]:
     recommender, num_known = load_recommender(directory, num_items)
     scorer, processor = recommender.item_scorer, recommender.processor
     histories = [
-        np.array(items[:-1]) for items in histories_of(list(processor.catalog.titles[:num_known]), NUM_USERS, 2)
+        np.array(items[:-1]) for items in histories_of(list(processor.catalog.titles[:num_known]), num_users, 2)
     ]
     prompts = [processor.encode(items) for items in histories]
+    allowed = [ItemSet(np.unique(items)) for items in histories]  # nobody gets an item again
     scorer.vectors_in_memory  # noqa: B018 (computed once, before anything is measured)
     users = torch.empty(len(prompts), scorer.item_vectors.shape[1])
 
@@ -168,15 +172,12 @@ def rank(directory: Path, num_items: int) -> dict[str, float]:
             users[torch.from_numpy(rows)] = some
 
     results: dict[str, float] = {"read": users_per_second(read, len(prompts))}
-    few = max(32, min(NUM_USERS, 100_000_000 // num_items))
+    few = max(32, min(num_users, 100_000_000 // num_items))
 
     def rank_all() -> None:
         for start in range(0, few, 8):  # as many as recommenders rank together by default
             some = slice(start, min(start + 8, few))
-            scores = scorer.score_users(users[some], histories[some])
-            for row, items in enumerate(histories[some]):
-                scores[row, items] = -np.inf
-            best_items(scores, K)
+            scorer.best_of_users(users[some], histories[some], K, allowed[some])
 
     results["item"] = users_per_second(rank_all, few)
     found: dict[str, np.ndarray] = {}
@@ -188,15 +189,15 @@ def rank(directory: Path, num_items: int) -> dict[str, float]:
             parts = []
             for start in range(0, number, 512):
                 seen = histories[start : start + 512]
-                parts.append(ranker.best(users[start : start + 512], seen, None, seen)[0])
+                parts.append(ranker.best(users[start : start + 512], seen, allowed[start : start + 512])[0])
             found[name] = np.concatenate(parts)
 
         results[name] = users_per_second(by_index, number)
 
-    search("item_flat", ItemIndex.from_pretrained(of_catalog(directory, num_items) / "flat"), NUM_USERS)
+    search("item_flat", ItemIndex.from_pretrained(of_catalog(directory, num_items) / "flat"), num_users)
     for ef_search in EF_SEARCHES:
         built = ItemIndex.from_pretrained(of_catalog(directory, num_items) / "hnsw", ef_search=ef_search)
-        search(f"item_hnsw_{ef_search}", built, NUM_USERS)
+        search(f"item_hnsw_{ef_search}", built, num_users)
         results[f"recall_{ef_search}"] = recall(found[f"item_hnsw_{ef_search}"], found["item_flat"])
     config = RankingConfig(k=K, method="exact")
     few = 32
@@ -278,16 +279,21 @@ def main() -> None:
     parser.add_argument("stage", choices=["train", "tokens", "trie", "vectors", "flat", "hnsw", "rank"])
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--items", type=int, required=True)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=300, help="steps of training")
+    parser.add_argument("--users", type=int, default=2000, help="users for whom the stage rank ranks")
     args = parser.parse_args()
+    # Imported where it is needed, because `scale.py` reads the numbers above.
+    import torch
+
     torch.set_num_threads(1)  # one thread, so that CPU seconds are the seconds of an idle machine
     if args.stage == "train":
         results = train(args.directory, args.items, args.steps)
     elif args.stage in ("flat", "hnsw"):
         results = index(args.directory, args.items, args.stage)
+    elif args.stage == "rank":
+        results = rank(args.directory, args.items, args.users)
     else:
-        stages = {"tokens": tokens, "trie": trie, "vectors": vectors, "rank": rank}
-        results = stages[args.stage](args.directory, args.items)
+        results = {"tokens": tokens, "trie": trie, "vectors": vectors}[args.stage](args.directory, args.items)
     print(json.dumps(results))
 
 

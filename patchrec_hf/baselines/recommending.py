@@ -10,7 +10,7 @@ import numpy as np
 
 from ..evaluation.score_ranks import TitleGroups
 from ..evaluation.scorers import checked_scores, reads_times, score_at
-from ..runtime.best_items import best_items
+from ..runtime.best_items import best_items, rows_at_once
 from ..runtime.catalog import Catalog
 from ..runtime.moments import as_moments
 from ..runtime.ranking_config import check_k
@@ -125,8 +125,9 @@ class CatalogRecommender:
         elif moments is None and self.next_moment is not None:
             moments = as_moments(self.next_moment, len(batch))
         results: list[list[Recommendation]] = []
-        for start in range(0, len(batch), HISTORIES_PER_BATCH):  # bounds the memory
-            part = slice(start, start + HISTORIES_PER_BATCH)
+        at_once = min(HISTORIES_PER_BATCH, rows_at_once(len(self.catalog)))  # bounds the memory
+        for start in range(0, len(batch), at_once):
+            part = slice(start, start + at_once)
             part_allowed = None if allowed is None else allowed[part]
             part_moments = None if moments is None else moments[part]
             results += self._best(matches[part], part_allowed, k, exclude_seen, unique_titles, start, part_moments)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..runtime.catalog import Catalog
+from ..runtime.title_order import num_prefix_titles
 from ..runtime.title_tokens import tokenize_titles
 from .balance import find_heavy_users
 from .filters import FilterStep, report_steps
@@ -172,7 +173,7 @@ def _shorten(title: str) -> str:
 
 def _count_tokens(catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> tuple[np.ndarray, int]:
     tokens = tokenize_titles(catalog.titles, tokenizer)
-    return tokens.lengths, tokens.num_prefix_titles()
+    return tokens.lengths, num_prefix_titles(tokens)
 
 
 def _describe_splits(interactions: pl.DataFrame) -> pl.DataFrame:

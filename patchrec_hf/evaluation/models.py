@@ -271,7 +271,7 @@ class _RanksByTitle:
         """Writes the ranks of the targets `items`, and how they were found. `seen` items are left out."""
         titles = self._titles
         lists = titles.all(len(items)) if seen is None else titles.without(seen, items)
-        ranking = self._ranker.rank(prompts, candidates=[allowed.items for allowed in lists])
+        ranking = self._ranker.rank(prompts, candidates=[allowed.representatives for allowed in lists])
         results["item_rank"], results["title_rank"], results["num_ties"] = titles.find(lists, ranking.items, items)
         results["tokens_read"] = ranking.tokens_read
         names = results.dtype.names or ()
@@ -310,17 +310,20 @@ class _RanksByItem:
         times: np.ndarray | None,
     ) -> None:
         """As [`_RanksByTitle.fill`] does."""
-        scores = self._ranker.score(prompts, times=times)
-        allowed = np.ones(scores.shape, dtype=bool)
-        for row, left_out in enumerate(seen or []):
-            allowed[row, left_out] = False
-        ranks = self._titles.ranks(scores, items, allowed)
-        results["item_rank"], results["title_rank"], results["num_ties"] = ranks
-        results["is_exact"], results["tokens_read"] = True, 0
-        best, _ = best_items(np.where(allowed, scores, -np.inf), self._ranker.config.k)
-        if "ranked_items" in (results.dtype.names or ()):
-            results["ranked_items"] = best
-        fill_top(results, best, places_of(best, items), *log_probs_of(log_softmax(scores), best, items))
+        # A few targets at a time, because every item of the catalog has a score.
+        for rows, scores in self._ranker.score_in_parts(prompts, times=times):
+            part, own = results[rows], items[rows]  # a copy, which holds what the prompts have counted
+            allowed = np.ones(scores.shape, dtype=bool)
+            if seen is not None:
+                for place, row in enumerate(rows.tolist()):
+                    allowed[place, seen[row]] = False
+            part["item_rank"], part["title_rank"], part["num_ties"] = self._titles.ranks(scores, own, allowed)
+            part["is_exact"], part["tokens_read"] = True, 0
+            best, _ = best_items(np.where(allowed, scores, -np.inf), self._ranker.config.k)
+            if "ranked_items" in (results.dtype.names or ()):
+                part["ranked_items"] = best
+            fill_top(part, best, places_of(best, own), *log_probs_of(log_softmax(scores), best, own))
+            results[rows] = part
 
 
 def _trie_of(processor: PatchRecProcessor, protocol: EvaluationProtocol) -> TitleTrie:

@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.rows import TIMES_COLUMN
-from ..runtime.best_items import best_items
+from ..runtime.best_items import best_items, rows_at_once
 from ..runtime.catalog import Catalog
 from ..runtime.progress import progress_bar
 from .protocol import STRICT_PROTOCOL
@@ -174,7 +174,8 @@ def evaluate_scorer(
         dataset, exclude_seen, max_rows, train_dataset, show_progress:
             See [`evaluate_model`].
         batch_size (`int`, *optional*, defaults to `256`):
-            Histories per call of `score`. Some arrays of shape `(batch_size, num_items)` must fit in memory.
+            Most histories per call of `score`. Of a large catalog, fewer are scored at a time (see
+            [`rows_at_once`]).
 
     Returns:
         [`EvaluationReport`]
@@ -195,7 +196,7 @@ def evaluate_scorer(
     titles = TitleGroups.from_catalog(catalog)
     length, has_log_probs = min(LIST_LENGTH, len(catalog)), isinstance(scorer, LogProbScorer)
     dtype = result_dtype("item_rank", "title_rank", "num_ties", list_length=length, has_log_probs=has_log_probs)
-    parts = []
+    parts, batch_size = [], min(batch_size, rows_at_once(len(catalog)))
     with progress_bar(show_progress, total=len(targets), desc="Scoring", unit="target") as progress:
         for start in range(0, len(targets), batch_size):
             numbers = np.arange(start, min(start + batch_size, len(targets)))

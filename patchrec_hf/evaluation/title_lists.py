@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..runtime.allowed_items import ItemSet
 from ..runtime.trie import TitleTrie
 from .metrics import mean_rank
 from .protocol import EvaluationProtocol
@@ -15,20 +16,56 @@ from .protocol import EvaluationProtocol
 @dataclass(frozen=True, eq=False)
 class AllowedTitles:
     """
-    The n titles that may be recommended for one target. Items that are spelled alike share one title.
+    The titles that may be recommended for one target. Items that are spelled alike share one title. All titles of the
+    catalog are kept once for all targets, and for each target only the titles of which items are left out.
 
     Args:
-        leaves (`numpy.ndarray` of shape `(n,)`, int64):
-            Leaf of each title in the trie, ascending.
-        items (`numpy.ndarray` of shape `(n,)`, int64):
-            First item of each title, which represents the title in a ranking.
-        num_items (`numpy.ndarray` of shape `(n,)`, int64):
-            Number of items that have the title.
+        trie ([`TitleTrie`]):
+            The titles that can be spelled.
+        changed (`numpy.ndarray` of shape `(n,)`, int64):
+            Leaves of the titles of which items are left out, ascending.
+        firsts (`numpy.ndarray` of shape `(n,)`, int64):
+            For each of them, the first item that remains; -1 if none does.
+        counts (`numpy.ndarray` of shape `(n,)`, int64):
+            For each of them, the number of items that remain.
     """
 
-    leaves: np.ndarray
-    items: np.ndarray
-    num_items: np.ndarray
+    trie: TitleTrie
+    changed: np.ndarray
+    firsts: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def without(cls, trie: TitleTrie, items: np.ndarray) -> AllowedTitles:
+        """Returns all titles without `items` (catalog indices)."""
+        leaves = trie.leaf_of_item[items]
+        changed = np.unique(leaves[leaves >= 0])
+        places, remaining = trie.items_at(changed)
+        is_kept = ~np.isin(remaining, items)
+        places, remaining = places[is_kept], remaining[is_kept]
+        firsts = np.full(len(changed), trie.num_items)
+        np.minimum.at(firsts, places, remaining)
+        return cls(
+            trie,
+            changed,
+            np.where(firsts < trie.num_items, firsts, -1),
+            np.bincount(places, minlength=len(changed)),
+        )
+
+    @property
+    def representatives(self) -> ItemSet:
+        """The first item of each title, which represents the title in a ranking."""
+        others, former = self.trie.repeated_items, self.trie.items_at(self.changed)[1]
+        firsts = self.firsts[self.firsts >= 0]
+        return ItemSet(np.setdiff1d(np.union1d(others, former), firsts))
+
+    def num_items_at(self, leaves: np.ndarray) -> np.ndarray:
+        """Returns the number of items that may be recommended of each title, by its leaf."""
+        numbers = self.trie.num_items_at(leaves)
+        if len(self.changed) > 0:
+            places = np.searchsorted(self.changed, leaves).clip(max=len(self.changed) - 1)
+            numbers = np.where(self.changed[places] == leaves, self.counts[places], numbers)
+        return numbers
 
 
 class TitleLists:
@@ -48,12 +85,12 @@ class TitleLists:
         self.trie = trie
         self._titles = titles
         self._protocol = protocol
-        self._all = AllowedTitles(*trie.all_titles)
+        self._all = AllowedTitles.without(trie, np.empty(0, dtype=np.int64))
 
     @property
     def num_titles(self) -> int:
         """Number of different titles that can be spelled."""
-        return len(self._all.items)
+        return len(self.trie.all_titles[0])
 
     def all(self, num_targets: int) -> list[AllowedTitles]:
         """Returns all titles, for each target."""
@@ -75,7 +112,7 @@ class TitleLists:
                 self.trie.items_spelled_like(items[leaves[items] != leaf])
                 for items, leaf in zip(seen, target_leaves, strict=True)
             ]
-        return [AllowedTitles(*self.trie.titles_of(np.setdiff1d(self.trie.items, items))) for items in seen]
+        return [AllowedTitles.without(self.trie, items) for items in seen]
 
     def find(
         self, allowed: Sequence[AllowedTitles], ranked: np.ndarray, targets: np.ndarray
@@ -109,7 +146,7 @@ class TitleLists:
         leaf, leaves = self.trie.leaf_of_item[target], self.trie.leaf_of_item[ranked[ranked >= 0]]
         if leaf < 0:  # the title cannot be spelled
             return np.inf, np.inf, 1
-        num_items = allowed.num_items[np.searchsorted(allowed.leaves, [leaf, *leaves])]
+        num_items = allowed.num_items_at(np.append(leaf, leaves))
         index = np.flatnonzero(leaves == leaf)
         if len(index) == 0:
             return np.inf, np.inf, int(num_items[0])

@@ -20,7 +20,7 @@ from transformers.utils import CONFIG_NAME, PROCESSOR_NAME
 
 from ..evaluation.report import EvaluationReport
 from ..runtime.hub_files import CATALOG_NAME, require_token
-from ..runtime.item_scorer import item_patches, item_vectors_of
+from ..runtime.item_vectors import item_patches, item_vectors_of
 from ..runtime.layouts import lay_out_alike
 from ..runtime.modeling import PatchRecForCausalLM
 from ..runtime.processing import PatchRecProcessor

@@ -7,6 +7,15 @@ import numpy as np
 from .prefixes import ranks_in_groups
 
 
+_NUMBERS_AT_ONCE = 2**23
+"""Scores of whole rows that are in memory at once: 64 MiB in float64."""
+
+
+def rows_at_once(num_items: int) -> int:
+    """Returns how many rows of scores of all items are in memory at once: many for a small catalog, and at least 1."""
+    return max(1, _NUMBERS_AT_ONCE // num_items)
+
+
 def best_items(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """
     Selects the k best items of each row.

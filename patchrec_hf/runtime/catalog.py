@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -50,18 +50,19 @@ class Catalog:
             )
         if len(self.titles) == 0:
             raise ValueError("A catalog needs at least one item, got none.")
-        unique, counts = np.unique(self.item_ids, return_counts=True)
-        if len(unique) != len(self.item_ids):
+        if _num_distinct(self.item_ids) != len(self.item_ids):
+            unique, counts = np.unique(self.item_ids, return_counts=True)
             raise ValueError(
                 f"Item id {unique[counts > 1][0]} appears {counts[counts > 1][0]} times in the catalog; "
                 "each id may appear once. Drop the repeated rows of the items table."
             )
-        for item_id, title in zip(self.item_ids, self.titles, strict=True):
-            if not isinstance(title, str) or not title.strip():
-                raise ValueError(
-                    f"Item {item_id} has an empty title ({title!r}). The model reads an item as its title: give it "
-                    "one, or leave the item out."
-                )
+        if not _are_titles(self.titles):
+            for item_id, title in zip(self.item_ids, self.titles, strict=True):
+                if not isinstance(title, str) or not title.strip():
+                    raise ValueError(
+                        f"Item {item_id} has an empty title ({title!r}). The model reads an item as its title: give "
+                        "it one, or leave the item out."
+                    )
 
     @classmethod
     def from_titles(cls, titles: Mapping[int, str] | Mapping[str, str]) -> Catalog:
@@ -168,7 +169,10 @@ class Catalog:
     def __contains__(self, item_id: object) -> bool:
         if self.has_text_ids:
             return isinstance(item_id, str) and item_id in self._indices_by_text_id
-        return isinstance(item_id, (int, np.integer)) and bool(np.isin(item_id, self.item_ids))
+        if not isinstance(item_id, (int, np.integer)):
+            return False
+        place = min(int(np.searchsorted(self.item_ids, item_id, sorter=self._order)), len(self) - 1)
+        return bool(self.item_ids[self._order[place]] == item_id)
 
     def indices_of(self, item_ids: Sequence[int | str] | np.ndarray) -> np.ndarray:
         """
@@ -276,3 +280,13 @@ def check_learned_items(
             "The catalog holds the items that the model has learned, but in another order, so their numbers would be "
             "mixed up. Use the checkpoint's processor with `processor.with_catalog(catalog)`, which keeps the order."
         )
+
+
+def _num_distinct(ids: np.ndarray) -> int:
+    """Number of different ids. Texts are hashed, because sorting a million of them takes seconds."""
+    return len(set(ids.tolist())) if is_text(ids) else len(np.unique(ids))
+
+
+def _are_titles(titles: Sequence[object]) -> bool:
+    """Whether all titles are plain texts that are not blank; found without a loop of Python over the titles."""
+    return set(map(type, titles)) == {str} and all(map(str.strip, cast(Sequence[str], titles)))

@@ -54,8 +54,7 @@ def search_diverse(
     while batch := list(islice(requests, batch_size)):
         users = np.arange(len(batch))
         allowed = AllowedItems(reader.trie, len(batch))
-        for user, request in enumerate(batch):
-            allowed.allow(user, request.allowed)
+        allowed.allow(range(len(batch)), [request.allowed for request in batch])
         reader.admit(users, [request.prompt for request in batch])
         leaves, scores, tokens_read = _decode(
             reader, allowed, len(batch), num_groups, diversity_penalty, ended_token_id

@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from .best_items import rows_at_once
 from .fusion_parts import DataPart, ItemHeadPart, NeighborPart, Part, TitlePart
 from .item_scorer import ItemScorer, ScoredRows, prompt_blocks
 from .log_probs import log_softmax
@@ -148,8 +149,9 @@ class FusionScorer:
             score = self._item_scorer.score if part.with_features else self._item_scorer.products
             yield from score(prompts, batch_size, nest)
             return
-        for start in range(0, len(prompts), batch_size):
-            yield np.arange(start, min(start + batch_size, len(prompts))), None
+        at_once = min(batch_size, rows_at_once(len(self.processor.catalog)))
+        for start in range(0, len(prompts), at_once):
+            yield np.arange(start, min(start + at_once, len(prompts))), None
 
     def _log_probs(
         self,

@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .best_items import best_items, best_of_rows
+from .allowed_items import AllowedRows, ItemSet
+from .best_items import best_of_rows
+from .best_products import Addend
 from .item_index import ItemIndex
 from .item_scorer import ItemScorer
 from .lazy_sequence import LazySequence
@@ -16,20 +18,19 @@ from .progress import progress_bar
 from .ranking import CatalogRanking
 from .read_histories import PromptToRank
 from .sharding import gathered_root
-from .title_similarity import sparse_log_shares
 
 
 _USERS_AT_ONCE = 512
 """Users for whom the index is searched at once."""
 _LEAST_EXTRA = 10
 _MOST_EXTRA = 1024
-"""The first search finds this many excluded items at most besides the items that are asked for."""
+"""The first search finds this many excluded items at most, besides the items that are asked for."""
 _GROWTH = 4
 """A search that found too little is repeated for this many times as many items."""
 _LARGEST_SHARE = 1 / 16
 """A search for a larger share of the catalog takes longer than a product with all items."""
 _NUMBERS_AT_ONCE = 1 << 24
-"""Numbers of a product that stand in memory at once."""
+"""Numbers of the vectors of pairs that stand in memory at once."""
 
 
 class _Pairs(NamedTuple):
@@ -97,8 +98,8 @@ class IndexRanker:
                 See [`CatalogRanker.rank`].
 
         Returns:
-            [`CatalogRanking`]: `is_exact` tells whether a list is that of the whole catalog for certain: with a flat
-            index, with candidates, or where the whole catalog was scored.
+            [`CatalogRanking`]: `is_exact` tells whether a list certainly holds the best items: with a flat index, with
+            candidates, or where the whole catalog was scored.
 
         Raises:
             ValueError: If there is no prompt, a prompt is longer than the model's context, an index lies outside the
@@ -108,10 +109,8 @@ class IndexRanker:
         num_prompts = len(prompts)
         if num_prompts == 0:
             raise ValueError("There is nothing to rank: no prompt was given.")
-        for row in range(num_prompts):  # a bad row raises before the model has read for hours
-            self._check(
-                row, None if candidates is None else candidates[row], None if excluded is None else excluded[row]
-            )
+        allowed = AllowedRows(self.scorer.processor.trie, num_prompts, candidates, excluded)
+        allowed.check()  # a bad row raises before the model has read for hours
         ranking = CatalogRanking(
             np.full((num_prompts, self.k), -1),
             np.full((num_prompts, self.k), -np.inf),
@@ -128,13 +127,8 @@ class IndexRanker:
             progress_bar(show_progress, total=num_prompts, desc="Ranking", unit="history") as progress,
         ):
             for rows, histories, users in self._read(LazySequence(num_prompts, measured)):
-                numbers = rows.tolist()
-                ranking.items[rows], ranking.scores[rows], ranking.is_exact[rows] = self.best(
-                    users,
-                    histories,
-                    None if candidates is None else [candidates[row] for row in numbers],
-                    None if excluded is None else [excluded[row] for row in numbers],
-                )
+                found = self.best(users, histories, [allowed[row] for row in rows.tolist()])
+                ranking.items[rows], ranking.scores[rows], ranking.is_exact[rows] = found
                 progress.update(len(rows))
         return ranking
 
@@ -154,11 +148,7 @@ class IndexRanker:
             yield np.concatenate(rows), histories, torch.cat(users)
 
     def best(
-        self,
-        users: torch.Tensor,
-        histories: Sequence[np.ndarray],
-        candidates: Sequence[np.ndarray] | None = None,
-        excluded: Sequence[np.ndarray] | None = None,
+        self, users: torch.Tensor, histories: Sequence[np.ndarray], allowed: Sequence[ItemSet]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
         Finds the best items for users whose histories were read.
@@ -168,8 +158,8 @@ class IndexRanker:
                 User vectors, float32 (see [`ItemScorer.users`]).
             histories (`Sequence[numpy.ndarray]`):
                 Catalog indices of the n histories, oldest first.
-            candidates, excluded (`Sequence[numpy.ndarray]`, *optional*):
-                See [`CatalogRanker.rank`].
+            allowed (`Sequence[ItemSet]`):
+                For each user, the items that may be found.
 
         Returns:
             `tuple` of arrays: items (int64) and scores (float64) of shape `(n, k)`, best first, -1 and -infinity where
@@ -179,52 +169,46 @@ class IndexRanker:
             FloatingPointError: If a score is not a number.
         """
         items, scores = np.full((len(users), self.k), -1), np.full((len(users), self.k), -np.inf)
-        is_exact = np.full(len(users), self.index.settings.is_exact or candidates is not None)
+        is_exact = np.full(len(users), self.index.settings.is_exact)
         vectors = users.cpu().numpy()
         if not np.isfinite(vectors).all():
             raise FloatingPointError(
                 f"The item head's user vectors hold {vectors[~np.isfinite(vectors)][0]}. Weights that are not finite, "
                 "or a dtype that is too small (float16) cause this."
             )
-        num_items = len(self._vectors)
-        rows = np.arange(len(users))
-        width = self._first_width(excluded)
-        if candidates is not None:
-            given = _pairs_of(candidates, rows, num_items)
-            if len(given.rows) <= _LARGEST_SHARE * num_items * len(rows):
-                found = self._score(vectors, histories, given)
-                items, scores = self._select(given, found, excluded, rows)
-                rows = rows[:0]
-        else:
-            while len(rows) > 0 and width <= _LARGEST_SHARE * num_items:
-                mine, some = vectors[rows], [histories[row] for row in rows.tolist()]
-                proposed = self.index.search(mine, width)
-                pairs = self._with_features(proposed, some)
-                found = self._score(mine, some, pairs)
-                items[rows], scores[rows] = self._select(pairs, found, excluded, rows)
-                is_settled = self._is_settled(scores[rows, -1], proposed, mine)
-                rows, width = rows[~is_settled], width * _GROWTH
-        at_once = max(1, _NUMBERS_AT_ONCE // num_items)
-        for start in range(0, len(rows), at_once):
-            some_rows = rows[start : start + at_once]
-            items[some_rows], scores[some_rows] = self._best_of_all(users, histories, candidates, excluded, some_rows)
-            is_exact[some_rows] = True
+        is_searched = np.array([some.is_rest for some in allowed], dtype=bool)
+        rows, scored = np.flatnonzero(is_searched), np.flatnonzero(~is_searched)
+        width = self._first_width([allowed[row] for row in rows.tolist()])
+        while len(rows) > 0 and width <= _LARGEST_SHARE * len(self._vectors):
+            mine, some = vectors[rows], [histories[row] for row in rows.tolist()]
+            features = self.scorer.features(some)
+            proposed = self.index.search(mine, width)
+            pairs = self._with_features(proposed, features)
+            found = self._score(mine, pairs, features)
+            left_out = [allowed[row].listed for row in rows.tolist()]
+            items[rows], scores[rows] = self._select(*self._without(pairs, found, left_out), len(rows))
+            is_settled = self._is_settled(scores[rows, -1], proposed, mine)
+            rows, width = rows[~is_settled], width * _GROWTH
+        rest = np.sort(np.concatenate([rows, scored]))
+        if len(rest) > 0:
+            own, numbers = users[torch.from_numpy(rest).to(users.device)], rest.tolist()
+            items[rest], scores[rest] = self._best_of_all(
+                own, [histories[row] for row in numbers], [allowed[row] for row in numbers]
+            )
+            is_exact[rest] = True
         return items, scores, is_exact
 
-    def _first_width(self, excluded: Sequence[np.ndarray] | None) -> int:
+    def _first_width(self, allowed: Sequence[ItemSet]) -> int:
         if self.num_candidates is not None:
             return self.num_candidates
-        most = max(map(len, excluded), default=0) if excluded is not None else 0
+        most = max((len(some.listed) for some in allowed), default=0)
         return 2 * self.k + _LEAST_EXTRA + min(most, _MOST_EXTRA)
 
-    def _with_features(self, proposed: np.ndarray, histories: Sequence[np.ndarray]) -> _Pairs:
+    def _with_features(self, proposed: np.ndarray, features: Sequence[Addend]) -> _Pairs:
         """Lists what the index proposes, and the items whose scores hold features besides the product."""
         num_items = len(self._vectors)
         keys = [(np.arange(len(proposed))[:, None] * num_items + proposed)[proposed >= 0]]
-        keys.append(_keys(_pairs_of(histories, np.arange(len(histories)), num_items), num_items))
-        if self.scorer.reads_titles:
-            rows, items, _ = self.scorer.processor.title_neighbors.sparse_scores(histories)
-            keys.append(rows * num_items + items)
+        keys += [addend.rows * num_items + addend.items for addend in features]
         return _Pairs(*np.divmod(np.unique(np.concatenate(keys)), num_items))
 
     def _products(self, users: np.ndarray, pairs: _Pairs) -> np.ndarray:
@@ -237,42 +221,35 @@ class IndexRanker:
             products[part] = np.einsum("ij,ij->i", mine.astype(np.float64), theirs.astype(np.float64))
         return products
 
-    def _score(self, users: np.ndarray, histories: Sequence[np.ndarray], pairs: _Pairs) -> np.ndarray:
-        """Returns the score of each pair, float32, as [`ItemScorer.score_users`] adds it up."""
+    def _score(self, users: np.ndarray, pairs: _Pairs, features: Sequence[Addend]) -> np.ndarray:
+        """Returns the score of each pair, float32: the product, and what the features add to it."""
         num_items = len(self._vectors)
         scores, keys = self._products(users, pairs), _keys(pairs, num_items)
-        seen_weight, title_weight = self.scorer.feature_weights
-        seen = _keys(_pairs_of(histories, np.arange(len(histories)), num_items), num_items)
-        scores += np.float32(seen_weight) * np.isin(keys, seen, assume_unique=True)
-        if self.scorer.reads_titles:
-            rows, items, sums = self.scorer.processor.title_neighbors.sparse_scores(histories)
-            places = np.searchsorted(keys, rows * num_items + items)
-            is_there = np.append(keys, -1)[places] == rows * num_items + items  # candidates may lack them
-            shares = sparse_log_shares(rows, sums, len(histories))
-            scores[places[is_there]] += title_weight * shares[is_there]
+        for addend in features:
+            places = np.searchsorted(keys, addend.rows * num_items + addend.items)
+            scores[places] = scores[places] + addend.values
         return scores
 
-    def _select(
-        self, pairs: _Pairs, scores: np.ndarray, excluded: Sequence[np.ndarray] | None, rows: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the k best allowed items of each row, and their scores."""
-        if excluded is not None:
-            num_items = len(self._vectors)
-            left_out = _keys(_pairs_of([excluded[row] for row in rows.tolist()], np.arange(len(rows)), num_items),
-                             num_items)  # fmt: skip
-            is_allowed = ~np.isin(_keys(pairs, num_items), left_out, assume_unique=True)
-            pairs, scores = _Pairs(pairs.rows[is_allowed], pairs.items[is_allowed]), scores[is_allowed]
+    def _without(self, pairs: _Pairs, scores: np.ndarray, left_out: Sequence[np.ndarray]) -> tuple[_Pairs, np.ndarray]:
+        """Returns the pairs without each user's items that are left out."""
+        num_items, lengths = len(self._vectors), list(map(len, left_out))
+        keys = np.repeat(np.arange(len(left_out)), lengths) * num_items + np.concatenate(left_out)
+        is_kept = ~np.isin(_keys(pairs, num_items), keys, assume_unique=True)
+        return _Pairs(pairs.rows[is_kept], pairs.items[is_kept]), scores[is_kept]
+
+    def _select(self, pairs: _Pairs, scores: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the k best items of each row, and their scores."""
         if self._leaves is not None:
             order = np.lexsort((pairs.items, -scores, pairs.rows))
             titles = pairs.rows[order] * self.scorer.processor.trie.num_nodes + self._leaves[pairs.items[order]]
             best = order[np.sort(np.unique(titles, return_index=True)[1])]
             pairs, scores = _Pairs(pairs.rows[best], pairs.items[best]), scores[best]
-        return best_of_rows(pairs.rows, pairs.items, scores, len(rows), self.k)
+        return best_of_rows(pairs.rows, pairs.items, scores, num_rows, self.k)
 
     def _is_settled(self, kth_scores: np.ndarray, proposed: np.ndarray, users: np.ndarray) -> np.ndarray:
         """
-        Returns whether no item that was not proposed can be among the k best. Its score is a product, which is at most
-        that of the last item that was proposed.
+        Returns whether no item that was not proposed can be among the k best. Its score is a product, and no higher
+        than the last product that was proposed.
         """
         rows, last = np.arange(len(proposed)), np.maximum((proposed >= 0).sum(axis=1) - 1, 0)
         is_found = proposed[:, 0] >= 0
@@ -284,60 +261,18 @@ class IndexRanker:
         return kth_scores > products + rounding
 
     def _best_of_all(
-        self,
-        users: torch.Tensor,
-        histories: Sequence[np.ndarray],
-        candidates: Sequence[np.ndarray] | None,
-        excluded: Sequence[np.ndarray] | None,
-        rows: np.ndarray,
+        self, users: torch.Tensor, histories: Sequence[np.ndarray], allowed: Sequence[ItemSet]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Scores the whole catalog for some users, and returns the k best allowed items and their scores."""
-        numbers = rows.tolist()
-        scores = self.scorer.score_users(users[torch.from_numpy(rows)], [histories[row] for row in numbers])
-        for place, row in enumerate(numbers):
-            if candidates is not None:
-                is_left_out = np.ones(scores.shape[1], dtype=bool)
-                is_left_out[candidates[row]] = False
-                scores[place, is_left_out] = -np.inf
-            if excluded is not None:
-                scores[place, excluded[row]] = -np.inf
-        width = min(self.k, scores.shape[1])
-        while True:
-            best, best_scores = best_items(scores, width)
-            found_rows, places = np.nonzero(best >= 0)
-            pairs = _Pairs(found_rows, best[found_rows, places])
-            items, found = self._select(pairs, best_scores[found_rows, places], None, rows)
-            if self._leaves is None or (items >= 0).all() or width == scores.shape[1]:
-                return items, found
-            width = min(_GROWTH * width, scores.shape[1])
-
-    def _check(self, row: int, candidates: np.ndarray | None, excluded: np.ndarray | None) -> None:
-        """Checks that a row names items of the catalog, and that one of them may be recommended."""
+        """Scores all allowed items for some users, and returns the k best items and their scores."""
         num_items = len(self._vectors)
-        for indices in (candidates, excluded):
-            if indices is not None and len(indices) > 0 and not 0 <= indices.min() <= indices.max() < num_items:
-                outside = indices[(indices < 0) | (indices >= num_items)][0]
-                raise ValueError(f"Row {row} names item {outside}; catalog indices lie between 0 and {num_items - 1}.")
-        if candidates is not None and len(candidates) == 0:
-            raise ValueError(f"Row {row} has no candidates: its array is empty.")
-        if excluded is None or len(excluded) < (num_items if candidates is None else 1):
-            return
-        left = np.setdiff1d(np.arange(num_items) if candidates is None else candidates, excluded)
-        if len(left) == 0:
-            num_candidates = num_items if candidates is None else len(np.unique(candidates))
-            raise ValueError(
-                f"Row {row} has no item left to recommend: all {num_candidates} candidates are excluded. If its "
-                "history holds them all, pass `exclude_seen=False`, which recommends items of the history again."
-            )
-
-
-def _pairs_of(lists: Sequence[np.ndarray], rows: np.ndarray, num_items: int) -> _Pairs:
-    """Lists each row with each of its items of the catalog once."""
-    lengths = np.fromiter(map(len, lists), dtype=np.int64, count=len(lists))
-    items = np.concatenate([np.empty(0, dtype=np.int64), *lists])
-    is_known = items < num_items  # a history may hold new titles
-    keys = np.unique(np.repeat(rows, lengths)[is_known] * num_items + items[is_known])
-    return _Pairs(*np.divmod(keys, num_items))
+        width = min(self.k, num_items)
+        while True:
+            best, scores = self.scorer.best_of_users(users, histories, width, allowed)
+            rows, places = np.nonzero(best >= 0)
+            items, found = self._select(_Pairs(rows, best[rows, places]), scores[rows, places], len(users))
+            if self._leaves is None or width == num_items or (items >= 0).all() or (best[:, -1] < 0).all():
+                return items, found
+            width = min(_GROWTH * width, num_items)
 
 
 def _keys(pairs: _Pairs, num_items: int) -> np.ndarray:

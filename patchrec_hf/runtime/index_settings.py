@@ -13,7 +13,7 @@ from .ids import nearest_texts
 IndexKind = Literal["flat", "ivf", "hnsw"]
 INDEX_KINDS = get_args(IndexKind)
 _OF_KIND = {"flat": (), "ivf": ("nlist", "nprobe"), "hnsw": ("m", "ef_construction", "ef_search")}
-_HNSW_DEFAULTS = {"m": 32, "ef_construction": 80, "ef_search": 128}
+_HNSW_DEFAULTS = {"m": 32, "ef_construction": 40, "ef_search": 128}
 _ITEMS_PER_LIST = 39
 """Least number of items for which FAISS's k-means places a centroid without a warning."""
 
@@ -33,7 +33,7 @@ class IndexSettings:
         m (`int`, *optional*):
             For `"hnsw"`: number of links of an item; the lowest layer has twice as many. 32 if not given.
         ef_construction (`int`, *optional*):
-            For `"hnsw"`: number of items among which the links of a new one are chosen. 80 if not given.
+            For `"hnsw"`: number of items among which the links of a new one are chosen. 40 if not given.
         ef_search (`int`, *optional*):
             For `"hnsw"`: number of items that a search keeps in view, or the number of items it must find, if this is
             larger. More find more of the best items, and take longer. 128 if not given.

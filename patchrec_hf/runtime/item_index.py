@@ -93,7 +93,7 @@ class ItemIndex:
             index = faiss.IndexHNSWFlat(size + 1, settings.m, faiss.METRIC_L2)
             index.hnsw.efConstruction = settings.ef_construction
         else:
-            # The index owns its quantizer only if it is told so, and Python would free it.
+            # Python would free the quantizer, so the index has to own it.
             quantizer = faiss.IndexFlatL2(size + 1)
             index = faiss.IndexIVFFlat(quantizer, size + 1, settings.nlist, faiss.METRIC_L2)
             index.own_fields = True

@@ -10,19 +10,23 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from .allowed_items import ItemSet
+from .best_items import rows_at_once
+from .best_products import ROWS_MULTIPLE, Addend, best_products, products_of
 from .encoding import EncodedHistory, pad_histories
-from .fusion_parts import seen_mask
+from .item_vectors import padded_item_vectors
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .processing import PROMPT_KEYS, PatchRecProcessor
 from .read_histories import PromptToRank, ReadPrompt
-from .title_similarity import title_features
-from .title_tokens import TitleTokens
+from .title_similarity import sparse_log_shares
 
 
 PROMPTS_AT_ONCE = 4096
 """Most prompts that are in memory at once. Among these, nested prompts are found, and similar lengths sorted."""
+_VECTORS_AT_ONCE = 1 << 14
 TOKENS_AT_ONCE = 1 << 22
 """Number of tokens and folded tokens from which on no more prompts are in memory at once."""
 
@@ -84,16 +88,49 @@ class ItemScorer:
         Vectors of all items, by catalog index, on the model's device; float32, shape `(num_items, H + 1)`. The last
         entry is the item's bias.
         """
+        return self._padded_vectors[: self.num_items]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items of the catalog."""
+        return len(self.processor.catalog)
+
+    @property
+    def _padded_vectors(self) -> torch.Tensor:
+        """The item vectors, and rows of zeros up to a multiple of `ROWS_MULTIPLE`."""
         if self._item_vectors is None:
-            items = np.arange(len(self.processor.catalog))
+            items = np.arange(self.num_items)
             with torch.no_grad():
-                self._item_vectors = item_vectors_of(self.model, self.processor, items)
+                self._item_vectors = padded_item_vectors(self.model, self.processor, items, ROWS_MULTIPLE)
         return self._item_vectors
 
     @cached_property
     def vectors_in_memory(self) -> np.ndarray:
         """The vectors of all items as an array in the computer's memory, for an index."""
         return self.item_vectors.cpu().numpy()
+
+    @property
+    def user_scale(self) -> float:
+        """Length of every user vector without its last entry, if users and items are compared by cosine; else 1."""
+        head = self.model.item_head.user_vectors
+        return float(head.log_scale.exp().item()) if head.is_cosine else 1.0
+
+    @torch.no_grad()
+    def cosines(self, vector: torch.Tensor) -> np.ndarray:
+        """
+        Computes the cosines of the item vectors with another vector, both without biases.
+
+        Args:
+            vector (`torch.Tensor` of shape `(H + 1,)`):
+                The other vector.
+
+        Returns:
+            `numpy.ndarray` of shape `(num_items,)`, float32.
+        """
+        other = F.normalize(vector[:-1], dim=0)
+        # Block by block, so that no second copy of all vectors is made.
+        parts = [F.normalize(part[:, :-1], dim=-1) @ other for part in self._padded_vectors.split(_VECTORS_AT_ONCE)]
+        return torch.cat(parts)[: self.num_items].cpu().numpy()
 
     @torch.no_grad()
     def score(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
@@ -110,55 +147,15 @@ class ItemScorer:
                 Whether a prompt that is the beginning of another one is read with it.
 
         Yields:
-            [`ScoredRows`], until all prompts are scored.
+            [`ScoredRows`], until all prompts are scored. Of a large catalog, few rows at a time (see
+            [`rows_at_once`]).
 
         Raises:
             ValueError: If a layout left out the newest item of a history, or a prompt is longer than the model's
                 context.
             FloatingPointError: If a score is not a number.
         """
-        for rows, read, users in self.users(prompts, batch_size, nest):
-            yield ScoredRows(rows, self.score_users(users, [prompt.items for prompt in read]))
-
-    def score_users(self, users: torch.Tensor, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """
-        Scores all items for users whose histories were read.
-
-        Args:
-            users (`torch.Tensor` of shape `(n, H + 1)`):
-                User vectors, float32 (see [`ItemScorer.users`]).
-            histories (`Sequence[numpy.ndarray]`):
-                Catalog indices of the n histories, oldest first.
-
-        Returns:
-            `numpy.ndarray` of shape `(n, num_items)`, float32: the products, and what the features add to them.
-
-        Raises:
-            FloatingPointError: If a score is not a number.
-        """
-        scores = self._products(users)
-        seen_weight, title_weight = self.feature_weights
-        scores += seen_weight * seen_mask(histories, scores.shape[1])
-        if self.reads_titles:
-            scores += title_weight * title_features(self.processor.title_neighbors, histories, scores.shape[1])
-        return scores
-
-    @property
-    def feature_weights(self) -> tuple[float, float]:
-        """How much a score rises for an item that the history holds, and for each unit of title similarity."""
-        seen, titles = self.model.item_head.feature_weights().tolist()
-        return seen, titles
-
-    @property
-    def user_scale(self) -> float:
-        """Length of every user vector without its last entry, if users and items are compared by cosine; else 1."""
-        head = self.model.item_head.user_vectors
-        return float(head.log_scale.exp().item()) if head.is_cosine else 1.0
-
-    @property
-    def reads_titles(self) -> bool:
-        """Whether scores also depend on similar titles."""
-        return self.model.config.item_head_config.title_similarity
+        yield from self._score(prompts, batch_size, nest, with_features=True)
 
     @torch.no_grad()
     def products(self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True) -> Iterator[ScoredRows]:
@@ -170,13 +167,95 @@ class ItemScorer:
                 See [`ItemScorer.score`].
 
         Yields:
-            [`ScoredRows`], until all prompts are scored.
+            [`ScoredRows`], as [`ItemScorer.score`] does.
 
         Raises:
             ValueError, FloatingPointError: As [`ItemScorer.score`] does.
         """
-        for rows, _, users in self.users(prompts, batch_size, nest):
-            yield ScoredRows(rows, self._products(users))
+        yield from self._score(prompts, batch_size, nest, with_features=False)
+
+    def _score(
+        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool, with_features: bool
+    ) -> Iterator[ScoredRows]:
+        at_once, items = rows_at_once(self.num_items), np.arange(self.num_items)
+        for rows, read, users in self.users(prompts, batch_size, nest):
+            for start in range(0, len(rows), at_once):
+                part = slice(start, start + at_once)
+                products = products_of(users[part], self._padded_vectors)[:, : self.num_items]
+                for addend in self.features([prompt.items for prompt in read[part]]) if with_features else ():
+                    addend.add_to(products, items)
+                yield ScoredRows(rows[part], products)
+
+    @torch.no_grad()
+    def best(
+        self,
+        prompts: Sequence[PromptToRank],
+        k: int,
+        allowed: Sequence[ItemSet],
+        batch_size: int,
+        nest: bool = True,
+    ) -> Iterator[BestRows]:
+        """
+        Finds the k items with the best scores behind each prompt. The scores of all items never stand in memory
+        together, and if few items are allowed, no others are scored.
+
+        Args:
+            prompts, batch_size, nest:
+                See [`ItemScorer.score`].
+            k (`int`):
+                Number of items, at most the catalog's.
+            allowed (`Sequence[ItemSet]`):
+                For each prompt, the items that may be found.
+
+        Yields:
+            [`BestRows`], until all prompts are ranked.
+
+        Raises:
+            ValueError, FloatingPointError: As [`ItemScorer.score`] does.
+        """
+        for rows, read, users in self.users(prompts, batch_size, nest):
+            histories = [prompt.items for prompt in read]
+            yield BestRows(rows, *self.best_of_users(users, histories, k, [allowed[row] for row in rows.tolist()]))
+
+    def best_of_users(
+        self, users: torch.Tensor, histories: Sequence[np.ndarray], k: int, allowed: Sequence[ItemSet]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Finds the k items with the best scores for users whose histories were read.
+
+        Args:
+            users (`torch.Tensor` of shape `(n, H + 1)`):
+                Vectors of users (see [`ItemScorer.users`]).
+            histories (`Sequence[numpy.ndarray]`):
+                Catalog indices of the n histories, oldest first.
+            k, allowed:
+                See [`ItemScorer.best`].
+
+        Returns:
+            `tuple[numpy.ndarray, numpy.ndarray]`: items and scores, as [`best_products`] returns them.
+
+        Raises:
+            FloatingPointError: If a score is not a number.
+        """
+        return best_products(users, self._padded_vectors, self.num_items, k, allowed, self.features(histories))
+
+    def features(self, histories: Sequence[np.ndarray]) -> list[Addend]:
+        """
+        Returns what the head's features add to products: for seen items, and for items with similar titles.
+
+        Args:
+            histories (`Sequence[numpy.ndarray]`):
+                Catalog indices of the histories, oldest first.
+        """
+        seen_weight, title_weight = self.model.item_head.feature_weights().tolist()
+        seen = [np.unique(history[history < self.num_items]) for history in histories]
+        rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
+        items = np.concatenate([np.empty(0, dtype=np.int64), *seen])
+        addends = [Addend(rows, items, np.full(len(items), seen_weight, dtype=np.float32))]
+        if self.model.config.item_head_config.title_similarity:
+            rows, items, scores = self.processor.title_neighbors.sparse_scores(histories)
+            addends.append(Addend(rows, items, title_weight * sparse_log_shares(rows, scores, len(histories))))
+        return addends
 
     @torch.no_grad()
     def users(
@@ -202,11 +281,13 @@ class ItemScorer:
         for first, block in prompt_blocks(prompts):
             for row, prompt in enumerate(block):
                 self._check(first + row, prompt)
-            read = chain(self._states(block, batch_size), self._read_groups(block, batch_size, nest))
+            read = chain(self._read_states(block, batch_size), self._read_groups(block, batch_size, nest))
             for rows, states in read:
                 yield first + rows, [block[row] for row in rows], self.model.item_head.user_vectors(states)
 
-    def _states(self, prompts: Sequence[PromptToRank], batch_size: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    def _read_states(
+        self, prompts: Sequence[PromptToRank], batch_size: int
+    ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """Yields the states of the prompts that were read up to their newest items."""
         states = {row: prompt.state for row, prompt in enumerate(prompts) if isinstance(prompt, ReadPrompt)}
         rows = np.array(list(states), dtype=np.int64)
@@ -230,17 +311,17 @@ class ItemScorer:
     def _read_groups(
         self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool
     ) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
-        """Reads the other prompts up to their newest items, and yields the states there."""
+        """Reads the other prompts up to their newest items, and yields their states."""
         numbers = np.array([row for row, prompt in enumerate(prompts) if not isinstance(prompt, ReadPrompt)])
         cut = [_until_history_ends(prompt) for prompt in prompts if not isinstance(prompt, ReadPrompt)]
         groups = nested_prompts(cut) if nest else [[row] for row in range(len(cut))]
         # Prompts of similar lengths need little padding.
         groups.sort(key=lambda rows: -len(cut[rows[-1]].input_ids))
         for start in range(0, len(groups), batch_size):
-            rows, states = self._forward(cut, groups[start : start + batch_size])
+            rows, states = self._read_some(cut, groups[start : start + batch_size])
             yield numbers[rows], states
 
-    def _forward(
+    def _read_some(
         self, prompts: Sequence[EncodedHistory], groups: Sequence[Sequence[int]]
     ) -> tuple[np.ndarray, torch.Tensor]:
         model, device = self.model, self.model.device
@@ -256,18 +337,6 @@ class ItemScorer:
             use_cache=False,
         ).last_hidden_state
         return numbers[is_own], states[torch.from_numpy(is_own).to(states.device)]
-
-    def _products(self, users: torch.Tensor) -> np.ndarray:
-        """Computes the products of item vectors with the vectors of users, of shape `(n, H + 1)`."""
-        vectors = self.item_vectors
-        with torch.autocast(vectors.device.type, enabled=False):
-            scores = (users.to(vectors.device) @ vectors.T).cpu().numpy()
-        if not np.isfinite(scores).all():
-            raise FloatingPointError(
-                f"The item head's scores hold {scores[~np.isfinite(scores)][0]}. Weights that are not finite, such "
-                "as a NaN residual, or a dtype that is too small (float16) cause this."
-            )
-        return scores
 
 
 def _until_history_ends(prompt: EncodedHistory) -> EncodedHistory:
@@ -290,55 +359,22 @@ class ScoredRows(NamedTuple):
     scores: np.ndarray
 
 
-def item_vectors_of(
-    model: PatchRecForCausalLM, processor: PatchRecProcessor, items: np.ndarray, titles: TitleTokens | None = None
-) -> torch.Tensor:
+class BestRows(NamedTuple):
     """
-    Computes the vectors with which the item head scores items.
+    The best items of some prompts.
 
     Args:
-        model ([`PatchRecForCausalLM`]):
-            A model with an item head.
-        processor ([`PatchRecProcessor`]):
-            The model's processor.
-        items (`numpy.ndarray` of shape `(n,)`, int64):
-            Catalog indices.
-        titles ([`TitleTokens`], *optional*):
-            The titles that `items` index. If not given, the titles of the catalog.
-
-    Returns:
-        `torch.Tensor` of shape `(n, H + 1)`, float32, on the model's device. The last entry is the item's bias.
+        rows (`numpy.ndarray` of shape `(n,)`, int64):
+            The prompts' numbers.
+        items (`numpy.ndarray` of shape `(n, k)`, int64):
+            Catalog indices, best first, equal scores in catalog order; -1 where there are fewer.
+        scores (`numpy.ndarray` of shape `(n, k)`, float64):
+            Their scores; -infinity where there are fewer.
     """
-    patches = item_patches(model, processor, items, titles)
-    vectors = model.item_head.item_vectors(patches, torch.from_numpy(items).to(patches.device))
-    is_bad = ~vectors.isfinite().all(dim=1).cpu().numpy()
-    if is_bad.any():
-        raise FloatingPointError(
-            f"The vector of the item with catalog index {items[is_bad][0]} is not finite: its residual, its bias or "
-            "an embedding of its title is NaN or infinite. Load an earlier checkpoint."
-        )
-    return vectors
 
-
-def item_patches(
-    model: PatchRecForCausalLM, processor: PatchRecProcessor, items: np.ndarray, titles: TitleTokens | None = None
-) -> torch.Tensor:
-    """
-    Computes the patches of items: what the model's patcher makes of a title, and the item's residual if it has one.
-
-    Args:
-        model, processor, items, titles:
-            See [`item_vectors_of`].
-
-    Returns:
-        `torch.Tensor` of shape `(n, H)`, in the model's dtype, on the model's device.
-    """
-    folded, device = processor.fold_items(items, titles=titles), model.device
-    # One row of patch placeholders, one for each item.
-    return model.prepare_inputs_embeds(
-        torch.full((1, len(items)), processor.prompt.patch_id, device=device),
-        *(torch.from_numpy(array)[None].to(device) for array in folded),
-    )[0]
+    rows: np.ndarray
+    items: np.ndarray
+    scores: np.ndarray
 
 
 def nested_prompts(prompts: Sequence[EncodedHistory]) -> list[list[int]]:

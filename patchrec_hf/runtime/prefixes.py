@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .allowed_items import ItemSet
 from .title_tokens import ragged_arange
 from .trie import TitleTrie
 
@@ -98,7 +100,8 @@ def length_divisors(trie: TitleTrie, length_penalty: float) -> np.ndarray:
 
 class AllowedItems:
     """
-    The items that may be recommended to each of B users, and their number below any node of the trie.
+    The items that may be recommended to each of B users, and their number below any node of the trie. Memory holds
+    what the users' sets list, and nothing for every item.
 
     Args:
         trie ([`TitleTrie`]):
@@ -109,24 +112,32 @@ class AllowedItems:
 
     def __init__(self, trie: TitleTrie, num_users: int) -> None:
         self.trie = trie
-        self._before = np.zeros((num_users, len(trie.items) + 1), dtype=np.int32)
+        self._width = len(trie.items) + 1
+        self._listed = [np.empty(0, dtype=np.int64)] * num_users
+        self._is_rest = np.zeros(num_users, dtype=bool)
+        self._line = np.empty(0, dtype=np.int64)
 
-    def allow(self, user: int, allowed: np.ndarray) -> None:
+    def allow(self, users: Sequence[int], allowed: Sequence[ItemSet]) -> None:
         """
-        Replaces what may be recommended to a user.
+        Replaces what may be recommended to some users.
 
         Args:
-            user (`int`):
-                The user's row.
-            allowed (`numpy.ndarray` of shape `(num_items,)`, bool):
-                Whether each item may be recommended, by catalog index.
+            users (`Sequence[int]`):
+                The users' rows.
+            allowed (`Sequence[ItemSet]`):
+                What may be recommended to each of them.
         """
-        np.cumsum(allowed[self.trie.items], out=self._before[user, 1:])
+        for user, items in zip(users, allowed, strict=True):
+            self._listed[user] = user * self._width + np.sort(self.trie.place_of_item[items.listed])
+            self._is_rest[user] = items.is_rest
+        self._line = np.concatenate(self._listed)  # the places of all users on one number line, user after user
 
     def count(self, users: np.ndarray, nodes: np.ndarray) -> np.ndarray:
         """Counts the items at or below each of `nodes` that may be recommended to the user with the same index."""
         starts, stops = self.trie.item_offsets[nodes], self.trie.item_offsets[self.trie.subtree_ends[nodes]]
-        return self._before[users, stops] - self._before[users, starts]
+        line_starts = users * self._width
+        listed = np.searchsorted(self._line, line_starts + stops) - np.searchsorted(self._line, line_starts + starts)
+        return np.where(self._is_rest[users], stops - starts - listed, listed)
 
 
 def ranks_in_groups(users: np.ndarray) -> np.ndarray:

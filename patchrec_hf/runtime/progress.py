@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,24 @@ def progress_bar(show_progress: bool, **settings: Any) -> tqdm:
             Passed to `tqdm`.
     """
     return tqdm(disable=not (show_progress and shows_bars()), leave=None, **settings)
+
+
+def long_work_bar(total: int, step: int, **settings: Any) -> tqdm:
+    """
+    Makes a progress bar for work that nobody asked a bar for, such as tokenizing the titles of a large catalog. It is
+    shown if the work takes several steps, on the first process of a machine only, and unless
+    `transformers.utils.logging.disable_progress_bar()` was called.
+
+    Args:
+        total (`int`):
+            Amount of work.
+        step (`int`):
+            How much of it is done between two moves of the bar.
+        **settings:
+            Passed to `tqdm`.
+    """
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"  # launchers such as torchrun set it
+    return progress_bar(total > step and is_first and logging.is_progress_bar_enabled(), total=total, **settings)
 
 
 @contextmanager

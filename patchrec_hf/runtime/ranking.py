@@ -9,11 +9,12 @@ from typing import TypeVar, cast
 import numpy as np
 import torch
 
+from .allowed_items import AllowedRows, ItemSet, keep_allowed
 from .attention import maskable_attention
-from .best_items import best_items, best_of_rows
+from .best_items import best_items, best_of_rows, rows_at_once
 from .diverse_search import search_diverse
 from .fusion_scorer import FusionScorer, PartRows
-from .item_scorer import ItemScorer, ScoredRows
+from .item_scorer import BestRows, ItemScorer, ScoredRows
 from .lazy_sequence import LazySequence
 from .modeling import PatchRecForCausalLM
 from .prefixes import length_divisors
@@ -27,7 +28,7 @@ from .tree_reader import TreeReader
 from .trie import TitleTrie
 
 
-_Rows = TypeVar("_Rows", ScoredRows, PartRows)
+_Rows = TypeVar("_Rows", ScoredRows, BestRows, PartRows)
 
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
 
@@ -161,7 +162,7 @@ class CatalogRanker:
     def rank(
         self,
         prompts: Sequence[PromptToRank],
-        candidates: Sequence[np.ndarray] | None = None,
+        candidates: Sequence[np.ndarray | ItemSet] | None = None,
         excluded: Sequence[np.ndarray] | None = None,
         show_progress: bool = False,
         times: np.ndarray | None = None,
@@ -173,8 +174,9 @@ class CatalogRanker:
             prompts (`Sequence[PromptToRank]`):
                 B histories, encoded or read; responses, if any, are ignored. A [`LazySequence`] makes each prompt
                 once, when the model has room for it.
-            candidates (`Sequence[numpy.ndarray]`, *optional*):
-                For each prompt, the catalog indices that may be recommended; all if not given.
+            candidates (`Sequence[numpy.ndarray | ItemSet]`, *optional*):
+                For each prompt, the items that may be recommended, as catalog indices or as an [`ItemSet`]; all if not
+                given.
             excluded (`Sequence[numpy.ndarray]`, *optional*):
                 For each prompt, the catalog indices that may not be recommended.
             show_progress (`bool`, *optional*, defaults to `False`):
@@ -193,18 +195,8 @@ class CatalogRanker:
             FloatingPointError: If the model's scores are not numbers.
         """
         config, trie = self.config, self.trie
-        for name, arrays in (("candidates", candidates), ("excluded", excluded)):
-            if arrays is not None and len(arrays) != len(prompts):
-                raise ValueError(f"`{name}` needs one array for each of {len(prompts)} prompts, got {len(arrays)}.")
-
-        def allowed(row: int) -> np.ndarray:
-            return _allowed(
-                trie, row, None if candidates is None else candidates[row], None if excluded is None else excluded[row]
-            )
-
-        if candidates is not None or excluded is not None:
-            for row in range(len(prompts)):  # a bad row raises before the model has ranked for hours
-                allowed(row)
+        allowed = AllowedRows(trie, len(prompts), candidates, excluded)
+        allowed.check()  # a bad row raises before the model has ranked for hours
         if self._scorer is not None:
             return self._rank_items(prompts, allowed, show_progress, times)
         shape = (len(prompts), config.k)
@@ -215,11 +207,11 @@ class CatalogRanker:
         )
 
         def collect(found: FoundTitles) -> None:
-            row, is_allowed = found.request.row, found.request.allowed
+            row, own = found.request.row, found.request.allowed
             if config.method == "diverse":
-                best = _first_items(trie, found.leaves, is_allowed), found.scores
+                best = _first_items(trie, found.leaves, own), found.scores
             else:
-                best = _top_k(trie, found.leaves, found.scores, is_allowed, config.k)
+                best = _top_k(trie, found.leaves, found.scores, own, config.k)
             ranking.items[row], ranking.scores[row] = best
             ranking.is_exact[row] = found.dropped <= best[1][-1]
             ranking.tokens_read[row], ranking.kv_length[row] = found.tokens_read, found.kv_length
@@ -230,7 +222,7 @@ class CatalogRanker:
     def _rank_items(
         self,
         prompts: Sequence[PromptToRank],
-        allowed: Callable[[int], np.ndarray],
+        allowed: Sequence[ItemSet],
         show_progress: bool,
         times: np.ndarray | None,
     ) -> CatalogRanking:
@@ -243,10 +235,29 @@ class CatalogRanker:
             lengths[row] = prompt.history_end + 1
             return prompt
 
-        for rows, all_scores in self._score_items(LazySequence(len(prompts), measured), show_progress, times):
-            is_allowed = np.stack([allowed(row) for row in rows])
-            items[rows], scores[rows] = best_items(np.where(is_allowed, all_scores, -np.inf), self.config.k)
+        for rows, best, best_scores in self._best_items(
+            LazySequence(len(prompts), measured), allowed, show_progress, times
+        ):
+            items[rows], scores[rows] = best, best_scores
         return CatalogRanking(items, scores, np.ones(len(items), dtype=bool), np.zeros(len(items), np.int64), lengths)
+
+    def _best_items(
+        self,
+        prompts: Sequence[PromptToRank],
+        allowed: Sequence[ItemSet],
+        show_progress: bool,
+        times: np.ndarray | None,
+    ) -> Iterator[BestRows]:
+        k, scorer, nest = self.config.k, self._scorer, not self.config.synchronize
+        if isinstance(scorer, ItemScorer):
+            found = scorer.best(prompts, k, allowed, self.config.batch_size, nest)
+            yield from self._in_progress(found, len(prompts), show_progress)
+            return
+        # A fusion's scores are normalized over the catalog, so all of them are computed.
+        for rows, scores in self._score_items(prompts, show_progress, times):
+            for own, row in zip(scores, rows.tolist(), strict=True):
+                keep_allowed(own, allowed[row])
+            yield BestRows(rows, *best_items(scores, k))
 
     def _score_items(
         self, prompts: Sequence[PromptToRank], show_progress: bool, times: np.ndarray | None
@@ -271,6 +282,31 @@ class CatalogRanker:
             for part in scored:
                 yield part
                 progress.update(len(part.rows))
+
+    def score_in_parts(
+        self, prompts: Sequence[PromptToRank], show_progress: bool = False, times: np.ndarray | None = None
+    ) -> Iterator[ScoredRows]:
+        """
+        Scores every item of the catalog as [`CatalogRanker.score`] does, for a few prompts at a time, so that the
+        scores of all prompts never stand in memory together.
+
+        Args:
+            prompts, show_progress, times:
+                See [`CatalogRanker.rank`].
+
+        Yields:
+            [`ScoredRows`] in any order, until all prompts are scored.
+
+        Raises:
+            ValueError, TypeError, FloatingPointError: As [`CatalogRanker.rank`] does.
+        """
+        if self._scorer is not None:
+            yield from self._score_items(prompts, show_progress, times)
+            return
+        at_once = max(rows_at_once(self.trie.num_items), self.config.batch_size)
+        for start in range(0, max(len(prompts), 1), at_once):
+            scores = self._score_titles(prompts[start : start + at_once], show_progress)
+            yield ScoredRows(np.arange(start, start + len(scores)), scores)
 
     def score(
         self, prompts: Sequence[PromptToRank], show_progress: bool = False, times: np.ndarray | None = None
@@ -332,20 +368,19 @@ class CatalogRanker:
     def _score_titles(self, prompts: Sequence[PromptToRank], show_progress: bool = False) -> np.ndarray:
         trie = self.trie
         scores = np.full((len(prompts), trie.num_items), -np.inf, dtype=np.float32)
-        can_be_spelled = trie.leaf_of_item >= 0
 
         def collect(found: FoundTitles) -> None:
             leaves, items = trie.items_at(found.leaves)
             scores[found.request.row, items] = found.scores[leaves]
 
-        self._search(prompts, lambda row: can_be_spelled, "all", show_progress, collect)
+        self._search(prompts, AllowedRows(trie, len(prompts)), "all", show_progress, collect)
         return scores
 
     @torch.no_grad()
     def _search(
         self,
         prompts: Sequence[PromptToRank],
-        allowed: Callable[[int], np.ndarray],
+        allowed: Sequence[ItemSet],
         method: Method,
         show_progress: bool,
         collect: Callable[[FoundTitles], None],
@@ -362,7 +397,7 @@ class CatalogRanker:
             for row in range(len(prompts)):
                 prompt = prompts[row]
                 self._check_length(row, prompt)
-                yield SearchRequest(row, prompt, allowed(row))
+                yield SearchRequest(row, prompt, allowed[row])
 
         with (
             gathered_root(model),
@@ -412,38 +447,6 @@ class CatalogRanker:
             )
 
 
-def _allowed(trie: TitleTrie, row: int, candidates: np.ndarray | None, excluded: np.ndarray | None) -> np.ndarray:
-    """Returns whether each item may be recommended for the prompt in `row`, shape `(num_items,)`."""
-    allowed = trie.leaf_of_item >= 0
-    if candidates is not None:
-        is_candidate = np.zeros(trie.num_items, dtype=bool)
-        is_candidate[_indices(trie, row, candidates)] = True
-        allowed &= is_candidate
-        if not allowed.any():
-            raise ValueError(
-                f"Row {row} has no candidates: its array holds {len(candidates)} items, none of which can be ranked."
-            )
-    if excluded is not None:
-        num_candidates = int(allowed.sum())
-        allowed[_indices(trie, row, excluded)] = False
-        if not allowed.any():
-            raise ValueError(
-                f"Row {row} has no item left to recommend: all {num_candidates} candidates are excluded. If its "
-                "history holds them all, pass `exclude_seen=False`, which recommends items of the history again."
-            )
-    return allowed
-
-
-def _indices(trie: TitleTrie, row: int, indices: np.ndarray) -> np.ndarray:
-    indices = np.asarray(indices, dtype=np.int64)
-    outside = (indices < 0) | (indices >= trie.num_items)
-    if outside.any():
-        raise ValueError(
-            f"Row {row} names item {indices[outside][0]}; catalog indices lie between 0 and {trie.num_items - 1}."
-        )
-    return indices
-
-
 def default_method(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> Method:
     """
     Returns the method by which a checkpoint ranks if none is chosen: `"fusion"` if it holds one, else `"item"` if the
@@ -455,18 +458,20 @@ def default_method(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> 
 
 
 def _top_k(
-    trie: TitleTrie, leaves: np.ndarray, scores: np.ndarray, allowed: np.ndarray, k: int
+    trie: TitleTrie, leaves: np.ndarray, scores: np.ndarray, allowed: ItemSet, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the k best allowed items of one user, and their scores, each of shape `(k,)`."""
     numbers, items = trie.items_at(leaves)
     scores = scores[numbers]
-    items, scores = items[allowed[items]], scores[allowed[items]]
+    is_allowed = allowed.holds(items)
+    items, scores = items[is_allowed], scores[is_allowed]
     (best,), (best_scores,) = best_of_rows(np.zeros(len(items), dtype=np.int64), items, scores, 1, k)
     return best, best_scores
 
 
-def _first_items(trie: TitleTrie, leaves: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+def _first_items(trie: TitleTrie, leaves: np.ndarray, allowed: ItemSet) -> np.ndarray:
     """Returns the first allowed item of each leaf, shape `(n,)`."""
     numbers, items = trie.items_at(leaves)
-    numbers, items = numbers[allowed[items]], items[allowed[items]]
+    is_allowed = allowed.holds(items)
+    numbers, items = numbers[is_allowed], items[is_allowed]
     return items[np.unique(numbers, return_index=True)[1]]

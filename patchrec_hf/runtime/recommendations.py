@@ -140,8 +140,7 @@ class PromptRecommender:
             method = index_method(method)
         by_item = method in ITEM_METHODS
         # The items of one title have scores of their own. So more are ranked, and the best of each title stays.
-        ranks_more = by_item and unique_titles and index is None
-        num_alike = int(np.bincount(trie.leaf_of_item[trie.items]).max()) if ranks_more else 1
+        num_alike = trie.most_items_of_a_title if by_item and unique_titles and index is None else 1
         config = RankingConfig(
             k=min(k * num_alike, len(trie.items)),
             method=method,
@@ -296,4 +295,8 @@ class PromptRecommender:
         arrays = candidate_indices(candidates, num_histories, self.processor.catalog)
         if arrays is None:
             return [trie.all_titles[1]] * num_histories if unique_titles else None
-        return [trie.titles_of(indices)[1] for indices in arrays] if unique_titles else arrays
+        if not unique_titles:
+            return arrays
+        distinct = {id(indices): indices for indices in arrays}  # histories may share an array
+        firsts = {number: trie.titles_of(indices)[1] for number, indices in distinct.items()}
+        return [firsts[id(indices)] for indices in arrays]

@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from .adapters import is_adapter, load_adapted
 from .best_items import best_items
 from .configuration import Normalizer
 from .encoding import EncodedHistory
 from .item_index import ItemIndex
-from .item_scorer import item_vectors_of
+from .item_vectors import item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
 from .log_probs import log_softmax
@@ -143,8 +142,8 @@ class PatchRecommender(PromptRecommender):
             index ([`ItemIndex`], *optional*):
                 An index of this checkpoint's item vectors, for large catalogs (see
                 [`~PatchRecommender.build_index`]). The method is then `"item"` by default, or `"exact"`, by which the
-                item head proposes items and their titles rank them. `is_exact` is true where the list is that of the
-                whole catalog: by the item head with a flat index, or among `candidates`.
+                item head proposes items and their titles rank them. `is_exact` is true where the list certainly
+                holds the best items: by the item head with a flat index, or among `candidates`.
             num_candidates (`int`, *optional*):
                 With an index: number of items that it proposes, at least k. For the method `"exact"` 200 if not given;
                 for `"item"` as many as k and the exclusions need.
@@ -395,14 +394,12 @@ class PatchRecommender(PromptRecommender):
         if len(batch[0]) != 1:
             raise TypeError(f"`similar_items` takes one item, got {item!r}.")
         found = find_items(batch, catalog, self.processor.title_tokens, self.processor.tokenizer)
-        vectors = F.normalize(scorer.item_vectors[:, :-1], dim=-1)
         (index,), (indices,) = found.items[0], found.matches
         if index < len(catalog):
-            vector = vectors[index]
+            vector = scorer.item_vectors[index]
         else:
-            new = item_vectors_of(self.model, self.processor, found.items[0], found.titles)
-            vector = F.normalize(new[0, :-1], dim=-1)
-        cosines = (vectors @ vector).cpu().numpy()
+            vector = item_vectors_of(self.model, self.processor, found.items[0], found.titles)[0]
+        cosines = scorer.cosines(vector)
         cosines[indices] = -np.inf
         (items,), (scores,) = best_items(cosines[None], min(k, len(catalog)))
         return [

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .allowed_items import ItemSet
 from .prefixes import AllowedItems, Prefixes, length_divisors, ranks_in_groups, sums_before
 from .read_histories import PromptToRank
 from .title_tokens import ragged_arange
@@ -16,6 +17,8 @@ from .tree_reader import TreeReader
 
 _MAX_TOKENS_PER_FORWARD = 512
 """Maximum number of title tokens of a user in one forward. Only the last chain may exceed it."""
+_NODE_SCORES_AT_ONCE = 2**26
+"""Scores of nodes that are in memory at once, if all titles are scored: 512 MiB. Fewer users come in together then."""
 
 
 class SearchRequest(NamedTuple):
@@ -27,13 +30,13 @@ class SearchRequest(NamedTuple):
             Number of the request.
         prompt (`PromptToRank`):
             The user's history.
-        allowed (`numpy.ndarray` of shape `(num_items,)`, bool):
-            Whether each item may be recommended, by catalog index. At least one item whose title can be spelled is.
+        allowed ([`ItemSet`]):
+            The items that may be recommended: at least one.
     """
 
     row: int
     prompt: PromptToRank
-    allowed: np.ndarray
+    allowed: ItemSet
 
 
 class FoundTitles(NamedTuple):
@@ -118,8 +121,7 @@ def search_titles(
         if reader.largest(len(new)) > 0:
             present |= new
             users = np.array(list(new), dtype=np.int64)
-            for user, request in new.items():
-                allowed.allow(user, request.allowed)
+            allowed.allow(list(new), [request.allowed for request in new.values()])
             dropped[users], tokens_read[users] = -np.inf, 0
             reader.admit(users, [request.prompt for request in new.values()])
             roots = Prefixes(users, np.zeros(len(users), dtype=np.int64), np.zeros(len(users)))
@@ -200,6 +202,7 @@ def score_all_titles(
     leaves = np.flatnonzero(trie.num_children == 0)
     divisors = length_divisors(trie, length_penalty)[leaves]
     shared_by = _log_num_sharers(reader, leaves)
+    batch_size = max(1, min(batch_size, _NODE_SCORES_AT_ONCE // trie.num_nodes))
     while batch := list(islice(requests, batch_size)):
         users = np.arange(len(batch))
         reader.admit(users, [request.prompt for request in batch])
@@ -229,7 +232,7 @@ def _score_all_nodes(reader: TreeReader, users: np.ndarray, tokens_at_once: int)
     for start in range(0, len(inner), tokens_at_once):
         nodes = inner[start : start + tokens_at_once]
         # The ancestors of the first node were read in an earlier run and forgotten, so they are read again.
-        ancestors = 1 + np.flatnonzero(trie.subtree_ends[1 : nodes[0]] > nodes[0])
+        ancestors = trie.ancestors_of(int(nodes[0]))
         run = np.concatenate([ancestors, nodes])
         reader.read(np.repeat(users, len(run)), np.tile(run, len(users)))
         score_children(nodes, (len(run) * users)[:, None] + np.arange(len(ancestors), len(run)))

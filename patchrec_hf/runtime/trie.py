@@ -7,7 +7,12 @@ from functools import cached_property
 
 import numpy as np
 
+from .title_order import is_prefix_of_another, shared_lengths, sort_titles
 from .title_tokens import TitleTokens, ragged_arange
+
+
+_NODES_PER_SORTED_LEAF = 64
+"""Sorting a leaf takes as long as looking through about so many nodes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +70,7 @@ class TitleTrie:
     @cached_property
     def levels(self) -> list[np.ndarray]:
         """The nodes of each depth, ascending; the root's depth is 0."""
-        order = np.argsort(self.depths, kind="stable")
-        return np.split(order, np.cumsum(np.bincount(self.depths))[:-1])
+        return _split_levels(_by_level(self.depths), self.depths)
 
     @cached_property
     def places_among_siblings(self) -> np.ndarray:
@@ -127,9 +131,28 @@ class TitleTrie:
         return leaves
 
     @cached_property
+    def place_of_item(self) -> np.ndarray:
+        """Index in `items` of each item by catalog index, shape `(num_items,)`; -1 for items that `items` lacks."""
+        places = np.full(self.num_items, -1)
+        places[self.items] = np.arange(len(self.items))
+        return places
+
+    @cached_property
+    def most_items_of_a_title(self) -> int:
+        """The largest number of items that share a title."""
+        return int(np.diff(self.item_offsets).max())
+
+    @cached_property
     def all_titles(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """[`TitleTrie.titles_of`] all items whose titles can be spelled."""
         return self.titles_of(self.items)
+
+    @cached_property
+    def repeated_items(self) -> np.ndarray:
+        """Items that can be spelled and whose title an earlier item of the catalog has, ascending."""
+        is_first = np.zeros(self.num_items, dtype=bool)
+        is_first[self.all_titles[1]] = True
+        return np.flatnonzero(~is_first & (self.leaf_of_item >= 0))
 
     @cached_property
     def chain_lengths(self) -> np.ndarray:
@@ -148,6 +171,14 @@ class TitleTrie:
         counts = self.num_children[nodes]
         slots = np.repeat(self.child_offsets[nodes], counts) + ragged_arange(counts)
         return np.repeat(np.arange(len(nodes)), counts), self.children[slots]
+
+    def ancestors_of(self, node: int) -> np.ndarray:
+        """Returns the nodes on the path from the root to `node`, without these two, by depth."""
+        ancestors, parent = [], int(self.parents[node])
+        while parent > 0:
+            ancestors.append(parent)
+            parent = int(self.parents[parent])
+        return np.array(ancestors[::-1], dtype=np.int64)
 
     def choices_on_paths(self, leaves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -186,8 +217,11 @@ class TitleTrie:
     def items_spelled_like(self, items: np.ndarray) -> np.ndarray:
         """Returns all items that share a title with any of `items`. Titles that cannot be spelled are skipped."""
         leaves = self.leaf_of_item[items]
+        leaves = leaves[leaves >= 0]
+        if len(leaves) * _NODES_PER_SORTED_LEAF < self.num_nodes:
+            return self.items_at(np.unique(leaves))[1]
         is_asked = np.zeros(self.num_nodes, dtype=bool)  # much faster than to sort the leaves of a long history
-        is_asked[leaves[leaves >= 0]] = True
+        is_asked[leaves] = True
         return self.items_at(np.flatnonzero(is_asked))[1]
 
 
@@ -205,59 +239,61 @@ def build_trie(titles: TitleTokens, end_of_turn_id: int, complete_prefixes: bool
 
     Returns:
         [`TitleTrie`]
+
+    Raises:
+        ValueError: If there is no title.
     """
-    # One row per item, padded with -1. After sorting, equal prefixes are adjacent at every depth, and a title precedes
-    # the titles of which it is a prefix.
-    rows = np.full((len(titles), int(titles.lengths.max()) + 1), -1, dtype=np.int32)
-    rows[np.arange(rows.shape[1]) < titles.lengths[:, None]] = titles.ids
-    items = np.lexsort(rows.T[::-1])
-    rows, lengths = rows[items], titles.lengths[items]
+    if len(titles) == 0:
+        raise ValueError("A title trie needs at least one title, got none.")
+    # In this order, equal beginnings are adjacent, and a title precedes the titles of which it is a prefix.
+    items = sort_titles(titles)
+    ordered = titles.select(items)
     if not complete_prefixes:
-        kept = ~_is_prefix_of_another(rows, lengths)
-        rows, lengths, items = rows[kept], lengths[kept], items[kept]
-    rows[np.arange(len(rows)), lengths] = end_of_turn_id
+        items = items[~is_prefix_of_another(ordered)]
+        ordered = titles.select(items)
+    rows = ordered.ended(end_of_turn_id)
 
-    # Each row opens a node for every token after the prefix that it shares with the previous row. Row by row, the
-    # nodes are in preorder.
-    columns = np.arange(rows.shape[1])
-    shared = np.concatenate([[0], _shared_lengths(rows)])
-    is_new = (columns >= shared[:, None]) & (columns <= lengths[:, None])
-    row_of_node, column_of_node = np.nonzero(is_new)
-    num_nodes = len(row_of_node) + 1
-    # `nodes[i, d]`: the node of row i's token d. A shared prefix has the nodes of the earlier row that opened them.
-    nodes = np.zeros(rows.shape, dtype=np.int32)
-    nodes[is_new] = np.arange(1, num_nodes)
-    nodes = np.maximum.accumulate(nodes, axis=0)
+    # Each row opens a node for every token after the prefix that it shares with the row before. Row by row, the nodes
+    # are in preorder, so a node's parent is the latest node before it that is one token less deep.
+    shared = np.append(0, shared_lengths(rows))
+    num_new = rows.lengths - shared
+    steps = ragged_arange(num_new)
+    depths = np.append(0, np.repeat(shared, num_new) + steps + 1)
+    tokens = np.append(-1, rows.ids[np.repeat(rows.offsets[:-1] + shared, num_new) + steps])
+    num_nodes, by_level = len(tokens), _by_level(depths)
+    parents = np.arange(num_nodes) - 1
+    opening = 1 + (np.cumsum(num_new) - num_new)[num_new > 0]  # the first node of each row
+    keys = depths[by_level] * num_nodes + by_level  # ascending
+    parents[opening] = by_level[np.searchsorted(keys, (depths[opening] - 1) * num_nodes + opening) - 1]
 
-    parents = np.where(column_of_node > 0, nodes[row_of_node, column_of_node - 1], 0).astype(np.int64)
-    depths = np.concatenate([[0], column_of_node + 1])
     sizes = np.ones(num_nodes, dtype=np.int64)
-    for depth in range(int(depths.max()), 0, -1):
-        level = np.flatnonzero(depths == depth)
-        sizes += np.bincount(parents[level - 1], weights=sizes[level], minlength=num_nodes).astype(np.int64)
-    leaves = nodes[np.arange(len(rows)), lengths].astype(np.int64)
+    for level in reversed(_split_levels(by_level, depths)[1:]):
+        np.add.at(sizes, parents[level], sizes[level])
+    child_offsets = np.append(0, np.cumsum(np.bincount(parents[1:], minlength=num_nodes)))
+    # Level by level, the parents ascend, so that siblings are adjacent.
+    below = by_level[1:]
+    places = ragged_arange(np.diff(np.flatnonzero(np.diff(parents[below], prepend=-1, append=-1))))
+    children = np.empty(num_nodes - 1, dtype=np.int64)
+    children[child_offsets[parents[below]] + places] = below
+    leaves = np.cumsum(num_new)  # a title that equals the one before opens no node, and has the leaf of that one
     return TitleTrie(
-        tokens=np.concatenate([[-1], rows[is_new].astype(np.int64)]),
+        tokens=tokens,
         depths=depths,
         subtree_ends=np.arange(num_nodes) + sizes,
-        child_offsets=np.concatenate([[0], np.cumsum(np.bincount(parents, minlength=num_nodes))]),
-        children=1 + np.argsort(parents, kind="stable"),
+        child_offsets=child_offsets,
+        children=children,
         items=items,
-        item_offsets=np.concatenate([[0], np.cumsum(np.bincount(leaves, minlength=num_nodes))]),
+        item_offsets=np.append(0, np.cumsum(np.bincount(leaves, minlength=num_nodes))),
         num_items=len(titles),
     )
 
 
-def _shared_lengths(rows: np.ndarray) -> np.ndarray:
-    """Number of leading entries that each row, except the first, shares with the previous row."""
-    return np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1).sum(axis=1)
+def _by_level(depths: np.ndarray) -> np.ndarray:
+    """Returns the nodes by depth; the nodes of each depth ascend."""
+    # NumPy sorts numbers of 16 bits by counting, in a fraction of the time.
+    return np.argsort(depths.astype(np.min_scalar_type(int(depths.max()))), kind="stable")
 
 
-def _is_prefix_of_another(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Whether the title in each of the sorted `rows` is a prefix of another, longer title."""
-    shared = _shared_lengths(rows)
-    # A prefix of any other title is a prefix of the next different title. Items with the same title share the result.
-    is_prefix_of_next = np.append((shared >= lengths[:-1]) & (lengths[1:] > lengths[:-1]), False)
-    is_first_of_title = np.concatenate([[True], shared < rows.shape[1]])
-    last_of_title = np.append(np.flatnonzero(is_first_of_title)[1:], len(rows)) - 1
-    return is_prefix_of_next[last_of_title][np.cumsum(is_first_of_title) - 1]
+def _split_levels(by_level: np.ndarray, depths: np.ndarray) -> list[np.ndarray]:
+    """Returns the nodes of each depth."""
+    return np.split(by_level, np.cumsum(np.bincount(depths))[:-1])

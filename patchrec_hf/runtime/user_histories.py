@@ -292,8 +292,8 @@ def candidate_indices(candidates: Any, num_histories: int, catalog: Catalog) -> 
         return None
     values = _as_list(candidates)
     is_one = not values or isinstance(values[0], (int, np.integer, str))
-    lists = [values] * num_histories if is_one else [_as_list(ids) for ids in values]
-    if len(lists) != num_histories:
+    lists = [values] if is_one else [_as_list(ids) for ids in values]
+    if not is_one and len(lists) != num_histories:
         raise ValueError(
             f"`candidates` holds {len(lists)} lists for {num_histories} histories. Give one list of ids for all "
             "histories, or one for each."
@@ -302,7 +302,8 @@ def candidate_indices(candidates: Any, num_histories: int, catalog: Catalog) -> 
         if not item_ids:
             raise ValueError(f"Row {row} has no candidates. Leave out `candidates` to recommend from all items.")
     try:
-        return [catalog.indices_of(item_ids) for item_ids in lists]
+        arrays = [catalog.indices_of(item_ids) for item_ids in lists]
+        return arrays * num_histories if is_one else arrays
     except KeyError as error:
         raise KeyError(f"`candidates` are ids of the catalog. {error.args[0]}") from None
 

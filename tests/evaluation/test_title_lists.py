@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_parts import title_tokens
 
 from patchrec_hf import RELEASE_MATCHING, STRICT_PROTOCOL
-from patchrec_hf.evaluation.title_lists import TitleLists
+from patchrec_hf.evaluation.title_lists import AllowedTitles, TitleLists
 from patchrec_hf.runtime.title_tokens import TitleTokens
 from patchrec_hf.runtime.trie import build_trie
 
@@ -21,26 +24,42 @@ def lists(protocol):
     return TitleLists(trie, TITLES, protocol)
 
 
+def listed(titles, allowed):
+    """The first item of each title that may be recommended for the one target, and the number of its items."""
+    (one,), items = allowed, np.sort(titles.trie.items)
+    firsts = items[one.representatives.holds(items)]
+    return dict(zip(firsts.tolist(), one.num_items_at(titles.trie.leaf_of_item[firsts]).tolist(), strict=True))
+
+
 def test_items_of_one_title_are_listed_once():
     strict = lists(STRICT_PROTOCOL)
     assert strict.num_titles == 3
-    (titles,) = strict.all(1)
-    by_item = dict(zip(titles.items.tolist(), titles.num_items.tolist(), strict=True))
-    assert by_item == {0: 2, 1: 1, 3: 1}
+    assert listed(strict, strict.all(1)) == {0: 2, 1: 1, 3: 1}
 
 
 def test_titles_that_begin_another_cannot_be_spelled_in_the_release():
     release = lists(RELEASE_MATCHING)
     assert release.num_titles == 2
-    assert sorted(release.all(1)[0].items.tolist()) == [1, 3]
+    assert listed(release, release.all(1)) == {1: 1, 3: 1}
 
 
 def test_seen_items_are_left_out():
     """With credit by item, the other "Emma" stays; in the release a seen title goes with all of its items."""
-    (titles,) = lists(STRICT_PROTOCOL).without([np.array([0, 1])], np.array([3]))
-    assert dict(zip(titles.items.tolist(), titles.num_items.tolist(), strict=True)) == {2: 1, 3: 1}
-    (titles,) = lists(RELEASE_MATCHING).without([np.array([1])], np.array([3]))
-    assert titles.items.tolist() == [3]
+    strict, release = lists(STRICT_PROTOCOL), lists(RELEASE_MATCHING)
+    assert listed(strict, strict.without([np.array([0, 1])], np.array([3]))) == {2: 1, 3: 1}
+    assert listed(strict, strict.without([np.array([2, 2])], np.array([3]))) == {0: 1, 1: 1, 3: 1}
+    assert listed(release, release.without([np.array([1])], np.array([3]))) == {3: 1}
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=3), min_size=1, max_size=12), st.data())
+def test_titles_without_items_equal_the_titles_of_the_others(titles, data):
+    trie = build_trie(title_tokens(titles), END, complete_prefixes=data.draw(st.booleans()))
+    left_out = np.array(data.draw(st.lists(st.integers(0, len(titles) - 1), max_size=5)), dtype=np.int64)
+    found = AllowedTitles.without(trie, left_out)
+    leaves, firsts, counts = trie.titles_of(np.setdiff1d(trie.items, left_out))
+    items = np.sort(trie.items)
+    assert items[found.representatives.holds(items)].tolist() == sorted(firsts.tolist())
+    assert found.num_items_at(leaves).tolist() == counts.tolist()
 
 
 @pytest.mark.parametrize(

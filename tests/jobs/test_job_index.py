@@ -72,7 +72,7 @@ def test_settings_of_jobs(recommender):
     flat, hnsw = recommender.build_index(), recommender.build_index("hnsw", m=4)
     described = [describe_job_index(index, 12) for index in (None, "flat", "hnsw", flat, hnsw)]
     assert described[:2] == [None, {"kind": "flat"}]
-    assert described[2] == {"kind": "hnsw", "m": 32, "ef_construction": 80, "ef_search": 128}
+    assert described[2] == {"kind": "hnsw", "m": 32, "ef_construction": 40, "ef_search": 128}
     assert described[3] == {"kind": "flat", "digest": flat.digest}
     assert described[4]["digest"] == hnsw.digest != recommender.build_index("hnsw", m=5).digest
 

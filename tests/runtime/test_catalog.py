@@ -44,9 +44,18 @@ def test_indices_of_inverts_item_ids(item_ids, data):
     assert catalog.indices_of(wanted).tolist() == [item_ids.index(item_id) for item_id in wanted]
 
 
-def test_duplicate_id_is_refused():
+@pytest.mark.parametrize("item_ids", [np.array([4, 2, 4, 4]), ["4", "2", "4", "4"]])
+def test_duplicate_id_is_refused(item_ids):
     with pytest.raises(ValueError, match="Item id 4 appears 3 times"):
-        Catalog(np.array([4, 2, 4, 4]), ("a", "b", "c", "d"))
+        Catalog(item_ids, ("a", "b", "c", "d"))
+
+
+def test_titles_may_be_of_a_class_of_texts():
+    assert Catalog([1, 2], ("a", np.str_("b"))).titles == ("a", "b")
+
+
+def test_contains(catalog):
+    assert [item_id in catalog for item_id in (8, 70, np.int64(55), 7, 71, "8", 8.5)] == [True] * 3 + [False] * 4
 
 
 @pytest.mark.parametrize("title", ["", "  ", "\t\n", None])

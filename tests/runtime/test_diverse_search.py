@@ -12,6 +12,7 @@ from rankers import rank
 from tiny_parts import plain_prompt, tiny_model, title_tokens
 
 from patchrec_hf import RankingConfig
+from patchrec_hf.runtime.allowed_items import ItemSet
 from patchrec_hf.runtime.diverse_search import search_diverse
 from patchrec_hf.runtime.search import SearchRequest
 from patchrec_hf.runtime.trie import build_trie
@@ -53,7 +54,7 @@ class TableReader:
 
 def decode(reader, prompts, num_groups, penalty=0.8, ended=0, allowed=None, batch_size=2):
     """Returns the titles of each prompt by their numbers, and their scores."""
-    allowed = np.ones(reader.trie.num_items, dtype=bool) if allowed is None else allowed
+    allowed = ItemSet() if allowed is None else ItemSet.from_mask(allowed)
     requests = (SearchRequest(row, prompt, allowed) for row, prompt in enumerate(prompts))
     found = list(search_diverse(reader, requests, batch_size, num_groups, penalty, ended))
     assert [one.request.row for one in found] == list(range(len(prompts)))

@@ -19,7 +19,7 @@ from patchrec_hf import (
 from patchrec_hf.batches.candidates import all_candidates
 from patchrec_hf.runtime.configuration import ItemHeadConfig, PatchRecConfig
 from patchrec_hf.runtime.item_head import ItemHead, ItemResidual
-from patchrec_hf.runtime.item_scorer import item_patches, item_vectors_of
+from patchrec_hf.runtime.item_vectors import item_patches, item_vectors_of
 
 
 def head_of(num_items=3, similarity="cosine", hidden_size=2):

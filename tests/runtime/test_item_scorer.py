@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from item_parts import item_model, item_processor, scores_by_hand
 
 from patchrec_hf import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
-from patchrec_hf.runtime import item_scorer
+from patchrec_hf.runtime import best_items, best_products, item_scorer
 from patchrec_hf.runtime import item_scorer as item_scorer_module
+from patchrec_hf.runtime.allowed_items import ItemSet
 from patchrec_hf.runtime.item_scorer import ItemScorer, nested_prompts, prompt_blocks
 from patchrec_hf.runtime.title_tokens import tokenize_titles
 
@@ -136,6 +137,33 @@ def test_a_patch_that_begins_like_another_one_is_not_it(head_model, processor):
     np.testing.assert_allclose(score(ItemScorer(head_model, processor), prompts), expected, rtol=1e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("at_once", [1, 64, 2**23])
+@pytest.mark.parametrize("title_similarity", [False, True])
+def test_the_best_items_are_those_of_all_scores(processor, monkeypatch, at_once, title_similarity):
+    """Of the whole catalog without some items, and of few candidates; whatever number of products is in memory."""
+    for module in (best_items, best_products):
+        monkeypatch.setattr(module, "_NUMBERS_AT_ONCE" if module is best_items else "_PRODUCTS_AT_ONCE", at_once)
+    model, processor = item_model(title_similarity=title_similarity), item_processor(processor)
+    histories = [[0, 5, 2], [7, 3], [1], [4, 4, 9], [10, 11], [6, 2]]
+    prompts = [processor.encode(np.array(history)) for history in histories]
+    sets = [ItemSet(np.array(items), is_rest) for items, is_rest in [
+        ([0, 2, 5], True), ([3, 7], False), ([1], True), ([0, 1, 2, 6, 8], False), ([4], False), ([11], True),
+    ]]  # fmt: skip
+    scorer, k = ItemScorer(model, processor), 4
+    expected = np.stack([scores_by_hand(model, processor, prompt) for prompt in prompts])
+    np.testing.assert_allclose(score(scorer, prompts), expected, rtol=1e-4, atol=5e-4)
+    done = []
+    for rows, items, scores in scorer.best(prompts, k, sets, batch_size=3):
+        done += rows.tolist()
+        for row, found, values in zip(rows.tolist(), items.tolist(), scores, strict=True):
+            allowed = np.flatnonzero(sets[row].holds(np.arange(12)))
+            best = allowed[np.argsort(-expected[row, allowed], kind="stable")][:k].tolist()
+            assert found == best + [-1] * (k - len(best))
+            np.testing.assert_allclose(values[: len(best)], expected[row, best], rtol=1e-4, atol=5e-4)
+            assert np.isneginf(values[len(best) :]).all()
+    assert sorted(done) == list(range(6))
+
+
 def test_seen_items_get_the_seen_weight_once(processor):
     model, processor = item_model(trained=False, title_similarity=False), item_processor(processor)
     prompts = [processor.encode(np.array([4, 2, 4])), processor.encode(np.array([7] * 3 + [1] * 8))]
@@ -166,8 +194,8 @@ def test_similar_titles_add_to_scores(processor):
 
 def test_item_vectors_are_computed_once(head_model, processor, monkeypatch):
     calls = []
-    vectors_of = item_scorer.item_vectors_of
-    monkeypatch.setattr(item_scorer, "item_vectors_of", lambda *args: calls.append(args) or vectors_of(*args))
+    vectors_of = item_scorer.padded_item_vectors
+    monkeypatch.setattr(item_scorer, "padded_item_vectors", lambda *args: calls.append(args) or vectors_of(*args))
     processor = item_processor(processor)
     scorer = ItemScorer(head_model, processor)
     assert calls == []

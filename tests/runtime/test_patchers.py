@@ -35,7 +35,8 @@ from patchrec_hf import (
 from patchrec_hf.batches.candidates import all_candidates
 from patchrec_hf.runtime.adapters import load_model
 from patchrec_hf.runtime.encoding import pad_histories
-from patchrec_hf.runtime.item_scorer import ItemScorer, item_patches
+from patchrec_hf.runtime.item_scorer import ItemScorer
+from patchrec_hf.runtime.item_vectors import item_patches
 from patchrec_hf.runtime.layouts import RandomPatchLayout
 from patchrec_hf.runtime.patchers import AttentionPatcher, fold_tokens, mean_weights
 

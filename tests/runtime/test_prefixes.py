@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_parts import title_tokens
 
+from patchrec_hf.runtime.allowed_items import ItemSet
 from patchrec_hf.runtime.prefixes import AllowedItems, Prefixes, length_divisors, ranks_in_groups, sums_before
 from patchrec_hf.runtime.trie import build_trie
 
 
+token_lists = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=12)
 TRIE = build_trie(title_tokens([[1, 2], [1, 3], [4]]), end_of_turn_id=9)
 
 
@@ -16,11 +20,30 @@ def test_allowed_items_are_counted_below_a_node():
     allowed = AllowedItems(TRIE, 2)
     users, nodes = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 6, 0, 1, 2])
     assert allowed.count(users, nodes).tolist() == [0] * 6
-    allowed.allow(0, np.array([True, True, False]))
-    allowed.allow(1, np.array([False, True, True]))
+    allowed.allow([0, 1], [ItemSet.from_mask(np.array(mask)) for mask in ([True, True, False], [False, True, True])])
     assert allowed.count(users, nodes).tolist() == [2, 2, 0, 2, 1, 0]
-    allowed.allow(1, np.array([True, False, False]))
+    allowed.allow([1], [ItemSet(np.array([0]), is_rest=False)])
     assert allowed.count(users, nodes).tolist() == [2, 2, 0, 1, 1, 1]
+    allowed.allow([0], [ItemSet()])
+    assert allowed.count(users, nodes).tolist() == [3, 2, 1, 1, 1, 1]
+
+
+@given(token_lists, st.data())
+def test_allowed_items_are_counted_as_by_masks(titles, data):
+    trie = build_trie(title_tokens(titles), end_of_turn_id=9, complete_prefixes=data.draw(st.booleans()))
+    masks = data.draw(
+        st.lists(st.lists(st.booleans(), min_size=len(titles), max_size=len(titles)), min_size=1, max_size=3)
+    )
+    allowed = AllowedItems(trie, len(masks))
+    allowed.allow(range(len(masks)), [ItemSet.from_mask(np.array(mask), trie.leaf_of_item >= 0) for mask in masks])
+    for user, mask in enumerate(masks):
+        below = [
+            sum(
+                mask[item] for item in trie.items[trie.item_offsets[node] : trie.item_offsets[trie.subtree_ends[node]]]
+            )
+            for node in range(trie.num_nodes)
+        ]
+        assert allowed.count(np.full(trie.num_nodes, user), np.arange(trie.num_nodes)).tolist() == below
 
 
 def test_prefixes_are_sorted_within_each_user():

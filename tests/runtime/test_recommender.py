@@ -14,7 +14,7 @@ from patchrec_hf import (
     TextLayout,
     TimeWindowLayout,
 )
-from patchrec_hf.runtime.item_scorer import item_patches
+from patchrec_hf.runtime.item_vectors import item_patches
 from patchrec_hf.runtime.layouts import Segment
 from patchrec_hf.runtime.title_tokens import tokenize_titles
 

@@ -11,6 +11,7 @@ from tiny_parts import plain_prompt, tiny_model, title_tokens
 import patchrec_hf.runtime.ranking as ranking_module
 import patchrec_hf.runtime.search as search_module
 import patchrec_hf.runtime.tree_reader as tree_reader_module
+from patchrec_hf.runtime.allowed_items import ItemSet
 from patchrec_hf.runtime.search import SearchRequest, score_all_titles, search_titles
 from patchrec_hf.runtime.trie import build_trie
 
@@ -155,7 +156,7 @@ TRIE = build_trie(title_tokens([[1, 2], [1, 3], [4]]), END)
 def requests(*allowed):
     """Users called a, b, …, who may have these items."""
     for row, items in enumerate(allowed):
-        yield SearchRequest(row, "abcdef"[row], np.isin(np.arange(3), items))
+        yield SearchRequest(row, "abcdef"[row], ItemSet.from_mask(np.isin(np.arange(3), items)))
 
 
 def search(

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from patchrec_hf.runtime import progress, title_tokens
+from patchrec_hf.runtime.progress import progress_bar
 from patchrec_hf.runtime.prompts import SPECIAL_TOKENS
 from patchrec_hf.runtime.title_tokens import TitleTokens, ragged_arange, tokenize_titles
 
@@ -66,10 +66,66 @@ def test_tokenize_titles_equals_one_by_one(tokenizer):
     assert tokens.gather(np.array([], dtype=np.int64)).tolist() == []
 
 
+@pytest.mark.parametrize("titles_at_once", [1, 2, 5])
+def test_chunks_of_titles_change_nothing(tokenizer, monkeypatch, titles_at_once):
+    expected = tokenize_titles(TITLES, tokenizer)
+    monkeypatch.setattr(title_tokens, "_TITLES_AT_ONCE", titles_at_once)
+    tokens = tokenize_titles(TITLES, tokenizer)
+    assert tokens.ids.tolist() == expected.ids.tolist()
+    assert tokens.offsets.tolist() == expected.offsets.tolist()
+    tokenizer.add_tokens(["<think>"])
+    for bad, message in ((" ", "' ' is blank"), ("I <think>", "'I <think>' holds the special token '<think>'")):
+        with pytest.raises(ValueError, match=message):
+            tokenize_titles([*TITLES, bad, "Emma"], tokenizer)
+
+
+def test_many_titles_show_a_bar_and_few_do_not(tokenizer, monkeypatch):
+    settings = []
+
+    def bar(show_progress, **arguments):
+        settings.append((show_progress, arguments["total"]))
+        return progress_bar(False)
+
+    monkeypatch.setattr(progress, "progress_bar", bar)
+    monkeypatch.setattr(title_tokens, "_TITLES_AT_ONCE", 4)
+    tokenize_titles(TITLES[:4], tokenizer)
+    tokenize_titles(TITLES, tokenizer)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # another process shows it
+    tokenize_titles(TITLES, tokenizer)
+    assert settings == [(False, 4), (True, 6), (False, 6)]
+
+
+class LoweringTokenizer(PreTrainedTokenizerFast):
+    """Changes texts before its backend reads them, as tokenizers with code of their own do."""
+
+    def _encode_plus(self, text, *args, **kwargs):
+        return super()._encode_plus([one.lower() for one in text], *args, **kwargs)
+
+
+def test_tokenizers_with_code_of_their_own_read_the_titles_themselves(tokenizer):
+    lowering = LoweringTokenizer(tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|end|>")
+    tokens = tokenize_titles(["Emma", "Persuasion"], lowering)
+    assert tokens.ids.tolist() == tokenize_titles(["emma", "persuasion"], tokenizer).ids.tolist()
+
+
+def test_titles_are_neither_padded_nor_cut(tokenizer):
+    """Also if a call before has set the tokenizer to do so, and to keep special tokens whole."""
+    tokenizer.pad_token = "<s>"
+    tokenizer(["Emma", "Persuasion"], padding=True, truncation=True, max_length=3)
+    assert tokenize_titles(["Emma", "Persuasion", "<|end|>"], tokenizer).lengths.tolist() == [4, 10, 7]
+
+
 def test_tokenize_titles_of_nothing(tokenizer):
     tokens = tokenize_titles([], tokenizer)
     assert len(tokens) == 0
     assert tokens.ids.tolist() == []
+
+
+def test_selected_and_ended_titles():
+    titles = titles_of([5, 6], [7], [8, 9, 1]).select(np.array([2, 0]))
+    assert [titles[index].tolist() for index in range(2)] == [[8, 9, 1], [5, 6]]
+    ended = titles.ended(3)
+    assert [ended[index].tolist() for index in range(2)] == [[8, 9, 1, 3], [5, 6, 3]]
 
 
 def test_tokenize_titles_adds_no_bos():
@@ -124,29 +180,6 @@ def test_title_of_no_tokens_is_refused():
 def test_unknown_words_are_text():
     tokens = tokenize_titles(["Emma", "Emma Persuasion"], word_tokenizer(["Emma"]))
     assert tokens[1].tolist() == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("titles", "expected"),
-    [
-        ([[1], [2]], 0),
-        ([[1], [1, 2]], 1),
-        ([[1], [1]], 0),
-        ([[1], [1], [1, 2], [1, 2]], 2),
-        ([[1], [1, 2], [1, 2, 3], [1, 3], [2, 1]], 2),
-        ([[1, 2], [1], [1, 1, 9], [1, 2, 0]], 2),
-    ],
-)
-def test_num_prefix_titles(titles, expected):
-    assert titles_of(*titles).num_prefix_titles() == expected
-
-
-@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=15))
-def test_num_prefix_titles_equals_all_pairs(titles):
-    expected = sum(
-        any(len(other) > len(title) and other[: len(title)] == title for other in titles) for title in titles
-    )
-    assert titles_of(*titles).num_prefix_titles() == expected
 
 
 def test_runs_of_spaces_are_text(tokenizer):

@@ -1,6 +1,7 @@
 """Tests of the title trie."""
 
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_parts import title_tokens
 
 from patchrec_hf.runtime.title_tokens import TitleTokens
-from patchrec_hf.runtime.trie import build_trie
+from patchrec_hf.runtime.trie import TitleTrie, build_trie
 
 
 END = 9
@@ -97,6 +98,98 @@ def test_titles_of_the_smallest_and_an_end_below_all_tokens():
     titles = TitleTokens(np.array([5, 5, 6, 1]), np.array([0, 1, 3, 4]))
     trie = build_trie(titles, end_of_turn_id=0)
     assert trie.tokens.tolist() == [-1, 1, 0, 5, 0, 6, 0]
+
+
+def trie_by_table(titles, end_of_turn_id, complete_prefixes):
+    """Builds the trie as its definition says: through a table with one row per item and a column per depth."""
+    # One row per item, padded with -1. After sorting, equal prefixes are adjacent at every depth, and a title precedes
+    # the titles of which it is a prefix.
+    rows = np.full((len(titles), int(titles.lengths.max()) + 1), -1, dtype=np.int32)
+    rows[np.arange(rows.shape[1]) < titles.lengths[:, None]] = titles.ids
+    items = np.lexsort(rows.T[::-1])
+    rows, lengths = rows[items], titles.lengths[items]
+    if not complete_prefixes:
+        kept = ~begins_another(rows, lengths)
+        rows, lengths, items = rows[kept], lengths[kept], items[kept]
+    rows[np.arange(len(rows)), lengths] = end_of_turn_id
+
+    # Each row opens a node for every token after the prefix that it shares with the previous row. Row by row, the
+    # nodes are in preorder.
+    columns = np.arange(rows.shape[1])
+    shared = np.concatenate([[0], shared_with_previous(rows)])
+    is_new = (columns >= shared[:, None]) & (columns <= lengths[:, None])
+    row_of_node, column_of_node = np.nonzero(is_new)
+    num_nodes = len(row_of_node) + 1
+    # `nodes[i, d]`: the node of row i's token d. A shared prefix has the nodes of the earlier row that opened them.
+    nodes = np.zeros(rows.shape, dtype=np.int32)
+    nodes[is_new] = np.arange(1, num_nodes)
+    nodes = np.maximum.accumulate(nodes, axis=0)
+
+    parents = np.where(column_of_node > 0, nodes[row_of_node, column_of_node - 1], 0).astype(np.int64)
+    depths = np.concatenate([[0], column_of_node + 1])
+    sizes = np.ones(num_nodes, dtype=np.int64)
+    for depth in range(int(depths.max()), 0, -1):
+        level = np.flatnonzero(depths == depth)
+        sizes += np.bincount(parents[level - 1], weights=sizes[level], minlength=num_nodes).astype(np.int64)
+    leaves = nodes[np.arange(len(rows)), lengths].astype(np.int64)
+    return TitleTrie(
+        tokens=np.concatenate([[-1], rows[is_new].astype(np.int64)]),
+        depths=depths,
+        subtree_ends=np.arange(num_nodes) + sizes,
+        child_offsets=np.concatenate([[0], np.cumsum(np.bincount(parents, minlength=num_nodes))]),
+        children=1 + np.argsort(parents, kind="stable"),
+        items=items,
+        item_offsets=np.concatenate([[0], np.cumsum(np.bincount(leaves, minlength=num_nodes))]),
+        num_items=len(titles),
+    )
+
+
+def shared_with_previous(rows: np.ndarray) -> np.ndarray:
+    return np.logical_and.accumulate(rows[1:] == rows[:-1], axis=1).sum(axis=1)
+
+
+def begins_another(rows: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    shared = shared_with_previous(rows)
+    # A prefix of any other title is a prefix of the next different title. Items with the same title share the result.
+    is_prefix_of_next = np.append((shared >= lengths[:-1]) & (lengths[1:] > lengths[:-1]), False)
+    is_first_of_title = np.concatenate([[True], shared < rows.shape[1]])
+    last_of_title = np.append(np.flatnonzero(is_first_of_title)[1:], len(rows)) - 1
+    return is_prefix_of_next[last_of_title][np.cumsum(is_first_of_title) - 1]
+
+
+@given(
+    titles=token_lists,
+    long=st.lists(st.integers(0, 3), max_size=300),
+    end=st.sampled_from([END, 2]),  # an end of turn that titles hold, too
+    complete_prefixes=st.booleans(),
+)
+def test_equals_the_trie_of_a_table_of_items_by_depth(titles, long, end, complete_prefixes):
+    titles = [*titles, long] if long else titles
+    tokens = title_tokens(titles)
+    found, expected = (build(tokens, end, complete_prefixes) for build in (build_trie, trie_by_table))
+    for name, value in vars(expected).items():
+        assert np.array_equal(getattr(found, name), value), name
+
+
+def test_no_titles_are_refused():
+    with pytest.raises(ValueError, match="at least one title, got none"):
+        build_trie(TitleTokens(np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)), END)
+
+
+def test_memory_grows_with_the_tokens_and_not_with_the_longest_title():
+    """A table of 20,000 items and 5,000 depths would take 400 MB in its smallest form."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 12, 20_000)
+    lengths[7] = 5_000
+    titles = TitleTokens(rng.integers(0, 3000, lengths.sum()), np.append(0, np.cumsum(lengths)))
+    tracemalloc.start()
+    try:
+        trie = build_trie(titles, end_of_turn_id=5000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert trie.max_depth == 5_001
+    assert peak < 60 * 8 * lengths.sum()  # 64 MB: no more than 60 numbers for each token
 
 
 @given(token_lists)
