@@ -40,6 +40,8 @@ _MODULES = {
     "CatalogRanker": "runtime.ranking",
     "CatalogRanking": "runtime.ranking",
     "RankingConfig": "runtime.ranking_config",
+    "IndexSettings": "runtime.index_settings",
+    "ItemIndex": "runtime.item_index",
     "Title": "runtime.user_histories",
     "PatchRecommender": "runtime.recommender",
     "Recommendation": "runtime.recommendations",
@@ -152,6 +154,8 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .jobs.recommend_users import recommend_users as recommend_users
     from .runtime.adapters import load_model as load_model
     from .runtime.catalog import Catalog as Catalog
+    from .runtime.index_settings import IndexSettings as IndexSettings
+    from .runtime.item_index import ItemIndex as ItemIndex
     from .runtime.layouts import DropLayout as DropLayout
     from .runtime.layouts import ItemPatchLayout as ItemPatchLayout
     from .runtime.layouts import Layout as Layout

@@ -23,6 +23,7 @@ from transformers.utils import (
 
 from ..runtime.configuration import PatchRecConfig
 from ..runtime.hub_files import CATALOG_NAME, CO_VISITATION_NAME, check_format_version, check_path, find_file
+from ..runtime.item_index import INDEX_SETTINGS_NAME, read_index_settings
 from ..runtime.neighbors import NeighborTable
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.prompts import END_TOKEN, START_TOKEN
@@ -82,6 +83,7 @@ def read_checkpoint(checkpoint: str) -> dict[str, Any]:
         "title_normalizer": config.get("title_normalizer", "vocabulary"),
         "title_temperature": config.get("title_temperature", 1.0),
         "fusion": fusion,
+        "index": _read_index(directory),
         "methods": methods,
         "default_method": methods[0],
         "metrics": _read_metrics(directory),
@@ -215,6 +217,14 @@ def _read_fusion(directory: Path, processor: Mapping[str, Any]) -> dict[str, Any
         named = {_PARTS_OF_PRIOR[name]: weight for name, weight in weights.items()}
         return {"weights": named, "log_likelihood": None, "num_targets": None}
     return None
+
+
+def _read_index(directory: Path) -> dict[str, Any] | None:
+    """Returns the kind, the settings and the number of items of a saved item index; `None` if there is none."""
+    if not (directory / INDEX_SETTINGS_NAME).is_file():
+        return None
+    values = read_index_settings(directory, {})
+    return {**values["settings"], "num_items": values["num_items"]}
 
 
 def _read_metrics(directory: Path) -> dict[str, dict[str, float]] | None:

@@ -66,6 +66,7 @@ def describe(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "item head", "none" if facts["item_head"] is None else _settings(facts["item_head"])
     yield "titles", _titles(facts)
     yield "fusion", "none" if facts["fusion"] is None else _fusion(facts["fusion"])
+    yield "index", "none" if facts["index"] is None else _index(facts["index"], facts["items"])
     default, *others = facts["methods"]
     yield "ranks by", f"{default} (default), {', '.join(others)}"
     if facts["metrics"] is None:
@@ -111,6 +112,13 @@ def _fusion(fusion: Mapping[str, Any]) -> str:
     if fusion["log_likelihood"] is None:
         return text
     return f"{text}; log-probability of a target {fusion['log_likelihood']:.3f} ({fusion['num_targets']:,} targets)"
+
+
+def _index(index: Mapping[str, Any], num_items: int) -> str:
+    settings = {name: value for name, value in index.items() if name not in ("kind", "num_items")}
+    text = _settings({"name": index["kind"], **settings})
+    is_stale = index["num_items"] != num_items
+    return f"{text} of {index['num_items']:,} items{', built for another catalog' if is_stale else ''}"
 
 
 def _settings(values: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..data.keywords import nearest
 from .errors import errors_in_one_line
 from .plain_options import PlainParser
 
@@ -23,6 +24,7 @@ users.parquet or users.jsonl: one row per user, with user_id, item_ids and optio
 user_id and the lists item_ids, titles, scores. The same command continues an interrupted job. On several GPUs:
   accelerate launch -m patchrec_hf recommend outputs/final --histories users.parquet --output top.parquet
 """
+_INDEXES = ("flat", "ivf", "hnsw", "saved")
 _OF_JOB = (
     "k",
     "method",
@@ -32,6 +34,7 @@ _OF_JOB = (
     "exclude_seen",
     "unique_titles",
     "moment",
+    "num_candidates",
     "time_unit",
     "date_format",
     "separator",
@@ -101,6 +104,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="TIME",
         help="moment of asking: seconds since 1970, or 2026-05-31T18:00 (UTC)",
     )
+    add("--index", metavar="INDEX", help="flat, ivf or hnsw: builds one, for a large catalog; saved: reads it")
+    add("--num_candidates", type=int, metavar="N", help="items that the index proposes (default for exact: 200)")
     add("--drop_unknown", action="store_true", help="leave out ids that the catalog lacks, instead of an error")
     add("--on_error", metavar="DO", default="stop", help="stop (default) or skip users who cannot be ranked")
     add("--batch_size", type=int, metavar="N", default=8, help="histories per forward (default: 8)")
@@ -112,6 +117,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--trust_layout_code", action="store_true", help="import the checkpoint's layout, if it is a class of your own"
     )
     args = parser.parse(arguments)
+    if args.index is not None and args.index not in _INDEXES:
+        raise ValueError(f"--index takes {', '.join(_INDEXES[:-1])} or {_INDEXES[-1]}, got {args.index!r}; "
+                         f"{nearest(args.index, _INDEXES)}")  # fmt: skip
     for pair in args.columns or ():
         if not all(pair.partition("=")):
             raise ValueError(f"--columns takes pairs such as user_id=customer, got {pair!r}.")
@@ -152,7 +160,10 @@ def _run(args: argparse.Namespace) -> None:
     )
     try:
         recommender.model.to(device)
-        summary = recommend_users(recommender, args.histories, args.output, columns=columns, **settings)
+        index = args.index
+        if index == _INDEXES[-1]:
+            index = recommender.load_index(args.checkpoint, **({"revision": args.revision} if args.revision else {}))
+        summary = recommend_users(recommender, args.histories, args.output, columns=columns, index=index, **settings)
     except torch.OutOfMemoryError as error:
         raise ValueError(
             f"The device's memory is full at --batch_size {args.batch_size}. The same command continues the job with "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,12 +14,16 @@ from filelock import FileLock, Timeout
 from ..data.keywords import name_nearest_keyword
 from ..runs import claim_run, from_main_process, process_state
 from ..runtime.configuration import Normalizer
+from ..runtime.index_methods import index_method
+from ..runtime.index_settings import IndexKind
+from ..runtime.item_index import ItemIndex
 from ..runtime.progress import progress_bar
 from ..runtime.ranking_config import Method
 from ..runtime.recommender import PatchRecommender
 from .chunks import UserChunks
 from .grouping import as_rows
 from .history_files import HistoryFile, find_histories
+from .job_index import INDEX_DIRECTORY, check_job_index, describe_job_index, index_of_job
 from .job_parts import JobParts, merge_parts, part_rows, skipped_users
 from .job_settings import job_settings
 from .user_ranker import RankingSettings, UserRanker
@@ -28,7 +32,7 @@ from .user_requests import Fault, RequestReader, UserRequest, UsersError
 
 ON_ERROR = ("stop", "skip")
 _LOCK_NAME, _HISTORIES_NAME = "job.lock", "histories"
-_SCRATCH = (_LOCK_NAME, _HISTORIES_NAME, f"{_HISTORIES_NAME}.lock", f"{_HISTORIES_NAME}.part")
+_SCRATCH = (_LOCK_NAME, _HISTORIES_NAME, f"{_HISTORIES_NAME}.lock", f"{_HISTORIES_NAME}.part", INDEX_DIRECTORY)
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ def recommend_users(
     normalizer: Normalizer | None = None,
     max_tokens: int | None = None,
     moment: int | None = None,
+    index: ItemIndex | IndexKind | None = None,
+    num_candidates: int | None = None,
     drop_unknown: bool = False,
     on_error: Literal["stop", "skip"] = "stop",
     batch_size: int = 8,
@@ -133,6 +139,11 @@ def recommend_users(
             See [`PatchRecommender.recommend`].
         moment (`int`, *optional*):
             The moment of asking, in whole seconds since 1970 UTC: `times` of [`PatchRecommender.recommend`].
+        index ([`ItemIndex`], `"flat"`, `"ivf"` or `"hnsw"`, *optional*):
+            An index of the recommender's item vectors, for large catalogs, or the kind of index that the job builds
+            before it ranks. The job keeps what it has built beside its parts, and a continued job reads it there.
+        num_candidates (`int`, *optional*):
+            See [`PatchRecommender.recommend`].
         drop_unknown (`bool`, *optional*, defaults to `False`):
             Whether ids that the catalog lacks are left out of histories, exclusions and candidates. Otherwise, they
             are an error of their user.
@@ -158,8 +169,10 @@ def recommend_users(
         FileExistsError: If the output exists, or an interrupted job had other settings, another checkpoint or other
             histories.
         ValueError: If the histories lack a column or hold values that cannot be read, if a setting is out of range or
-            does not fit the checkpoint, or if a user cannot be ranked and `on_error` is `"stop"`.
+            does not fit the checkpoint, if the index is another checkpoint's, or if a user cannot be ranked and
+            `on_error` is `"stop"`.
         TypeError: If `k` is no whole number.
+        ImportError: If there is an index, and FAISS is not installed.
         FloatingPointError: If the model's scores are not numbers.
         OSError: If another run of the job is at work.
         RuntimeError: If a launcher started several processes, but they do not know of each other.
@@ -175,14 +188,36 @@ def recommend_users(
     state = process_state()
     file = find_histories(histories, columns, time_unit, date_format, separator)
     settings = RankingSettings(
-        k, exclude_seen, unique_titles, method, num_beams, max_title_tokens, normalizer, max_tokens, moment
+        k,
+        exclude_seen,
+        unique_titles,
+        method,
+        num_beams,
+        max_title_tokens,
+        normalizer,
+        max_tokens,
+        moment,
+        num_candidates,
     )
-    ranker = UserRanker(recommender, settings, batch_size)
+    if index is not None:
+        check_job_index(recommender, index, settings)
+        settings = replace(settings, method=index_method(method))
+    # A kind of index is not built yet, but the other settings can be tried without it.
+    is_kind = isinstance(index, str)
+    tried = replace(settings, num_candidates=None) if is_kind else settings
+    ranker = UserRanker(recommender, tried, batch_size, index if isinstance(index, ItemIndex) else None)
     if ranker.reads_timestamps and not file.has_timestamps:
         raise recommender.processor.missing_timestamps(f"{file.path} has no column of times", ranker.layout)
     reader = RequestReader(recommender.catalog, drop_unknown)
     directory = output.with_name(f"{output.name}.parts")
-    values = job_settings(recommender, file, settings, drop_unknown=drop_unknown, users_per_part=users_per_part)
+    values = job_settings(
+        recommender,
+        file,
+        settings,
+        index=describe_job_index(index, len(recommender.catalog)),
+        drop_unknown=drop_unknown,
+        users_per_part=users_per_part,
+    )
     try:
         claim_run(directory, values, scratch=_SCRATCH)
     except FileExistsError as error:
@@ -193,6 +228,9 @@ def recommend_users(
         missing = from_main_process(
             lambda: _prepare(file, ranker, reader, directory, users_per_part, on_error, show_progress, lock)
         )
+        if is_kind and missing:
+            built = index_of_job(recommender, index, directory, show_progress and state.is_main_process)
+            ranker = UserRanker(recommender, settings, batch_size, built)
         # The main process has made the file that is read here, if the histories had another form.
         chunks = UserChunks.of(as_rows(file, directory / _HISTORIES_NAME), users_per_part, ranker.reads_timestamps)
         parts = JobParts(directory, chunks.num_users, users_per_part)

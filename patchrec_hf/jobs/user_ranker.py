@@ -13,6 +13,7 @@ from ..batches.row_lengths import frame_length
 from ..evaluation.prompt_lengths import prompt_problem
 from ..runtime.configuration import Normalizer
 from ..runtime.encoding import EncodedHistory
+from ..runtime.item_index import ItemIndex
 from ..runtime.ranking import default_method
 from ..runtime.ranking_config import ITEM_METHODS, Method
 from ..runtime.recommendations import Recommendation
@@ -26,7 +27,7 @@ class RankingSettings:
     How items are recommended. All of it changes the result.
 
     Args:
-        k, exclude_seen, unique_titles, method, num_beams, max_title_tokens, normalizer, max_tokens:
+        k, exclude_seen, unique_titles, method, num_beams, max_title_tokens, normalizer, max_tokens, num_candidates:
             See [`PatchRecommender.recommend`].
         moment (`int`, *optional*):
             The moment of asking, in whole seconds since 1970 UTC: `times` of [`PatchRecommender.recommend`].
@@ -41,6 +42,7 @@ class RankingSettings:
     normalizer: Normalizer | None = None
     max_tokens: int | None = None
     moment: int | None = None
+    num_candidates: int | None = None
 
 
 class UserRanker:
@@ -54,6 +56,8 @@ class UserRanker:
             How items are recommended.
         batch_size (`int`):
             Histories per forward.
+        index ([`ItemIndex`], *optional*):
+            An index of the recommender's item vectors.
 
     Raises:
         ValueError, TypeError: If a setting is out of range, or does not fit the checkpoint: the ranker recommends once
@@ -61,8 +65,14 @@ class UserRanker:
         FloatingPointError: If the model's scores are not numbers.
     """
 
-    def __init__(self, recommender: PatchRecommender, settings: RankingSettings, batch_size: int) -> None:
-        self.recommender, self.settings, self.batch_size = recommender, settings, batch_size
+    def __init__(
+        self,
+        recommender: PatchRecommender,
+        settings: RankingSettings,
+        batch_size: int,
+        index: ItemIndex | None = None,
+    ) -> None:
+        self.recommender, self.settings, self.batch_size, self.index = recommender, settings, batch_size, index
         processor, max_tokens = recommender.processor, settings.max_tokens
         self.layout = None if max_tokens is None else processor.layout_within(max_tokens)
         method = default_method(recommender.model, processor) if settings.method is None else settings.method
@@ -165,6 +175,8 @@ class UserRanker:
             normalizer=settings.normalizer,
             times=settings.moment,
             batch_size=self.batch_size,
+            index=self.index,
+            num_candidates=settings.num_candidates,
         )
 
     def _left_out(self, request: UserRequest) -> np.ndarray:

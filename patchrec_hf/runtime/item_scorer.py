@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
@@ -104,6 +105,17 @@ class ItemScorer:
                 self._item_vectors = padded_item_vectors(self.model, self.processor, items, ROWS_MULTIPLE)
         return self._item_vectors
 
+    @cached_property
+    def vectors_in_memory(self) -> np.ndarray:
+        """The vectors of all items as an array in the computer's memory, for an index."""
+        return self.item_vectors.cpu().numpy()
+
+    @property
+    def user_scale(self) -> float:
+        """Length of every user vector without its last entry, if users and items are compared by cosine; else 1."""
+        head = self.model.item_head.user_vectors
+        return float(head.log_scale.exp().item()) if head.is_cosine else 1.0
+
     @torch.no_grad()
     def cosines(self, vector: torch.Tensor) -> np.ndarray:
         """
@@ -167,11 +179,11 @@ class ItemScorer:
         self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool, with_features: bool
     ) -> Iterator[ScoredRows]:
         at_once, items = rows_at_once(self.num_items), np.arange(self.num_items)
-        for rows, read, users in self._read(prompts, batch_size, nest):
+        for rows, read, users in self.users(prompts, batch_size, nest):
             for start in range(0, len(rows), at_once):
                 part = slice(start, start + at_once)
                 products = products_of(users[part], self._padded_vectors)[:, : self.num_items]
-                for addend in self._features(read[part]) if with_features else ():
+                for addend in self.features([prompt.items for prompt in read[part]]) if with_features else ():
                     addend.add_to(products, items)
                 yield ScoredRows(rows[part], products)
 
@@ -202,14 +214,40 @@ class ItemScorer:
         Raises:
             ValueError, FloatingPointError: As [`ItemScorer.score`] does.
         """
-        for rows, read, users in self._read(prompts, batch_size, nest):
-            sets = [allowed[row] for row in rows.tolist()]
-            found = best_products(users, self._padded_vectors, self.num_items, k, sets, self._features(read))
-            yield BestRows(rows, *found)
+        for rows, read, users in self.users(prompts, batch_size, nest):
+            histories = [prompt.items for prompt in read]
+            yield BestRows(rows, *self.best_of_users(users, histories, k, [allowed[row] for row in rows.tolist()]))
 
-    def _features(self, prompts: Sequence[PromptToRank]) -> list[Addend]:
-        """Returns what the head's features add to products: for seen items, and for items with similar titles."""
-        histories = [prompt.items for prompt in prompts]
+    def best_of_users(
+        self, users: torch.Tensor, histories: Sequence[np.ndarray], k: int, allowed: Sequence[ItemSet]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Finds the k items with the best scores for users whose histories were read.
+
+        Args:
+            users (`torch.Tensor` of shape `(n, H + 1)`):
+                Vectors of users (see [`ItemScorer.users`]).
+            histories (`Sequence[numpy.ndarray]`):
+                Catalog indices of the n histories, oldest first.
+            k, allowed:
+                See [`ItemScorer.best`].
+
+        Returns:
+            `tuple[numpy.ndarray, numpy.ndarray]`: items and scores, as [`best_products`] returns them.
+
+        Raises:
+            FloatingPointError: If a score is not a number.
+        """
+        return best_products(users, self._padded_vectors, self.num_items, k, allowed, self.features(histories))
+
+    def features(self, histories: Sequence[np.ndarray]) -> list[Addend]:
+        """
+        Returns what the head's features add to products: for seen items, and for items with similar titles.
+
+        Args:
+            histories (`Sequence[numpy.ndarray]`):
+                Catalog indices of the histories, oldest first.
+        """
         seen_weight, title_weight = self.model.item_head.feature_weights().tolist()
         seen = [sorted_distinct(history[history < self.num_items]) for history in histories]
         rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
@@ -220,10 +258,24 @@ class ItemScorer:
             addends.append(Addend(rows, items, title_weight * sparse_log_shares(rows, scores, len(histories))))
         return addends
 
-    def _read(
-        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool
+    @torch.no_grad()
+    def users(
+        self, prompts: Sequence[PromptToRank], batch_size: int, nest: bool = True
     ) -> Iterator[tuple[np.ndarray, list[PromptToRank], torch.Tensor]]:
-        """Reads every prompt that was not read. Yields numbers of prompts, the prompts, and vectors of users."""
+        """
+        Computes the vectors of users: reads every prompt that was not read up to its newest item.
+
+        Args:
+            prompts, batch_size, nest:
+                See [`ItemScorer.score`].
+
+        Yields:
+            `tuple`: the numbers of n prompts, the prompts, and their users' vectors; float32, shape `(n, H + 1)`. The
+            last entry of each vector is 1.
+
+        Raises:
+            ValueError: As [`ItemScorer.score`] does.
+        """
         if not isinstance(prompts, LazySequence):  # a bad row raises before the model has ranked for hours
             for row, prompt in enumerate(prompts):
                 self._check(row, prompt)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from .adapters import without_wrapper
 from .catalog import Catalog
 from .configuration import Normalizer
 from .fingerprints import checkpoint_fingerprint
+from .index_methods import index_method, rank_by_index
+from .index_settings import IndexKind, index_settings
+from .item_index import ItemIndex
 from .item_scorer import ItemScorer
 from .modeling import PatchRecForCausalLM
 from .moments import as_moments
@@ -77,6 +82,7 @@ class PromptRecommender:
         model.check_processor(processor)
         self.model = model.eval()
         self.processor = processor
+        self._checked_index: ItemIndex | None = None
 
     @property
     def catalog(self) -> Catalog:
@@ -103,6 +109,8 @@ class PromptRecommender:
         times: int | Sequence[int] | np.ndarray | None,
         batch_size: int = 8,
         show_progress: bool = False,
+        index: ItemIndex | None = None,
+        num_candidates: int | None = None,
     ) -> list[list[Recommendation]]:
         """
         Recommends the k most likely next items behind prompts.
@@ -112,7 +120,8 @@ class PromptRecommender:
                 B histories, encoded or read.
             seen (`Sequence[numpy.ndarray]`, *optional*):
                 For each prompt, catalog indices of items that are left out, with all other items of their titles.
-            k, unique_titles, candidates, method, num_beams, max_title_tokens, normalizer, times, batch_size:
+            k, unique_titles, candidates, method, num_beams, max_title_tokens, normalizer, times, batch_size, index,
+            num_candidates:
                 See [`PatchRecommender.recommend`].
             show_progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
@@ -124,16 +133,30 @@ class PromptRecommender:
             ValueError, TypeError, KeyError, FloatingPointError: As [`PatchRecommender.recommend`] does.
         """
         ranker = self.ranker_for(
-            k, unique_titles, method, num_beams, max_title_tokens, normalizer, batch_size=batch_size
+            k, unique_titles, method, num_beams, max_title_tokens, normalizer, batch_size, index, num_candidates
         )
         trie, by_item = self.processor.trie, ranker.config.method in ITEM_METHODS
-        ranking = ranker.rank(
-            prompts,
-            candidates=self._candidates(candidates, len(prompts), unique_titles and not by_item),
-            excluded=None if seen is None else [trie.items_spelled_like(items) for items in seen],
-            show_progress=show_progress,
-            times=None if times is None else as_moments(times, len(prompts)),
-        )
+        excluded = None if seen is None else [trie.items_spelled_like(items) for items in seen]
+        if index is None:
+            ranking = ranker.rank(
+                prompts,
+                candidates=self._candidates(candidates, len(prompts), unique_titles and not by_item),
+                excluded=excluded,
+                show_progress=show_progress,
+                times=None if times is None else as_moments(times, len(prompts)),
+            )
+        else:
+            ranking = rank_by_index(
+                self.item_scorer,
+                index,
+                ranker.config,
+                prompts,
+                candidate_indices(candidates, len(prompts), self.processor.catalog),
+                excluded,
+                unique_titles=unique_titles,
+                num_candidates=num_candidates,
+                show_progress=show_progress,
+            )
         results = []
         lists = (ranking.items, ranking.scores, ranking.is_exact, ranking.ends_in_tie)
         for items, scores, is_exact, ends_in_tie in zip(*lists, strict=True):
@@ -161,12 +184,14 @@ class PromptRecommender:
         max_title_tokens: int | None,
         normalizer: Normalizer | None,
         batch_size: int = 8,
+        index: ItemIndex | None = None,
+        num_candidates: int | None = None,
     ) -> CatalogRanker:
         """
         Makes the ranker of recommendations, which checks how they are to be ranked.
 
         Args:
-            k, unique_titles, method, num_beams, max_title_tokens, normalizer, batch_size:
+            k, unique_titles, method, num_beams, max_title_tokens, normalizer, batch_size, index, num_candidates:
                 See [`PatchRecommender.recommend`].
 
         Returns:
@@ -182,12 +207,17 @@ class PromptRecommender:
                 "it in `evaluate_model` or `CatalogRanker`, and 'exact' or 'beam' here."
             )
         processor, trie = self.processor, self.processor.trie
-        method = default_method(self.model, processor) if method is None else method
-        by_item = method in ITEM_METHODS
+        if index is not None:
+            method = index_method(method)
+            self.check_index(index)
+        elif num_candidates is not None:
+            raise ValueError(f"`num_candidates` belongs to an `index`, and there is none; got {num_candidates}.")
+        elif method is None:
+            method = default_method(self.model, processor)
         # The items of one title have scores of their own. So more are ranked, and the best of each title stays.
-        num_alike = trie.most_items_of_a_title if by_item and unique_titles else 1
+        shares_titles = method in ITEM_METHODS and unique_titles and index is None
         config = RankingConfig(
-            k=min(k * num_alike, len(trie.items)),
+            k=min(k * (trie.most_items_of_a_title if shares_titles else 1), len(trie.items)),
             method=method,
             num_beams=num_beams,
             max_title_tokens=max_title_tokens,
@@ -195,6 +225,90 @@ class PromptRecommender:
             batch_size=batch_size,
         )
         return CatalogRanker(self.model, processor, config, self.scorer_for(method))
+
+    def build_index(self, kind: IndexKind = "flat", *, show_progress: bool = False, **settings: int) -> ItemIndex:
+        """
+        Builds an index of the item vectors, by which [`PatchRecommender.recommend`] finds items in a large catalog. It
+        needs the extra `index`: `pip install "patchrec-hf[index]"`.
+
+        Args:
+            kind (`"flat"`, `"ivf"` or `"hnsw"`, *optional*, defaults to `"flat"`):
+                See [`IndexSettings`].
+            show_progress (`bool`, *optional*, defaults to `False`):
+                Whether to show a progress bar.
+            **settings (`int`):
+                `m`, `ef_construction` and `ef_search` of `"hnsw"`, `nlist` and `nprobe` of `"ivf"`: see
+                [`IndexSettings`].
+
+        Returns:
+            [`ItemIndex`]: [`ItemIndex.save_pretrained`] saves it beside the checkpoint.
+
+        Raises:
+            ImportError: If FAISS is not installed.
+            ValueError: If the kind is unknown, a setting is out of range or does not belong to the kind, or the model
+                has no item head.
+            TypeError: If there is no such setting, or one is no whole number.
+
+        Example:
+        ```python
+        >>> index = recommender.build_index("hnsw", ef_search=128)
+        >>> recommender.recommend([3, 14], k=3, index=index)
+        >>> index.save_pretrained("outputs/final")
+        ```
+        """
+        chosen, scorer = index_settings(kind, settings), self.item_scorer
+        index = ItemIndex.build(scorer.vectors_in_memory, chosen, scorer.user_scale, show_progress)
+        self._checked_index = index
+        return index
+
+    def load_index(
+        self,
+        pretrained_model_name_or_path: str | os.PathLike,
+        ef_search: int | None = None,
+        nprobe: int | None = None,
+        **kwargs: Any,
+    ) -> ItemIndex:
+        """
+        Loads an index that [`ItemIndex.save_pretrained`] saved, and checks that it belongs to this checkpoint.
+
+        Args:
+            pretrained_model_name_or_path, ef_search, nprobe, **kwargs:
+                See [`ItemIndex.from_pretrained`].
+
+        Returns:
+            [`ItemIndex`]
+
+        Raises:
+            ImportError, FileNotFoundError: As [`ItemIndex.from_pretrained`] does.
+            ValueError: If the checkpoint or its catalog has changed since the index was built, or as
+                [`ItemIndex.from_pretrained`] does.
+
+        Example:
+        ```python
+        >>> recommender.build_index("hnsw").save_pretrained("outputs/final")
+        >>> index = recommender.load_index("outputs/final")
+        ```
+        """
+        index = ItemIndex.from_pretrained(pretrained_model_name_or_path, ef_search, nprobe, **kwargs)
+        self.check_index(index)
+        return index
+
+    def check_index(self, index: ItemIndex) -> None:
+        """
+        Checks that an index holds this checkpoint's item vectors.
+
+        Raises:
+            TypeError: If it is no index.
+            ValueError: If it holds others. The message says what differs.
+        """
+        if not isinstance(index, ItemIndex):
+            raise TypeError(
+                f"`index` must be an `ItemIndex`, got {index!r}. `recommender.build_index('hnsw')` builds one, and "
+                "`recommender.load_index(directory)` loads one."
+            )
+        if index is not self._checked_index:  # the vectors of a large catalog take a while
+            index.check_vectors(self.item_scorer.vectors_in_memory)
+            self._checked_index = index
 
     def scorer_for(self, method: Method) -> ItemScorer | None:
         """Returns the item scorer, whose vectors are computed once, if a method can use it."""

@@ -14,6 +14,7 @@ from .adapters import is_adapter, load_adapted
 from .best_items import best_items
 from .configuration import Normalizer
 from .encoding import EncodedHistory
+from .item_index import ItemIndex
 from .item_vectors import item_vectors_of
 from .layouts import Layout
 from .lazy_sequence import LazySequence
@@ -99,6 +100,8 @@ class PatchRecommender(PromptRecommender):
         times: int | Sequence[int] | np.ndarray | None = None,
         timestamps: Sequence[int] | Sequence[Sequence[int]] | np.ndarray | None = None,
         max_tokens: int | None = None,
+        index: ItemIndex | None = None,
+        num_candidates: int | None = None,
         on_error: OnError = "raise",
     ) -> Sequence[Recommendation] | Sequence[Sequence[Recommendation]]:
         """
@@ -139,6 +142,14 @@ class PatchRecommender(PromptRecommender):
             max_tokens (`int`, *optional*):
                 Most positions of a history, if the processor's layout is a [`BudgetLayout`]: another budget than the
                 layout's own.
+            index ([`ItemIndex`], *optional*):
+                An index of this checkpoint's item vectors, for large catalogs (see
+                [`~PatchRecommender.build_index`]). The method is then `"item"` by default, or `"exact"`, by which the
+                item head proposes items and their titles rank them. `is_exact` is true where the list certainly
+                holds the best items: by the item head with a flat index, or among `candidates`.
+            num_candidates (`int`, *optional*):
+                With an index: number of items that it proposes, at least k. For the method `"exact"` 200 if not given;
+                for `"item"` as many as k and the exclusions need.
             on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
                 What to do about a history that has no recommendations: because it is empty or too long, holds an
                 unknown item, or leaves no item to recommend. `"skip"` returns a [`SkippedHistory`] with the reason in
@@ -169,6 +180,8 @@ class PatchRecommender(PromptRecommender):
                 "max_title_tokens": max_title_tokens,
                 "normalizer": normalizer,
                 "batch_size": batch_size,
+                "index": index,
+                "num_candidates": num_candidates,
             }
             self.ranker_for(**settings)  # a wrong setting is no fault of a history
             recommend = partial(
@@ -197,8 +210,73 @@ class PatchRecommender(PromptRecommender):
             times=times,
             batch_size=batch_size,
             show_progress=show_progress,
+            index=index,
+            num_candidates=num_candidates,
         )
         return results[0] if is_single else results
+
+    def index_recall(
+        self,
+        index: ItemIndex,
+        histories: Sequence[Sequence[Item]],
+        k: int = 20,
+        *,
+        exclude_seen: bool = True,
+        timestamps: Sequence[Sequence[int]] | np.ndarray | None = None,
+        batch_size: int = 8,
+    ) -> float:
+        """
+        Measures the recall of an index: which share of the k best items by the item head, among the whole catalog, it
+        finds.
+
+        Args:
+            index ([`ItemIndex`]):
+                An index of this checkpoint's item vectors.
+            histories, exclude_seen, timestamps, batch_size:
+                See [`~PatchRecommender.recommend`]; a batch of some hundred histories.
+            k (`int`, *optional*, defaults to `20`):
+                Number of best items.
+
+        Returns:
+            `float`: the mean over the histories, from 0 to 1.
+
+        Raises:
+            ValueError, TypeError, KeyError, FloatingPointError: As [`~PatchRecommender.recommend`] does.
+
+        Example:
+        ```python
+        >>> index = recommender.build_index("hnsw")
+        >>> recommender.index_recall(index, histories, k=20)
+        ```
+        """
+        is_single, batch = as_batch(histories)
+        if is_single:
+            raise TypeError(
+                f"`index_recall` takes a batch of histories: `index_recall(index, [history])`, got {histories!r}."
+            )
+        processor = self.processor
+        read = find_items(batch, processor.catalog, processor.title_tokens, processor.tokenizer)
+        prompts = self._prompts(read, as_timestamps(timestamps, batch, is_single), layout=None)
+
+        def best_ids(index: ItemIndex | None) -> list[set[int | str]]:
+            lists = self.recommend_behind(
+                prompts,
+                read.matches if exclude_seen else None,
+                k,
+                unique_titles=False,
+                candidates=None,
+                method="item",
+                num_beams=None,
+                max_title_tokens=None,
+                normalizer=None,
+                times=None,
+                batch_size=batch_size,
+                index=index,
+            )
+            return [{item.item_id for item in items} for items in lists]
+
+        pairs = zip(best_ids(index), best_ids(None), strict=True)
+        return float(np.mean([len(found & best) / len(best) for found, best in pairs]))
 
     @property
     def reads_times(self) -> bool:

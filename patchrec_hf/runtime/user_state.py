@@ -11,6 +11,7 @@ import numpy as np
 from .configuration import Normalizer
 from .history_growth import checked_block_size, joined_times, num_held
 from .history_plans import HistoryPlan
+from .item_index import ItemIndex
 from .layouts import Layout, check_layout
 from .ranking_config import Method
 from .read_histories import PositionsRead, ReadHistories, ReadPrompt, join_read_histories
@@ -165,12 +166,15 @@ class UserState:
         max_title_tokens: int | None = None,
         normalizer: Normalizer | None = None,
         times: int | Sequence[int] | np.ndarray | None = None,
+        index: ItemIndex | None = None,
+        num_candidates: int | None = None,
     ) -> list[Recommendation] | list[list[Recommendation]]:
         """
         Recommends the k most likely next items. The state stays as it is.
 
         Args:
-            k, exclude_seen, unique_titles, candidates, method, num_beams, max_title_tokens, normalizer, times:
+            k, exclude_seen, unique_titles, candidates, method, num_beams, max_title_tokens, normalizer, times, index,
+            num_candidates:
                 See [`PatchRecommender.recommend`]. `exclude_seen` leaves out the items that the state holds. Items
                 that have left it may be recommended again.
 
@@ -191,6 +195,8 @@ class UserState:
             max_title_tokens=max_title_tokens,
             normalizer=normalizer,
             times=times,
+            index=index,
+            num_candidates=num_candidates,
         )
         return results[0] if self._is_single else results
 

@@ -1,6 +1,7 @@
 """`patchrec info`: the facts as lines and as JSON."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,19 @@ def test_all_that_a_checkpoint_can_have():
 def test_errors_end_in_one_line(arguments, message):
     with pytest.raises(SystemExit, match=message):
         main(arguments)
+
+
+def test_a_saved_index(tmp_path):
+    facts = read_checkpoint(str(PRIOR))
+    assert facts["index"] is None
+    assert dict(describe(facts))["index"] == "none"
+    checkpoint = Path(shutil.copytree(PRIOR, tmp_path / "model"))
+    settings = {"kind": "hnsw", "m": 32, "ef_construction": 80, "ef_search": 128}
+    values = {"format_version": 2, "user_scale": 1.0, "longest": 1.0, "fingerprint": "", "digest": ""}
+    text = json.dumps({**values, "settings": settings, "num_items": 12})
+    (checkpoint / "item_index.json").write_text(text)
+    facts = read_checkpoint(str(checkpoint))
+    assert facts["index"] == {**settings, "num_items": 12}
+    assert dict(describe(facts))["index"] == "hnsw (m=32, ef_construction=80, ef_search=128) of 12 items"
+    (checkpoint / "item_index.json").write_text(text.replace("12}", "11}"))
+    assert dict(describe(read_checkpoint(str(checkpoint))))["index"].endswith("11 items, built for another catalog")

@@ -152,3 +152,18 @@ def test_an_error_ends_the_process_without_a_traceback(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1] == f"FileNotFoundError: There is no file {tmp_path / 'users.parquet'}."
+
+
+def test_an_index_is_built_or_read(checkpoint, command, tmp_path, capsys):
+    pytest.importorskip("faiss", reason="an item index needs the extra `index`")
+    write_users(tmp_path / "users.parquet")
+    command("--method", "item")
+    expected = pl.read_parquet(tmp_path / "top.parquet")["item_ids"].to_list()
+    PatchRecommender.from_pretrained(checkpoint).build_index("hnsw").save_pretrained(checkpoint)
+    for index in ("flat", "saved"):
+        (tmp_path / "top.parquet").unlink()
+        command("--index", index, "--num_candidates", "11")
+        assert pl.read_parquet(tmp_path / "top.parquet")["item_ids"].to_list() == expected
+    assert "users per second." in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"--index takes flat, ivf, hnsw or saved, got 'hsnw'; did you mean 'hnsw'\?"):
+        command("--index", "hsnw")
