@@ -291,7 +291,7 @@ def _squared_lengths(vectors: np.ndarray, user_scale: float) -> np.ndarray:
 
 def fingerprint_of(vectors: np.ndarray) -> str:
     """Returns the fingerprint of item vectors: a digest of their numbers, as this machine computes them."""
-    return hashlib.blake2b(np.ascontiguousarray(vectors, dtype=np.float32)).hexdigest()[:32]
+    return hashlib.blake2b(np.ascontiguousarray(vectors, dtype=np.float32).data).hexdigest()[:32]
 
 
 def read_index_settings(name_or_path: str | os.PathLike, kwargs: Mapping[str, Any]) -> dict[str, Any]:
