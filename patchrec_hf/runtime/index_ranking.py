@@ -260,8 +260,8 @@ class IndexRanker:
 
     def _is_settled(self, kth_scores: np.ndarray, proposed: np.ndarray, users: np.ndarray) -> np.ndarray:
         """
-        Returns whether no item that was not proposed can be among those that are asked for. Its score is a product, and
-        no higher than the last product that was proposed.
+        Returns whether no item that was not proposed can be among those that are asked for. Its score is a product,
+        and no higher than the last product that was proposed.
         """
         rows, last = np.arange(len(proposed)), np.maximum((proposed >= 0).sum(axis=1) - 1, 0)
         is_found = proposed[:, 0] >= 0
