@@ -1,5 +1,7 @@
 """`model_init`: every run begins with a new model, so that a hyperparameter search compares like with like."""
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -53,12 +55,8 @@ def offline(monkeypatch):
 
 
 @pytest.fixture
-def make_model(catalog, tokenizer):
-    def make():
-        backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
-        return PatchRecForCausalLM.from_backbone(backbone, tokenizer)
-
-    return make
+def make_model(unchanged_model):
+    return lambda: copy.deepcopy(unchanged_model).train()
 
 
 @pytest.fixture
@@ -85,6 +83,7 @@ def space(trial):
     return {"learning_rate": trial.suggest_float("learning_rate", 1e-9, 1e-2, log=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["title", "item"])
 def test_search_of_the_learning_rate(make_searcher, offline, objective):
     trainer = make_searcher(objective=objective)
@@ -96,6 +95,7 @@ def test_search_of_the_learning_rate(make_searcher, offline, objective):
     assert best.hyperparameters == {"learning_rate": RATES[int(best.run_id)]}
 
 
+@pytest.mark.slow
 def test_each_run_begins_anew(make_searcher):
     trainer = make_searcher(learning_rate=1e-2)
     first = trainer.train().training_loss
@@ -104,6 +104,7 @@ def test_each_run_begins_anew(make_searcher):
     assert trainer.state.log_history[0]["num_tokens"] == tokens
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_its_tokens_on(make_searcher, tmp_path):
     trainer = make_searcher(save_strategy="steps", save_steps=2)
     trainer.train()
@@ -113,6 +114,7 @@ def test_a_resumed_run_counts_its_tokens_on(make_searcher, tmp_path):
     assert [entry["num_tokens"] for entry in resumed.state.log_history if "loss" in entry] == expected
 
 
+@pytest.mark.slow
 def test_an_adapter_begins_anew(make_model, make_searcher):
     def make():
         torch.manual_seed(0)
@@ -122,6 +124,7 @@ def test_an_adapter_begins_anew(make_model, make_searcher):
     assert trainer.train().training_loss == trainer.train().training_loss
 
 
+@pytest.mark.slow
 def test_ranking_metrics_as_the_goal(make_searcher, offline):
     trainer = make_searcher()
     best = trainer.hyperparameter_search(
