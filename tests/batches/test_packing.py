@@ -8,6 +8,7 @@ from gradients import assert_same_gradients, gradients, one_by_one
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, item_processor
+from tiers import scaled
 from trees import ITEM_IDS, LAYOUTS, ROW, plain
 
 from patchrec_hf import (
@@ -26,7 +27,7 @@ from patchrec_hf.runtime.encoding import pad_histories
 
 
 SLOW_FIXTURES = settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=scaled(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -155,7 +156,7 @@ IMPLEMENTATIONS = ["patchrec_chunks", "sdpa", "eager"]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@settings(parent=SLOW_FIXTURES, max_examples=10)
+@settings(parent=SLOW_FIXTURES, max_examples=scaled(10))
 @given(rows=example_rows(), layout=st.sampled_from(list(LAYOUTS)))
 def test_loss_and_gradients_equal_the_examples_one_by_one(with_attention, processor, implementation, rows, layout):
     examples = PatchDataCollator(processor, LAYOUTS[layout]).encode_rows(rows)
@@ -243,7 +244,7 @@ def item_head_model():
 
 
 @pytest.mark.parametrize("objective", ["item", "both"])
-@settings(parent=SLOW_FIXTURES, max_examples=14)
+@settings(parent=SLOW_FIXTURES, max_examples=scaled(14))
 @given(
     rows=example_rows(),
     layout=st.sampled_from(list(ITEM_LAYOUTS)),

@@ -49,6 +49,7 @@ def test_wrong_arguments_end_with_status_2(arguments, capsys):
     assert "patchrec demo" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_misspelt_checkpoint_gets_the_nearest_name(tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason='needs Gradio: pip install "patchrec-hf[demo]"')
     (tmp_path / "final").mkdir()

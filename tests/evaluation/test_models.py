@@ -12,6 +12,7 @@ from brute_force import brute_force, brute_force_catalog
 from conftest import ITEM_IDS, TITLES
 from datasets import Dataset
 from item_parts import item_model, item_processor, scores_by_hand
+from tiers import first_fast
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -341,9 +342,9 @@ class HeadScorer:
         return np.stack(scores).round(3)  # so that equal scores are equal
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("k", [None, 3, 100])
+@pytest.mark.parametrize("exclude_seen", first_fast([False, True]))
+@pytest.mark.parametrize("trained", first_fast([False, True]))
+@pytest.mark.parametrize("k", first_fast([None, 3, 100]))
 def test_item_ranks_are_those_of_a_scorer(processor, rows, exclude_seen, trained, k):
     """Whatever k is, the whole catalog is ranked. Without training, items of one title tie."""
     model, processor = item_model(trained=trained), item_processor(processor)
@@ -382,6 +383,7 @@ def test_item_rankings_are_kept_on_request(processor):
         assert ids.to_list() == left + [-1] * len(seen)
 
 
+@pytest.mark.slow
 def test_probabilities_of_titles(model, processor, rows):
     """The probabilities of the list, and the target's own, which items of one title share."""
     report = evaluate_model(model, processor, rows, k=None, show_progress=False, train_dataset=rows)
@@ -511,6 +513,7 @@ def test_the_release_decodes_and_matches(catalog, tokenizer, processor, rows):
     assert num_repeated > 0
 
 
+@pytest.mark.slow
 def test_two_decodings_contradict_each_other(catalog, tokenizer, processor, rows):
     """
     A target that enters a list at rank 20 or before adds at least 1 / log2(21) to NDCG, so in one ranking

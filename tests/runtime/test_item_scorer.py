@@ -10,6 +10,7 @@ from conftest import ITEM_IDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, item_processor, scores_by_hand
+from tiers import scaled
 
 from patchrec_hf import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
 from patchrec_hf.runtime import item_scorer
@@ -53,7 +54,7 @@ def count_rows(model, run):
         hook.remove()
 
 
-@settings(max_examples=40)
+@settings(max_examples=scaled(40))
 @given(
     histories=st.lists(
         st.lists(st.integers(0, 3) | st.integers(0, len(ITEM_IDS) - 1), min_size=1, max_size=8),

@@ -12,6 +12,7 @@ from conftest import ITEM_IDS, TITLES
 from datasets import Dataset, IterableDataset
 from item_parts import item_model, item_processor, plain_model
 from peft import LoraConfig, get_peft_model
+from tiers import first_fast
 from trainer_parts import as_stream, logged
 
 from patchrec_hf import (
@@ -138,16 +139,18 @@ def test_collator_that_packs_against_the_arguments(make_trainer, processor):
 
 @pytest.mark.parametrize(
     ("targets", "message"),
-    [
-        ([3, 2], r"target positions \[3, 2\] must ascend. It is row 5 of"),
-        ([2, 2], r"must ascend. It is row 5 of"),
-        ([], r"Row 5 \(user 77\) has the target positions \[\]"),
-        ([2, None], r"Row 5 \(user 77\) has the target positions \[2, None\]"),
-        (None, r"Row 5 \(user 77\) has the target positions None"),
-        ([0], r"position 0 must lie between 1 and 9; .* It is row 5 of"),
-        ([3, 10], r"position 10 must lie between 1 and 9; .* It is row 5 of"),
-        ([1, 9], r"must lie less than `max_history` \(8\) apart.* It is row 5 of"),
-    ],
+    first_fast(
+        [
+            ([3, 2], r"target positions \[3, 2\] must ascend. It is row 5 of"),
+            ([2, 2], r"must ascend. It is row 5 of"),
+            ([], r"Row 5 \(user 77\) has the target positions \[\]"),
+            ([2, None], r"Row 5 \(user 77\) has the target positions \[2, None\]"),
+            (None, r"Row 5 \(user 77\) has the target positions None"),
+            ([0], r"position 0 must lie between 1 and 9; .* It is row 5 of"),
+            ([3, 10], r"position 10 must lie between 1 and 9; .* It is row 5 of"),
+            ([1, 9], r"must lie less than `max_history` \(8\) apart.* It is row 5 of"),
+        ]
+    ),
 )
 def test_bad_targets_are_found_before_training(make_trainer, rows, targets, message):
     bad = {"user_id": 77, "item_ids": rows[0]["item_ids"][:1] * 10, "target_positions": targets}
@@ -185,6 +188,7 @@ def test_collator_of_another_processor_is_refused(make_trainer, processor):
         make_trainer("finetune", collator=PatchDataCollator(processor.with_layout(processor.layout)))
 
 
+@pytest.mark.slow
 def test_a_stream_with_several_targets_is_packed(make_trainer, rows):
     several = rows.map(lambda row: {"target_positions": [len(row["item_ids"]) - 2, len(row["item_ids"]) - 1]})
     trainer = make_trainer("finetune", train_dataset=as_stream(several))
@@ -467,8 +471,10 @@ def test_layouts_that_read_times_are_checked_before_training(make_trainer, proce
         make_trainer("finetune", collator=collator)
 
 
-@pytest.mark.parametrize("layout", [TimeWindowLayout(3600, 1), PyramidLayout(width=2), BudgetLayout(40, 5)], ids=repr)
-@pytest.mark.parametrize("objective", ["title", "item"])
+@pytest.mark.parametrize(
+    "layout", first_fast([TimeWindowLayout(3600, 1), PyramidLayout(width=2), BudgetLayout(40, 5)]), ids=repr
+)
+@pytest.mark.parametrize("objective", first_fast(["title", "item"]))
 def test_both_trainers_take_long_layouts(make_trainer, processor, rows, layout, objective):
     timed = rows.map(lambda row: {"timestamps": [1800 * place**2 for place in range(len(row["item_ids"]))]})
     for stage in ("pretrain", "finetune"):
