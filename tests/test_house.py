@@ -250,6 +250,6 @@ def test_private_attributes_exist():
     assert "_supports_attention_backend" in dir(PreTrainedModel)
 
 
-def test_the_tree_in_the_docs_is_the_package():
-    done = run_process([sys.executable, PACKAGE.parent / "docs" / "house.py", "--check"])
-    assert done.returncode == 0, done.stderr
+def test_the_tree_in_the_docs_is_the_package(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["house.py", "--check"])
+    house.main()

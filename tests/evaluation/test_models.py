@@ -126,7 +126,7 @@ def test_empty_data_set(model, processor, rows):
         evaluate_model(model, processor, rows.select([]))
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("exclude_seen", first_fast([False, True]))
 def test_all_and_exact_agree(model, processor, rows, exclude_seen):
     """Every target has a place in the whole ranking; a search for the best five finds those up to the fifth."""
     kwargs = {"exclude_seen": exclude_seen, "show_progress": False}
@@ -168,7 +168,7 @@ def authors_ranks(model, collator, rows, k):
     return ranks
 
 
-@pytest.mark.parametrize("k", [4, None])
+@pytest.mark.parametrize("k", first_fast([4, None]))
 def test_ranks_by_the_authors_protocol(k):
     """
     "Typhoon" begins another title and can only be credited for it; "Emma" begins "Emmanuel" by its letters, but not
@@ -404,7 +404,7 @@ def test_probabilities_of_titles(model, processor, rows):
     assert set(short.beyond_accuracy()) == {"coverage@2", "calibration_error"}
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("exclude_seen", first_fast([False, True]))
 def test_probabilities_of_titles_among_the_catalog(model, processor, rows, exclude_seen):
     """A listed title has the probability of its items together, and a target has its own share of it."""
     # The history holds the other item of the target's title.
@@ -554,7 +554,7 @@ def test_settings_that_the_release_does_not_have(model, processor, rows, argumen
         evaluate_model(model, processor, rows, show_progress=False, **arguments)
 
 
-@pytest.mark.parametrize("k", [4, None])
+@pytest.mark.parametrize("k", first_fast([4, None]))
 def test_targets_are_ranked_by_the_mean(model, processor, rows, k):
     """A length penalty of 1 ranks by the mean log-probability, whether the search stops early or reads all titles."""
     report = evaluate_model(

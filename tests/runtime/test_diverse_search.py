@@ -187,6 +187,7 @@ def slow_reference(model, titles, prompt, num_groups, penalty, ended):
     return [titles.index(sequences[group]) for group in order], [scores[group] for group in order]
 
 
+@pytest.mark.slow
 @settings(max_examples=scaled(25))
 @given(
     titles=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=2, max_size=10, unique_by=tuple),

@@ -54,6 +54,7 @@ def count_rows(model, run):
         hook.remove()
 
 
+@pytest.mark.slow
 @settings(max_examples=scaled(40))
 @given(
     histories=st.lists(

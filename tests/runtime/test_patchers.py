@@ -321,7 +321,7 @@ def test_rankings_are_exact_with_a_patcher(patcher):
     np.testing.assert_allclose(scores_by_item(ranking)[0], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("patcher", LEARNED)
+@pytest.mark.parametrize("patcher", first_fast(LEARNED))
 def test_in_low_precision(processor, rows, patcher):
     model = LEARNED[patcher](plain_model())
     batch = PatchDataCollator(processor)(list(rows))
@@ -338,7 +338,7 @@ def test_in_low_precision(processor, rows, patcher):
 # Checkpoints
 
 
-@pytest.mark.parametrize("patcher", LEARNED)
+@pytest.mark.parametrize("patcher", first_fast(LEARNED))
 def test_a_checkpoint_keeps_its_patcher(processor, rows, tmp_path, patcher):
     model = LEARNED[patcher](plain_model())
     model.save_pretrained(tmp_path)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiers import first_fast
 from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS, HyperParamSearchBackendBase
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
@@ -143,16 +144,18 @@ def test_a_sum_of_all_metrics_is_no_goal(make_searcher, offline):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "item_dropout",
-        "objective",
-        "tree_packing",
-        "seed",
-        "layout",
-        "eval_method",
-        "train_sampling_strategy",
-        "learnig_rate",
-    ],
+    first_fast(
+        [
+            "item_dropout",
+            "objective",
+            "tree_packing",
+            "seed",
+            "layout",
+            "eval_method",
+            "train_sampling_strategy",
+            "learnig_rate",
+        ]
+    ),
 )
 def test_settings_that_the_model_was_made_with_are_refused(make_searcher, offline, name):
     with pytest.raises(ValueError, match=f"`{name}`.*may try.*learning_rate.*a new trainer for each trial"):

@@ -13,6 +13,7 @@ from conftest import TITLES
 from datasets import Dataset
 from item_parts import item_model, item_processor
 from peft import LoraConfig, PromptTuningConfig
+from tiers import first_fast
 from trainer_parts import STAGES, as_stream, logged
 from transformers import BloomConfig, BloomForCausalLM, TrainerState
 from trl import RichProgressCallback, SFTTrainer
@@ -33,7 +34,7 @@ def batches(trainer):
     return list(trainer.get_train_dataloader())
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", first_fast(STAGES))
 def test_workers_change_nothing(make_trainer, stage):
     alone = batches(make_trainer(stage, num_train_epochs=1))
     helped = batches(make_trainer(stage, dataloader_num_workers=2, dataloader_prefetch_factor=2))

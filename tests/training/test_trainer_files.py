@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import TITLES
 from item_parts import item_processor
+from tiers import first_fast
 from trainer_parts import as_stream, logged
 from transformers import TrainerCallback
 
@@ -107,7 +108,7 @@ def test_the_card_of_a_model_trained_on_a_stream(make_trainer, rows, tmp_path):
     assert "PatchRec pre-training" in (tmp_path / "run" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("settings", [{"logging_steps": 100}, {"logging_steps": 100, "save_steps": 2}])
+@pytest.mark.parametrize("settings", first_fast([{"logging_steps": 100}, {"logging_steps": 100, "save_steps": 2}]))
 def test_a_loss_that_is_no_number_is_never_saved(make_trainer, tmp_path, settings):
     """It is found at the next log entry, save or end of an epoch, and the message names the step it began at."""
     trainer = make_trainer("finetune", save_strategy="steps", **{"save_steps": 100} | settings)
