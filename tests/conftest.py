@@ -1,6 +1,8 @@
 """Small things that most tests need: a catalog, a tokenizer, a processor and a tiny model."""
 
 import atexit
+import copy
+import gc
 import os
 import shutil
 import tempfile
@@ -19,7 +21,7 @@ import datasets
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import settings
+from tiers import load_profile
 from transformers.utils import logging
 
 from patchrec_hf import (
@@ -40,9 +42,6 @@ pytest_plugins = ["cpu_times", "families", "sixty_users", "small_baselines", "tr
 
 atexit.register(shutil.rmtree, os.environ["PATCHREC_HF_CACHE"], ignore_errors=True)
 datasets.disable_progress_bars()
-# The first call of much that is tried takes long, and any of them on a busy machine.
-settings.register_profile("tests", deadline=None)
-settings.load_profile("tests")
 # Tiny models gain nothing from a second thread, and lose much where other processes are at work.
 torch.set_num_threads(1)
 
@@ -61,6 +60,16 @@ TITLES = {
     21: "Ozma of Oz (Oz, #3)",
 }
 ITEM_IDS = list(TITLES)
+
+
+def pytest_configure(config):
+    load_profile(is_fast="not slow" in config.option.markexpr)
+
+
+def pytest_collection_finish():
+    """accelerate collects garbage after each training, which takes long if it looks at all that imports have made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +95,16 @@ def processor(catalog, tokenizer):
     return PatchRecProcessor(tokenizer, catalog, BOOK_PROMPT, layout=ItemPatchLayout(2), max_history=8)
 
 
-@pytest.fixture
-def model(catalog, tokenizer):
+@pytest.fixture(scope="session")
+def unchanged_model(catalog, tokenizer):
+    """The tiny model, which no test may change: copying it takes a fraction of the time that making it takes."""
     backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
     return PatchRecForCausalLM.from_backbone(backbone, tokenizer).eval()
+
+
+@pytest.fixture
+def model(unchanged_model):
+    return copy.deepcopy(unchanged_model)
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,21 @@
 """
 The option `--cpu-times`: prints the CPU seconds of the tests, and which tests belong to the slow ones.
 
-The times that `--durations` prints also hold what other processes take from the machine; these do not.
+The times that `--durations` prints also hold what other processes take from the machine; these do not. With
+pytest-xdist, the workers measure, and the process that started them prints.
 """
 
 import os
+import time
 
 import pytest
 
 
-LIMIT = 2.0
+LIMIT = 0.5
 """CPU seconds above which a test is marked `slow`."""
-_SECONDS = pytest.StashKey[dict[str, float]]()
+BUDGET = 200.0
+"""CPU seconds that the fast tier may take in all with two workers, so that it ends in two minutes on two cores."""
+_START = pytest.StashKey[float]()
 
 
 def cpu_seconds():
@@ -25,29 +29,50 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.stash[_SECONDS] = {}
+    if config.getoption("--cpu-times"):
+        config.pluginmanager.register(CPUTimes())
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    before = cpu_seconds()
-    result = yield
-    item.config.stash[_SECONDS][item.nodeid] = cpu_seconds() - before
-    if item.get_closest_marker("slow"):
-        del item.config.stash[_SECONDS][item.nodeid]
-    return result
+class CPUTimes:
+    """Measures the tests that are not marked `slow`, and prints a summary."""
 
+    def __init__(self):
+        self.seconds = {}
+        self.workers = []
 
-def pytest_terminal_summary(terminalreporter, config):
-    if not config.getoption("--cpu-times"):
-        return
-    seconds = config.stash[_SECONDS]
-    terminalreporter.section("CPU seconds of the tests that are not marked slow")
-    terminalreporter.line(f"{sum(seconds.values()):.1f} in {len(seconds)} tests, of {cpu_seconds():.1f} in all")
-    files = {name.split("::")[0] for name in seconds}
-    sums = {file: sum(time for name, time in seconds.items() if name.split("::")[0] == file) for file in files}
-    for file, time in sorted(sums.items(), key=lambda pair: -pair[1])[:10]:
-        terminalreporter.line(f"{time:8.1f}  {file}")
-    for name, time in sorted(seconds.items(), key=lambda pair: -pair[1]):
-        if time > LIMIT:
-            terminalreporter.line(f"{time:8.1f}  {name}: mark it slow")
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item):
+        item.stash[_START] = cpu_seconds()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item, call):
+        report = yield
+        if call.when == "teardown" and not item.get_closest_marker("slow"):
+            report.user_properties.append(("cpu_seconds", cpu_seconds() - item.stash[_START]))
+        return report
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds.update((report.nodeid, value) for key, value in report.user_properties if key == "cpu_seconds")
+
+    def pytest_sessionfinish(self, session):
+        if "PYTEST_XDIST_WORKER" in os.environ:  # a worker, which tells this to the process that started it
+            session.config.workeroutput["cpu_seconds"] = cpu_seconds()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node, error):
+        if error is None:
+            self.workers.append(node.workeroutput["cpu_seconds"])
+
+    def pytest_terminal_summary(self, terminalreporter):
+        seconds, line = self.seconds, terminalreporter.line
+        in_all = time.process_time() + sum(self.workers) if self.workers else cpu_seconds()
+        terminalreporter.section("CPU seconds of the tests that are not marked slow")
+        line(f"{sum(seconds.values()):.1f} in {len(seconds)} tests, of {in_all:.1f} in all")
+        line(f"The fast tier may take {BUDGET:.0f} in all with two workers.")
+        files = {name.split("::")[0] for name in seconds}
+        sums = {file: sum(taken for name, taken in seconds.items() if name.split("::")[0] == file) for file in files}
+        for file, taken in sorted(sums.items(), key=lambda pair: -pair[1])[:10]:
+            line(f"{taken:8.1f}  {file}")
+        for name, taken in sorted(seconds.items(), key=lambda pair: -pair[1]):
+            if taken > LIMIT:
+                line(f"{taken:8.1f}  {name}: mark it slow")

@@ -59,6 +59,8 @@ FAMILIES = [
     "granite",
     "cohere",
 ]
+# Weights tied and untied, rotary and learned positions, sliding layers, scaled and capped logits.
+IN_FAST_TIER = {"llama_tied", "llama_untied", "qwen3_sliding", "gpt2", "gemma2"}
 UNTIED = {"llama_untied", "mistral_sliding", "phi", "qwen3_sliding"}
 
 
@@ -188,7 +190,9 @@ def scores_by_item(ranking: CatalogRanking) -> np.ndarray:
     return np.take_along_axis(ranking.scores, ranking.items.argsort(axis=1), axis=1)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(
+    params=[name if name in IN_FAST_TIER else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -1,5 +1,8 @@
 """Models with an item head, and processors that feed them."""
 
+import copy
+from functools import lru_cache
+
 import numpy as np
 import torch
 from conftest import TITLES
@@ -10,10 +13,15 @@ from patchrec_hf.runtime.title_similarity import title_features
 from patchrec_hf.tiny import build_tiny_backbone
 
 
-def plain_model():
-    """The tiny model of `conftest.py`, again and again with the same weights."""
+@lru_cache
+def _unchanged_model():
     backbone, tokenizer = build_tiny_backbone(Catalog.from_titles(TITLES), vocab_size=400, hidden_size=32)
     return PatchRecForCausalLM.from_backbone(backbone, tokenizer).eval()
+
+
+def plain_model():
+    """A copy of the tiny model of `conftest.py`, again and again with the same weights."""
+    return copy.deepcopy(_unchanged_model())
 
 
 def item_model(trained=True, **head):

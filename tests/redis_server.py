@@ -31,8 +31,8 @@ def redis_server(directory):
         client = redis.Redis.from_url(url)
         while True:
             try:
-                client.ping()
-                break
+                if client.info("server")["process_id"] == process.pid:  # not one of tests that run beside these
+                    break
             except redis.exceptions.ConnectionError:
                 assert process.poll() is None, "redis-server has ended"
                 time.sleep(0.02)

@@ -9,6 +9,7 @@ import torch
 from brute_force import brute_force
 from gradients import assert_same_gradients, gradients, one_by_one
 from rankers import rank
+from tiers import first_fast
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -70,7 +71,7 @@ def golden_processor():
     return PatchRecProcessor(tokenizer, Catalog.from_titles(titles), prompt)
 
 
-@pytest.fixture(scope="module", params=PATCHERS)
+@pytest.fixture(scope="module", params=first_fast(PATCHERS))
 def golden_model(golden_processor, request):
     """The golden model, with each patcher before it was trained."""
     backbone = LlamaForCausalLM.from_pretrained(GOLDEN)
@@ -102,7 +103,7 @@ def test_joint_batch(golden_model, golden_processor, name, padding_side):
     assert loss == pytest.approx(CASES["joint_batch_loss"][name], abs=1e-4)
 
 
-@pytest.mark.parametrize("name", CASES["joint_batch_loss"])
+@pytest.mark.parametrize("name", first_fast(CASES["joint_batch_loss"]))
 def test_packed(golden_model, golden_processor, name):
     """All cases in one sequence: the golden loss, and the gradients of the cases run one by one."""
     register_chunk_attention()
@@ -134,6 +135,7 @@ def test_exact_top_20(golden_model, golden_processor):
         np.testing.assert_allclose(scores, case["text_top20_logprob"], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_exact_equals_brute_force(golden_model, golden_processor, layout):
     prompts = [encode(golden_processor, case, LAYOUTS[layout]) for case in CASES["cases"]]

@@ -3,7 +3,7 @@
 import ast
 import sys
 import warnings
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import house
@@ -28,6 +28,7 @@ def module_name(path, package=PACKAGE):
     return ".".join(path.relative_to(package).with_suffix("").parts)
 
 
+@cache  # all but one module are the same from test to test
 def imports_of(source, module, modules):
     """The modules of the package that a module imports, also within functions and for type checkers."""
     room = module.split(".")[:-1]
@@ -49,7 +50,8 @@ def imports_of(source, module, modules):
 
 def faults(sources):
     """Returns the faults in the imports of modules, which are given as a dict of name and source."""
-    graph = {module: imports_of(source, module, set(sources)) for module, source in sources.items()}
+    modules = frozenset(sources)
+    graph = {module: imports_of(source, module, modules) for module, source in sources.items()}
     found = []
     for module, imported in graph.items():
         room = module.split(".")[0]
@@ -123,6 +125,26 @@ def test_each_module_has_its_test_file(sources):
     assert sorted(str(path.relative_to(tests)) for path in expected if not path.is_file()) == []
 
 
+def test_each_module_has_a_fast_test(sources):
+    """Who breaks a module sees it in the fast tier. Only the page of the demo is tested in a browser alone."""
+    slow = {module for module in sources if module.partition(".")[2] != "__init__" and not has_fast_test(module)}
+    assert slow == {"demo.page"}
+
+
+def has_fast_test(module):
+    *room, name = module.split(".")
+    body = ast.parse(Path(__file__).parent.joinpath(*room, f"test_{name}.py").read_text(encoding="utf-8")).body
+    marks = [ast.unparse(node.value) for node in body if isinstance(node, ast.Assign) and is_named(node, "pytestmark")]
+    tests = [node for node in body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+    return "pytest.mark.slow" not in "".join(marks) and any(
+        "pytest.mark.slow" not in map(ast.unparse, test.decorator_list) for test in tests
+    )
+
+
+def is_named(assignment, name):
+    return [ast.unparse(target) for target in assignment.targets] == [name]
+
+
 def test_the_table_of_public_names_is_what_type_checkers_see():
     tree = ast.parse(Path(patchrec_hf.__file__).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
@@ -134,6 +156,7 @@ def test_the_table_of_public_names_is_what_type_checkers_see():
         assert getattr(sys.modules[f"patchrec_hf.{module}"], name) is value
 
 
+@pytest.mark.slow
 def test_importing_the_package_is_light():
     code = "import sys, patchrec_hf; print([name for name in ('trl', 'peft', 'datasets') if name in sys.modules])"
     done = run_process([sys.executable, "-c", code], check=True)
@@ -228,6 +251,6 @@ def test_private_attributes_exist():
     assert "_supports_attention_backend" in dir(PreTrainedModel)
 
 
-def test_the_tree_in_the_docs_is_the_package():
-    done = run_process([sys.executable, PACKAGE.parent / "docs" / "house.py", "--check"])
-    assert done.returncode == 0, done.stderr
+def test_the_tree_in_the_docs_is_the_package(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["house.py", "--check"])
+    house.main()

@@ -43,6 +43,7 @@ def log(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "objective"),
     [(PyramidLayout(), "item"), (PyramidLayout(2), "title"), (BudgetLayout(200, 25, 0), "item")],

@@ -110,6 +110,7 @@ def test_recommendations_are_the_shops_ids(checkpoint):
         recommender.recommend(["ES-0000"])
 
 
+@pytest.mark.slow
 def test_reports_name_the_shops_ids(checkpoint, data, tmp_path):
     splits, catalog = data
     model = PatchRecForCausalLM.from_pretrained(checkpoint)
@@ -125,6 +126,7 @@ def test_reports_name_the_shops_ids(checkpoint, data, tmp_path):
     assert set(report.compare(baseline)["metric"])
 
 
+@pytest.mark.slow
 def test_products_in_another_order_change_nothing(checkpoint, shop, data):
     splits, catalog = load_recommendation_data(
         shop / "log.csv", 5, items=shop / "next_week.csv", columns=NAMES, split=CUTS, targets_per_row=4

@@ -70,6 +70,7 @@ def test_an_export_with_code_ranks_with_the_package(exported, expected):
     check_ranking(PatchRecommender.from_pretrained(exported).recommend(HISTORY, k=5), expected["exported"])
 
 
+@pytest.mark.slow
 def test_an_export_with_code_ranks_without_the_package(exported, expected, tmp_path):
     """The code comes with the export. This test fails only if transformers can no longer run it."""
     done = run_process([sys.executable, "-c", LOAD_WITHOUT_PACKAGE, exported, json.dumps(HISTORY)], cwd=tmp_path)

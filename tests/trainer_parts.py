@@ -1,5 +1,7 @@
 """Fixtures and helpers for tests of trainers."""
 
+import copy
+
 import pytest
 from conftest import TITLES
 from datasets import Dataset
@@ -9,9 +11,7 @@ from patchrec_hf import (
     PatchFinetuneTrainer,
     PatchPretrainConfig,
     PatchPretrainTrainer,
-    PatchRecForCausalLM,
 )
-from patchrec_hf.tiny import build_tiny_backbone
 
 
 STAGES = {
@@ -29,7 +29,7 @@ def as_stream(rows, num_shards=3):
 
 
 @pytest.fixture
-def make_trainer(catalog, tokenizer, processor, rows, tmp_path):
+def make_trainer(unchanged_model, processor, rows, tmp_path):
     """Makes a trainer of either stage on a new copy of the tiny model."""
 
     def make(
@@ -43,8 +43,7 @@ def make_trainer(catalog, tokenizer, processor, rows, tmp_path):
     ):
         trainer_class, config_class = STAGES[stage]
         if model is None:
-            backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
-            model = PatchRecForCausalLM.from_backbone(backbone, tokenizer)
+            model = copy.deepcopy(unchanged_model).train()
         settings = {
             "output_dir": str(tmp_path / "run"),
             "use_cpu": True,

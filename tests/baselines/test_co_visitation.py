@@ -5,6 +5,7 @@ import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import scaled
 
 from patchrec_hf import Catalog, evaluate_scorer
 from patchrec_hf.baselines import CoVisitation, CoVisitationWeighting, co_visitation
@@ -52,7 +53,7 @@ def test_weighting_by_hand():
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=scaled(40))
 @given(
     st.lists(st.lists(st.integers(10, 13), min_size=2, max_size=7), min_size=1, max_size=5),
     st.integers(1, 4),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import scaled
 
 from patchrec_hf.baselines.fusion_weights import fit_weights
 from patchrec_hf.runtime.log_linear import mix_log_probs
@@ -48,7 +49,7 @@ def test_weights_maximize_the_likelihood():
     assert fit.log_likelihood == pytest.approx(likelihood(log_probs, targets, weights))
 
 
-@settings(max_examples=25)
+@settings(max_examples=scaled(25))
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 12))
 def test_a_fusion_is_never_below_its_best_part(seed, num_parts, num_rows):
     log_probs, targets = random_parts(seed, num_parts, num_rows)
@@ -58,7 +59,7 @@ def test_a_fusion_is_never_below_its_best_part(seed, num_parts, num_rows):
         assert fit.of_parts[name] == pytest.approx(array[np.arange(num_rows), targets].mean())
 
 
-@settings(max_examples=10)
+@settings(max_examples=scaled(10))
 @given(st.integers(0, 10_000))
 def test_the_order_of_parts_and_constants_do_not_matter(seed):
     log_probs, targets = random_parts(seed)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from tiers import scaled
 
 from patchrec_hf.baselines import hops
 from patchrec_hf.baselines.hops import normalized_rows, reranked, scaled_rows, strongest, sum_of_hops
@@ -31,7 +32,7 @@ def test_a_repeated_item_counts_in_the_first_hop():
     np.testing.assert_allclose(sum_of_hops(matrix([[0.5, 0.5], [0, 0]]), 2, 1.0, 9).toarray(), [[0.5, 0.75], [0, 0]])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=scaled(30), deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.sampled_from([0.0, 0.3, 1.0]))
 def test_equals_dense_powers(seed, num_hops, weight):
     generator = np.random.default_rng(seed)

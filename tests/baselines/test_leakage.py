@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import catalog_of, interactions_of
+from tiers import scaled
 
 from patchrec_hf import evaluate_scorer
 from patchrec_hf.baselines import CoVisitation, Fusion, Popularity
@@ -47,8 +48,9 @@ def rows_until(interactions, time, **row_settings):
     return make_rows(kept, CATALOG, **row_settings, splits=[split for split in SPLITS if split in left])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECOMMENDERS)
-@settings(max_examples=25)
+@settings(max_examples=scaled(25))
 @given(data=st.data())
 def test_later_interactions_change_no_score(name, data):
     """

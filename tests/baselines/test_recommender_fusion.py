@@ -8,6 +8,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, item_processor, plain_model
+from tiers import scaled
 
 from patchrec_hf import (
     Catalog,
@@ -55,6 +56,7 @@ def co_visitation(catalog, rows):
     return CoVisitation(catalog).fit(rows)
 
 
+@pytest.mark.slow
 def test_mix_by_hand(recommender, table, co_visitation):
     histories = [[10, 11, 12], [16, 17]]
     weights = {"LLM": 0.7, "table": 0.25, "co-visits": -0.1}
@@ -81,6 +83,7 @@ def test_one_part_alone_is_the_part(table, rows):
     np.testing.assert_allclose(fusion.log_probs([[10]]), table.log_probs([[10]]))
 
 
+@pytest.mark.slow
 def test_fit_is_never_below_the_best_part(recommender, table, co_visitation, rows):
     fusion = Fusion({"LLM": recommender, "table": table, "co-visits": co_visitation}).fit(rows, show_progress=False)
     assert fusion.fit_result.num_targets == 14
@@ -93,6 +96,7 @@ def test_fit_is_never_below_the_best_part(recommender, table, co_visitation, row
     assert alone == pytest.approx(fusion.fit_result.of_parts["co-visits"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_trusts_an_oracle(recommender, catalog, rows):
     """All targets are one item, which a part knows."""
     same = rows.map(lambda row: {"item_ids": [*row["item_ids"][:-1], 20]})
@@ -129,7 +133,7 @@ def test_moments_reach_every_part(table, recommender):
 LATER = st.lists(st.lists(st.integers(10, 21), max_size=4), min_size=14, max_size=14)
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(LATER)
 def test_nothing_after_its_time_changes_the_score_of_a_target(table, co_visitation, rows, later):
     """No history holds what its user does after the target, and no score depends on other users of the rows."""
@@ -218,6 +222,7 @@ def test_items_of_one_title_take_no_places_of_other_titles(model, processor, cat
     assert [item.item_id for item in found] == [21, 15, 13, 12]  # 14 and 15 share a title, too
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(recommender, table, catalog, rows):
     parts = {"LLM": recommender, "table": table}
     assert isinstance(recommender, FusionPart)
@@ -266,6 +271,7 @@ def test_parts_of_different_data_sets_are_refused(recommender, catalog):
             Fusion({"LLM": recommender, "table": Table(SCORES, other)})
 
 
+@pytest.mark.slow
 def test_is_saved_with_its_parts(recommender, catalog, co_visitation, rows, tmp_path):
     parts = {"the LLM": recommender, "co-visits": co_visitation, "popular": Popularity(catalog).fit(rows)}
     fusion = Fusion(parts, batch_size=3).fit(rows, show_progress=False)

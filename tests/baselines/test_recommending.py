@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 from small_baselines import NAMES
+from tiers import first_fast
 
 from patchrec_hf import Catalog, PatchRecommender, Recommendation, Title
 from patchrec_hf.baselines import CatalogRecommender, CoVisitation, Popularity, SASRec, Transitions
@@ -191,6 +192,7 @@ def test_numbers_of_numpy_are_whole_numbers():
     assert ids(Fixed([5, 1, 4, 2, 3]).recommend([5], k=np.int64(2))) == [1, 3]
 
 
+@pytest.mark.slow
 def test_every_baseline_ranks_as_its_scores(catalog, rows, make_baseline):
     baselines = [
         Popularity(catalog).fit(rows),
@@ -239,7 +241,7 @@ def test_the_moment_of_asking(monkeypatch):
             baseline.recommend([4], times="now")
 
 
-@pytest.mark.parametrize("name", ["CoVisitation", "Transitions", *NAMES])
+@pytest.mark.parametrize("name", first_fast(["CoVisitation", "Transitions", *NAMES]))
 def test_probabilities_sum_to_1_and_keep_the_order(name, catalog, rows, make_baseline):
     counting = {"CoVisitation": CoVisitation, "Transitions": Transitions}
     model = counting[name](catalog).fit(rows) if name in counting else make_baseline(name)

@@ -9,13 +9,14 @@ from datasets import Dataset
 from hub_server import HubServer
 from processes import run_process
 from small_baselines import NAMES
+from tiers import first_fast
 from transformers import AutoModel
 
 from patchrec_hf import Catalog, PatchRecommender
 from patchrec_hf.baselines import CoVisitation, Fusion, Popularity, SASRec, Transitions, load_baseline
 
 
-@pytest.mark.parametrize("name", ["Popularity", "CoVisitation", "Transitions", *NAMES])
+@pytest.mark.parametrize("name", first_fast(["Popularity", "CoVisitation", "Transitions", *NAMES]))
 def test_a_loaded_baseline_recommends_as_before(name, catalog, rows, make_baseline, tmp_path):
     simple = {"Popularity": Popularity, "CoVisitation": CoVisitation, "Transitions": Transitions}
     model = simple[name](catalog).fit(rows) if name in simple else make_baseline(name)
@@ -28,6 +29,7 @@ def test_a_loaded_baseline_recommends_as_before(name, catalog, rows, make_baseli
         assert loaded.recommend(histories) == expected
 
 
+@pytest.mark.slow
 def test_ids_that_are_texts(tmp_path):
     """Nobody who recommends by a baseline sees a number that stands for an id."""
     catalog = Catalog.from_titles({"B-1": "Emma", "B-2": "Poems", "007": "Ulysses"})

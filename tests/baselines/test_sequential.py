@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from small_baselines import CLASSES, NAMES
+from tiers import first_fast
 from transformers import AutoModel, set_seed
 
 from patchrec_hf import Catalog, evaluate_scorer
@@ -13,7 +14,7 @@ from patchrec_hf.baselines import GRU4Rec, SASRec, training_arguments
 from patchrec_hf.baselines.sequential import SequenceCollator
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", first_fast(NAMES))
 def test_no_position_sees_a_later_one_nor_padding(make_baseline, name):
     model = make_baseline(name)
     alone = model.score([[10, 13, 15]])
@@ -27,7 +28,7 @@ def test_no_position_sees_a_later_one_nor_padding(make_baseline, name):
     assert np.abs(model.score([[10, 13, 16]]) - alone).max() > 1e-5  # and it does see what it should
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", first_fast(NAMES))
 def test_a_row_of_several_targets_is_as_many_rows_of_one(make_baseline, catalog, name):
     model, collate = make_baseline(name), SequenceCollator(catalog, 12)
     items = [10, 13, 15, 11, 12, 18]
@@ -40,6 +41,7 @@ def test_a_row_of_several_targets_is_as_many_rows_of_one(make_baseline, catalog,
         torch.testing.assert_close(model(**together).loss, losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_learns_and_is_saved(make_baseline, catalog, chains, tmp_path, name):
     model = make_baseline(name, dropout=0.0)
@@ -70,6 +72,7 @@ def test_validation_keeps_the_best_epoch(make_baseline, chains, tmp_path):
     np.testing.assert_allclose(model.score([[10, 11]]), best.score([[10, 11]]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sampled_loss_learns_too(make_baseline, catalog, chains, tmp_path):
     """Items of a row are never drawn, so the rows are short, and the ranking leaves out the history."""
     rows = chains.map(lambda row: {"item_ids": row["item_ids"][:4], "target_positions": [3]})

@@ -7,6 +7,7 @@ import torch
 from conftest import ITEM_IDS
 from datasets import Dataset
 from item_parts import item_model, item_processor
+from tiers import first_fast
 
 from patchrec_hf import (
     BudgetLayout,
@@ -70,9 +71,11 @@ def test_targets_of_a_row_share_the_start_of_their_window(processor):
     assert [example.counts.titles for example in examples] == [titles.lengths[1:9].sum(), titles.lengths[1:11].sum()]
 
 
-@pytest.mark.parametrize("layout", [TextLayout(), ItemPatchLayout(2), SessionPatchLayout(3), DropLayout(1.0)])
-@pytest.mark.parametrize("separate", [True, False])
-@pytest.mark.parametrize("rows_at_once", [2, 1000])
+@pytest.mark.parametrize(
+    "layout", first_fast([TextLayout(), ItemPatchLayout(2), SessionPatchLayout(3), DropLayout(1.0)])
+)
+@pytest.mark.parametrize("separate", first_fast([True, False]))
+@pytest.mark.parametrize("rows_at_once", first_fast([2, 1000]))
 def test_row_lengths_are_those_of_the_longest_histories(processor, rows, layout, separate, rows_at_once, monkeypatch):
     monkeypatch.setattr("patchrec_hf.data.rows.CHUNK_ROWS", rows_at_once)
     processor = PatchRecProcessor(

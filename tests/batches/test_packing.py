@@ -8,6 +8,7 @@ from gradients import assert_same_gradients, gradients, one_by_one
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, item_processor
+from tiers import first_fast, scaled
 from trees import ITEM_IDS, LAYOUTS, ROW, plain
 
 from patchrec_hf import (
@@ -26,7 +27,7 @@ from patchrec_hf.runtime.encoding import pad_histories
 
 
 SLOW_FIXTURES = settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=scaled(25), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
@@ -155,7 +156,7 @@ IMPLEMENTATIONS = ["patchrec_chunks", "sdpa", "eager"]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@settings(parent=SLOW_FIXTURES, max_examples=10)
+@settings(parent=SLOW_FIXTURES, max_examples=scaled(10))
 @given(rows=example_rows(), layout=st.sampled_from(list(LAYOUTS)))
 def test_loss_and_gradients_equal_the_examples_one_by_one(with_attention, processor, implementation, rows, layout):
     examples = PatchDataCollator(processor, LAYOUTS[layout]).encode_rows(rows)
@@ -165,7 +166,7 @@ def test_loss_and_gradients_equal_the_examples_one_by_one(with_attention, proces
     )
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", first_fast(IMPLEMENTATIONS))
 def test_pretraining_twins_stay_trees(with_attention, processor, implementation):
     """Drawn once per item and row, the compressed twins share their prefixes as the raw ones do."""
     rows = [ScheduledRow(ROW, 3, 0.5)]
@@ -190,7 +191,7 @@ def test_gradient_checkpointing(with_attention, processor):
     assert_same_gradients(gradients(model, packed), expected)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", first_fast(IMPLEMENTATIONS))
 def test_bf16(with_attention, processor, implementation):
     """Under autocast and in bf16 weights, the loss is that of the padded batch up to bf16's precision."""
     examples = PatchDataCollator(processor).encode_rows([ROW])
@@ -242,8 +243,8 @@ def item_head_model():
     return item_model(residual_size=7).double()  # the gradients of some weights nearly cancel
 
 
-@pytest.mark.parametrize("objective", ["item", "both"])
-@settings(parent=SLOW_FIXTURES, max_examples=14)
+@pytest.mark.parametrize("objective", first_fast(["item", "both"]))
+@settings(parent=SLOW_FIXTURES, max_examples=scaled(14))
 @given(
     rows=example_rows(),
     layout=st.sampled_from(list(ITEM_LAYOUTS)),

@@ -54,6 +54,7 @@ def test_wrong_arguments(arguments, message):
         main(arguments)
 
 
+@pytest.mark.slow
 def test_a_misspelt_checkpoint_gets_the_nearest_name(tmp_path, monkeypatch):
     pytest.importorskip("gradio", reason='needs Gradio: pip install "patchrec-hf[demo]"')
     (tmp_path / "final").mkdir()

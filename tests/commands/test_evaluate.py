@@ -30,6 +30,7 @@ def test_each_protocol_has_its_evaluations():
     assert {k for _, k in names(protocol="effects").values()} == {20}
 
 
+@pytest.mark.slow
 def test_a_baseline_on_the_sample(tmp_path, capsys):
     arguments = ["--baseline", "popularity", "--max_rows", "12", "--max_history", "10", "--output_dir"]
     command.main([*arguments, str(tmp_path / "report")])
@@ -47,6 +48,7 @@ def test_a_baseline_on_the_sample(tmp_path, capsys):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_saved_baselines(tmp_path):
     splits, catalog = load_recommendation_data("sample")
     Popularity(catalog).fit(splits["train"]).save_pretrained(tmp_path / "popularity")

@@ -22,6 +22,7 @@ def reports():
     }
 
 
+@pytest.mark.slow
 def test_the_last_report_is_the_run(reports, tmp_path, capsys):
     """The others stand in a table beside it."""
     args = EvaluateArguments(str(tmp_path), baseline="popularity")
@@ -50,6 +51,7 @@ def test_reports_of_one_depth_each_stand_in_folders(reports, tmp_path, capsys):
     assert (tmp_path / "release.md").read_text() in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_comparison_and_a_plot(reports, tmp_path, capsys):
     args = EvaluateArguments(str(tmp_path), baseline="popularity", compare="other", plot=str(tmp_path / "plot.png"))
     show_report(args, reports["CoVisitation"], reports["Popularity"])

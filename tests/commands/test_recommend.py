@@ -143,6 +143,7 @@ def test_the_report_of_a_job_that_was_interrupted(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_an_error_ends_the_process_without_a_traceback(tmp_path):
     code = "from patchrec_hf.commands.recommend import main; "
     code += (

@@ -11,6 +11,7 @@ from patchrec_hf import Filters, leave_one_out_split, load_recommendation_data, 
 from patchrec_hf.data import cache, preparation
 
 
+@pytest.mark.slow
 def test_what_is_cached_depends_on_the_content_and_the_settings(log, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(

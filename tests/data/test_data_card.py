@@ -8,6 +8,7 @@ from patchrec_hf import PreparedData, describe_data, prepare_data
 from patchrec_hf.data import data_card
 
 
+@pytest.mark.slow
 def test_the_card_by_hand(tmp_path, tokenizer):
     """Item 3 is new in test, items 1 and 2 share a title, and user 7 meets item 1 twice, at the time of the first."""
     interactions = pl.DataFrame(

@@ -9,6 +9,7 @@ from datasets import Dataset, concatenate_datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import HISTORIES, catalog_of, frame, interactions_of, rows_of, split_interactions
+from tiers import scaled
 
 from patchrec_hf.data.examples import make_rows, rows_to_interactions
 from patchrec_hf.data.interactions import order_interactions
@@ -68,7 +69,7 @@ def test_blocks_by_hand():
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@settings(max_examples=scaled(30))
 @given(
     st.lists(st.lists(st.sampled_from(SPLITS), min_size=2, max_size=20), min_size=1, max_size=4),
     st.integers(1, 6),
@@ -141,7 +142,7 @@ def test_make_examples_names_the_split_without_examples(empty):
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
+@settings(max_examples=scaled(30))
 @given(
     st.lists(st.lists(st.integers(0, 25), min_size=3, max_size=12), min_size=1, max_size=6),
     st.integers(1, 8),

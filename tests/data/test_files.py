@@ -29,6 +29,7 @@ def test_a_damaged_archive(tmp_path):
         prepare(tmp_path / "ml.zip")
 
 
+@pytest.mark.slow
 def test_the_line_is_found_behind_many_others(tmp_path):
     path = write_csv(tmp_path, [*RATINGS * 30_000, (2, 1, 4, "soon")])
     with pytest.raises(ValueError, match=rf"{path.name}, line 210002: .*The line is '2,1,4,soon'"):

@@ -72,6 +72,7 @@ def test_rows_for_training_from_frames(tmp_path):
     assert stream["validation"].to_list() == expected["validation"].to_list()
 
 
+@pytest.mark.slow
 def test_what_is_cached_depends_on_the_values_of_a_frame(tmp_path, monkeypatch):
     from patchrec_hf.data import cache
 

@@ -2,6 +2,7 @@
 
 import pytest
 from datasets import Dataset, concatenate_datasets, interleave_datasets, load_from_disk
+from tiers import first_fast
 
 from patchrec_hf import Catalog, load_recommendation_data
 from patchrec_hf.data import rows as rows_module
@@ -116,7 +117,7 @@ def test_another_order_that_renumbers_items_is_refused(rows):
             check_same_catalog(rows, other)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", first_fast([False, True]))
 def test_loaded_rows_have_facts(tmp_path, streaming):
     splits, catalog = load_recommendation_data("sample", 30, streaming=streaming, cache_dir=tmp_path)
     for rows in splits.values():

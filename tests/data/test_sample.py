@@ -130,6 +130,7 @@ def test_lengths_and_times(interactions: pl.DataFrame) -> None:
     assert (gaps > 86_400).mean() > 0.2
 
 
+@pytest.mark.slow
 def test_deterministic(interactions: pl.DataFrame) -> None:
     assert generate_sample_interactions().equals(interactions)
     assert not generate_sample_interactions(seed=1).equals(interactions)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import interactions_of
+from tiers import scaled
 
 from patchrec_hf import Catalog
 from patchrec_hf.data.examples import make_rows
@@ -30,7 +31,7 @@ def table(times_of_users):
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=scaled(40))
 @given(
     st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=25), min_size=2, max_size=5),
     st.sampled_from(SPLITTERS),
@@ -69,7 +70,7 @@ def test_histories_hold_only_what_is_earlier(times_of_users, split, ties, max_hi
     assert sorted(targets) == sorted(item for item, place in place_of.items() if place >= 1)
 
 
-@settings(max_examples=40)
+@settings(max_examples=scaled(40))
 @given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=25), min_size=1, max_size=5))
 def test_the_temporal_split_learns_nothing_of_the_future(times_of_users):
     ordered = order_interactions(table(times_of_users))

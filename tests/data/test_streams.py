@@ -38,6 +38,7 @@ def test_workers_stream(log, monkeypatch, tmp_path):
     assert sorted(map(str, alone)) == sorted(map(str, helped))
 
 
+@pytest.mark.slow
 def test_the_sample_streams(tmp_path):
     kept, _ = load_recommendation_data("sample", 10)
     streamed, catalog = load_recommendation_data("sample", 10, streaming=True, cache_dir=tmp_path)

@@ -28,6 +28,7 @@ def test_a_whole_checkpoint_has_all_methods(comparison):
     assert [method.absence for method in comparison.methods] == [None] * 4
 
 
+@pytest.mark.slow
 def test_methods_recommend_as_the_recommender_does(comparison):
     for name in ("fusion", "item", "exact"):
         expected = comparison.recommender.recommend(HISTORY, 4, exclude_seen=False, method=name)
@@ -49,6 +50,7 @@ def test_co_visits_are_those_of_the_table(comparison):
     assert set(best) <= {9, 10, 2}
 
 
+@pytest.mark.slow
 def test_seen_items_are_marked_or_left_out(comparison):
     for name in ("fusion", "item", "exact", "co_visits"):
         marked = result_of(comparison, name, k=12)

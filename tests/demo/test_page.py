@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import socket
+from importlib.util import find_spec
 
 import pytest
 from conftest import TITLES
@@ -15,12 +16,13 @@ from patchrec_hf.demo.view import DemoView
 from patchrec_hf.tiny import build_tiny_backbone
 
 
-pytest.importorskip("gradio", reason='needs Gradio: pip install "patchrec-hf[demo]"')
-playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 BROWSER = os.environ.get("PATCHREC_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
+# Neither is imported here: Gradio takes seconds, also where no test of this file runs.
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.skipif(find_spec("gradio") is None, reason='needs Gradio: pip install "patchrec-hf[demo]"'),
+    pytest.mark.skipif(find_spec("playwright") is None, reason="needs Playwright: pip install playwright"),
     pytest.mark.skipif(BROWSER is None, reason="needs Chromium (Debian: apt-get install chromium chromium-driver)"),
 ]
 PATIENCE = 120_000  # milliseconds that a busy machine may take
@@ -48,7 +50,9 @@ def serve():
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,10 @@ from patchrec_hf import PatchRecommender, PatchRecProcessor
 from patchrec_hf.runtime.adapters import load_model
 
 
-pytest.importorskip("deepspeed", reason='needs pip install "patchrec-hf[deepspeed]"')
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("deepspeed") is None, reason='needs pip install "patchrec-hf[deepspeed]"'),
+]
 HERE = Path(__file__).parent
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port"]
 ACCELERATE = "accelerate.commands.launch"

@@ -83,6 +83,16 @@ def find_examples():
 
 
 EXAMPLES = find_examples()
+TAKE_LONG = {
+    "baselines.recommender_fusion.Fusion",
+    "baselines.sasrec.SASRec",
+    "data.loading.load_recommendation_data",
+    "evaluation.plots.plot_calibration",
+    "training.checkpoint_callback.CheckpointCallback",
+    "training.checkpoints.last_checkpoint",
+    "training.fusion_fit.fit_fusion",
+    "training.recipes.RECIPES",
+}
 
 
 class Checker(doctest.OutputChecker):
@@ -189,10 +199,12 @@ def run_example(name, module, code, names, checker):
 
 def test_lists_name_examples():
     assert len(EXAMPLES) > 30
-    assert EXAMPLES.keys() >= SKIPPED.keys() | ILLUSTRATED
+    assert EXAMPLES.keys() >= SKIPPED.keys() | ILLUSTRATED | TAKE_LONG
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in TAKE_LONG else name for name in EXAMPLES]
+)
 def test_examples_run(name, names):
     if name in SKIPPED:
         pytest.skip(SKIPPED[name])

@@ -215,6 +215,7 @@ def own_errors():
     return {node.name for node in classes if ast.unparse(node.bases[0]).endswith(("Error", "Exception"))}
 
 
+@pytest.mark.slow
 def test_errors_are_exceptions():
     """What `Raises` names is an exception of Python, or one that the package or a library defines."""
     others = {"PydanticCustomError", "StrictDataclassFieldValidationError", *own_errors()}

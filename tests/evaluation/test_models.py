@@ -12,6 +12,7 @@ from brute_force import brute_force, brute_force_catalog
 from conftest import ITEM_IDS, TITLES
 from datasets import Dataset
 from item_parts import item_model, item_processor, scores_by_hand
+from tiers import first_fast
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -128,7 +129,7 @@ def test_empty_data_set(model, processor, rows):
         evaluate_model(model, processor, rows.select([]))
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("exclude_seen", first_fast([False, True]))
 def test_all_and_exact_agree(model, processor, rows, exclude_seen):
     """Every target has a place in the whole ranking; a search for the best five finds those up to the fifth."""
     kwargs = {"exclude_seen": exclude_seen, "show_progress": False}
@@ -170,7 +171,7 @@ def authors_ranks(model, collator, rows, k):
     return ranks
 
 
-@pytest.mark.parametrize("k", [4, None])
+@pytest.mark.parametrize("k", first_fast([4, None]))
 def test_ranks_by_the_authors_protocol(k):
     """
     "Typhoon" begins another title and can only be credited for it; "Emma" begins "Emmanuel" by its letters, but not
@@ -344,9 +345,9 @@ class HeadScorer:
         return np.stack(scores).round(3)  # so that equal scores are equal
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize("k", [None, 3, 100])
+@pytest.mark.parametrize("exclude_seen", first_fast([False, True]))
+@pytest.mark.parametrize("trained", first_fast([False, True]))
+@pytest.mark.parametrize("k", first_fast([None, 3, 100]))
 def test_item_ranks_are_those_of_a_scorer(processor, rows, exclude_seen, trained, k):
     """Whatever k is, the whole catalog is ranked. Without training, items of one title tie."""
     model, processor = item_model(trained=trained), item_processor(processor)
@@ -385,6 +386,7 @@ def test_item_rankings_are_kept_on_request(processor):
         assert ids.to_list() == left + [-1] * len(seen)
 
 
+@pytest.mark.slow
 def test_probabilities_of_titles(model, processor, rows):
     """The probabilities of the list, and the target's own, which items of one title share."""
     report = evaluate_model(model, processor, rows, k=None, show_progress=False, train_dataset=rows)
@@ -405,7 +407,7 @@ def test_probabilities_of_titles(model, processor, rows):
     assert set(short.beyond_accuracy()) == {"coverage@2", "calibration_error"}
 
 
-@pytest.mark.parametrize("exclude_seen", [False, True])
+@pytest.mark.parametrize("exclude_seen", first_fast([False, True]))
 def test_probabilities_of_titles_among_the_catalog(model, processor, rows, exclude_seen):
     """A listed title has the probability of its items together, and a target has its own share of it."""
     # The history holds the other item of the target's title.
@@ -529,6 +531,7 @@ def test_the_release_decodes_and_matches(catalog, tokenizer, processor, rows):
     assert num_repeated > 0
 
 
+@pytest.mark.slow
 def test_two_decodings_contradict_each_other(catalog, tokenizer, processor, rows):
     """
     A target that enters a list at rank 20 or before adds at least 1 / log2(21) to NDCG, so in one ranking
@@ -569,7 +572,7 @@ def test_settings_that_the_release_does_not_have(model, processor, rows, argumen
         evaluate_model(model, processor, rows, show_progress=False, **arguments)
 
 
-@pytest.mark.parametrize("k", [4, None])
+@pytest.mark.parametrize("k", first_fast([4, None]))
 def test_targets_are_ranked_by_the_mean(model, processor, rows, k):
     """A length penalty of 1 ranks by the mean log-probability, whether the search stops early or reads all titles."""
     report = evaluate_model(

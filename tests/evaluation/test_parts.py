@@ -10,6 +10,7 @@ import pytest
 from datasets import concatenate_datasets
 from polars.testing import assert_frame_equal
 from processes import run_process
+from tiers import first_fast
 
 from patchrec_hf import CatalogRanker, evaluate_model
 from patchrec_hf.evaluation.parts import run_in_parts
@@ -31,6 +32,7 @@ class Calls:
         monkeypatch.setattr(CatalogRanker, "rank", counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_resume(model, processor, rows, tmp_path, monkeypatch, batch_size):
     """Interrupted within the third part of eight rows: only the rows after the second are ranked again."""
@@ -55,6 +57,7 @@ def test_resume(model, processor, rows, tmp_path, monkeypatch, batch_size):
     assert_frame_equal(again.targets, resumed.targets)
 
 
+@pytest.mark.slow
 def test_resume_ignores_parts_that_do_not_follow(model, processor, rows, tmp_path, monkeypatch):
     """A part counts only if all parts before it exist."""
     kwargs = {"k": 5, "batch_size": 1, "resume_dir": tmp_path, "show_progress": False}
@@ -66,7 +69,9 @@ def test_resume_ignores_parts_that_do_not_follow(model, processor, rows, tmp_pat
     assert calls.num_prompts == [8, 6]
 
 
-@pytest.mark.parametrize("change", [{"k": 1}, {"max_rows": 3}, {"protocol": "release"}, {"keep_rankings": True}])
+@pytest.mark.parametrize(
+    "change", first_fast([{"k": 1}, {"max_rows": 3}, {"protocol": "release"}, {"keep_rankings": True}])
+)
 def test_resume_refuses_parts_of_another_evaluation(model, processor, rows, tmp_path, change):
     kwargs = {"k": 6, "resume_dir": tmp_path, "show_progress": False}
     evaluate_model(model, processor, rows, **kwargs)

@@ -46,6 +46,7 @@ def test_bad_lists(ranked, message):
         RankingMetric().compute(predictions=[[1, 2], ranked], references=[1, 1], ks=[2])
 
 
+@pytest.mark.slow
 def test_missing_extra_names_the_command():
     code = (
         "import sys; sys.modules['evaluate'] = None\n"

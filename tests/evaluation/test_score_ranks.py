@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import scaled
 
 from patchrec_hf import Catalog
 from patchrec_hf.evaluation.score_ranks import TitleGroups
@@ -40,7 +41,7 @@ def test_ranks_by_hand(target, left_out, item_rank, title_rank, num_ties):
     assert [values.tolist() for values in found] == [[item_rank], [title_rank], [num_ties]]
 
 
-@settings(max_examples=80)
+@settings(max_examples=scaled(80))
 @given(st.data())
 def test_ranks_equal_counting(data):
     """The mean place among all allowed items, and among all allowed titles, that have the target's score."""

@@ -141,6 +141,7 @@ def test_a_python_that_is_missing(tmp_path):
     assert "There is no program no-such-python." in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_machine_without_cuda(tmp_path):
     done = run(tmp_path / "new")

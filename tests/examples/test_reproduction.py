@@ -121,6 +121,7 @@ def test_table_2(tmp_path, scripts, capsys):
     assert page.read_text() == text  # made of what is kept, it is the same
 
 
+@pytest.mark.slow
 def test_a_directory_holds_one_study(tmp_path, scripts):
     """Finished results of another seed are not taken for this one's."""
     reproduce, _ = scripts
@@ -192,6 +193,7 @@ def test_a_figure_needs_users_in_both_splits(tmp_path, scripts, monkeypatch):
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loads_times", [True, False])
 def test_recent_popularity_needs_times(tmp_path, scripts, monkeypatch, capsys, loads_times):
     """It counts all rows up to each moment of asking. Data without timestamps leaves it out, and the table says so."""
@@ -213,6 +215,7 @@ def test_recent_popularity_needs_times(tmp_path, scripts, monkeypatch, capsys, l
     assert "RecentPopularity" not in table.split("Not run:")[1].splitlines()[0]
 
 
+@pytest.mark.slow
 def test_all_patch_resumes_after_an_epoch(tmp_path, scripts, monkeypatch):
     """An epoch's checkpoint has the seconds until then, without the rankings that choose the epoch."""
     trainings, stages = (import_module(f"reproduction.{name}") for name in ("trainings", "stages"))
@@ -252,6 +255,7 @@ def test_results_stand_under_the_name_of_their_data(tmp_path, scripts):
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_studies_that_differ_in_a_change_are_kept_apart(tmp_path, scripts):
     reproduce, write = scripts
     for rows in (20, 30):
@@ -279,6 +283,7 @@ def test_a_backbone_of_the_hub_has_a_place_on_the_page(tmp_path, scripts):
     assert "--backbone some/model" in (tmp_path / "page" / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_of_results_is_what_the_command_writes(tmp_path, scripts):
     """Nothing in docs/results.md is typed by hand."""
     _, write = scripts

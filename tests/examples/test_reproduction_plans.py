@@ -230,6 +230,7 @@ def test_a_dry_run_of_the_paper(script, module, capsys, tmp_path, dataset, examp
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_every_table_and_figure(script, module, capsys):
     plans = module("plans")
     for kind, values in (("table", plans.TABLES), ("figure", plans.FIGURES[:-1]), ("ablation", plans.ABLATIONS)):
@@ -333,6 +334,7 @@ def test_what_a_dry_run_cannot_know(script, capsys, arguments, message):
         dry_run(script, capsys, **arguments)
 
 
+@pytest.mark.slow
 def test_a_dry_run_knows_the_longest_history(script, capsys):
     """Rows hold no more items than the scale's histories, but users have more."""
     output = dry_run(script, capsys, scale="tiny", dataset="sample", figure=8)
@@ -352,6 +354,7 @@ def test_a_dry_run_without_data(script, capsys, tmp_path):
         dry_run(script, capsys, table=2, dataset="ml-1m", data_dir=str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_real_run_takes_the_steps_of_the_dry_run(script, capsys, tmp_path):
     settings = {"scale": "tiny", "dataset": "sample", "table": 4, "methods": ["Dropout"], "max_eval_rows": 10}
     settings |= {"output_dir": str(tmp_path), "epochs": ["Dropout=0.002"]}
@@ -365,6 +368,7 @@ def test_a_real_run_takes_the_steps_of_the_dry_run(script, capsys, tmp_path):
     assert "--epochs Dropout=0.002 --methods Dropout`" in (tmp_path / "table_4" / "table.md").read_text()
 
 
+@pytest.mark.slow
 def test_release_metrics(script, tmp_path):
     """Each cut-off has a decoding of its own. The table shows its metrics beside the exact ranking's."""
     settings = {"scale": "tiny", "table": 4, "methods": ["Vanilla"], "num_examples": 16, "max_eval_rows": 6}

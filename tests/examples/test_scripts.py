@@ -314,6 +314,7 @@ def test_benchmark_of_rankings(tmp_path):
     assert str(tmp_path / "release" / "at_2") in done.stdout
 
 
+@pytest.mark.slow
 def test_prepare_data(tmp_path):
     rows = [(f"c{user}", item, 100 * item + user, f"Book {item}") for user in range(20) for item in range(9)]
     table = pl.DataFrame(rows, schema=["customer", "sku", "timestamp", "title"], orient="row")
@@ -336,6 +337,7 @@ def test_prepare_data(tmp_path):
     assert "out is not empty" in again.stderr
 
 
+@pytest.mark.slow
 def test_benchmark_of_preparation(tmp_path):
     done = run(PREPARE_BENCHMARK, "--rows", "60000", "--repeats", "1", "--json", tmp_path / "results.json")
     assert done.returncode == 0, done.stderr

@@ -47,6 +47,7 @@ def test_the_tiny_scale_is_explained(write, tmp_path):
     assert "*smoke*" not in page
 
 
+@pytest.mark.slow
 def test_findings_are_about_the_data_on_the_page(write, tmp_path, capsys):
     page = page_of(write, tmp_path, LAPTOP, SMOKE)
     assert "On MovieLens-100K, at the laptop scale" in page

@@ -166,6 +166,7 @@ def rank_all(recommender):
     return [item.item_id for item in recommender.recommend([5], k=len(BANG_TITLES), exclude_seen=False)]
 
 
+@pytest.mark.slow
 def test_the_authors_checkpoints_rank_titles_with_their_padding_token(released, tmp_path):
     catalog = Catalog.from_titles(BANG_TITLES)
     assert AutoTokenizer.from_pretrained(released).pad_token == "!"

@@ -64,6 +64,7 @@ def pushed(run):
     return run("push")
 
 
+@pytest.mark.slow
 def test_every_push_is_a_whole_checkpoint(hub, pushed):
     assert hub.repos["user/trained"].keys() == WEIGHTS_AND_PROCESSOR | {
         f"last-checkpoint/{name}"
@@ -80,6 +81,7 @@ def test_every_push_is_a_whole_checkpoint(hub, pushed):
     assert hub.private == {"user/exported"}
 
 
+@pytest.mark.slow
 def test_pushes_arrive_in_order(hub, pushed):
     """Commits arrive in order even if the Hub takes long for the uploads of the first step."""
     messages = [commit.message for commit in hub.commits if commit.repo_id == "user/trained"]
@@ -101,6 +103,7 @@ def test_a_failed_push_is_reported(caplog):
     ]
 
 
+@pytest.mark.slow
 def test_saving_pushes_the_catalog_too(hub, run, pushed):
     weights = {"generation_config.json", "model.safetensors", "config.json"}
     assert hub.repos["user/processor"].keys() >= WEIGHTS_AND_PROCESSOR - weights
@@ -111,6 +114,7 @@ def test_saving_pushes_the_catalog_too(hub, run, pushed):
     run("load_baseline")
 
 
+@pytest.mark.slow
 def test_nothing_pushed_is_pickled_but_the_optimizers_state(hub, pushed):
     for repo_id, files in hub.repos.items():
         for name, content in files.items():
@@ -119,15 +123,18 @@ def test_nothing_pushed_is_pickled_but_the_optimizers_state(hub, pushed):
                 assert not content.startswith((b"PK", b"\x80")), (repo_id, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["trained", "adapted"])
 def test_a_pushed_checkpoint_recommends_by_its_name(run, pushed, name):
     assert run("load", name)[name] == pushed[name]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_its_code_recommends_without_the_library(run, pushed):
     assert run("load_without_plugin", "exported")["trained"] == pushed["trained"]
 
 
+@pytest.mark.slow
 def test_cards(hub, pushed):
     card = ModelCard(hub.repos["user/exported"]["README.md"].decode())
     assert card.data.library_name == "patchrec-hf"
@@ -172,6 +179,7 @@ def test_adapters_are_merged_before_they_are_exported(model, processor):
         export_to_hub(get_peft_model(model, LoraConfig(target_modules=["q_proj"])), processor, "user/name", token="t")
 
 
+@pytest.mark.slow
 def test_a_data_set_of_ones_own(hub, run):
     run("push_data")
     assert set(hub.repos["datasets/user/books"]) == {

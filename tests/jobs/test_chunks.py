@@ -33,6 +33,7 @@ def test_chunks_are_runs_of_rows(tmp_path_factory, num_rows, rows_per_group, row
     assert list(found) == sorted(found)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path):
     """Also within one row group. Arrow's own count of bytes is compared, so that no clock and no machine matters."""
     peaks, before = {}, pa.default_memory_pool()

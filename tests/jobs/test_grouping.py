@@ -16,6 +16,7 @@ def grouped(path, bucket=10_000_000, **options):
     return pl.read_parquet(file.path)
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=30),
     bucket=st.integers(1, 12),

@@ -13,6 +13,7 @@ from conftest import ITEM_IDS
 from filelock import FileLock
 from polars.testing import assert_frame_equal
 from processes import run_process
+from tiers import first_fast
 from users_of_jobs import histories, make_recommender, save, write_users
 
 from patchrec_hf import PatchRecommender, TimeWindowLayout, recommend_users
@@ -56,6 +57,7 @@ def expected_rows(recommender, path, **settings):
     return pl.DataFrame(rows)
 
 
+@pytest.mark.slow
 def test_rows_equal_recommending_one_by_one(recommender, run, tmp_path):
     path = write_users(tmp_path / "users.parquet")
     summary, found = run()
@@ -68,6 +70,7 @@ def test_rows_equal_recommending_one_by_one(recommender, run, tmp_path):
     assert_frame_equal(other, expected_rows(recommender, path, exclude_seen=False, method="exact"), abs_tol=1e-4)
 
 
+@pytest.mark.slow
 def test_candidates_and_exclusions(recommender, run, tmp_path):
     candidates = [[20, 21, 19, 10], None] * 5
     exclude = [[20], [], None, [12, 13], [16]] * 2
@@ -94,6 +97,7 @@ def test_text_ids_of_users_and_items(processor, run, tmp_path):
     assert all(item_id.startswith("B-") for item_id in found["item_ids"][0])
 
 
+@pytest.mark.slow
 def test_one_row_per_interaction(recommender, run, tmp_path):
     """Shuffled interactions give the same recommendations as lists, for users in the order of their first rows."""
     write_users(tmp_path / "users.parquet")
@@ -109,6 +113,7 @@ def test_one_row_per_interaction(recommender, run, tmp_path):
     assert_frame_equal(found.drop("user_id"), expected[order].drop("user_id"), abs_tol=1e-4)
 
 
+@pytest.mark.slow
 def test_timestamps_are_read_if_they_count(recommender, run, tmp_path):
     timed = PatchRecommender(
         recommender.model, recommender.processor.with_layout(TimeWindowLayout(60, num_text_items=1))
@@ -198,6 +203,7 @@ def interrupt(monkeypatch, after):
     monkeypatch.setattr(JobParts, "write", fail_later)
 
 
+@pytest.mark.slow
 def test_an_interrupted_job_continues(recommender, run, tmp_path, monkeypatch):
     write_users(tmp_path / "users.parquet", 18)
     _, expected = run(output="unbroken.parquet")
@@ -220,14 +226,16 @@ def test_an_interrupted_job_continues(recommender, run, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
-        ({"k": 4}, r"\(k: old 3, new 4\)"),
-        ({"users_per_part": 5}, r"\(users_per_part: old 4, new 5\)"),
-        ({"exclude_seen": False}, r"\(exclude_seen: old True, new False\)"),
-        ({"drop_unknown": True}, r"\(drop_unknown: old False, new True\)"),
-        ("histories", r"\(histories\.content: old '\w+', new '\w+'\)"),
-        ("checkpoint", r"\(checkpoint\.the models' weights: old '\w+', new '\w+'\)"),
-    ],
+    first_fast(
+        [
+            ({"k": 4}, r"\(k: old 3, new 4\)"),
+            ({"users_per_part": 5}, r"\(users_per_part: old 4, new 5\)"),
+            ({"exclude_seen": False}, r"\(exclude_seen: old True, new False\)"),
+            ({"drop_unknown": True}, r"\(drop_unknown: old False, new True\)"),
+            ("histories", r"\(histories\.content: old '\w+', new '\w+'\)"),
+            ("checkpoint", r"\(checkpoint\.the models' weights: old '\w+', new '\w+'\)"),
+        ]
+    ),
 )
 def test_a_job_of_other_settings_is_refused(recommender, run, tmp_path, monkeypatch, change, message):
     write_users(tmp_path / "users.parquet")

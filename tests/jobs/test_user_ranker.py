@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tiers import first_fast
 from users_of_jobs import make_recommender
 
 from patchrec_hf import BudgetLayout, PatchRecommender, TimeWindowLayout
@@ -25,13 +26,15 @@ def recommender(processor):
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"exclude_seen": False, "unique_titles": False},
-        {"method": "exact"},
-        {"method": "beam", "num_beams": 6},
-        {"method": "exact", "max_title_tokens": 3, "normalizer": "catalog"},
-    ],
+    first_fast(
+        [
+            {},
+            {"exclude_seen": False, "unique_titles": False},
+            {"method": "exact"},
+            {"method": "beam", "num_beams": 6},
+            {"method": "exact", "max_title_tokens": 3, "normalizer": "catalog"},
+        ]
+    ),
 )
 def test_users_are_ranked_as_one_by_one(recommender, settings):
     histories = [[10, 11, 12], [14], [18, 19, 20, 21, 10], [16, 17]]

@@ -12,6 +12,7 @@ from item_parts import item_model, item_processor, plain_model
 from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import load_file
+from tiers import first_fast
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig
 
@@ -59,7 +60,7 @@ def save_backbone(catalog, directory, tied, **kwargs):
     return str(directory)
 
 
-@pytest.fixture(params=["tied", "untied"])
+@pytest.fixture(params=first_fast(["tied", "untied"]))
 def backbone(request, catalog, tmp_path):
     return save_backbone(catalog, tmp_path / "backbone", request.param == "tied")
 
@@ -67,8 +68,8 @@ def backbone(request, catalog, tmp_path):
 def train(model, processor, rows, output_dir, stage="finetune", peft_config=None, **kwargs):
     trainer_class, config_class = STAGES[stage]
     args = config_class(
-        str(output_dir), use_cpu=True, max_steps=3, warmup_steps=0, report_to="none", disable_tqdm=True, eval_ks=[],
-        **{"save_strategy": "no", "learning_rate": 1e-2} | kwargs,
+        str(output_dir), use_cpu=True, warmup_steps=0, report_to="none", disable_tqdm=True, eval_ks=[],
+        **{"save_strategy": "no", "learning_rate": 1e-2, "max_steps": 3} | kwargs,
     )  # fmt: skip
     trainer = trainer_class(
         model, args, train_dataset=rows, processing_class=processor, peft_config=peft_config or LoraConfig(r=4)
@@ -82,6 +83,7 @@ def scores(model, processor):
     return {item.item_id: item.score for item in PatchRecommender(model, processor).recommend(HISTORY, k=6)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_adapters_save_load_merge_and_rank_alike(backbone, processor, rows, tmp_path, stage):
     trainer = train(backbone, processor, rows, tmp_path / "run", stage)
@@ -104,6 +106,7 @@ def test_adapters_save_load_merge_and_rank_alike(backbone, processor, rows, tmp_
     assert scores(untouched, processor) != pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_special_tokens_are_trained_and_the_place_holder_is_not(backbone, processor, rows, tmp_path):
     before = load_model(backbone, processor.tokenizer).get_input_embeddings().weight.detach().clone()
     trainer = train(backbone, processor, rows, tmp_path)
@@ -113,6 +116,7 @@ def test_special_tokens_are_trained_and_the_place_holder_is_not(backbone, proces
     assert sorted(changed) == sorted(ids[token] for token in SPECIAL_TOKENS if token != PATCH_TOKEN)
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_tied_head_is_not_passed_by(catalog, processor, rows, tmp_path):
     """SFTTrainer's fused head would take the weight that the adapter wraps."""
     trainer = train(save_backbone(catalog, tmp_path / "backbone", tied=True), processor, rows, tmp_path / "run")
@@ -124,6 +128,7 @@ def test_an_adapter_on_a_tied_head_is_not_passed_by(catalog, processor, rows, tm
     )
 
 
+@pytest.mark.slow
 def test_adapters_learn_among_the_catalog(backbone, processor, blocks, tmp_path):
     """The head's special tokens are adapted where it is tied, and then it is read whole."""
     losses = []
@@ -138,6 +143,7 @@ def test_adapters_learn_among_the_catalog(backbone, processor, blocks, tmp_path)
     assert losses[0][-1] < losses[0][0]
 
 
+@pytest.mark.slow
 def test_an_adapter_says_how_titles_are_scored(backbone, processor, rows, tmp_path):
     settings = {"title_normalizer": "catalog", "title_temperature": 2.0}
     train(backbone, processor, rows, tmp_path / "run", **settings).save_model(str(tmp_path / "adapter"))
@@ -149,13 +155,15 @@ def test_an_adapter_says_how_titles_are_scored(backbone, processor, rows, tmp_pa
     assert (config.title_normalizer, config.title_temperature) == ("vocabulary", 1.0)
 
 
-@pytest.mark.parametrize("objective", ["title", "item", "both"])
+@pytest.mark.parametrize("objective", first_fast(["title", "item", "both"]))
 def test_an_adapter_says_what_it_was_trained_for(backbone, processor, rows, tmp_path, objective):
     """`fit_fusion` takes titles as a part only if they were trained."""
-    train(backbone, processor, rows, tmp_path / "run", objective=objective).save_model(str(tmp_path / "adapter"))
+    settings = {"objective": objective, "max_steps": 1, "per_device_train_batch_size": 4}
+    train(backbone, processor, rows, tmp_path / "run", **settings).save_model(str(tmp_path / "adapter"))
     assert load_model(tmp_path / "adapter").config.objective == objective
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_adapter(backbone, processor, rows, tmp_path):
     """Pre-trained with one adapter, fine-tuned with another, which names what it was trained on."""
     first = train(backbone, processor, rows, tmp_path / "run", "pretrain")
@@ -171,6 +179,7 @@ def test_training_goes_on_from_an_adapter(backbone, processor, rows, tmp_path):
     assert scores(load_model(tmp_path / "finetuned"), processor) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_adapters_resume(backbone, processor, rows, tmp_path):
     unbroken = train(backbone, processor, rows, tmp_path / "unbroken")
     train(backbone, processor, rows, tmp_path / "run", save_strategy="steps", save_steps=2)
@@ -211,6 +220,7 @@ def test_target_modules_that_do_not_exist(model, tokenizer):
         complete_lora_config(LoraConfig(target_modules=["q_proj", "query"]), model, tokenizer)
 
 
+@pytest.mark.slow
 def test_adapters_of_another_backbone(catalog, processor, rows, tmp_path):
     backbone = save_backbone(catalog, tmp_path / "backbone", tied=True)
     train(backbone, processor, rows, tmp_path / "run").save_model(str(tmp_path / "adapter"))
@@ -222,6 +232,7 @@ def test_adapters_of_another_backbone(catalog, processor, rows, tmp_path):
         load_adapted(tmp_path / "adapter", base_model=deeper)
 
 
+@pytest.mark.slow
 def test_what_says_how_files_are_found_is_said_of_the_base_too(catalog, processor, rows, tmp_path, monkeypatch):
     backbone = save_backbone(catalog, tmp_path / "backbone", tied=True)
     train(backbone, processor, rows, tmp_path / "run").save_model(str(tmp_path / "adapter"))
@@ -236,6 +247,7 @@ def test_what_says_how_files_are_found_is_said_of_the_base_too(catalog, processo
     assert asked == {"local_files_only": True}
 
 
+@pytest.mark.slow
 def test_adapters_that_do_not_say_what_they_were_trained_on(model, processor, rows, tmp_path):
     model.name_or_path = model.config.name_or_path = ""
     trainer = train(model, processor, rows, tmp_path / "run")
@@ -349,6 +361,7 @@ def test_the_name_of_a_repository_stays(tmp_path):
         assert json.loads(path.read_text()) == {"base_model_name_or_path": name}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 @pytest.mark.parametrize("stage", STAGES)
 def test_quantized_backbones_train_an_adapter(catalog, rows, tmp_path, monkeypatch, stage):
@@ -376,6 +389,7 @@ def test_quantized_backbones_train_an_adapter(catalog, rows, tmp_path, monkeypat
     assert scores(loaded.get_base_model(), processor) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["item", "both"])
 @pytest.mark.parametrize("residual_size", [None, 5])
 def test_adapters_train_and_hold_the_item_head(backbone, processor, rows, tmp_path, objective, residual_size):
@@ -413,6 +427,7 @@ def test_adapters_train_and_hold_the_item_head(backbone, processor, rows, tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_an_adapter_on_a_model_with_a_head(processor, rows, tmp_path):
     """The head of the model is trained further, and the saved adapter replaces it."""
     item_model().save_pretrained(tmp_path / "base")
@@ -441,6 +456,7 @@ def head_weights(model):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")
 def test_quantized_backbones_train_an_item_head(catalog, rows, tmp_path, monkeypatch):
     """QLoRA: head and residuals are neither quantized nor rounded, and are loaded with the adapter."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, encode, histories, make_processor, rank_all, scores_by_item, shared_model
+from tiers import first_fast
 from transformers import LlamaConfig
 from trees import ITEM_IDS, LAYOUTS, ROW, plain
 
@@ -21,7 +22,7 @@ from patchrec_hf.runtime.attention import (
 )
 
 
-@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])
+@pytest.mark.parametrize("family", first_fast([family for family in FAMILIES if family != "gemma2"]))
 def test_eager_and_sdpa_rank_alike(family: str) -> None:
     model, processor = shared_model(family), make_processor()
     prompts = [encode(processor, history) for history in histories()]
@@ -65,7 +66,7 @@ def test_gradient_of_a_trunk_in_bf16(monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", first_fast(LAYOUTS))
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_attention_forward(with_attention, processor, layout):
     """FlexAttention has no backward on the CPU, so only its forward is compared here."""

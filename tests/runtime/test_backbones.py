@@ -14,6 +14,7 @@ from families import (
     make_processor,
     shared_backbone,
 )
+from tiers import first_fast
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -103,8 +104,8 @@ def special_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
 
 
-@pytest.mark.parametrize("prepared", [False, True], ids=["plain", "prepared"])
-@pytest.mark.parametrize("family", ["llama_tied", "llama_untied", "gpt2", "phi"])
+@pytest.mark.parametrize("prepared", first_fast([False, True]), ids=["plain", "prepared"])
+@pytest.mark.parametrize("family", first_fast(["llama_tied", "llama_untied", "gpt2", "phi"]))
 def test_tokens_beyond_the_table_start_as_the_mean(family: str, prepared: bool, tmp_path: Path) -> None:
     """Also where the tokenizer was prepared, as for a processor, before the model was made."""
     tokenizer = plain_tokenizer()

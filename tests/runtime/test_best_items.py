@@ -3,11 +3,12 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import scaled
 
 from patchrec_hf.runtime.best_items import best_items
 
 
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 @given(
     scores=st.lists(st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]), min_size=7, max_size=7), min_size=1),
     k=st.integers(1, 7),

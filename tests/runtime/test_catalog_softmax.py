@@ -5,6 +5,7 @@ import pytest
 import torch
 from brute_force import brute_force_catalog
 from rankers import rank, score
+from tiers import first_fast
 
 from patchrec_hf import CatalogRanker, PatchRecForCausalLM, PatchRecommender, RankingConfig, evaluate_model
 from patchrec_hf.runtime.catalog_softmax import catalog_log_softmax
@@ -57,8 +58,8 @@ def expected_scores(model, processor, prompt, temperature=1.0):
     return brute_force_catalog(model, titles, end, prompt, range(len(titles)), temperature)
 
 
-@pytest.mark.parametrize("temperature", [None, 2.0])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("temperature", first_fast([None, 2.0]))
+@pytest.mark.parametrize("method", first_fast(METHODS))
 def test_every_method_equals_brute_force(model, processor, prompts, trie, method, temperature):
     settings = {"method": method, "normalizer": "catalog", "temperature": temperature, **METHODS[method]}
     ranking = rank(model, trie, prompts, processor.prompt.pad_id, k=12, batch_size=3, **settings)
@@ -118,6 +119,7 @@ def test_nothing_is_read_that_leads_to_no_choice(model, processor, prompts, trie
     assert (everything.tokens_read < by_vocabulary.tokens_read / 3).all()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_says_how_its_titles_are_scored(model, processor, prompts, tmp_path, rows):
     model.config.title_normalizer, model.config.title_temperature = "catalog", 2.0
     for part in (model, processor):

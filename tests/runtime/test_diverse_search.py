@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rankers import rank
+from tiers import scaled
 from tiny_parts import plain_prompt, tiny_model, title_tokens
 
 from patchrec_hf import RankingConfig
@@ -187,7 +188,8 @@ def slow_reference(model, titles, prompt, num_groups, penalty, ended):
     return [titles.index(sequences[group]) for group in order], [scores[group] for group in order]
 
 
-@settings(max_examples=25)
+@pytest.mark.slow
+@settings(max_examples=scaled(25))
 @given(
     titles=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), min_size=2, max_size=10, unique_by=tuple),
     num_groups=st.integers(1, 7),

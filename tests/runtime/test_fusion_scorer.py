@@ -52,6 +52,7 @@ def ranker(model, processor, **settings):
     return CatalogRanker(model, processor, RankingConfig(method="fusion", **{"k": 4, **settings}))
 
 
+@pytest.mark.slow
 def test_all_parts_by_hand(head, processor):
     processor = fused(item_processor(processor), item=0.8, titles=0.3, co_visits=0.5, similar_titles=0.2, seen=-2.0)
     prompts = prompts_of(processor)
@@ -76,6 +77,7 @@ def test_parts_are_log_probabilities(head, processor):
         np.testing.assert_allclose(np.exp(array).sum(axis=1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_batches_change_nothing(head, processor, batch_size):
     processor = fused(item_processor(processor), item=1.0, titles=0.5, seen=-1.0)

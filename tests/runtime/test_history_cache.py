@@ -1,6 +1,7 @@
 """History caches: buffers that grow, in which the column of a key is its position."""
 
 import numpy as np
+import pytest
 import torch
 
 from patchrec_hf.runtime.history_cache import HistoryCache, as_dynamic_cache, columns_of, join_histories
@@ -40,6 +41,7 @@ def test_positions_are_columns():
     assert cache.layers[1] is None
 
 
+@pytest.mark.slow
 def test_a_full_buffer_grows_by_a_share():
     cache, widths = HistoryCache(1, [None]), []
     for position in range(2000):

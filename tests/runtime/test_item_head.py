@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import TITLES
 from item_parts import item_model, item_processor, plain_model, scores_by_hand
+from tiers import first_fast
 
 from patchrec_hf import (
     Catalog,
@@ -47,8 +48,8 @@ def test_before_training(similarity, residual_size):
     )
 
 
-@pytest.mark.parametrize("layout", [TextLayout(), ItemPatchLayout(0), SessionPatchLayout(2)])
-@pytest.mark.parametrize("residual_size", [0, 5, None])
+@pytest.mark.parametrize("layout", first_fast([TextLayout(), ItemPatchLayout(0), SessionPatchLayout(2)]))
+@pytest.mark.parametrize("residual_size", first_fast([0, 5, None]))
 def test_an_untrained_head_changes_no_bit(processor, rows, layout, residual_size):
     """Of logits and loss. Gradients, and a packed batch, whose prompts stand in another order, are summed anew."""
     outputs = []

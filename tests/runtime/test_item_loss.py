@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import scaled
 
 from patchrec_hf.runtime import item_loss as module
 from patchrec_hf.runtime.item_loss import Features, item_loss
@@ -45,7 +46,7 @@ def value_and_gradients(loss, *inputs):
     return [loss.detach(), *torch.autograd.grad(3 * loss, inputs)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 @given(
     num_users=st.integers(1, 9),
     num_items=st.integers(1, 7),

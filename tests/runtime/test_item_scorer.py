@@ -10,6 +10,7 @@ from conftest import ITEM_IDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, item_processor, scores_by_hand
+from tiers import scaled
 
 from patchrec_hf import DropLayout, ItemPatchLayout, RandomPatchLayout, SessionPatchLayout, TextLayout
 from patchrec_hf.runtime import best_items, best_products, item_scorer
@@ -54,7 +55,8 @@ def count_rows(model, run):
         hook.remove()
 
 
-@settings(max_examples=40)
+@pytest.mark.slow
+@settings(max_examples=scaled(40))
 @given(
     histories=st.lists(
         st.lists(st.integers(0, 3) | st.integers(0, len(ITEM_IDS) - 1), min_size=1, max_size=8),

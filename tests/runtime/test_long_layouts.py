@@ -130,6 +130,7 @@ def test_sizes_are_powers_of_two_and_never_grow_towards_the_newest(num_items, wi
     assert len(sizes) <= 2 * width * (1 + np.log2(max(num_items / width, 1)))
 
 
+@pytest.mark.slow
 def test_a_pyramid_of_ten_thousand_items_is_short_and_seldom_read_anew():
     layout = PyramidLayout()
     longest, num_read, before = 0, 0, np.empty(0)
@@ -217,6 +218,7 @@ def test_a_budget_is_kept_and_used(title_lengths, max_tokens, separate_patches, 
         )
 
 
+@pytest.mark.slow
 def test_a_budget_is_used_and_its_beginning_stays_while_a_history_grows():
     num_read, before = 0, np.empty(0)
     for num_items in range(201, 2001):

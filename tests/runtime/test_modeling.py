@@ -18,6 +18,7 @@ from families import (
     training_batch,
 )
 from peft import LoraConfig, get_peft_model
+from tiers import first_fast
 from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, MixtralConfig, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -130,7 +131,9 @@ def test_embedding_module_runs_once_per_forward(model: PatchRecForCausalLM, proc
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("auto_class", [PatchRecForCausalLM, AutoModelForCausalLM], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "auto_class", first_fast([PatchRecForCausalLM, AutoModelForCausalLM]), ids=lambda c: c.__name__
+)
 @torch.no_grad()
 def test_save_and_load(
     auto_class: type,

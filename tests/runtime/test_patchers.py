@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from item_parts import item_model, plain_model
 from peft import LoraConfig, get_peft_model
+from tiers import first_fast, scaled
 
 from patchrec_hf import (
     ItemPatchLayout,
@@ -139,7 +140,8 @@ def test_each_patch_keeps_its_weight(seed, sessions):
 # Models
 
 
-@settings(max_examples=40)
+@pytest.mark.slow
+@settings(max_examples=scaled(40))
 @given(
     st.lists(
         st.tuples(st.permutations(range(12)), st.integers(1, 8), st.sampled_from(LAYOUTS)), min_size=1, max_size=4
@@ -174,7 +176,7 @@ def test_an_untrained_patcher_is_the_mean(processor, cases, packs, patcher):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("patcher", LEARNED)
+@pytest.mark.parametrize("patcher", first_fast(LEARNED))
 def test_a_packed_batch_is_the_padded_one(processor, blocks, patcher):
     model = LEARNED[patcher](plain_model())
     for layout in LAYOUTS:
@@ -241,8 +243,8 @@ def test_a_batch_without_patches_is_read_as_before(processor, rows, patcher):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("family", ["llama_tied", "gpt2", "gemma2", "qwen3_sliding"])
-@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("family", first_fast(["llama_tied", "gpt2", "gemma2", "qwen3_sliding"]))
+@pytest.mark.parametrize("num_layers", first_fast([1, 2]))
 def test_titles_are_read_alone_by_the_first_layers(family, num_layers):
     """Against a backbone of its own, whose configuration has fewer layers."""
     processor, model = make_processor(), contextual(shared_model(family), num_layers)
@@ -320,7 +322,7 @@ def test_rankings_are_exact_with_a_patcher(patcher):
     np.testing.assert_allclose(scores_by_item(ranking)[0], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("patcher", LEARNED)
+@pytest.mark.parametrize("patcher", first_fast(LEARNED))
 def test_in_low_precision(processor, rows, patcher):
     model = LEARNED[patcher](plain_model())
     batch = PatchDataCollator(processor)(list(rows))
@@ -337,7 +339,7 @@ def test_in_low_precision(processor, rows, patcher):
 # Checkpoints
 
 
-@pytest.mark.parametrize("patcher", LEARNED)
+@pytest.mark.parametrize("patcher", first_fast(LEARNED))
 def test_a_checkpoint_keeps_its_patcher(processor, rows, tmp_path, patcher):
     model = LEARNED[patcher](plain_model())
     model.save_pretrained(tmp_path)
@@ -372,6 +374,7 @@ def test_patchers_that_there_are_not():
 # Training
 
 
+@pytest.mark.slow
 def test_a_trainer_adds_and_trains_the_patcher(make_trainer, tmp_path):
     trainer = make_trainer("finetune", plain_model(), patcher="attention")
     trainer.train()
@@ -395,6 +398,7 @@ def test_layers_that_the_model_has_already(make_trainer):
         make_trainer("finetune", model, patcher="contextual", patcher_layers=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patcher", LEARNED)
 def test_pretraining_from_batches_without_patches(make_trainer, patcher):
     """The first step of pre-training compresses nothing."""
@@ -403,6 +407,7 @@ def test_pretraining_from_batches_without_patches(make_trainer, patcher):
     assert all((weights != 0).all() for weights in trainer.model.model.patcher.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_its_patcher(make_trainer, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}
     whole = make_trainer("finetune", plain_model(), patcher="attention", **saving)
@@ -415,6 +420,7 @@ def test_a_run_resumes_with_its_patcher(make_trainer, tmp_path):
         make_trainer("finetune", plain_model()).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
 
 
+@pytest.mark.slow
 def test_adapters_and_patchers(make_trainer, processor, rows, tmp_path):
     adapted = get_peft_model(plain_model(), LoraConfig(target_modules=["q_proj"]))
     with pytest.raises(ValueError, match=r"`patcher='attention'` is not the patcher of the adapter's base model"):
@@ -435,6 +441,7 @@ def test_adapters_and_patchers(make_trainer, processor, rows, tmp_path):
     assert loaded.eval()(**batch).loss.item() == pytest.approx(merged(**batch).loss.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patcher", LEARNED)
 def test_items_are_learned_and_ranked_with_a_patcher(make_trainer, processor, rows, patcher):
     full = with_layout(processor, ItemPatchLayout(0), item_residuals=True)

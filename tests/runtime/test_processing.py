@@ -10,6 +10,7 @@ import torch
 from conftest import ITEM_IDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import scaled
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoProcessor, PreTrainedTokenizerFast
 
@@ -55,7 +56,7 @@ def naive_history(processor, history, segments):
     return [*ids, prompt.end_id, *prompt.suffix_ids], patches
 
 
-@settings(max_examples=60)
+@settings(max_examples=scaled(60))
 @given(
     history=st.lists(st.integers(0, len(ITEM_IDS) - 1), min_size=1, max_size=12),
     layout=st.sampled_from(
@@ -277,7 +278,7 @@ def test_folded_items_by_hand(processor, num_residuals):
     assert [len(array) for array in nothing] == [0, 0, 0, 0]
 
 
-@settings(max_examples=30)
+@settings(max_examples=scaled(30))
 @given(
     history=st.lists(st.integers(0, len(ITEM_IDS) - 1), min_size=1, max_size=8),
     layout=st.sampled_from([ItemPatchLayout(0), ItemPatchLayout(2), SessionPatchLayout(2), RandomPatchLayout(0.5)]),

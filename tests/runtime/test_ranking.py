@@ -5,6 +5,7 @@ import pytest
 from brute_force import brute_force
 from item_parts import item_model, item_processor, scores_by_hand
 from rankers import rank, score
+from tiers import first_fast
 from tiny_parts import title_tokens
 
 import patchrec_hf.runtime.item_scorer as item_scorer_module
@@ -75,9 +76,9 @@ def counted(model, run):
 UNEQUAL = [np.arange(12), np.array([3]), np.arange(0, 12, 2), np.array([7, 8]), np.arange(12)]
 
 
-@pytest.mark.parametrize("positions_per_forward", [0, 4, 32, 1000])
-@pytest.mark.parametrize("batch_size", [2, 4, 5])
-@pytest.mark.parametrize("settings", [{}, {"max_title_tokens": 3}, {"method": "beam"}])
+@pytest.mark.parametrize("positions_per_forward", first_fast([0, 4, 32, 1000]))
+@pytest.mark.parametrize("batch_size", first_fast([2, 4, 5]))
+@pytest.mark.parametrize("settings", first_fast([{}, {"max_title_tokens": 3}, {"method": "beam"}]))
 def test_a_batch_of_unequal_users_reads_no_more_than_one_by_one(
     model, processor, prompts, trie, monkeypatch, positions_per_forward, batch_size, settings
 ):
@@ -104,7 +105,7 @@ def test_a_batch_of_unequal_users_reads_no_more_than_one_by_one(
         assert forwards < forwards_alone
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 8])
+@pytest.mark.parametrize("batch_size", first_fast([1, 2, 8]))
 def test_prompts_are_made_once_when_there_is_room(model, processor, prompts, trie, method, batch_size):
     made = []
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiers import first_fast
 from user_states import make_recommender, state_model, state_processor
 
 from patchrec_hf import ItemPatchLayout, SessionPatchLayout
@@ -37,8 +38,10 @@ def state_by_hand(model, processor, items):
     return model.model(**tensors, use_cache=False).last_hidden_state[0, prompt.history_end]
 
 
-@pytest.mark.parametrize("positions_per_forward", [1, 7, 1024])
-@pytest.mark.parametrize("layout", [ItemPatchLayout(0), ItemPatchLayout(2), SessionPatchLayout(2)], ids=str)
+@pytest.mark.parametrize("positions_per_forward", first_fast([1, 7, 1024]))
+@pytest.mark.parametrize(
+    "layout", first_fast([ItemPatchLayout(0), ItemPatchLayout(2), SessionPatchLayout(2)]), ids=str
+)
 def test_states_by_hand(layout, positions_per_forward, monkeypatch):
     monkeypatch.setattr("patchrec_hf.runtime.read_histories._POSITIONS_PER_FORWARD", positions_per_forward)
     processor = state_processor(layout)

@@ -126,6 +126,7 @@ def test_everything_seen(recommender):
         recommender.recommend(list(range(10, 22)), k=1)
 
 
+@pytest.mark.slow
 def test_round_trip_through_a_new_process(recommender, processor, tmp_path):
     """Saved, and loaded where nothing else is known: the same logits and recommendations, to the bit."""
     import torch

@@ -6,6 +6,7 @@ from brute_force import brute_force, brute_force_catalog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rankers import rank
+from tiers import scaled
 from tiny_parts import plain_prompt, tiny_model, title_tokens
 
 import patchrec_hf.runtime.ranking as ranking_module
@@ -20,7 +21,8 @@ random_titles = st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=4), mi
 random_prompts = st.lists(st.lists(st.integers(0, 10), min_size=1, max_size=5), min_size=1, max_size=3)
 
 
-@settings(max_examples=60)
+@pytest.mark.slow
+@settings(max_examples=scaled(60))
 @given(
     titles=random_titles,
     k=st.integers(1, 14),
@@ -87,6 +89,7 @@ def test_random_tries(
         check(method="exact", max_title_tokens=data.draw(st.integers(0, 12)))
 
 
+@pytest.mark.slow
 def test_many_beams_are_read_in_several_forwards(model, processor, prompts, trie, monkeypatch):
     expected = rank(model, trie, prompts, processor.prompt.pad_id, k=12, method="beam")
     monkeypatch.setattr(search_module, "_MAX_TOKENS_PER_FORWARD", 2)

@@ -9,6 +9,7 @@ import torch
 from families import TITLES, shared_model, tiny
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiers import first_fast
 from user_states import assert_equals_reading_anew, make_recommender, plans_of, state_model, state_processor
 
 from patchrec_hf import (
@@ -43,8 +44,10 @@ def present_titles():
     return dict(zip(IDS, TITLES, strict=True))
 
 
-@pytest.mark.parametrize("layout", [ItemPatchLayout(0), SessionPatchLayout(2), RandomPatchLayout(0.5)], ids=str)
-@pytest.mark.parametrize("time_gaps", [False, True])
+@pytest.mark.parametrize(
+    "layout", first_fast([ItemPatchLayout(0), SessionPatchLayout(2), RandomPatchLayout(0.5)]), ids=str
+)
+@pytest.mark.parametrize("time_gaps", first_fast([False, True]))
 def test_a_state_goes_on(layout, time_gaps, path):
     recommender = make_recommender(ItemPatchLayout(1), time_gaps=time_gaps)
     times = (lambda *lists: list(lists)) if time_gaps else lambda *lists: None

@@ -11,6 +11,7 @@ import torch
 from families import FAMILIES, TITLES, tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiers import first_fast, scaled
 from user_states import (
     METHODS,
     assert_equals_reading_anew,
@@ -63,8 +64,8 @@ class ThinningLayout:
         return [Segment("session_patch", first, num_items)]
 
 
-@pytest.mark.parametrize("family", STATE_FAMILIES)
-@pytest.mark.parametrize("layout", [*APPEND_ONLY, *OTHERS], ids=str)
+@pytest.mark.parametrize("family", first_fast(STATE_FAMILIES))
+@pytest.mark.parametrize("layout", first_fast([*APPEND_ONLY, *OTHERS]), ids=str)
 def test_clicks_equal_reading_anew(family, layout):
     recommender = make_recommender(layout, family)
     state = recommender.start(IDS[:3])
@@ -156,14 +157,14 @@ FACTS = {
 }
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(**FACTS)
 def test_any_changes_equal_reading_anew(tmp_path, **facts):
     check_changes(tmp_path / "state.safetensors", **facts)
 
 
 @pytest.mark.slow
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(**FACTS)
 def test_many_changes_equal_reading_anew(tmp_path, **facts):
     check_changes(tmp_path / "state.safetensors", **facts)

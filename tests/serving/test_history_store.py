@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis_server import redis_server
+from tiers import scaled
 
 from patchrec_hf.serving.history_store import Added, Addition, Event, EventConflictError, check_kept_facts
 from patchrec_hf.serving.redis_histories import RedisHistories
@@ -139,7 +140,7 @@ ADDITIONS = st.builds(Addition, st.sampled_from(["ada", "ben"]), st.lists(EVENTS
 NAMES = iter(f"model-{number}" for number in range(10_000))
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(25), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(ADDITIONS, min_size=1, max_size=3), max_size=4), limit=st.integers(1, 6))
 def test_any_additions_equal_the_model(make_store, batches, limit):
     model = Model()

@@ -204,6 +204,7 @@ def malformed_requests():
     return requests[:500]
 
 
+@pytest.mark.slow
 def test_five_hundred_malformed_requests(client):
     requests = malformed_requests()
     assert len(requests) == 500

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from served import IDS, events
+from tiers import scaled
 from user_states import make_recommender
 
 from patchrec_hf import ItemPatchLayout, TimeWindowLayout
@@ -69,6 +70,7 @@ def test_states_are_started_kept_and_appended(store):
     assert_alike(served.recommend("ada"), served.recommender.recommend(IDS[:4], 6, method="item"))
 
 
+@pytest.mark.slow
 def test_two_users_are_appended_together(store):
     served = Counted(store)
     for user, items in (("ada", IDS[:3]), ("ben", IDS[8:10])):
@@ -97,6 +99,7 @@ def test_late_events_take_their_place_in_time(store):
     assert served.counts() == (0, 0, 2)  # it is read anew
 
 
+@pytest.mark.slow
 def test_long_histories(store):
     """The model reads the items that a user state holds, and recommends none of all stored ones."""
     served, anew = Counted(store), Counted(store, cache_bytes=0)
@@ -112,6 +115,7 @@ def test_long_histories(store):
     assert not {item.item_id for item in served.recommend("ada", k=18)} & set(IDS[:20])
 
 
+@pytest.mark.slow
 def test_a_block_of_nothing_equals_recommend_for_any_length(store):
     served = Counted(store, block_size=0)
     for number in range(12):
@@ -181,7 +185,7 @@ STEPS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=scaled(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, block_size=st.integers(0, 3), is_small=st.booleans())
 def test_any_clicks_equal_reading_anew(tmp_path_factory, steps, block_size, is_small):
     store = SqliteHistories(tmp_path_factory.mktemp("any") / "histories.sqlite", False)

@@ -10,6 +10,7 @@ from typing import ClassVar
 import interrupted_run
 import pytest
 from safetensors.torch import load_file
+from tiers import first_fast
 from trainer_parts import STAGES
 
 from patchrec_hf import Catalog, PatchFinetuneConfig, PatchFinetuneTrainer, PatchRecForCausalLM, SessionPatchLayout
@@ -109,6 +110,7 @@ def test_what_is_deleted(tmp_path, limit, best, left):
     assert (tmp_path / "checkpoint-best").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_marked_when_it_is_whole(tmp_path, monkeypatch):
     """An older one goes only then; and one that is written again is not whole meanwhile."""
     trainer = interrupted_run.make_trainer(tmp_path)
@@ -177,12 +179,14 @@ def test_resuming_by_true_takes_the_last_whole_checkpoint(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        ({"seed": 1}, "seed: old 42, new 1"),
-        ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps: old 1, new 3"),
-        ({"max_steps": 5}, "max_steps: old 1, new 5"),
-        ({"num_train_epochs": 5}, "num_train_epochs: old 1.0, new 5"),
-    ],
+    first_fast(
+        [
+            ({"seed": 1}, "seed: old 42, new 1"),
+            ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps: old 1, new 3"),
+            ({"max_steps": 5}, "max_steps: old 1, new 5"),
+            ({"num_train_epochs": 5}, "num_train_epochs: old 1.0, new 5"),
+        ]
+    ),
 )
 def test_other_settings(run, settings, message):
     change(run, **settings)
@@ -258,6 +262,7 @@ def test_the_mark_is_written_at_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [RUN_NAME]
 
 
+@pytest.mark.slow
 def test_changed_settings_of_the_optimizer_are_named_once(make_trainer, tmp_path, caplog):
     """The optimizer's saved state holds them, so a resumed run keeps the old ones."""
     settings = {"save_strategy": "steps", "save_steps": 2, "eval_ks": []}

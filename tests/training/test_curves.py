@@ -35,6 +35,7 @@ def figures(monkeypatch):
     return saved
 
 
+@pytest.mark.slow
 def test_losses_and_metrics(figures, tmp_path):
     assert plot_curves(LOG, tmp_path / "curves.png") == tmp_path / "curves.png"
     loss, metrics = figures[0].axes
@@ -57,6 +58,7 @@ def test_a_run_without_evaluations_has_one_panel(figures, tmp_path):
     assert len(figures[0].axes) == 1
 
 
+@pytest.mark.slow
 def test_writes_an_image_into_a_new_directory(tmp_path):
     path = plot_curves(LOG, tmp_path / "new" / "curves.png")
     assert path.stat().st_size > 1000

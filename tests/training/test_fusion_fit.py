@@ -57,6 +57,7 @@ def test_the_fit_says_what_the_parts_reach_alone(head, processor, chains):
         assert log_probs[np.arange(len(rows)), targets].mean() == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_parts_follow_from_the_model(model, head, processor, chains):
     def parts(model, processor, objective):
         model.config.objective = objective

@@ -12,6 +12,7 @@ from conftest import ITEM_IDS, TITLES
 from datasets import Dataset, IterableDataset
 from item_parts import item_model, item_processor, plain_model
 from peft import LoraConfig, get_peft_model
+from tiers import first_fast
 from trainer_parts import as_stream, logged
 
 from patchrec_hf import (
@@ -139,16 +140,18 @@ def test_collator_that_packs_against_the_arguments(make_trainer, processor):
 
 @pytest.mark.parametrize(
     ("targets", "message"),
-    [
-        ([3, 2], r"target positions \[3, 2\] must ascend. It is row 5 of"),
-        ([2, 2], r"must ascend. It is row 5 of"),
-        ([], r"Row 5 \(user 77\) has the target positions \[\]"),
-        ([2, None], r"Row 5 \(user 77\) has the target positions \[2, None\]"),
-        (None, r"Row 5 \(user 77\) has the target positions None"),
-        ([0], r"position 0 must lie between 1 and 9; .* It is row 5 of"),
-        ([3, 10], r"position 10 must lie between 1 and 9; .* It is row 5 of"),
-        ([1, 9], r"must lie less than `max_history` \(8\) apart.* It is row 5 of"),
-    ],
+    first_fast(
+        [
+            ([3, 2], r"target positions \[3, 2\] must ascend. It is row 5 of"),
+            ([2, 2], r"must ascend. It is row 5 of"),
+            ([], r"Row 5 \(user 77\) has the target positions \[\]"),
+            ([2, None], r"Row 5 \(user 77\) has the target positions \[2, None\]"),
+            (None, r"Row 5 \(user 77\) has the target positions None"),
+            ([0], r"position 0 must lie between 1 and 9; .* It is row 5 of"),
+            ([3, 10], r"position 10 must lie between 1 and 9; .* It is row 5 of"),
+            ([1, 9], r"must lie less than `max_history` \(8\) apart.* It is row 5 of"),
+        ]
+    ),
 )
 def test_bad_targets_are_found_before_training(make_trainer, rows, targets, message):
     bad = {"user_id": 77, "item_ids": rows[0]["item_ids"][:1] * 10, "target_positions": targets}
@@ -186,6 +189,7 @@ def test_collator_of_another_processor_is_refused(make_trainer, processor):
         make_trainer("finetune", collator=PatchDataCollator(processor.with_layout(processor.layout)))
 
 
+@pytest.mark.slow
 def test_a_stream_with_several_targets_is_packed(make_trainer, rows):
     several = rows.map(lambda row: {"target_positions": [len(row["item_ids"]) - 2, len(row["item_ids"]) - 1]})
     trainer = make_trainer("finetune", train_dataset=as_stream(several))
@@ -344,8 +348,8 @@ def test_layouts_that_leave_out_the_newest_item(make_trainer, processor):
     make_trainer("finetune", processing_class=processor.with_layout(DropLayout(1.0)), objective="item")
 
 
-@pytest.mark.parametrize("objective", ["title", "item", "both"])
-@pytest.mark.parametrize("has_head", [False, True])
+@pytest.mark.parametrize("objective", first_fast(["title", "item", "both"]))
+@pytest.mark.parametrize("has_head", first_fast([False, True]))
 def test_a_step_uses_every_weight_that_is_trained(make_trainer, processor, rows, objective, has_head):
     """DDP relies on it: by default, it does not look for weights that a forward did not use."""
     model = item_model(residual_size=0) if has_head else None
@@ -380,13 +384,15 @@ def test_a_cpu_does_not_train_in_float16(make_trainer):
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [
-        (lambda rows, bad: rows.select([]), "is empty"),
-        (lambda rows, bad: {"few": rows, "none": rows.select([])}, "is empty"),
-        (lambda rows, bad: {}, "dictionary without data sets"),
-        (lambda rows, bad: bad, r"Row 0 \(user 0\) has the target positions \[\]"),
-        (lambda rows, bad: {"few": rows, "bad": bad}, r"Row 0 \(user 0\) has the target positions \[\]"),
-    ],
+    first_fast(
+        [
+            (lambda rows, bad: rows.select([]), "is empty"),
+            (lambda rows, bad: {"few": rows, "none": rows.select([])}, "is empty"),
+            (lambda rows, bad: {}, "dictionary without data sets"),
+            (lambda rows, bad: bad, r"Row 0 \(user 0\) has the target positions \[\]"),
+            (lambda rows, bad: {"few": rows, "bad": bad}, r"Row 0 \(user 0\) has the target positions \[\]"),
+        ]
+    ),
 )
 def test_evaluating_no_rows(make_trainer, rows, make, message):
     bad = Dataset.from_list([{**row, "target_positions": []} for row in rows], features=rows.features)
@@ -468,8 +474,10 @@ def test_layouts_that_read_times_are_checked_before_training(make_trainer, proce
         make_trainer("finetune", collator=collator)
 
 
-@pytest.mark.parametrize("layout", [TimeWindowLayout(3600, 1), PyramidLayout(width=2), BudgetLayout(40, 5)], ids=repr)
-@pytest.mark.parametrize("objective", ["title", "item"])
+@pytest.mark.parametrize(
+    "layout", first_fast([TimeWindowLayout(3600, 1), PyramidLayout(width=2), BudgetLayout(40, 5)]), ids=repr
+)
+@pytest.mark.parametrize("objective", first_fast(["title", "item"]))
 def test_both_trainers_take_long_layouts(make_trainer, processor, rows, layout, objective):
     timed = rows.map(lambda row: {"timestamps": [1800 * place**2 for place in range(len(row["item_ids"]))]})
     for stage in ("pretrain", "finetune"):

@@ -27,6 +27,7 @@ def test_the_trainer_shows_blocks(make_trainer, disable_tqdm, expected):
     assert [type(one) for one in callbacks if isinstance(one, PrinterCallback | ProgressCallback)] == [expected]
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_is_a_file(make_trainer, rows, monkeypatch, capsys):
     """No line is overwritten, and an evaluation is one block too."""
     stream = io.StringIO()

@@ -75,6 +75,7 @@ def test_a_batch_of_one_row_may_be_too_large(begin):
     assert "A smaller batch is not enough: with `per_device_train_batch_size=1`, training needs about 2.0" in warned
 
 
+@pytest.mark.slow
 def test_the_longest_rows_are_counted(processor, rows):
     collator = PatchDataCollator(processor, TextLayout())
     lengths = collator.row_lengths(rows)

@@ -1,8 +1,11 @@
 """`model_init`: every run begins with a new model, so that a hyperparameter search compares like with like."""
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiers import first_fast
 from transformers.hyperparameter_search import ALL_HYPERPARAMETER_SEARCH_BACKENDS, HyperParamSearchBackendBase
 from transformers.trainer_utils import BestRun, HPSearchBackend
 
@@ -53,12 +56,8 @@ def offline(monkeypatch):
 
 
 @pytest.fixture
-def make_model(catalog, tokenizer):
-    def make():
-        backbone, _ = build_tiny_backbone(catalog, vocab_size=400, hidden_size=32)
-        return PatchRecForCausalLM.from_backbone(backbone, tokenizer)
-
-    return make
+def make_model(unchanged_model):
+    return lambda: copy.deepcopy(unchanged_model).train()
 
 
 @pytest.fixture
@@ -85,6 +84,7 @@ def space(trial):
     return {"learning_rate": trial.suggest_float("learning_rate", 1e-9, 1e-2, log=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["title", "item"])
 def test_search_of_the_learning_rate(make_searcher, offline, objective):
     trainer = make_searcher(objective=objective)
@@ -96,6 +96,7 @@ def test_search_of_the_learning_rate(make_searcher, offline, objective):
     assert best.hyperparameters == {"learning_rate": RATES[int(best.run_id)]}
 
 
+@pytest.mark.slow
 def test_each_run_begins_anew(make_searcher):
     trainer = make_searcher(learning_rate=1e-2)
     first = trainer.train().training_loss
@@ -104,6 +105,7 @@ def test_each_run_begins_anew(make_searcher):
     assert trainer.state.log_history[0]["num_tokens"] == tokens
 
 
+@pytest.mark.slow
 def test_a_resumed_run_counts_its_tokens_on(make_searcher, tmp_path):
     trainer = make_searcher(save_strategy="steps", save_steps=2)
     trainer.train()
@@ -113,6 +115,7 @@ def test_a_resumed_run_counts_its_tokens_on(make_searcher, tmp_path):
     assert [entry["num_tokens"] for entry in resumed.state.log_history if "loss" in entry] == expected
 
 
+@pytest.mark.slow
 def test_an_adapter_begins_anew(make_model, make_searcher):
     def make():
         torch.manual_seed(0)
@@ -122,6 +125,7 @@ def test_an_adapter_begins_anew(make_model, make_searcher):
     assert trainer.train().training_loss == trainer.train().training_loss
 
 
+@pytest.mark.slow
 def test_ranking_metrics_as_the_goal(make_searcher, offline):
     trainer = make_searcher()
     best = trainer.hyperparameter_search(
@@ -140,16 +144,18 @@ def test_a_sum_of_all_metrics_is_no_goal(make_searcher, offline):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "item_dropout",
-        "objective",
-        "tree_packing",
-        "seed",
-        "layout",
-        "eval_method",
-        "train_sampling_strategy",
-        "learnig_rate",
-    ],
+    first_fast(
+        [
+            "item_dropout",
+            "objective",
+            "tree_packing",
+            "seed",
+            "layout",
+            "eval_method",
+            "train_sampling_strategy",
+            "learnig_rate",
+        ]
+    ),
 )
 def test_settings_that_the_model_was_made_with_are_refused(make_searcher, offline, name):
     with pytest.raises(ValueError, match=f"`{name}`.*may try.*learning_rate.*a new trainer for each trial"):

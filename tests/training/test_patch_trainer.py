@@ -13,6 +13,7 @@ from conftest import TITLES
 from datasets import Dataset
 from item_parts import item_model, item_processor
 from peft import LoraConfig, PromptTuningConfig
+from tiers import first_fast
 from trainer_parts import STAGES, as_stream, logged
 from transformers import BloomConfig, BloomForCausalLM, TrainerState
 from trl import RichProgressCallback, SFTTrainer
@@ -33,7 +34,7 @@ def batches(trainer):
     return list(trainer.get_train_dataloader())
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", first_fast(STAGES))
 def test_workers_change_nothing(make_trainer, stage):
     alone = batches(make_trainer(stage, num_train_epochs=1))
     helped = batches(make_trainer(stage, dataloader_num_workers=2, dataloader_prefetch_factor=2))
@@ -60,6 +61,7 @@ def test_accumulation_keeps_the_rows_and_draws_of_a_step(make_trainer):
         assert torch.equal(expected[:, :width] * pad, got[:, :width] * pad)
 
 
+@pytest.mark.slow
 def test_accumulated_loss_is_the_whole_batches_loss(make_trainer):
     losses = []
     for kwargs in ({}, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}):
@@ -81,6 +83,7 @@ def check_resumed_run(make_trainer, tmp_path, kwargs):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_gives_the_unbroken_run(make_trainer, tmp_path, workers):
     kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
@@ -98,6 +101,7 @@ def test_head_projects_labelled_positions_only(make_trainer, rows, tree_packing)
     assert projected == [(1, (batch["labels"] != -100).sum())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tree_packing", [False, True])
 def test_loss_and_metrics_equal_those_of_trl(make_trainer, rows, tree_packing):
     """On a CPU the model computes the loss itself. SFTTrainer's fused head gives the same loss and metrics."""
@@ -166,6 +170,7 @@ def test_embedding_gradient_equals_a_loop_over_items(model, processor, rows):
     torch.testing.assert_close(table.weight.grad, gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_packed_training_is_padded_training(make_trainer, blocks, stage, accumulation):
@@ -195,6 +200,7 @@ def test_packed_training_is_padded_training(make_trainer, blocks, stage, accumul
         assert logged(packed, key) == pytest.approx(logged(padded, key))
 
 
+@pytest.mark.slow
 def test_what_was_fed_is_counted(make_trainer, blocks):
     trainer = make_trainer("finetune", train_dataset=blocks, max_steps=1, per_device_train_batch_size=6)
     trainer.train()
@@ -238,6 +244,7 @@ def first_epoch(trainer):
     return trainer.get_train_dataloader().batch_sampler.sampler
 
 
+@pytest.mark.slow
 def test_batches_of_one_length(make_trainer):
     """Grouped by length, batches hold less padding; every row is still seen once."""
     order = list(TITLES)
@@ -258,6 +265,7 @@ def test_batches_of_one_length(make_trainer):
     assert users["group_by_length"] == list(range(40))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["random", "group_by_length"])
 def test_packed_training_resumes_with_workers(make_trainer, blocks, tmp_path, strategy):
     kwargs = {"max_steps": 5, "per_device_train_batch_size": 2, "train_dataset": blocks}
@@ -288,6 +296,7 @@ def test_rows_without_targets_add_nothing(make_trainer, blocks):
     assert torch.equal(collator([empty[0], *blocks])["input_ids"], collator(list(blocks))["input_ids"])
 
 
+@pytest.mark.slow
 def test_lora_trains_packed_as_padded(model, processor, blocks, tmp_path):
     losses = []
     for packs in (False, True):
@@ -313,6 +322,7 @@ def test_prompt_learning_trains_padded(model, processor, blocks, tmp_path):
         PatchFinetuneTrainer(model, args, train_dataset=blocks, processing_class=processor, peft_config=config)
 
 
+@pytest.mark.slow
 def test_lora_trains(model, processor, rows, tmp_path):
     args = PatchFinetuneConfig(
         str(tmp_path), use_cpu=True, max_steps=2, report_to="none", disable_tqdm=True, eval_ks=[5], save_strategy="no"
@@ -339,6 +349,7 @@ def test_lora_trains(model, processor, rows, tmp_path):
     assert "eval_hr@5" in trainer.evaluate()
 
 
+@pytest.mark.slow
 def test_the_log_goes_where_report_to_says(make_trainer, rows, tmp_path, monkeypatch):
     """TensorBoard stands for all: the log is the Trainer's own, and nothing is sent anywhere else."""
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -350,6 +361,7 @@ def test_the_log_goes_where_report_to_says(make_trainer, rows, tmp_path, monkeyp
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(logged(trainer, "loss"))
 
 
+@pytest.mark.slow
 def test_rich_progress(make_trainer, rows, capsys):
     trainer = make_trainer("finetune", eval_dataset=rows, eval_strategy="steps", eval_steps=3)
     trainer.add_callback(RichProgressCallback())
@@ -357,6 +369,7 @@ def test_rich_progress(make_trainer, rows, capsys):
     assert "hr@5" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_workers_change_nothing_in_a_stream(make_trainer, rows, stage):
     """Nine batches of four are more than two epochs of fourteen rows."""
@@ -379,6 +392,7 @@ def test_an_epoch_of_a_stream_holds_every_row_once(make_trainer, rows):
     assert [row.progress for row in streamed[::4]] == [step / 7 for step in range(7)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_stream_resumes_where_it_stopped(make_trainer, rows, tmp_path, accumulation):
     kwargs = {"save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": accumulation}
@@ -392,6 +406,7 @@ def test_a_stream_resumes_where_it_stopped(make_trainer, rows, tmp_path, accumul
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_the_users_arguments_are_never_written_to(make_trainer, rows, tmp_path):
     """The trainer has a copy: a second stage can be configured from the first one's arguments."""
     args = PatchPretrainConfig(
@@ -409,6 +424,7 @@ def test_the_users_arguments_are_never_written_to(make_trainer, rows, tmp_path):
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_steps", [3, 4, 6])
 def test_a_finished_run_takes_no_further_step(make_trainer, max_steps):
     """This also holds if the run ended within an epoch, which has four steps."""
@@ -422,6 +438,7 @@ def test_a_finished_run_takes_no_further_step(make_trainer, max_steps):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_finished_stream_takes_no_further_step(make_trainer, rows):
     settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "train_dataset": as_stream(rows)}
     first = make_trainer(**settings)
@@ -431,6 +448,7 @@ def test_a_finished_stream_takes_no_further_step(make_trainer, rows):
     assert again.state.global_step == 2
 
 
+@pytest.mark.slow
 def test_num_tokens_continue_after_resuming(make_trainer, tmp_path):
     """The checkpoint holds the token count of step 4, which was not logged before."""
     unbroken = make_trainer(output_dir=str(tmp_path / "unbroken"), logging_steps=3)
@@ -442,6 +460,7 @@ def test_num_tokens_continue_after_resuming(make_trainer, tmp_path):
     assert len(logged(resumed, "num_tokens")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_a_finished_run_saves_and_evaluates_nothing_more(make_trainer, rows, tmp_path, streamed):
     settings = {"save_strategy": "epoch", "eval_strategy": "epoch", "eval_dataset": rows, "eval_ks": []}
@@ -455,6 +474,7 @@ def test_a_finished_run_saves_and_evaluates_nothing_more(make_trainer, rows, tmp
     assert len(logged(resumed, "eval_loss")) == before + 1  # the one that the checkpoint's state holds
 
 
+@pytest.mark.slow
 def test_tokens_are_counted_though_the_last_event_is_an_evaluation(make_trainer, rows, tmp_path):
     settings = {"eval_dataset": rows, "eval_strategy": "steps", "eval_steps": 6, "eval_ks": []}
     trainer = make_trainer(logging_steps=500, save_strategy="steps", save_steps=6, **settings)
@@ -474,6 +494,7 @@ def test_the_models_tags_name_the_library(make_trainer):
 OBJECTIVES = ["item", "both"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_items_are_learned(make_trainer, processor, rows, stage, objective):
@@ -494,6 +515,7 @@ def test_items_are_learned(make_trainer, processor, rows, stage, objective):
     assert min(logged(trainer, "num_tokens")) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("tree_packing", [False, True])
 def test_accumulated_item_targets_are_the_whole_batch(make_trainer, processor, uneven, objective, tree_packing):
@@ -518,6 +540,7 @@ def test_accumulated_item_targets_are_the_whole_batch(make_trainer, processor, u
     assert (weights[0]["item_head.item_vectors.bias"] - start["item_head.item_vectors.bias"]).norm() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_packed_item_training_is_padded_training(make_trainer, processor, uneven, objective):
     trainers = [
@@ -541,6 +564,7 @@ def test_packed_item_training_is_padded_training(make_trainer, processor, uneven
     assert packed.evaluate()["eval_loss"] == pytest.approx(padded.evaluate()["eval_loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_negatives", [None, 5])
 def test_resuming_an_item_run_gives_the_unbroken_run(make_trainer, processor, tmp_path, num_negatives):
     kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
@@ -560,6 +584,7 @@ def test_an_item_loss_that_is_no_number_is_an_error(make_trainer, processor):
         trainer.train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_items_are_learned_from_a_stream(make_trainer, processor, rows, stage):
     trainer = make_trainer(
@@ -574,6 +599,7 @@ def test_items_are_learned_from_a_stream(make_trainer, processor, rows, stage):
 CATALOG = {"title_normalizer": "catalog", "title_temperature": 2.0}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("setting", [{}, {"bf16": True}, {"activation_checkpointing": True}, {"objective": "both"}])
 def test_titles_are_learned_among_the_catalog(make_trainer, rows, stage, setting):
@@ -614,6 +640,7 @@ def test_only_the_choices_tokens_are_projected(make_trainer, rows, monkeypatch):
     assert trainer.model.lm_head.weight.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["title", "both"])
 @pytest.mark.parametrize("tree_packing", [False, True])
 def test_accumulated_choices_are_the_whole_batch(make_trainer, processor, uneven, objective, tree_packing):
@@ -636,6 +663,7 @@ def test_accumulated_choices_are_the_whole_batch(make_trainer, processor, uneven
             assert (weight - other[name]).norm() <= 2e-4 * step, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_packed_training_among_the_catalog_is_padded_training(make_trainer, blocks, stage):
     trainers = [
@@ -660,6 +688,7 @@ def test_one_step_lowers_the_loss_over_the_catalog(make_trainer, rows):
     assert trainer.evaluate()["eval_loss"] < before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resuming_a_run_among_the_catalog_gives_the_unbroken_run(make_trainer, tmp_path, workers):
     kwargs = {"max_steps": 7, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
@@ -674,6 +703,7 @@ def test_resuming_a_run_among_the_catalog_gives_the_unbroken_run(make_trainer, t
             make_trainer(**{**kwargs, **changed}).train(checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from item_parts import item_model, item_processor
+from tiers import first_fast
 from trainer_parts import as_stream, logged
 from transformers import TrainerState
 
@@ -20,6 +21,7 @@ from patchrec_hf.training import ranking_evaluation
 OBJECTIVES = ["item", "both"]
 
 
+@pytest.mark.slow
 def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
     trainer = make_trainer(
         "finetune",
@@ -41,8 +43,8 @@ def test_evaluation_ranks_and_picks_the_best_checkpoint(make_trainer, rows):
     assert metrics["eval_title_hr@10"] == np.mean(ranked.targets["title_rank"].to_numpy() <= 10)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"dataloader_drop_last": True}])
-@pytest.mark.parametrize("batch_size", [1, 4, 14])
+@pytest.mark.parametrize("kwargs", first_fast([{}, {"dataloader_drop_last": True}]))
+@pytest.mark.parametrize("batch_size", first_fast([1, 4, 14]))
 def test_evaluation_loss_is_a_mean_over_all_labels(make_trainer, rows, batch_size, kwargs):
     """The mean does not depend on the batch size, although batches hold unequal numbers of labels."""
     trainer = make_trainer("finetune", eval_dataset=rows, per_device_eval_batch_size=batch_size, eval_ks=[], **kwargs)
@@ -63,6 +65,7 @@ def test_fillers_of_an_evaluation_have_no_labels(rows, processor):
         assert [row for row in labels if row] == expected
 
 
+@pytest.mark.slow
 def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch):
     caps = []
     monkeypatch.setattr(
@@ -78,6 +81,7 @@ def test_rows_ranked_during_training_are_capped(make_trainer, rows, monkeypatch)
     assert caps == [2, None]
 
 
+@pytest.mark.slow
 def test_packed_evaluation_loss(make_trainer, blocks):
     padded, packed = (
         make_trainer("finetune", train_dataset=blocks, tree_packing=packing, per_device_eval_batch_size=6)
@@ -86,6 +90,7 @@ def test_packed_evaluation_loss(make_trainer, blocks):
     assert packed.evaluate(blocks)["eval_loss"] == pytest.approx(padded.evaluate(blocks)["eval_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_grouped_batches_are_evaluated_in_order(make_trainer, rows):
     """The base class would group evaluation rows too, by a length that they do not have."""
     trainer = make_trainer(
@@ -96,6 +101,7 @@ def test_grouped_batches_are_evaluated_in_order(make_trainer, rows):
     assert logged(trainer, "eval_loss")[-1] == pytest.approx(expected["eval_loss"])
 
 
+@pytest.mark.slow
 def test_predictions_are_ranked_item_ids(make_trainer, rows):
     trainer = make_trainer("finetune", eval_ks=[3])
     with torch.no_grad():  # large weights, so that users get different rankings
@@ -137,8 +143,8 @@ def test_rows_to_predict_are_checked(make_trainer, rows, kind):
         trainer.predict(wrong[kind])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("batch_size", first_fast([1, 3, 8]))
+@pytest.mark.parametrize("objective", first_fast(OBJECTIVES))
 def test_evaluation_loss_is_a_mean_over_all_targets(make_trainer, processor, uneven, batch_size, objective):
     """Fillers fill the last batch and count nothing. Negatives are drawn in training only."""
     trainer = make_trainer(
@@ -151,6 +157,7 @@ def test_evaluation_loss_is_a_mean_over_all_targets(make_trainer, processor, une
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_evaluation_ranks_by_items(make_trainer, processor, rows, objective):
     trainer = make_trainer(

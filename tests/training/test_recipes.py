@@ -61,6 +61,7 @@ def test_the_all_patch_recipe_is_the_preset():
     PatchFinetuneConfig("outputs", use_cpu=True, **recipe.training)
 
 
+@pytest.mark.slow
 def test_each_stage_begins_with_the_result_of_the_last(backbone, processor, rows, tmp_path, monkeypatch, capsys):
     starts = []
     for trainer_class in (PatchPretrainTrainer, PatchFinetuneTrainer):
@@ -89,6 +90,7 @@ def test_each_stage_begins_with_the_result_of_the_last(backbone, processor, rows
     assert len(starts) == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_stage_resumes(make_trainer, tmp_path):
     """As if the run had been stopped after training, while it saved its result."""
     made = []

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import TITLES
 from item_parts import item_processor
+from tiers import first_fast
 from trainer_parts import as_stream, logged
 from transformers import TrainerCallback
 
@@ -36,6 +37,7 @@ def test_saved_checkpoint_recommends(make_trainer, tmp_path):
     assert [item.score for item in recommended] == pytest.approx([item.score for item in expected])
 
 
+@pytest.mark.slow
 def test_model_card(make_trainer, rows, tmp_path):
     trainer = make_trainer("finetune", eval_dataset=rows, max_steps=1, eval_strategy="steps", eval_steps=1)
     trainer.train()
@@ -46,6 +48,7 @@ def test_model_card(make_trainer, rows, tmp_path):
     assert "| hr@5 |" in card
 
 
+@pytest.mark.slow
 def test_the_card_stands_beside_the_model(make_trainer, rows, tmp_path, monkeypatch):
     """Its snippet loads the directory that it stands in, and its table holds what was measured."""
     monkeypatch.chdir(tmp_path)
@@ -66,6 +69,7 @@ def test_the_card_stands_beside_the_model(make_trainer, rows, tmp_path, monkeypa
     assert "Twelve Books" in card
 
 
+@pytest.mark.slow
 def test_the_card_shows_the_metrics_of_the_best_model(make_trainer, rows, tmp_path):
     """The last evaluation is worse here, so the trainer saves the weights of the first one."""
     settings = {"max_steps": 4, "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
@@ -84,6 +88,7 @@ def test_the_card_shows_the_metrics_of_the_best_model(make_trainer, rows, tmp_pa
     assert f"| loss | {last:.4f} |" in (tmp_path / "run" / "checkpoint-4" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_card_shows_each_evaluation_set(make_trainer, rows, tmp_path):
     sets = {"few": rows.select(range(4)), "all": rows}
     trainer = make_trainer("finetune", eval_dataset=sets, max_steps=1, eval_strategy="steps", eval_steps=1)
@@ -103,7 +108,7 @@ def test_the_card_of_a_model_trained_on_a_stream(make_trainer, rows, tmp_path):
     assert "PatchRec pre-training" in (tmp_path / "run" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("settings", [{"logging_steps": 100}, {"logging_steps": 100, "save_steps": 2}])
+@pytest.mark.parametrize("settings", first_fast([{"logging_steps": 100}, {"logging_steps": 100, "save_steps": 2}]))
 def test_a_loss_that_is_no_number_is_never_saved(make_trainer, tmp_path, settings):
     """It is found at the next log entry, save or end of an epoch, and the message names the step it began at."""
     trainer = make_trainer("finetune", save_strategy="steps", **{"save_steps": 100} | settings)
@@ -125,6 +130,7 @@ def test_a_callback_that_is_added_later_saves_no_bad_model(make_trainer, tmp_pat
     assert last_checkpoint(tmp_path / "run") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["best", "late"])
 def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(
     make_trainer, rows, tmp_path, monkeypatch, strategy
@@ -154,6 +160,7 @@ def test_a_checkpoint_that_is_written_again_is_not_whole_meanwhile(
     assert last_checkpoint(tmp_path / "run") == last
 
 
+@pytest.mark.slow
 def test_a_saved_item_checkpoint_recommends_by_items(make_trainer, processor, tmp_path):
     trainer = make_trainer("finetune", processing_class=item_processor(processor), objective="item")
     trainer.train()

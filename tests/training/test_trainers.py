@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from item_parts import item_processor, plain_model
+from tiers import first_fast
 from torch import nn
 from trainer_parts import STAGES, logged
 
@@ -24,6 +25,7 @@ from patchrec_hf.runtime.encoding import pad_histories
 from patchrec_hf.tiny import build_tiny_backbone
 
 
+@pytest.mark.slow
 def test_probability_rises_with_the_steps(make_trainer):
     trainer = make_trainer(max_steps=-1, num_train_epochs=2)  # 14 rows: 4 steps an epoch
     trainer.train()
@@ -34,6 +36,7 @@ def test_probability_rises_with_the_steps(make_trainer):
     assert all(tokens > 0 for tokens in logged(trainer, "prompt_tokens"))
 
 
+@pytest.mark.slow
 def test_evaluation_in_pretraining_uses_the_fixed_layout(make_trainer, rows):
     pretrain, finetune = make_trainer(eval_dataset=rows), make_trainer("finetune", eval_dataset=rows)
     first, second = pretrain.evaluate(), finetune.evaluate()
@@ -41,6 +44,7 @@ def test_evaluation_in_pretraining_uses_the_fixed_layout(make_trainer, rows):
     assert pretrain.evaluate()["eval_loss"] == first["eval_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_loss_falls_on_a_repeated_batch(make_trainer, rows, stage):
     trainer = make_trainer(stage, train_dataset=rows.select(range(4)), max_steps=20, warmup_steps=0)
@@ -49,6 +53,7 @@ def test_loss_falls_on_a_repeated_batch(make_trainer, rows, stage):
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_both_stages_with_one_model(make_trainer):
     pretrain = make_trainer("pretrain", max_steps=2)
     pretrain.train()
@@ -110,8 +115,8 @@ def test_distillation_by_hand(processor, blocks, normalizer):
     assert counted.loss.item() == pytest.approx(outputs.loss.item() / 4, rel=1e-5)
 
 
-@pytest.mark.parametrize("twin", ["compressed", "dropped"])
-@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@pytest.mark.parametrize("twin", first_fast(["compressed", "dropped"]))
+@pytest.mark.parametrize("normalizer", first_fast(NORMALIZERS))
 def test_distillation_in_packed_batches(processor, blocks, normalizer, twin):
     model = plain_model()
     losses = []
@@ -144,6 +149,7 @@ def test_only_training_batches_have_teachers(processor, rows):
         assert {*compressed} <= {0, -100}
 
 
+@pytest.mark.slow
 def test_training_distills_and_logs_it(make_trainer, rows):
     trainer = make_trainer(distillation_weight=1.0, eval_dataset=rows.select(range(4)))
     trainer.train()
@@ -157,6 +163,7 @@ def test_training_distills_and_logs_it(make_trainer, rows):
     assert not logged(plain, "distillation_loss")
 
 
+@pytest.mark.slow
 def test_accumulation_distills_alike(make_trainer):
     """Micro-batches of one row share the count of labels with the whole batch of four."""
     weights = []
@@ -172,6 +179,7 @@ def test_accumulation_distills_alike(make_trainer):
         torch.testing.assert_close(weights[1][0][name], values, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_distillation_with_both_objectives(make_trainer, processor):
     trainer = make_trainer(objective="both", distillation_weight=1.0, processing_class=item_processor(processor))
     trainer.train()
@@ -218,6 +226,7 @@ def test_items_alone_have_no_teachers(processor):
         PatchPretrainDataCollator(processor, objective="item", distills=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_distills_alike(make_trainer, tmp_path):
     make_trainer(save_strategy="steps", save_steps=3).train()
     checkpoint = str(tmp_path / "run" / "checkpoint-3")
