@@ -81,7 +81,7 @@ _MODULES = {
     "fit_fusion": "training.fusion_fit",
     "PatchFinetuneTrainer": "training.trainers",
     "PatchPretrainTrainer": "training.trainers",
-    "JobSummary": "jobs.recommend_users",
+    "JobSummary": "jobs.job",
     "recommend_users": "jobs.recommend_users",
     "build_tiny_backbone": "tiny",
 }
@@ -150,7 +150,7 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .hub.exports import export_backbone as export_backbone
     from .hub.exports import export_checkpoint as export_checkpoint
     from .hub.exports import export_to_hub as export_to_hub
-    from .jobs.recommend_users import JobSummary as JobSummary
+    from .jobs.job import JobSummary as JobSummary
     from .jobs.recommend_users import recommend_users as recommend_users
     from .runtime.adapters import load_model as load_model
     from .runtime.catalog import Catalog as Catalog

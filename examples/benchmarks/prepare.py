@@ -8,16 +8,21 @@ side then prepares the log by the same steps in its own process: it reads the lo
 repeated rows, keeps users with 20 interactions and items with 10 users, sorts each user's interactions, splits them in
 time, and writes Parquet. The script checks that both results are equal, and prints the ratio of the times and each
 side's peak memory.
+
+    python examples/benchmarks/prepare.py --sides prior --json outputs/prior.json
+
+One more side makes a fitted prior of the log, in one process (see `prior_side.py`): it keeps all ratings, makes rows,
+counts pairs, transitions and recent popularity, and fits the weights of their mix.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -87,23 +92,35 @@ def prepare_with_pandas(directory: Path, target: Path) -> None:
 SIDES = {"patchrec_hf": prepare_ours, "pandas": prepare_with_pandas}
 
 
-def measure(side: str, directory: Path, target: Path) -> dict[str, float]:
+def measure(side: str, directory: Path, target: Path) -> dict[str, Any]:
     """Runs one side in its own process, and returns its seconds and peak memory. The seconds exclude imports."""
     command = [sys.executable, __file__, "--side", side, "--directory", str(directory), "--target", str(target)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        last = ""
+        for line in process.stdout or ():
+            if last:
+                print(last, flush=True)
+            last = line.rstrip()
+    if process.returncode:
+        raise SystemExit(f"The side {side!r} failed; its message stands above.")
+    return json.loads(last)
 
 
 def run_side(side: str, directory: Path, target: Path) -> None:
     """Runs one side, and prints the JSON that [`measure`] reads."""
+    if side == "prior":
+        from prior_side import fit_prior
+
+        print(json.dumps(fit_prior(directory, target)))
+        return
     import pandas  # noqa: F401
 
     import patchrec_hf.data.preparation  # noqa: F401
+    from patchrec_hf.data.peak_memory import peak_gib
 
     start = time.perf_counter()
     SIDES[side](directory, target)
-    seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"seconds": seconds, "peak_gib": peak / 2**30}))
+    print(json.dumps({"seconds": time.perf_counter() - start, "peak_gib": peak_gib()}))
 
 
 def main() -> None:
@@ -111,7 +128,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=25_000_000, help="number of ratings in the log")
     parser.add_argument("--repeats", type=int, default=2, help="number of turns of each side; the fastest counts")
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
+    parser.add_argument("--sides", choices=["both", "prior"], default="both", help="what to run (default: both)")
+    parser.add_argument("--side", choices=[*SIDES, "prior"], help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--target", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -119,47 +137,62 @@ def main() -> None:
         run_side(args.side, args.directory, args.target)
         return
 
-    columns = ["user_id", "item_id", "timestamp", "position", "split"]
     with tempfile.TemporaryDirectory() as parent:
         directory = Path(parent) / "log"
         directory.mkdir()
         print(f"Writing a log of {args.rows:,} ratings", flush=True)
         write_log(directory, args.rows)
         size = (directory / "ratings.csv").stat().st_size / 2**30
-        turns: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-        for turn in range(args.repeats):
-            for side in SIDES:
-                print(f"{side}, turn {turn + 1} of {args.repeats}", flush=True)
-                turns[side].append(measure(side, directory, Path(parent) / f"{side}-{turn}"))
-        tables = [
-            pl.scan_parquet(Path(parent) / f"{side}-0" / "interactions.parquet").select(
-                pl.col(columns[:4]).cast(pl.Int64), pl.col("split").cast(pl.String)
-            )
-            for side in SIDES
-        ]
-        num_kept = tables[0].select(pl.len()).collect().item()
-        different = pl.concat(
-            [tables[0], tables[1].rename({name: f"{name}_" for name in columns})], how="horizontal"
-        ).select(pl.any_horizontal(pl.col(name) != pl.col(f"{name}_") for name in columns).sum())
-        if different.collect(engine="streaming").item() != 0:
-            raise SystemExit("The two sides prepared different interactions.")
+        run = compare_sides if args.sides == "both" else run_prior
+        results = {"rows": args.rows, "file_gib": size, **run(directory, args.repeats)}
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
+
+
+def run_prior(directory: Path, _: int) -> dict[str, Any]:
+    """Makes a fitted prior once, and prints what it took."""
+    found = measure("prior", directory, directory.with_name("prior"))
+    print(
+        f"{found['interactions']:,} interactions with {found['items']:,} items became a fitted prior in "
+        f"{found['seconds']:.0f} s, with a peak of {found['peak_gib']:.2f} GiB."
+    )
+    return {"prior": found}
+
+
+def compare_sides(directory: Path, repeats: int) -> dict[str, Any]:
+    """Prepares the log with both sides, checks that they agree, and prints ratio and peaks."""
+    columns = ["user_id", "item_id", "timestamp", "position", "split"]
+    turns: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+    for turn in range(repeats):
+        for side in SIDES:
+            print(f"{side}, turn {turn + 1} of {repeats}", flush=True)
+            turns[side].append(measure(side, directory, directory.with_name(f"{side}-{turn}")))
+    tables = [
+        pl.scan_parquet(directory.with_name(f"{side}-0") / "interactions.parquet").select(
+            pl.col(columns[:4]).cast(pl.Int64), pl.col("split").cast(pl.String)
+        )
+        for side in SIDES
+    ]
+    num_kept = tables[0].select(pl.len()).collect().item()
+    different = pl.concat(
+        [tables[0], tables[1].rename({name: f"{name}_" for name in columns})], how="horizontal"
+    ).select(pl.any_horizontal(pl.col(name) != pl.col(f"{name}_") for name in columns).sum())
+    if different.collect(engine="streaming").item() != 0:
+        raise SystemExit("The two sides prepared different interactions.")
 
     seconds = {side: min(turn["seconds"] for turn in turns[side]) for side in SIDES}
     peaks = {side: max(turn["peak_gib"] for turn in turns[side]) for side in SIDES}
     results = {
-        "rows": args.rows,
         "kept": num_kept,
-        "file_gib": size,
         "ratios": {"vs_pandas": seconds["pandas"] / seconds["patchrec_hf"]},
         "peak_gib": peaks["patchrec_hf"],
         "peak_gib_pandas": peaks["pandas"],
     }
-    print(f"{args.rows:,} ratings ({size:.2f} GiB), of which {num_kept:,} are kept, equal on both sides:")
+    print(f"{num_kept:,} ratings are kept, equal on both sides:")
     print(f"pandas takes {results['ratios']['vs_pandas']:.2f} times as long as patchrec_hf.")
     print(f"Peak memory: {peaks['patchrec_hf']:.2f} GiB, pandas {peaks['pandas']:.2f} GiB.")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
+    return results
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby, product
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 
 from ..data.row_facts import check_same_catalog
@@ -14,10 +15,11 @@ from ..data.rows import check_rows
 from ..evaluation.metrics import ranking_metrics
 from ..runtime.catalog import Catalog
 from ..runtime.hub_files import CO_VISITATION_NAME
-from ..runtime.neighbors import NeighborTable, check_max_neighbors
+from ..runtime.neighbors import NeighborTable, check_max_neighbors, strongest_scores
 from ..runtime.progress import progress_bar
 from .neighbor_recommender import NeighborRecommender
-from .pairs import FlatTargets, Pairs, count_pairs
+from .pair_counts import StoredPairs, count_pairs
+from .pairs import FlatTargets, Pairs
 from .selection import cut_off, ranks_of_targets, single_targets
 
 
@@ -103,8 +105,9 @@ class CoVisitation(NeighborRecommender):
         max_neighbors: int | None = None,
     ) -> CoVisitation:
         """
-        Counts pairs. Each target forms pairs with the items before it in its row. Counting holds each pair
-        that occurs within one window once in memory. The table has one score for each of them, or fewer.
+        Counts pairs. Each target forms pairs with the items before it in its row. The pairs are counted for some items
+        after the other, so that memory holds the training items (8 bytes each), the pairs of some items, and the
+        table. The table has one score for each pair of the catalog, or at most `max_neighbors` for each item.
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -120,7 +123,7 @@ class CoVisitation(NeighborRecommender):
                 Whether to show a progress bar while choosing.
             max_neighbors (`int`, *optional*):
                 Number of largest scores that each item gives to others. It bounds the table of a large catalog, also
-                while choosing: see [`NeighborTable.strongest`]. By default all scores are kept.
+                while counting and choosing: see [`NeighborTable.strongest`]. By default all scores are kept.
 
         Raises:
             TypeError, ValueError: If a data set fails [`check_rows`] or [`check_same_catalog`].
@@ -137,12 +140,14 @@ class CoVisitation(NeighborRecommender):
         flat = FlatTargets.from_rows(dataset, self.catalog)
         popularity = flat.popularity
 
-        def use(pairs: Pairs, weighting: CoVisitationWeighting) -> None:
+        def use(blocks: Iterable[Pairs], weighting: CoVisitationWeighting) -> None:
             exponents = (weighting.source_exponent, weighting.target_exponent)
-            offsets, targets, values = pairs.scores(popularity, weighting.backward_weight, *exponents)
+            parts = []
+            for pairs in blocks:
+                scores = pairs.scores(popularity, weighting.backward_weight, *exponents)
+                parts.append(scores if max_neighbors is None else strongest_scores(*scores, max_neighbors))
             counting = (weighting.decay, weighting.num_history_items)
-            table = NeighborTable(offsets, targets, values, self.catalog.id_numbers, *counting)
-            self._use(weighting, table if max_neighbors is None else table.strongest(max_neighbors))
+            self._use(weighting, NeighborTable(*_joined(parts), self.catalog.id_numbers, *counting))
 
         if validation is None:
             use(count_pairs(flat, self.weighting.window), self.weighting)
@@ -156,7 +161,7 @@ class CoVisitation(NeighborRecommender):
 
         def tries() -> Iterator[tuple[float, int, CoVisitationWeighting, NeighborTable]]:
             for window, group in groupby(progress, key=lambda numbered: numbered[1].window):
-                pairs = count_pairs(flat, window)
+                pairs = StoredPairs(flat, window)
                 for number, weighting in group:
                     use(pairs, weighting)
                     value = ranking_metrics(ranks_of_targets(self, histories, targets), [k])[metric]
@@ -174,3 +179,12 @@ class CoVisitation(NeighborRecommender):
 
     def _restore(self, settings: dict[str, Any]) -> None:
         self.weighting = CoVisitationWeighting(**settings)
+
+
+def _joined(
+    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Joins the offsets, targets and values of consecutive items."""
+    lengths = np.concatenate([np.diff(offsets) for offsets, _, _ in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return offsets, np.concatenate([part[1] for part in parts]), np.concatenate([part[2] for part in parts])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import product
@@ -24,7 +24,8 @@ from ..runtime.title_similarity import title_similarity
 from ..runtime.title_tokens import TitleTokens
 from .hops import normalized_rows, reranked, scaled_rows, strongest, sum_of_hops
 from .neighbor_recommender import NeighborRecommender
-from .pairs import FlatTargets, Pairs, count_pairs
+from .pair_counts import StoredPairs, count_pairs
+from .pairs import FlatTargets, Pairs
 from .selection import cut_off, ranks_of_targets, single_targets
 
 
@@ -127,8 +128,9 @@ class Transitions(NeighborRecommender):
         max_neighbors: int = MAX_NEIGHBORS,
     ) -> Transitions:
         """
-        Counts transitions to each target from the items before it in its row. Counting holds each pair that occurs
-        within one window once in memory.
+        Counts transitions to each target from the items before it in its row. They are counted for some items after
+        the other, so that memory holds the training items (8 bytes each), the pairs of some items, and a few matrices
+        of at most 2 · `max_neighbors` scores for each item.
 
         Args:
             dataset ([`~datasets.Dataset`]):
@@ -156,7 +158,8 @@ class Transitions(NeighborRecommender):
             if rows is not None:
                 check_rows(rows)
                 check_same_catalog(rows, self.catalog)
-        make_table = self._table_maker(FlatTargets.from_rows(dataset, self.catalog), max_neighbors)
+        flat = FlatTargets.from_rows(dataset, self.catalog)
+        make_table = self._table_maker(flat, max_neighbors, count_pairs if validation is None else StoredPairs)
         if validation is None:
             self._table = make_table(self.weighting)
             return self
@@ -175,21 +178,27 @@ class Transitions(NeighborRecommender):
             _, self.weighting, self._table = best
         return self
 
-    def _table_maker(self, flat: FlatTargets, max_neighbors: int) -> Any:
+    def _table_maker(
+        self, flat: FlatTargets, max_neighbors: int, count: Callable[[FlatTargets, int], Iterable[Pairs]]
+    ) -> Any:
         """Returns a function that makes the table of a weighting. It keeps the latest result of each step."""
         popularity, num_items = flat.popularity, len(self.catalog)
         ids = self.catalog.id_numbers
 
         @lru_cache(maxsize=1)
-        def pairs(window: int) -> Pairs:
-            return count_pairs(flat, window)
+        def pairs(window: int) -> Iterable[Pairs]:
+            return count(flat, window)
 
         @lru_cache(maxsize=1)
         def transitions(window: int, backward: float, exponent: float) -> tuple[sparse.csr_array, np.ndarray]:
-            offsets, targets, values = pairs(window).scores(popularity, backward, 0.0, exponent)
-            matrix = sparse.csr_array((values, targets, offsets), shape=(num_items, num_items))
-            matrix, sums = normalized_rows(matrix)
-            return strongest(matrix, max_neighbors), sums
+            kept, sums = [], []
+            for block in pairs(window):
+                offsets, targets, values = block.scores(popularity, backward, 0.0, exponent)
+                rows = sparse.csr_array((values, targets, offsets), shape=(len(offsets) - 1, num_items))
+                rows, sums_of_rows = normalized_rows(rows)
+                kept.append(strongest(rows, max_neighbors))
+                sums.append(sums_of_rows)
+            return sparse.vstack(kept, format="csr"), np.concatenate(sums)
 
         @lru_cache(maxsize=1)
         def titles() -> sparse.csr_array:

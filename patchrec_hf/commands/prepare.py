@@ -16,7 +16,10 @@ from transformers import AutoTokenizer
 
 from ..data.conditions import parse_where
 from ..data.data_card import describe_data
+from ..data.interactions import INTERACTIONS_NAME
 from ..data.loading import prepare_data
+from ..data.peak_memory import peak_gib
+from ..data.preparation import write_sequences
 from ..data.splits import check_cuts, leave_one_out_split, temporal_split, user_ratio_split
 from ..data.titles import tidy_title
 from .errors import errors_in_one_line
@@ -143,12 +146,11 @@ def prepare(args: argparse.Namespace) -> None:
     )
     card = describe_data(data, AutoTokenizer.from_pretrained(args.tokenizer) if args.tokenizer else None)
     data.save(output_dir)
-    sequence = [pl.col(name) for name in ("item_id", "timestamp", "split") if name in data.interactions.columns]
-    sequences = data.interactions.group_by("user_id", maintain_order=True).agg(*sequence)
-    sequences.write_parquet(output_dir / "sequences.parquet")
+    write_sequences(output_dir / INTERACTIONS_NAME, output_dir / "sequences.parquet")
     (output_dir / "README.md").write_text(card.to_markdown(), encoding="utf-8")
     if args.plot:
         card.plot_title_lengths(args.plot)
     print(card.to_markdown())
     if args.push_to_hub:
         print(data.push_to_hub(args.push_to_hub))
+    print(f"Peak memory: {peak_gib():.2f} GiB for {len(data.interactions):,} interactions.")

@@ -15,7 +15,7 @@ from .plain_options import PlainParser
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from ..jobs.recommend_users import JobSummary
+    from ..jobs.job import JobSummary
 
 
 _EXAMPLES = """\
@@ -144,7 +144,8 @@ def _run(args: argparse.Namespace) -> None:
     import torch
 
     from ..jobs.history_files import find_histories
-    from ..jobs.recommend_users import check_arguments, recommend_users
+    from ..jobs.job import check_arguments
+    from ..jobs.recommend_users import recommend_users
     from ..runtime.recommender import PatchRecommender
 
     columns = dict(pair.split("=", 1) for pair in args.columns or ())

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -251,6 +252,31 @@ def prepare(
     check_items(items)
     as_read = FilterStep("as read", **raw.num_read)
     return PreparedData(name, split(rows), items, users, (as_read, *steps), license_terms, ties)
+
+
+def write_sequences(interactions: Path, target: Path) -> None:
+    """
+    Writes one row per user, with the lists of items, times and splits, oldest first. Memory holds one row group, which
+    has whole users.
+
+    Args:
+        interactions (`pathlib.Path`):
+            The interactions, as [`PreparedData.save`] writes them.
+        target (`pathlib.Path`):
+            The Parquet file to write.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(pq.ParquetFile(interactions))
+        names = [name for name in ("item_id", "timestamp", "split") if name in file.schema_arrow.names]
+        writer = None
+        for group in range(file.num_row_groups):
+            rows = pl.DataFrame(file.read_row_group(group, ["user_id", *names]))
+            if "split" in names:  # the same type in each group
+                rows = rows.with_columns(pl.col("split").cast(pl.String))
+            sequences = rows.group_by("user_id", maintain_order=True).agg(*names).to_arrow()
+            if writer is None:
+                writer = stack.enter_context(pq.ParquetWriter(target, sequences.schema, compression="zstd"))
+            writer.write_table(sequences)
 
 
 def ties_of_prepared(directory: Path) -> str | None:

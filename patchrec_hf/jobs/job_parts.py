@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class JobParts:
 
     def missing(self) -> list[int]:
         """Returns the numbers of the parts that are not written, or that a machine broke off while it wrote them."""
-        return [number for number in range(len(self)) if not self._is_whole(number)]
+        return [number for number in range(len(self)) if not self.is_whole(number)]
 
     def num_written(self) -> int:
         """Returns how many users have a part. It counts files, and does not open them."""
@@ -62,7 +63,8 @@ class JobParts:
     def write(self, number: int, rows: pl.DataFrame) -> None:
         """Writes a part (see [`part_rows`]). The file appears when it is whole."""
         path = self.path(number)
-        started = path.with_suffix(".tmp")
+        # A process that was cut off from its job may still write the same part, under another name.
+        started = path.with_suffix(f".{uuid.uuid4().hex}.tmp")
         rows.write_parquet(started)
         started.replace(path)
 
@@ -71,7 +73,8 @@ class JobParts:
         for number in range(len(self)):
             yield pl.read_parquet(self.path(number))
 
-    def _is_whole(self, number: int) -> bool:
+    def is_whole(self, number: int) -> bool:
+        """Returns whether a part is written, to its end."""
         try:
             return pq.read_metadata(self.path(number)).num_rows == self.size(number)
         except (OSError, pa.ArrowInvalid):

@@ -19,6 +19,8 @@ from .title_tokens import ragged_arange
 
 _ENTRIES_PER_BLOCK = 2**18
 """Number of scores that are added up at once, which bounds the memory."""
+_LONG_ROW = 256
+"""Rows of more values are not sorted to find their largest ones."""
 
 _ARRAYS = {
     "offsets": (np.dtype(np.int64),),
@@ -215,21 +217,8 @@ class NeighborTable:
         Raises:
             ValueError: If `max_neighbors` is below 1.
         """
-        check_max_neighbors(max_neighbors)
-        all_lengths = np.diff(self.offsets)
-        long_items = np.flatnonzero(all_lengths > max_neighbors)
-        if len(long_items) == 0:
-            return self
-        lengths = all_lengths[long_items]
-        entries = np.repeat(self.offsets[long_items], lengths) + ragged_arange(lengths)
-        is_kept = np.ones(len(self.values), dtype=bool)
-        is_kept[entries] = is_among_largest(np.repeat(long_items, lengths), self.values[entries], max_neighbors)
-        return replace(
-            self,
-            offsets=np.concatenate([[0], np.cumsum(np.minimum(all_lengths, max_neighbors))]),
-            targets=self.targets[is_kept],
-            values=self.values[is_kept],
-        )
+        offsets, targets, values = strongest_scores(self.offsets, self.targets, self.values, max_neighbors)
+        return self if values is self.values else replace(self, offsets=offsets, targets=targets, values=values)
 
     def check_catalog(self, catalog: Catalog) -> None:
         """
@@ -334,11 +323,55 @@ def is_among_largest(rows: np.ndarray, values: np.ndarray, number: int) -> np.nd
     Returns whether each value is among the `number` largest of its row. `rows` ascends. Among equal values, the first
     ones count as larger.
     """
-    order = np.lexsort((-values, rows))  # stable
-    lengths = np.diff(np.flatnonzero(np.diff(rows, prepend=-1, append=-1)))
+    starts = np.flatnonzero(np.diff(rows, prepend=-1, append=-1))
     is_large = np.empty(len(rows), dtype=bool)
-    is_large[order] = ragged_arange(lengths) < number
+    lengths = np.diff(starts)
+    is_long = lengths > max(_LONG_ROW, number)
+    for start, stop in zip(starts[:-1][is_long].tolist(), starts[1:][is_long].tolist(), strict=True):
+        is_large[start:stop] = _are_largest(values[start:stop], number)
+    rest = np.flatnonzero(np.repeat(~is_long, lengths)) if is_long.any() else np.arange(len(rows))
+    order = rest[np.lexsort((-values[rest], rows[rest]))]  # stable
+    is_large[order] = ragged_arange(lengths[~is_long]) < number
     return is_large
+
+
+def _are_largest(values: np.ndarray, number: int) -> np.ndarray:
+    """As [`is_among_largest`] for one row of more than `number` values, without sorting them."""
+    limit = np.partition(values, -number)[-number]
+    is_large = values > limit
+    is_large[np.flatnonzero(values == limit)[: number - np.count_nonzero(is_large)]] = True
+    return is_large
+
+
+def strongest_scores(
+    offsets: np.ndarray, targets: np.ndarray, values: np.ndarray, max_neighbors: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Keeps only the largest scores of each item.
+
+    Args:
+        offsets, targets, values (`numpy.ndarray`):
+            Scores as in [`NeighborTable`], of all items or of some.
+        max_neighbors (`int`):
+            Number of scores that each item keeps at most. Among equal scores, those that come first stay.
+
+    Returns:
+        `tuple` of offsets, targets and values.
+
+    Raises:
+        ValueError: If `max_neighbors` is below 1.
+    """
+    check_max_neighbors(max_neighbors)
+    all_lengths = np.diff(offsets)
+    long_items = np.flatnonzero(all_lengths > max_neighbors)
+    if len(long_items) == 0:
+        return offsets, targets, values
+    lengths = all_lengths[long_items]
+    entries = np.repeat(offsets[long_items], lengths) + ragged_arange(lengths)
+    is_kept = np.ones(len(values), dtype=bool)
+    is_kept[entries] = is_among_largest(np.repeat(long_items, lengths), values[entries], max_neighbors)
+    kept_offsets = np.concatenate([[0], np.cumsum(np.minimum(all_lengths, max_neighbors))])
+    return kept_offsets, targets[is_kept], values[is_kept]
 
 
 def check_max_neighbors(max_neighbors: int) -> None:

@@ -73,13 +73,13 @@ def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: i
         is_other = found != rows + start  # an item does not recommend itself
         rows, found, cosines = rows[is_other], found[is_other], cosines[is_other]
         is_kept = is_among_largest(rows, cosines, max_neighbors)
-        columns.append(found[is_kept])
-        values.append(cosines[is_kept] ** _EXPONENT)
+        columns.append(found[is_kept].astype(np.int32))
+        values.append((cosines[is_kept] ** _EXPONENT).astype(np.float32))
         counts.append(np.bincount(rows[is_kept], minlength=stop - start))
     return NeighborTable(
         offsets=np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64),
-        targets=np.concatenate(columns).astype(np.int32),
-        values=np.concatenate(values).astype(np.float32),
+        targets=np.concatenate(columns),
+        values=np.concatenate(values),
         item_ids=item_ids,
         decay=DECAY,
         num_history_items=NUM_HISTORY_ITEMS,

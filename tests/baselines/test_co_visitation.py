@@ -101,13 +101,13 @@ def test_the_first_of_equals_wins_whatever_its_window():
 
 def test_pairs_of_each_window_are_counted_once(monkeypatch):
     windows = []
-    count_pairs = co_visitation.count_pairs
+    stored_pairs = co_visitation.StoredPairs
 
     def counted(*arguments):
         windows.append(arguments[-1])
-        return count_pairs(*arguments)
+        return stored_pairs(*arguments)
 
-    monkeypatch.setattr(co_visitation, "count_pairs", counted)
+    monkeypatch.setattr(co_visitation, "StoredPairs", counted)
     grid = [CoVisitationWeighting(window, decay=decay) for decay in (0.5, 0.9) for window in (3, 1, 2)]
     rows = rows_of(([10, 11, 12, 13], [1, 2, 3]))
     CoVisitation(CATALOG).fit(rows, rows, grid, show_progress=False)

@@ -1,5 +1,7 @@
 """`patchrec prepare`: a log becomes tables and a card, and mistakes are named before anything is read."""
 
+import re
+
 import polars as pl
 import pytest
 from small_shop import write_shop
@@ -11,7 +13,9 @@ from patchrec_hf.commands import prepare as command
 def test_a_log_with_texts_for_ids(tmp_path, capsys):
     _, data, *settings = map(str, write_shop(tmp_path))
     command.main([data, str(tmp_path / "out"), *settings, "--no-k_core", "--min_item_users", "3"])
-    assert (tmp_path / "out" / "README.md").read_text() in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out" / "README.md").read_text() in printed
+    assert re.search(r"Peak memory: \d+\.\d\d GiB for 180 interactions\.", printed)
     sequences = pl.read_parquet(tmp_path / "out" / "sequences.parquet")
     assert (len(sequences), sequences["item_id"][0][0]) == (20, "SKU-000")
     splits, catalog = load_recommendation_data(tmp_path / "out", max_history=5)

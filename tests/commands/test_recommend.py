@@ -10,7 +10,7 @@ from users_of_jobs import make_recommender, save, write_users
 
 from patchrec_hf import PatchRecommender
 from patchrec_hf.commands.recommend import main, parse, report
-from patchrec_hf.jobs.recommend_users import JobSummary
+from patchrec_hf.jobs.job import JobSummary
 
 
 NEEDED = ["checkpoint", "--histories", "users.parquet", "--output", "top.parquet"]

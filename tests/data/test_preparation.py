@@ -3,6 +3,7 @@
 from functools import partial
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 from sixty_users import COLUMNS, CUTS, preparation_rows
 
@@ -15,7 +16,7 @@ from patchrec_hf import (
     temporal_split,
 )
 from patchrec_hf.data import preparation
-from patchrec_hf.data.preparation import prepare
+from patchrec_hf.data.preparation import prepare, write_sequences
 from patchrec_hf.data.raw import RawData
 
 
@@ -40,6 +41,17 @@ def test_prepared_data_is_saved_and_loaded(data, tmp_path):
     assert {split: rows.to_list() for split, rows in examples.items()} == preparation_rows(data, max_history=5)
     others, _ = load_recommendation_data(tmp_path / "saved", 5, split=leave_one_out_split)
     assert len(others["test"]) == 60
+
+
+def test_sequences_are_written_group_by_group(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "_GROUP_SIZE", 50)
+    data.save(tmp_path / "saved")
+    assert pq.read_metadata(tmp_path / "saved" / "interactions.parquet").num_row_groups > 3
+    write_sequences(tmp_path / "saved" / "interactions.parquet", tmp_path / "sequences.parquet")
+    found = pl.read_parquet(tmp_path / "sequences.parquet")
+    names = [name for name in ("item_id", "timestamp", "split") if name in data.interactions.columns]
+    rows = data.interactions.with_columns(pl.col("split").cast(pl.String))
+    assert found.equals(rows.group_by("user_id", maintain_order=True).agg(*names))
 
 
 def test_a_title_rule_that_leaves_nothing(log):

@@ -6,7 +6,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -264,3 +264,22 @@ def test_damaged_tables_are_refused(table, name, array, message):
 def test_other_dtypes_are_refused(table, name):
     with pytest.raises(TypeError, match=f"`{name}` must be an array of .*, got float64"):
         replace(table, **{name: getattr(table, name).astype(np.float64)})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lists_of_values=st.lists(st.lists(st.integers(-2, 3), min_size=1, max_size=12), max_size=6),
+    number=st.integers(1, 8),
+    long_row=st.integers(0, 9),
+)
+def test_the_largest_of_long_rows_are_those_of_sorting(lists_of_values, number, long_row):
+    rows = np.repeat(np.arange(len(lists_of_values)), [len(values) for values in lists_of_values])
+    values = np.array([value for values in lists_of_values for value in values], dtype=np.float32)
+    expected = [
+        place in sorted(range(len(row)), key=lambda other, row=row: -row[other])[:number]
+        for row in lists_of_values
+        for place in range(len(row))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "_LONG_ROW", long_row)
+        assert neighbors.is_among_largest(rows, values, number).tolist() == expected
