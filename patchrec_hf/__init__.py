@@ -78,7 +78,9 @@ _MODULES = {
     "PatchPretrainConfig": "training.arguments",
     "CheckpointCallback": "training.checkpoint_callback",
     "last_checkpoint": "training.checkpoints",
+    "grow_catalog": "training.catalog_growth",
     "fit_fusion": "training.fusion_fit",
+    "update_checkpoint": "training.updates",
     "PatchFinetuneTrainer": "training.trainers",
     "PatchPretrainTrainer": "training.trainers",
     "JobSummary": "jobs.job",
@@ -185,8 +187,10 @@ if TYPE_CHECKING:  # type checkers and editors cannot read the table
     from .training.arguments import PAPER_PRESETS as PAPER_PRESETS
     from .training.arguments import PatchFinetuneConfig as PatchFinetuneConfig
     from .training.arguments import PatchPretrainConfig as PatchPretrainConfig
+    from .training.catalog_growth import grow_catalog as grow_catalog
     from .training.checkpoint_callback import CheckpointCallback as CheckpointCallback
     from .training.checkpoints import last_checkpoint as last_checkpoint
     from .training.fusion_fit import fit_fusion as fit_fusion
     from .training.trainers import PatchFinetuneTrainer as PatchFinetuneTrainer
     from .training.trainers import PatchPretrainTrainer as PatchPretrainTrainer
+    from .training.updates import update_checkpoint as update_checkpoint

@@ -77,7 +77,7 @@ class _Counter:
         # The added items are no target, so that no index lies outside.
         others = np.zeros(len(flat.items) + reach, dtype=np.uint32 if is_short else np.int64)
         others[: len(flat.items)] = flat.items
-        others <<= shift
+        np.left_shift(others, shift, out=others)
         num_before = np.concatenate([flat.num_before, np.zeros(reach, dtype=np.int32)])
         steps = np.arange(1, reach + 1)
         return cls(num_before, others, steps, flat.num_items, distance_bits, item_bits)

@@ -14,6 +14,7 @@ from ..runtime.item_loss import FIXED_POINT, NOT_DRAWN
 from ..runtime.neighbors import NeighborTable
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.title_similarity import NUM_HISTORY_ITEMS, sparse_log_shares
+from ..runtime.title_tokens import ragged_arange
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +147,10 @@ def candidate_features(
     for history in histories:
         before = history.items_before[history.item_targets != IGNORED_LABEL]
         distinct, first = np.unique(history.items, return_index=True)
-        targets, seen = np.nonzero(first < before[:, None])
-        seen_rows.append(len(latest) + targets)
-        seen_items.append(distinct[seen])
+        order = np.argsort(first)  # the items that a target's history holds are then the first ones
+        num_seen = np.searchsorted(first[order], before)
+        seen_rows.append(len(latest) + np.repeat(np.arange(len(before)), num_seen))
+        seen_items.append(distinct[order][ragged_arange(num_seen)])
         latest += [history.items[max(0, num - NUM_HISTORY_ITEMS) : num] for num in before]
     rows, items = np.concatenate(seen_rows), np.concatenate(seen_items)
     kinds, values = np.full(len(rows), FEATURES.index("seen")), np.full(len(rows), FIXED_POINT)
@@ -158,10 +160,15 @@ def candidate_features(
         rows, items = np.concatenate([rows, title_rows]), np.concatenate([items, title_items])
         kinds = np.concatenate([kinds, np.full(len(title_rows), FEATURES.index("titles"))])
         values = np.concatenate([values, np.round(similarities * FIXED_POINT).astype(np.int64)])
-    columns = np.searchsorted(candidates, items).clip(max=len(candidates) - 1)
-    features = np.stack([rows, columns, kinds, values], axis=1)[candidates[columns] == items]
-    features = features[np.argsort(features[:, 0], kind="stable")]
-    return {"features": torch.from_numpy(features[None])}
+    column_of_item = np.full(max(candidates.max(initial=-1), items.max(initial=-1)) + 1, -1)
+    column_of_item[candidates] = np.arange(len(candidates))
+    columns = column_of_item[items]
+    kept = np.flatnonzero(columns >= 0)
+    kept = kept[np.argsort(rows[kept], kind="stable")]
+    features = np.empty((1, len(kept), 4), dtype=np.int64)
+    for place, part in enumerate((rows, columns, kinds, values)):
+        features[0, :, place] = part[kept]
+    return {"features": torch.from_numpy(features)}
 
 
 def _as_tensors(processor: PatchRecProcessor, items: np.ndarray) -> dict[str, torch.Tensor]:

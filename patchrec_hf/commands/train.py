@@ -18,7 +18,7 @@ import polars as pl
 import torch
 from accelerate import PartialState
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config
 
 from ..baselines import CoVisitation
 from ..data.data_arguments import DataArguments
@@ -35,7 +35,8 @@ from ..training.arguments import PatchPretrainConfig
 from ..training.fusion_fit import fit_fusion
 from ..training.recipes import RECIPES, train_recipe
 from .errors import errors_in_one_line
-from .train_arguments import LAYOUTS, TrainArguments, make_parser, parse_arguments
+from .train_arguments import LAYOUTS, METRICS, TrainArguments, make_parser, model_settings, parse_arguments
+from .train_update import update
 
 
 __all__ = ["main", "parse", "train"]
@@ -53,9 +54,12 @@ The same with a tiny, new backbone, in some minutes on a CPU, to see that all is
     patchrec train --data ml-1m --preset paper --layout session \\
         --prompt "A user has watched {history}. Please recommend one movie to watch next, by its title only."
 
+Every week, on the whole log again, with new interactions and new items (docs/every_week.md):
+    patchrec train --from outputs/shop/final --data clicks.csv --items products.csv \\
+        --columns user_id=customer item_id=sku title=name --output_dir outputs/shop_week_2
+
 `output_dir/final` also holds a picture of the logged curves if matplotlib is installed.
 """
-METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
 
 
 def main(arguments: list[str]) -> None:
@@ -93,6 +97,9 @@ def train(script: TrainArguments, data: DataArguments, backbone: ModelConfig, ar
     for name, value in {**vars(backbone), **vars(args)}.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"--{name} must be a finite number, got {value}.")
+    if script.start_from is not None:
+        update(script, data, backbone, args)
+        return
     recipe, output_dir, state = RECIPES[script.preset], Path(str(args.output_dir)), PartialState()
     if state.num_processes == 1:  # without a GPU, `accelerate launch` sets one thread per process
         torch.set_num_threads(os.cpu_count() or 1)
@@ -160,14 +167,3 @@ def train(script: TrainArguments, data: DataArguments, backbone: ModelConfig, ar
     state.print("\nRecommended:", *(f"{item.item_id}: {item.title}" for item in recommended), sep="\n  ")
     state.print(f'\nThe checkpoint: {final}\nUse it: PatchRecommender.from_pretrained("{final}").recommend([...])')
     finish_run(output_dir, results)
-
-
-def model_settings(backbone: ModelConfig) -> dict[str, Any]:
-    """Returns how the backbone is loaded."""
-    settings = {
-        "dtype": backbone.dtype,
-        "attn_implementation": backbone.attn_implementation,
-        "revision": backbone.model_revision,
-        "quantization_config": get_quantization_config(backbone),
-    }
-    return {name: value for name, value in settings.items() if value is not None}

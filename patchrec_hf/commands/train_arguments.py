@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from trl import ModelConfig
+from trl import ModelConfig, get_quantization_config
 
 from ..data.data_arguments import DataArguments
+from ..data.update_rows import parse_moment
 from ..runtime.layouts import ItemPatchLayout, SessionPatchLayout, TextLayout
 from ..runtime.long_layouts import BudgetLayout, PyramidLayout, TimeWindowLayout
 from ..training.arguments import PatchPretrainConfig
+from ..training.catalog_growth import CHANGED_TITLES
 from ..training.recipes import RECIPES
+from ..training.updates import REPLAY_SHARE, read_config, recipe_of, update_settings
 from .options import CommandParser
 
 
@@ -24,6 +28,8 @@ LAYOUTS = {
     "budget": BudgetLayout(max_tokens=200, min_tokens=25),
 }
 METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
+_OF_UPDATES = ("since", "replay_share", "validation_share", "changed_titles")
+_OF_CHECKPOINTS = ("prompt", "system", "layout", "max_history")
 
 
 @dataclass
@@ -54,18 +60,50 @@ class TrainArguments:
         metadata={"help": "Whether co-visits and other parts join the model after training, if the recipe says so."},
     )
     prior: bool = field(default=True, metadata={"help": "Former name of --fusion."})
+    start_from: str | None = field(
+        default=None,
+        metadata={"help": "Also --from: a checkpoint to update by new interactions and items.", "aliases": ["--from"]},
+    )
+    since: str | None = field(
+        default=None, metadata={"help": "With --from: when new interactions begin. Default: after its training."}
+    )
+    replay_share: float | None = field(
+        default=None, metadata={"help": f"With --from: share of old targets. Default: {REPLAY_SHARE}."}
+    )
+    validation_share: float | None = field(
+        default=None, metadata={"help": "With --from: latest share of new interactions, to weigh the fusion anew."}
+    )
+    changed_titles: str | None = field(
+        default=None,
+        metadata={"help": "With --from: if an item has a new title. Default: refuse.", "choices": [*CHANGED_TITLES]},
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_history", "targets_per_row", "max_train_rows", "max_eval_rows", "max_test_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, got {value}.")
+        for name in _OF_UPDATES:
+            if self.start_from is None and getattr(self, name) is not None:
+                raise ValueError(f"--{name} belongs to an update: pass the checkpoint to go on from by --from.")
+        for name in ("replay_share", "validation_share"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"--{name} must be at least 0 and below 1, got {value}.")
+        for name in _OF_CHECKPOINTS:
+            if self.start_from is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"--{name} {getattr(self, name)} cannot be chosen in an update: {self.start_from} continues with "
+                    f"its own. Leave --{name} out, or train from the start without --from."
+                )
+        if self.since is not None:
+            parse_moment(self.since)
 
 
 _SHOWN = {
     "The recipe and the run": [
         "config", "preset", "output_dir", "prompt", "layout", "max_history", "targets_per_row",
-        "max_test_rows", "fusion",
+        "start_from", "fusion",
     ],
     "The data": [
         "data", "items", "columns", "where", "min_user_interactions", "min_item_users", "k_core", "split_rule", "cuts",
@@ -116,6 +154,8 @@ def parse_arguments(
         ValueError, TypeError, OSError: As [`CommandParser.parse`] and the arguments themselves do.
     """
     script, _, backbone, _ = parser.parse(arguments)
+    if script.start_from is not None:
+        return _parse_update(parser, arguments, script.start_from, backbone)
     defaults = dict(RECIPES[script.preset].training)
     if backbone.model_name_or_path is not None:  # the recipe's rate suits a new backbone
         defaults.pop("learning_rate", None)
@@ -124,3 +164,47 @@ def parse_arguments(
     parser.set_defaults(**defaults)
     script, data, backbone, args = parser.parse(arguments)
     return script, data, backbone, args
+
+
+def model_settings(backbone: ModelConfig) -> dict[str, Any]:
+    """Returns how the backbone is loaded."""
+    settings = {
+        "dtype": backbone.dtype,
+        "attn_implementation": backbone.attn_implementation,
+        "revision": backbone.model_revision,
+        "quantization_config": get_quantization_config(backbone),
+    }
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _parse_update(
+    parser: CommandParser, arguments: Sequence[str], checkpoint: str, backbone: ModelConfig
+) -> tuple[TrainArguments, DataArguments, ModelConfig, PatchPretrainConfig]:
+    """Parses the arguments of an update. The checkpoint gives the defaults, and what cannot be changed."""
+    if backbone.model_name_or_path is not None:
+        raise ValueError(
+            f"--from {checkpoint} continues from a checkpoint, and --model_name_or_path {backbone.model_name_or_path} "
+            "starts from a backbone. Leave out one of them."
+        )
+    defaults, preset = update_settings(checkpoint), recipe_of(read_config(checkpoint))
+    parser.set_defaults(**defaults, preset=preset)
+    script, data, backbone, args = parser.parse(arguments)
+    if script.preset != preset:
+        raise ValueError(f"--preset {script.preset} is not the checkpoint's, which is {preset}. Leave it out.")
+    if args.objective != defaults["objective"]:
+        has_head = read_config(checkpoint).item_head is not None
+        lack = "" if has_head else ", and it has no item head, so no residuals and biases of items to go on with"
+        raise ValueError(
+            f"--objective {args.objective} is not the checkpoint's: {checkpoint} was trained on "
+            f"{defaults['objective']}{lack}. Leave --objective out, or train from the start without --from."
+        )
+    if "learning_rate" not in defaults and not _names(arguments, "--learning_rate"):
+        raise ValueError(
+            f"{checkpoint} does not say with which learning rate it was trained, because an earlier version wrote it. "
+            f"Pass --learning_rate: a quarter of that rate suits an update."
+        )
+    return script, data, backbone, args
+
+
+def _names(arguments: Sequence[str], option: str) -> bool:
+    return any(text == option or text.startswith(f"{option}=") for text in arguments)

@@ -13,7 +13,8 @@ import polars as pl
 from ..runtime.catalog import Catalog
 from .conditions import parse_where
 from .filters import Filters, choose_filters
-from .loading import load_recommendation_data
+from .loading import load_recommendation_data, prepare_data
+from .preparation import PreparedData
 from .splits import check_cuts, leave_one_out_split, temporal_split, user_ratio_split
 from .titles import tidy_title
 
@@ -146,3 +147,15 @@ class DataArguments:
             OSError, ValueError, KeyError: As [`load_recommendation_data`] does.
         """
         return load_recommendation_data(self.data, **self.settings(), **rows)
+
+    def prepare(self) -> PreparedData:
+        """
+        Prepares the data set, without making rows.
+
+        Returns:
+            See [`prepare_data`].
+
+        Raises:
+            OSError, ValueError, KeyError: As [`prepare_data`] does.
+        """
+        return prepare_data(self.data, **self.settings())

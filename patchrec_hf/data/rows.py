@@ -125,6 +125,13 @@ def select_spaced(dataset: Dataset, max_rows: int | None) -> Dataset:
     return dataset.select(spaced_rows(len(dataset), max_rows))
 
 
+def latest_target_time(dataset: Dataset) -> int:
+    """Returns the time of the latest target of rows with timestamps, in whole seconds since 1970 UTC."""
+    last = pl.col(TIMES_COLUMN).list.get(pl.col("target_positions").list.last()).max()
+    parts = read_columns(dataset, TIMES_COLUMN, "target_positions")
+    return max(int(part.select(last).item()) for part in parts)
+
+
 def rows_checksum(dataset: Dataset, reads_times: bool = False) -> int:
     """
     Computes a checksum of a hundred evenly spaced rows. It changes if the rows or their order change. It reads

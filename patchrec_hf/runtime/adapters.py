@@ -145,6 +145,8 @@ def load_adapted(
             patcher, num_layers = config.patcher, config.patcher_layers
             # The adapter was trained for an objective and scores of its own.
             model.config.objective = config.objective
+            model.config.trained_until = config.trained_until
+            model.config.initial_learning_rate = config.initial_learning_rate
             model.config.title_normalizer = config.title_normalizer
             model.config.title_temperature = config.title_temperature
     if head is not None and model.item_head is None:

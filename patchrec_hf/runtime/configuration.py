@@ -141,6 +141,11 @@ class PatchRecConfig(PreTrainedConfig):
             With `title_normalizer="catalog"`: by what logits are divided.
         objective (`"title"`, `"item"` or `"both"`, *optional*):
             The objective of the last training. Unknown if not given.
+        trained_until (`int`, *optional*):
+            Time of the latest target that the last training learned, in whole seconds since 1970 UTC. Unknown if not
+            given, as for rows without timestamps and for streams.
+        initial_learning_rate (`float`, *optional*):
+            Learning rate of the first training. An update of the model takes a share of it. Unknown if not given.
         tokenizer_fingerprint (`str`, *optional*):
             Fingerprint of the tokenizer that the model was made with (see [`tokenizer_fingerprint`]). Checkpoints of
             earlier versions have none.
@@ -166,6 +171,8 @@ class PatchRecConfig(PreTrainedConfig):
     title_normalizer: str = "vocabulary"
     title_temperature: float = 1.0
     objective: str | None = None
+    trained_until: int | None = None
+    initial_learning_rate: float | None = None
     tokenizer_fingerprint: str | None = None
     format_version: int = FORMAT_VERSION
 

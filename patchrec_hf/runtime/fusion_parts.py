@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +15,9 @@ from .configuration import Normalizer, check_normalizer
 from .log_probs import log_smoothed_shares, log_softmax
 from .neighbors import NeighborTable
 from .recent_popularity import RecentPopularity, check_window
+
+
+_WEIGHTING_KEY = "weighting"
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,13 @@ class NeighborPart:
     Args:
         table ([`NeighborTable`]):
             The scores from item to item.
+        weighting (`Mapping[str, Any]`, *optional*):
+            The settings with which counts became scores, JSON-ready, so that they can be counted anew. Empty if they
+            are unknown, as in checkpoints of earlier versions. The part's file keeps them.
     """
 
     table: NeighborTable
+    weighting: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def num_items(self) -> int:
@@ -118,7 +125,7 @@ class NeighborPart:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the part as one safetensors file."""
-        self.table.save(path)
+        self.table.save(path, **({_WEIGHTING_KEY: dict(self.weighting)} if self.weighting else {}))
 
     def settings(self) -> dict[str, Any]:
         """Returns what the file lacks, as JSON-ready values."""
@@ -127,7 +134,7 @@ class NeighborPart:
     @classmethod
     def load(cls, path: str | os.PathLike) -> NeighborPart:
         """Reads a file that [`NeighborPart.save`] wrote."""
-        return cls(NeighborTable.load(path))
+        return cls(NeighborTable.load(path), NeighborTable.settings_of(path).get(_WEIGHTING_KEY, {}))
 
 
 @dataclass(frozen=True, eq=False)

@@ -248,13 +248,20 @@ class PatchRecProcessor(ProcessorMixin):
         warnings.warn("`prior` is deprecated; use `fusion`.", FutureWarning, stacklevel=2)
         return self.fusion
 
-    def with_catalog(self, catalog: Catalog) -> PatchRecProcessor:
+    def with_catalog(self, catalog: Catalog, grows_residuals: bool = False) -> PatchRecProcessor:
         """
         Returns a copy of the processor with other items to recommend. The model reads an item as its title, so new
         items need no training.
 
         A model with an item head knows items by their numbers in the catalog. So the copy's catalog begins with the
         present items, in their order, and the new items follow.
+
+        Args:
+            catalog ([`Catalog`]):
+                The items.
+            grows_residuals (`bool`, *optional*, defaults to `False`):
+                Whether new items have residuals in their patches too, if the present items do. The model must
+                have them (see [`~patchrec_hf.grow_catalog`], which adds both).
 
         Raises:
             ValueError: If a title holds an added token or tokenizes to nothing, or if the catalog lacks an item that
@@ -270,6 +277,8 @@ class PatchRecProcessor(ProcessorMixin):
         other.catalog = catalog = self._reordered(catalog)
         other.title_tokens = self._tokens_of(catalog)
         other.__dict__.pop("title_neighbors", None)
+        if grows_residuals and self.num_residuals > 0:
+            other.num_residuals = len(catalog)
         return other
 
     def _tokens_of(self, catalog: Catalog) -> TitleTokens:

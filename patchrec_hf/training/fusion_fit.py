@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import cast
 
 import numpy as np
@@ -11,7 +12,6 @@ from peft import PeftModel
 
 from ..baselines.co_visitation import CoVisitation
 from ..baselines.fusion_weights import MAX_STEPS, fit_weights, max_rows_to_fit
-from ..baselines.neighbor_recommender import NeighborRecommender
 from ..baselines.popularity import Popularity
 from ..baselines.transitions import MAX_NEIGHBORS, Transitions
 from ..data.rows import TIMES_COLUMN
@@ -227,7 +227,8 @@ def _make_part(
         return SimilarTitlesPart()
     if name == "seen":
         return SeenPart()
-    return NeighborPart(cast(NeighborRecommender, co_visitation if name == "co_visits" else transitions).table)
+    counted = cast(CoVisitation | Transitions, co_visitation if name == "co_visits" else transitions)
+    return NeighborPart(counted.table, asdict(counted.weighting))
 
 
 def _log_probs(

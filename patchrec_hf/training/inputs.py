@@ -19,7 +19,7 @@ from transformers.utils import logging
 from ..batches.candidates import NegativeSampling
 from ..batches.collators import Objective, PatchDataCollator, PatchPretrainDataCollator
 from ..data.row_facts import check_same_catalog, warn_of_other_max_history
-from ..data.rows import TIMES_COLUMN, check_rows, plain_rows, read_columns, read_frame
+from ..data.rows import TIMES_COLUMN, check_rows, latest_target_time, plain_rows, read_columns, read_frame
 from ..runtime.adapters import load_model
 from ..runtime.backbones import check_origin
 from ..runtime.catalog import Catalog
@@ -329,11 +329,7 @@ def set_objective(
         _check_choices(collator.processor)
     negatives, catalog = collator.negatives, collator.processor.catalog
     if args.objective != "title" and negatives is None:
-        num_negatives = args.num_negatives
-        if num_negatives is None and len(catalog) > _MAX_FULL_SOFTMAX:
-            num_negatives = _NUM_NEGATIVES
-        weights = None if isinstance(train_dataset, IterableDataset) else _target_weights(train_dataset, catalog)
-        negatives = NegativeSampling(num_negatives, weights)
+        negatives = choose_negatives(args, catalog, train_dataset)
     head = model.config.item_head_config
     collator = replace(
         collator,
@@ -359,6 +355,51 @@ def set_objective(
     return collator
 
 
+def choose_negatives(
+    args: PatchFinetuneConfig, catalog: Catalog, *parts: Dataset | IterableDataset
+) -> NegativeSampling:
+    """
+    Chooses the items that compete with item targets: those that are targets themselves, all of them or a sample.
+
+    Args:
+        args ([`PatchFinetuneConfig`]):
+            Training arguments; `num_negatives` is read.
+        catalog ([`Catalog`]):
+            The items.
+        *parts ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Rows whose targets compete. With a stream, all items compete alike.
+    """
+    num_negatives = args.num_negatives
+    if num_negatives is None and len(catalog) > _MAX_FULL_SOFTMAX:
+        num_negatives = _NUM_NEGATIVES
+    counts = np.zeros(len(catalog))
+    for rows in parts:
+        if isinstance(rows, IterableDataset):
+            return NegativeSampling(num_negatives)
+        counts += _count_targets(rows, catalog)
+    return NegativeSampling(num_negatives, np.sqrt(counts))
+
+
+def note_training(model: PatchRecForCausalLM, args: PatchFinetuneConfig, train_dataset: Any) -> None:
+    """
+    Writes to the configuration, which is saved with each checkpoint, until when the rows reach and, the first time,
+    the learning rate. An update of the checkpoint continues from both.
+
+    Args:
+        model ([`PatchRecForCausalLM`]):
+            The model.
+        args ([`PatchFinetuneConfig`]):
+            Training arguments; `learning_rate` is read.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Training rows.
+    """
+    config = model.config
+    is_timed = isinstance(train_dataset, Dataset) and TIMES_COLUMN in train_dataset.column_names
+    config.trained_until = latest_target_time(train_dataset) if is_timed else None
+    if config.initial_learning_rate is None:
+        config.initial_learning_rate = float(args.learning_rate)
+
+
 def _check_choices(processor: PatchRecProcessor) -> None:
     """Checks that titles differ, and computes what a collator needs before workers are made."""
     trie = processor.trie
@@ -370,17 +411,16 @@ def _check_choices(processor: PatchRecProcessor) -> None:
     _ = trie.choices_above, trie.leaf_of_item
 
 
-def _target_weights(rows: Dataset, catalog: Catalog) -> np.ndarray:
-    """Returns the square root of each item's number of targets."""
+def _count_targets(rows: Dataset, catalog: Catalog) -> np.ndarray:
+    """Returns each item's number of targets."""
     targets = [
         part.select(pl.col("item_ids").list.gather(pl.col("target_positions")).explode()).to_series().drop_nulls()
         for part in read_columns(rows, "item_ids", "target_positions")
     ]
-    counts = sum(
+    return sum(
         (np.bincount(catalog.indices_of(part.to_numpy()), minlength=len(catalog)) for part in targets),
         np.zeros(len(catalog)),
     )
-    return np.sqrt(counts)
 
 
 def check_collator(

@@ -36,6 +36,7 @@ from .inputs import (
     first_train_rows,
     is_prompt_learning,
     load_trainable,
+    note_training,
     own_arguments,
     plain_sets,
     set_objective,
@@ -105,6 +106,7 @@ class PatchTrainer(RankingEvaluation, TrainerFiles):
         if model_init is not None:
             model = make_first_model(model_init)
         model, patchrec_model = load_trainable(model, args, processing_class)
+        note_training(patchrec_model, args, train_dataset)
         if peft_config is not None:
             peft_config = complete_lora_config(peft_config, patchrec_model, processing_class.tokenizer)
         if data_collator is None:

@@ -12,7 +12,8 @@ from patchrec_hf.commands.recipe_files import read_recipe, recipe_options, set_e
 from patchrec_hf.commands.train import parse
 
 
-RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
+FOLDER = Path(__file__).parents[2] / "examples" / "recipes"
+RECIPES = [path for path in sorted(FOLDER.glob("*.yaml")) if not path.stem.startswith("publish")]
 KEYS = ["preset", "max_history", "learning_rate"]
 
 

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from patchrec_hf import Catalog
 from patchrec_hf.runtime import neighbors
 from patchrec_hf.runtime.hub_files import FORMAT_VERSION
-from patchrec_hf.runtime.neighbors import NeighborTable
+from patchrec_hf.runtime.neighbors import NeighborTable, sum_by_cell
 
 
 CATALOG = Catalog.from_titles({30: "a", 10: "b", 20: "c"})
@@ -283,3 +283,20 @@ def test_the_largest_of_long_rows_are_those_of_sorting(lists_of_values, number, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "_LONG_ROW", long_row)
         assert neighbors.is_among_largest(rows, values, number).tolist() == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.floats(-2, 2, width=32)), max_size=30),
+    st.sampled_from([0, 1, 10**6]),
+)
+def test_values_are_summed_by_cell_by_sorting_and_by_counting(pairs, cells_per_value):
+    cells = np.array([cell for cell, _ in pairs], dtype=np.int64)
+    values = np.array([value for _, value in pairs], dtype=np.float32)
+    expected = {}
+    for cell, value in pairs:
+        expected[cell] = expected.get(cell, 0.0) + value
+    with mock.patch.object(neighbors, "_CELLS_PER_VALUE", cells_per_value):
+        distinct, sums = sum_by_cell(cells, values)
+    assert distinct.tolist() == sorted(expected)
+    assert sums.dtype == np.float64
+    np.testing.assert_allclose(sums, [expected[cell] for cell in sorted(expected)], atol=1e-12)

@@ -491,3 +491,31 @@ def test_both_trainers_take_long_layouts(make_trainer, processor, rows, layout, 
         )
         trainer.train()
         assert np.isfinite(trainer.state.log_history[0]["loss"])
+
+
+def test_a_checkpoint_knows_until_when_and_at_which_rate_it_was_trained(make_trainer, rows):
+    """The latest target counts, not the items after it. A further training keeps the first rate."""
+
+    def with_times(row):
+        size = len(row["item_ids"])
+        return {"timestamps": [100 * row["user_id"] + place for place in range(size)], "target_positions": [size - 2]}
+
+    timed = rows.map(with_times)
+    trainer = make_trainer("finetune", train_dataset=timed)
+    config = trainer.model.config
+    assert config.trained_until == max(row["timestamps"][-2] for row in timed)
+    assert config.initial_learning_rate == 1e-2
+    again = make_trainer("finetune", model=trainer.model, learning_rate=1e-3).model.config
+    assert (again.trained_until, again.initial_learning_rate) == (None, 1e-2)
+    stream = make_trainer("finetune", train_dataset=as_stream(timed)).model.config
+    assert stream.trained_until is None
+
+
+def test_items_compete_that_are_targets_of_any_rows(processor, rows):
+    targets = {row["item_ids"][row["target_positions"][0]] for row in rows}
+    args = PatchFinetuneConfig("outputs", objective="item", use_cpu=True)
+    whole = inputs.choose_negatives(args, processor.catalog, rows)
+    assert set(processor.catalog.item_ids[whole.weights > 0].tolist()) == targets
+    parts = inputs.choose_negatives(args, processor.catalog, rows.select(range(5)), rows.select(range(5, 14)))
+    np.testing.assert_array_equal(parts.weights, whole.weights)
+    assert inputs.choose_negatives(args, processor.catalog, rows, as_stream(rows)).weights is None
