@@ -22,6 +22,7 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -55,7 +56,8 @@ SECONDS_TO_CONNECT = 10
 TRIES_TO_START = 3
 """How often a cluster of this machine is started: Ray waits for half a minute, which is short on a busy machine."""
 _RETRIES = {"max_restarts": 2, "max_task_retries": 1}
-"""A worker that dies is started again, and its span is tried twice. Ray's own default is without end."""
+"""A worker that dies is started again, and its span is tried twice. Ray's own default is without end. The argument
+that takes these settings goes away in Ray 2.64, which the extra therefore excludes."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +222,7 @@ def rank_missing(ray: Any, job: Job, worker: WorkerSettings, own: argparse.Names
     spans = [
         {"parts": " ".join(map(str, job.missing[start : start + size]))} for start in range(0, len(job.missing), size)
     ]
+    warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
     workers = ray.data.ActorPoolStrategy(size=min(own.workers, len(spans)), max_tasks_in_flight_per_actor=1)
     ranked = ray.data.from_items(spans, override_num_blocks=len(spans)).map_batches(
         Worker,
