@@ -118,6 +118,8 @@ class AllowedRows(Sequence[ItemSet]):
         return self._num_rows
 
     def __getitem__(self, row: int) -> ItemSet:  # type: ignore[override]
+        if not 0 <= row < len(self):
+            raise IndexError(f"There are {len(self)} rows, and no row {row}.")  # ends a loop over the rows
         num_items = len(self._trie.items)
         allowed = ItemSet() if self._candidates is None else self._set_of(row, self._candidates[row])
         if self._excluded is None:

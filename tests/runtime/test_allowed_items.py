@@ -88,3 +88,12 @@ def test_rows_that_share_an_array_share_a_set():
 def test_rows_that_cannot_be_ranked(candidates, excluded, message):
     with pytest.raises(ValueError, match=message):
         AllowedRows(PARTIAL, 1, candidates, excluded).check()
+
+
+def test_a_loop_over_the_rows_ends():
+    assert [items_of(some) for some in AllowedRows(TRIE, 2, None, [np.array([0]), np.arange(7)])] == [
+        [*range(1, 8)],
+        [7],
+    ]
+    with pytest.raises(IndexError, match="There are 2 rows, and no row 2"):
+        AllowedRows(TRIE, 2)[2]
