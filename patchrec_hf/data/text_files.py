@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from .files import BROKEN_COMPRESSION, NotUtf8Error, is_utf8, make_once, open_raw, place_for
+from .files import make_once, place_for
+from .lines import BROKEN_COMPRESSION, SHOWN, NotUtf8Error, is_utf8, open_raw
 
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -80,7 +81,7 @@ def refuse_other_kinds(path: Path, is_json: bool) -> None:
             if number == 1 and line.startswith(mark):
                 raise ValueError(f"{path} begins with a byte order mark. Pass `encoding={encoding!r}`.")
         if not is_utf8(line):
-            raise NotUtf8Error(f"{path}, line {number}: it is not in UTF-8. The line is {line[:200]!r}.")
+            raise NotUtf8Error(f"{path}, line {number}: it is not in UTF-8. The line is {line[:SHOWN]!r}.")
 
 
 def find_separator(path: Path, columns: Sequence[str], separator: str | None) -> str:
@@ -115,7 +116,7 @@ def find_separator(path: Path, columns: Sequence[str], separator: str | None) ->
     present = [mark for mark, header in headers.items() if len(header) > 1]
     if len(present) > 1:
         raise ValueError(
-            f"{path} has no columns {list(columns)} under any separator: its first line, {line[:200]!r}, holds "
+            f"{path} has no columns {list(columns)} under any separator: its first line, {line[:SHOWN]!r}, holds "
             f"{present}. Name its columns with `columns`, and pass `separator` if it is none of {list(SEPARATORS)}."
         )
     return present[0] if present else ","

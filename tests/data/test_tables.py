@@ -91,7 +91,7 @@ def test_a_missing_column_names_the_nearest(tmp_path, name, change, columns, pro
 
 def test_tables_that_are_empty(tmp_path):
     (tmp_path / "log.csv").write_text("")
-    with pytest.raises(ValueError, match=r"log\.csv cannot be read: empty CSV"):
+    with pytest.raises(ValueError, match=r"log\.csv is empty\. Its first line must name the columns"):
         prepare(tmp_path / "log.csv", columns=NAMES)
     (tmp_path / "log.csv").write_text("customer,sku,at,name\n")
     with pytest.raises(ValueError, match=r"log\.csv holds no interaction"):
@@ -135,7 +135,7 @@ def test_tables_in_parquet_name_the_row(tmp_path):
 
 def test_tables_in_another_time_unit(tmp_path):
     path = write_table(LOG, tmp_path / "log.csv")
-    with pytest.raises(ValueError, match=r"line 2: 'at' is beyond the year 3000 in the unit 's'; set `time_unit`"):
+    with pytest.raises(ValueError, match=r"line 2: 'at' is beyond the year 2200 in the unit 's'; set `time_unit`"):
         prepare(path, columns=NAMES)
 
 
@@ -165,7 +165,7 @@ def test_truth_values_are_no_ids(tmp_path, name, column):
         prepare(write_or_pass(log, tmp_path, name), columns=NAMES, time_unit="ms")
 
 
-@pytest.mark.parametrize("kind", [pl.Binary, pl.Float64, pl.Date, pl.Time, pl.Decimal(10, 2)])
+@pytest.mark.parametrize("kind", [pl.Binary, pl.Date, pl.Time, pl.Duration])
 @pytest.mark.parametrize("name", ["log.parquet", "frame"])
 def test_types_that_are_no_ids(tmp_path, name, kind):
     log = LOG.with_columns(sku=pl.Series([None] * 4, dtype=kind))
@@ -173,7 +173,7 @@ def test_types_that_are_no_ids(tmp_path, name, kind):
         prepare(write_or_pass(log, tmp_path, name), columns=NAMES, time_unit="ms")
 
 
-@pytest.mark.parametrize("values", [[b"Pen"] * 4, [["Pen"]] * 4])
+@pytest.mark.parametrize("values", [[b"Pen"] * 4, [["Pen"]] * 4, [{"name": "Pen"}] * 4])
 @pytest.mark.parametrize("name", ["log.parquet", "frame"])
 def test_types_that_are_no_titles(tmp_path, name, values):
     log = write_or_pass(LOG.with_columns(name=pl.Series(values)), tmp_path, name)
