@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+import numpy as np
 import polars as pl
 
 
@@ -144,10 +145,12 @@ def _count_lines(path: Path) -> int:
                 content = rest + part
                 end = content.rfind(b"\n") + 1
                 content, rest = content[:end], content[end:]
-                if content[:1].isspace() or any(b"\n" + mark in content for mark in (b"\n", b"\r", b" ", b"\t")):
+                ends = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == ord("\n"))
+                firsts = np.frombuffer(content, dtype=np.uint8)[np.append(0, ends[:-1] + 1)]
+                if len(ends) and firsts.min() <= ord(" "):
                     number += sum(1 for line in content.split(b"\n") if line.strip())
                 else:
-                    number += content.count(b"\n")
+                    number += len(ends)
     except BROKEN_COMPRESSION:
         for _ in _lines(path):  # raises at the line that breaks
             pass

@@ -11,7 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from .lines import SHOWN, NotUtf8Error
-from .records import NEWLINE, Block, Dialect, bounds, inside_quotes, places, read_blocks, read_records, refuse_line
+from .records import NEWLINE, Block, Dialect, inside_quotes, places, read_blocks, read_records, refuse_line
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,15 @@ def count_records(path: Path, num_columns: int, dialect: Dialect, num_skipped: i
     for block in read_blocks(path, dialect, num_skipped):
         _check_bytes(path, block)
         is_inside = inside_quotes(block)
-        if is_inside is None and dialect.quote_char is None and not dialect.is_asked:
+        array = np.frombuffer(block.content, dtype=np.uint8)
+        is_end, is_separator = array == NEWLINE, array == ord(dialect.separator)
+        if is_inside is not None:
+            if not dialect.is_asked and np.any(is_end & is_inside):
+                _refuse_ambiguous(path, block, is_inside, num_columns, dialect)
+            is_end, is_separator = is_end & ~is_inside, is_separator & ~is_inside
+        elif dialect.quote_char is None and not dialect.is_asked:
             _refuse_quoting(path, block, dialect)
-        if is_inside is not None and not dialect.is_asked:
-            _refuse_ambiguous(path, block, is_inside, num_columns, dialect)
-        new_records, new_empty = _count(path, block, is_inside, num_columns, dialect)
+        new_records, new_empty = _count(path, block, is_end, is_separator, num_columns, dialect)
         records, empty = records + new_records, empty + new_empty
         has_quotes |= len(block.quotes) > 0
         has_literals |= block.has_literals
@@ -75,51 +79,44 @@ def count_records(path: Path, num_columns: int, dialect: Dialect, num_skipped: i
 
 
 def _count(
-    path: Path, block: Block, is_inside: np.ndarray | None, num_columns: int, dialect: Dialect
+    path: Path, block: Block, is_end: np.ndarray, is_separator: np.ndarray, num_columns: int, dialect: Dialect
 ) -> tuple[int, int]:
     """Counts the records of a block, and those without any value. Raises at one with too few or too many values."""
-    content, separator = block.content, dialect.separator.encode()
-    array = np.frombuffer(content, dtype=np.uint8)
-    is_end, is_separator = array == NEWLINE, array == separator[0]
-    if is_inside is not None:
-        is_end, is_separator = is_end & ~is_inside, is_separator & ~is_inside
-    num_records = int(np.count_nonzero(is_end)) + (not content.endswith(b"\n"))
-    empty = separator * (num_columns - 1)
-    if num_columns > 1 and np.count_nonzero(is_separator) == num_records * (num_columns - 1):
-        may_be_empty = content.startswith(empty) or b"\n" + empty in content
-    else:
-        may_be_empty = True
-    if not may_be_empty:
+    content, separators = block.content, np.flatnonzero(is_separator)
+    ends = np.flatnonzero(is_end)
+    if not content.endswith(b"\n"):
+        ends = np.append(ends, len(content))
+    starts = np.append(0, ends[:-1] + 1)
+    if num_columns > 1 and len(separators) == len(ends) * (num_columns - 1):
         # As many separators as there must be may still be too few in one record and too many in another.
-        ends = np.append(np.flatnonzero(is_end), len(content))[:num_records]
-        groups = np.flatnonzero(is_separator).reshape(num_records, num_columns - 1)
-        if np.all(groups[:, -1] < ends) and np.all(groups[1:, 0] > ends[:-1]):
-            return num_records, 0
-    num_empty, line = 0, block.line
-    for start, end in bounds(block, is_inside):
-        record = content[start:end]
-        text = record.rstrip(b"\r\n")
-        if text in (b"", empty):
+        groups = separators.reshape(len(ends), num_columns - 1)
+        may_be_empty = np.any(groups[:, -1] - starts == num_columns - 2)
+        if not may_be_empty and np.all(groups[:, -1] < ends) and np.all(groups[:, 0] >= starts):
+            return len(ends), 0
+    numbers = np.diff(np.searchsorted(separators, ends), prepend=0) + 1
+    # Only records that may hold nothing, or hold too few or too many values, are looked at.
+    empty = dialect.separator.encode() * (num_columns - 1)
+    suspects = np.flatnonzero((numbers != num_columns) | (ends - starts <= num_columns)).tolist()
+    num_empty = 0
+    for index in suspects:
+        record = content[int(starts[index]) : int(ends[index])]
+        if record.removesuffix(b"\r") in (b"", empty):
             num_empty += 1
-        elif is_inside is None or not is_inside[start:end].any():
-            _check_number(path, line, record, text.count(separator) + 1, num_columns, dialect)
-        else:
-            number = int(np.count_nonzero(is_separator[start:end])) + 1
-            _check_number(path, line, record, number, num_columns, dialect)
-        line += record.count(b"\n")
-    return num_records - num_empty, num_empty
+        elif numbers[index] != num_columns:
+            line = block.line + content.count(b"\n", 0, int(starts[index]))
+            _refuse_number(path, line, record, int(numbers[index]), num_columns, dialect)
+    return len(ends) - num_empty, num_empty
 
 
-def _check_number(path: Path, line: int, record: bytes, number: int, expected: int, dialect: Dialect) -> None:
-    if number != expected:
-        refuse_line(
-            path,
-            line,
-            record,
-            f"it holds {number} {'value' if number == 1 else 'values'} between separators {dialect.separator!r}, but "
-            f"the file has {expected} columns; mend the line, or pass `separator` or `quote_char` if the file is "
-            "written in another way",
-        )
+def _refuse_number(path: Path, line: int, record: bytes, number: int, expected: int, dialect: Dialect) -> NoReturn:
+    refuse_line(
+        path,
+        line,
+        record,
+        f"it holds {number} {'value' if number == 1 else 'values'} between separators {dialect.separator!r}, but the "
+        f"file has {expected} columns; mend the line, or pass `separator` or `quote_char` if the file is written in "
+        "another way",
+    )
 
 
 def _check_bytes(path: Path, block: Block) -> None:

@@ -162,10 +162,12 @@ def _cut(path: Path | bytes, line: int, content: bytes, dialect: Dialect, is_las
     array = np.frombuffer(content, dtype=np.uint8)
     found = np.flatnonzero(array == mark[0])
     quotes = _quotes_of_values(path, line, content, array, found, dialect)
-    newlines = np.flatnonzero(array == NEWLINE)
-    outside = newlines[np.searchsorted(quotes, newlines) % 2 == 0]
+    end = len(content)
+    if not is_last:
+        end = content.rfind(b"\n") + 1
+        while end and np.searchsorted(quotes, end) % 2 == 1:  # this line end stands within quotes
+            end = content.rfind(b"\n", 0, int(quotes[np.searchsorted(quotes, end) - 1])) + 1
     is_open = len(quotes) % 2 == 1
-    end = len(content) if is_last else int(outside[-1]) + 1 if len(outside) else 0
     if is_open and (is_last or (end == 0 and len(content) > _LONGEST)):
         _refuse_quote(path, line, content, int(quotes[-1]), "is never closed")
     kept = quotes[quotes < end]

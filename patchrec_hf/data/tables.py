@@ -105,9 +105,10 @@ def _read_log(
         values = read_values(filters.where, table.typed, str(log))
         warn_of_absent_values(values, table.scan_typed(log), str(log))
     for name in ("user_id", "item_id"):
-        rows = _settle_ids(rows, name, names[name], log, partial(scan, table), parts)
-        if len(rows) == num_read["interactions"]:
-            num_read[f"{name.removesuffix('_id')}s"] = rows[name].n_unique()
+        settled = _settle_ids(rows, name, names[name], log, partial(scan, table), parts)
+        if settled is not rows and len(rows) == num_read["interactions"]:
+            num_read[f"{name.removesuffix('_id')}s"] = settled[name].n_unique()
+        rows = settled
     ticks_per_second = 1
     if times is not None:
         times.check_latest(str(log), names["timestamp"], rows["timestamp"].max())  # type: ignore[arg-type]
