@@ -26,7 +26,7 @@ from .preparation import PreparedData, prepare, ties_of_prepared
 from .sample import generate_sample_interactions, load_sample_items
 from .sources import TitleRule, find_source
 from .splits import temporal_split
-from .table_columns import TableOptions
+from .table_options import TableOptions
 from .ties import check_ties
 
 

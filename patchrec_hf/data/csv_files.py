@@ -150,11 +150,12 @@ class CsvFile:
         settings: dict[str, Any] = {"separator": self.dialect.separator, "quote_char": quote, "has_header": False}
         mixed = quote is not None and self.counts.has_literals
         if isinstance(source, io.BytesIO):
+            content = source.getvalue()
             if mixed:
-                content = source.getvalue()
                 parts = [quote_literals(block, self.dialect) for block in read_blocks(content, self.dialect)]
-                source = io.BytesIO(b"".join(parts))
-            return pl.scan_csv(source, schema=schema, **settings)
+                content = b"".join(parts)
+            # Polars takes the number of columns from the first line, which must not be blank.
+            return pl.scan_csv(io.BytesIO(content.lstrip(b"\r\n")), schema=schema, **settings)
         if not mixed:
             return pl.scan_csv(source, schema=schema, skip_lines=self.num_skipped, **settings)
 
@@ -163,7 +164,10 @@ class CsvFile:
         ) -> Iterator[pl.DataFrame]:
             # Polars takes every quote for the beginning of a value, so it reads records in which it is one.
             for block in read_blocks(self.path, self.dialect, self.num_skipped):
-                rows = pl.read_csv(quote_literals(block, self.dialect), schema=schema, **settings)
+                content = quote_literals(block, self.dialect).lstrip(b"\r\n")
+                if not content:
+                    continue
+                rows = pl.read_csv(content, schema=schema, **settings)
                 rows = rows if with_columns is None else rows.select(with_columns)
                 rows = rows if predicate is None else rows.filter(predicate)
                 if n_rows is not None:

@@ -135,7 +135,9 @@ def columns_of(path: Path | Frame, rows: pl.LazyFrame) -> pl.Schema:
     try:
         return rows.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {first_line(error)}.") from error
+        raise ValueError(
+            f"{path} cannot be read ({first_line(error)}). It is damaged or of another kind: write or copy it again."
+        ) from error
 
 
 def find_file(directory: Path, *names: str) -> Path:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 _TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
 _NUMBER = r"^[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?$"
+_LIST = r"""^\[\s*(?:-?\d+|"[^"]*"|'[^']*')(?:\s*,\s*(?:-?\d+|"[^"]*"|'[^']*'))*\s*\]$"""
 EXACT = 2**53
 """Whole numbers beyond this may have been rounded where they were written with a point."""
 
@@ -91,6 +92,12 @@ def find_id_fault(ids: pl.Series) -> IdFault | None:
             twin[1],
             f"the ids {twin[0]!r} and {twin[1]!r} differ in white space only; write them alike if they are one, or in "
             "other characters if they are two",
+        )
+    if len(lists := ids.filter(ids.str.contains(_LIST))):
+        return IdFault(
+            lists[0],
+            f"{lists[0][:50]!r} is a list that is written as a text; write one row for each of its values, or a "
+            "column of lists in Parquet or JSON lines",
         )
     with_point = ids.str.contains(r"[.eE]") & ids.str.contains(_NUMBER)
     if not with_point.any():

@@ -56,12 +56,12 @@ class Records:
 
 def lines_of(path: Path) -> Records:
     """Returns the lines of a text file as records. Blank lines are none."""
-    return Records(_count_lines(path), lambda: _lines(path))
+    return Records(_count_lines(path), lambda: read_lines(path))
 
 
 def json_lines_of(path: Path) -> Records:
     """Returns the lines of a file with JSON lines as records. Blank lines are none."""
-    return Records(_count_lines(path), lambda: _lines(path), _explain_json)
+    return Records(_count_lines(path), lambda: read_lines(path), _explain_json)
 
 
 def open_raw(path: Path) -> IO[bytes]:
@@ -130,6 +130,29 @@ def raise_at_line(
     raise ValueError(f"{path} cannot be read: {first_line(error)}.") from error
 
 
+def refuse_mixed_json(path: Path, error: Exception) -> None:
+    """
+    Raises at the first of some JSON lines in which a field holds a list or an object, and no other line's field does,
+    or the other way round.
+
+    Raises:
+        ValueError: If there is such a line.
+    """
+    kinds: dict[str, str] = {}
+    for number, line in islice(read_lines(path), _CHUNK):
+        try:
+            fields = json.loads(line) if line.strip() else {}
+        except ValueError:
+            return
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else "a value"
+            if value is not None and kinds.setdefault(name, kind) != kind:
+                raise ValueError(
+                    f"{path}, line {number}: {name!r} holds {kind}, but {kinds[name]} in the lines before it. The "
+                    f"line is {decode_line(line)!r}."
+                ) from error
+
+
 def first_line(error: Exception) -> str:
     """Returns the first line of a foreign error message, shortened, without its last dot."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -145,19 +168,27 @@ def _count_lines(path: Path) -> int:
                 content = rest + part
                 end = content.rfind(b"\n") + 1
                 content, rest = content[:end], content[end:]
+                if not content:
+                    continue
                 ends = np.flatnonzero(np.frombuffer(content, dtype=np.uint8) == ord("\n"))
                 firsts = np.frombuffer(content, dtype=np.uint8)[np.append(0, ends[:-1] + 1)]
-                if len(ends) and firsts.min() <= ord(" "):
+                if firsts.min() <= ord(" "):
                     number += sum(1 for line in content.split(b"\n") if line.strip())
                 else:
                     number += len(ends)
     except BROKEN_COMPRESSION:
-        for _ in _lines(path):  # raises at the line that breaks
+        for _ in read_lines(path):  # raises at the line that breaks
             pass
     return number + bool(rest.strip())
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """
+    Reads the lines of a file, each with its number.
+
+    Raises:
+        ValueError: If the compressed file is damaged. The message names the line.
+    """
     number = 0
     with open_raw(path) as file:
         try:
@@ -200,6 +231,8 @@ def _in_words(error: Exception) -> str:
 def _explain_json(line: bytes) -> str | None:
     try:
         found = json.loads(line)
+    except json.JSONDecodeError as error:
+        return f"it is not valid JSON ({error.msg.removesuffix(' at')} at character {error.pos + 1})"
     except ValueError as error:
         return f"it is not valid JSON ({error})"
     if not isinstance(found, dict):

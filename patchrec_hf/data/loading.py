@@ -24,7 +24,7 @@ from .row_facts import keep_facts
 from .sources import TitleRule
 from .splits import SPLITS
 from .streams import stream_rows
-from .table_columns import TableOptions
+from .table_options import TableOptions
 
 
 _ROWS_VERSION = 1  # raise this number when the same prepared data and settings give other rows

@@ -188,30 +188,27 @@ def read_header(path: Path, dialect: Dialect) -> tuple[list[str], int]:
             How the file is written.
 
     Returns:
-        `tuple[list[str], int]`: the names as they stand there, and the number of lines until the first record.
+        `tuple[list[str], int]`: the names as they stand there, and the number of lines before the first record.
 
     Raises:
         NotUtf8Error: If the first line is not in UTF-8.
         ValueError: If the file is empty, its first line holds a zero byte or a quote is missing there, or the lines
             end in another way.
     """
+    names: list[str] | None = None
     for line, record in read_records(path, dialect):
         text = record.removesuffix(b"\n").removesuffix(b"\r")
-        if not text:
-            continue
-        if b"\r" in text:
-            refuse_line(
-                path,
-                line,
-                record,
-                "its lines end with \\r alone, as on old Macintosh computers; write it anew with the line end \\n",
+        if names is not None and text:
+            return names, line - 1
+        if names is None and text:
+            _check_bytes(path, Block(line, record, np.empty(0)))
+            values = csv.reader(
+                [text.decode()],
+                delimiter=dialect.separator,
+                quotechar=dialect.quote_char,
+                quoting=csv.QUOTE_MINIMAL if dialect.quote_char else csv.QUOTE_NONE,
             )
-        _check_bytes(path, Block(line, record, np.empty(0)))
-        values = csv.reader(
-            [text.decode()],
-            delimiter=dialect.separator,
-            quotechar=dialect.quote_char,
-            quoting=csv.QUOTE_MINIMAL if dialect.quote_char else csv.QUOTE_NONE,
-        )
-        return next(values), line + record.removesuffix(b"\n").count(b"\n")
-    raise ValueError(f"{path} is empty. Its first line must name the columns.")
+            names, num_lines = next(values), line + record.removesuffix(b"\n").count(b"\n")
+    if names is None:
+        raise ValueError(f"{path} is empty. Its first line must name the columns.")
+    return names, num_lines

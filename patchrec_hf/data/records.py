@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from .lines import BROKEN_COMPRESSION, SHOWN, decode_line, is_utf8, open_raw
+from .lines import BROKEN_COMPRESSION, SHOWN, decode_line, is_utf8, open_raw, read_lines
 
 
 _BLOCK = 1 << 22
@@ -102,7 +102,8 @@ def read_blocks(path: Path | bytes, dialect: Dialect, num_skipped: int = 0) -> I
                 if not part:
                     return
     except BROKEN_COMPRESSION as error:
-        line += rest.count(b"\n")
+        for _ in read_lines(path) if isinstance(path, Path) else ():  # raises at the line that breaks
+            pass
         raise ValueError(
             f"{path}, line {line} or later: the compressed file ends or breaks there ({error}). Download or copy the "
             "file again."

@@ -20,7 +20,7 @@ from .movielens import MOVIELENS_100K_FILTERS, MOVIELENS_FILTERS, clean_movie_ti
 from .part_files import Parts, find_parts
 from .raw import RawData
 from .table_columns import Source as TableSource
-from .table_columns import TableOptions, is_csv, is_table, is_text_table
+from .table_options import TableOptions, is_csv, is_table, is_text_table
 from .tables import read_tables
 from .text_files import recode, refuse_spreadsheet
 

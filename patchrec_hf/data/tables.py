@@ -16,7 +16,8 @@ from .id_columns import find_id_fault, without_points
 from .keywords import check_keys
 from .lines import NotUtf8Error
 from .raw import RawData, null_if_blank, read_interactions
-from .table_columns import Source, Table, TableOptions
+from .table_columns import Source, Table
+from .table_options import TableOptions
 from .ticks import as_coarse_as_exact
 from .times import Times, find_times
 
@@ -69,6 +70,8 @@ def read_tables(
     try:
         rows, num_read, ticks_per_second = _read_log(log, names, options, filters)
         advice = "If the titles are in another table, pass it as `items`." if items is None else ""
+        if items is not None:
+            advice = "If only the table of items has another name for it, pass `item_columns`."
         item_names = names | dict(options.item_columns or {})
         titles = _read_items(log if items is None else items, item_names, options, advice)
     except NotUtf8Error as error:
@@ -83,6 +86,8 @@ def _read_log(
     order = "position" if names["timestamp"] is None else "timestamp"
     required = ["user_id", "item_id", *(["timestamp"] if order == "timestamp" else []), *(["rating"] * has_rating)]
     table = Table.of(log, [names[name] for name in required], options, filters)
+    if names["user_id"] in table.lists:
+        raise ValueError(f"{log}: column {names['user_id']!r} holds lists; a row must belong to one user.")
     times = None
     if order == "timestamp":
         time = names["timestamp"]
@@ -176,8 +181,12 @@ def _read_items(source: Source, names: Mapping[str, Any], options: TableOptions,
     id_column, title_column = names["item_id"], names["title"]
     table = Table.of(source, [id_column, title_column], options, advice=advice)
     kind = table.kinds[title_column]
-    if table.lists == (title_column,):
-        raise ValueError(f"{source}: column {title_column!r} holds lists; titles must be texts.")
+    if len(table.lists) == 1:
+        other = id_column if table.lists == (title_column,) else title_column
+        raise ValueError(
+            f"{source}: column {table.lists[0]!r} holds lists, but {other!r} does not; titles must be texts, and ids "
+            "whole numbers or texts, or both columns hold lists of them."
+        )
     if kind.is_nested() or kind in (pl.Binary, pl.Object):
         raise ValueError(f"{source}: column {title_column!r} holds {kind}; titles must be texts.")
     faults = table.faults | {

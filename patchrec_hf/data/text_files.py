@@ -80,6 +80,11 @@ def refuse_other_kinds(path: Path, is_json: bool) -> None:
         for mark, encoding in marks.items():
             if number == 1 and line.startswith(mark):
                 raise ValueError(f"{path} begins with a byte order mark. Pass `encoding={encoding!r}`.")
+        if not is_json and b"\r" in line.rstrip(b"\r\n"):
+            raise ValueError(
+                f"{path}, line 1: its lines end with \\r alone, as on old Macintosh computers. Write it anew with the "
+                f"line end \\n. It begins with {line[:SHOWN]!r}."
+            )
         if not is_utf8(line):
             raise NotUtf8Error(f"{path}, line {number}: it is not in UTF-8. The line is {line[:SHOWN]!r}.")
 

@@ -14,7 +14,8 @@ from polars import selectors
 
 from ..data.files import make_once, read_checked
 from ..data.lines import NotUtf8Error
-from ..data.table_columns import Table, TableOptions, is_text_table
+from ..data.table_columns import Table
+from ..data.table_options import TableOptions, is_text_table
 from ..data.ticks import TICKS_PER_SECOND
 from ..data.times import Times, find_times
 from .history_files import HistoryFile, find_histories

@@ -13,7 +13,7 @@ from ..data.files import columns_of, require_columns
 from ..data.id_columns import is_id_type
 from ..data.interactions import INTERACTIONS_NAME
 from ..data.keywords import check_keys, nearest_file
-from ..data.table_columns import is_csv, is_table, is_text_table
+from ..data.table_options import is_csv, is_table, is_text_table
 from ..data.text_files import INFERRED_ROWS, refuse_other_kinds
 from ..data.ticks import TICKS_PER_SECOND
 

@@ -61,9 +61,9 @@ def test_movielens_in_an_archive(tmp_path, write):
     [
         ((2, 1, 6, 9), "the rating lies outside"),
         ((2, 1, 0, 9), "the rating lies outside"),
-        ((2, "x", 4, 9), "could not parse `x`"),
-        ((2, 1, 4), "timestamp is missing"),
-        ((2, 1, 4, 9, 9), "found more fields"),
+        ((2, "x", 4, 9), "'(item_id|movieId)' must be a"),
+        ((2, 1, 4), "(timestamp is missing|it holds 3 values)"),
+        ((2, 1, 4, 9, 9), "it holds (more values than there are columns|5 values)"),
     ],
 )
 def test_movielens_names_the_line(tmp_path, write, bad, problem):
