@@ -17,6 +17,7 @@ from .lines import BROKEN_COMPRESSION, SHOWN, NotUtf8Error, is_utf8, open_raw
 SEPARATORS = (",", ";", "\t", "|")
 """Separators that are recognized. Any other must be given."""
 
+_WITH_TABS = (".tsv", ".inter", ".item", ".user")
 _EXCEL_ENDINGS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _EXCEL = (
     "is a spreadsheet (Excel or similar). Save it as CSV in UTF-8, or read it with `polars.read_excel` or "
@@ -116,9 +117,11 @@ def find_separator(path: Path, columns: Sequence[str], separator: str | None) ->
     line = b"".join(_first_lines(path, 1)).decode("utf-8-sig").rstrip("\r\n")
     headers = {mark: next(csv.reader([line], delimiter=mark), []) for mark in SEPARATORS}
     for mark, header in headers.items():
-        if set(columns) <= set(header):
+        if columns and set(columns) <= set(header):
             return mark
     present = [mark for mark, header in headers.items() if len(header) > 1]
+    if len(present) > 1 and "\t" in present and path.name.lower().removesuffix(".gz").endswith(_WITH_TABS):
+        return "\t"
     if len(present) > 1:
         raise ValueError(
             f"{path} has no columns {list(columns)} under any separator: its first line, {line[:SHOWN]!r}, holds "
