@@ -135,7 +135,7 @@ class CsvFile:
             source (`pathlib.Path` or `io.BytesIO`):
                 The file, or some of its records.
             columns (`Sequence[str]`):
-                Names of the columns to read. Of several columns with the same name, the first is read.
+                Names of the columns to read. If several columns have the same name, the first is read.
         """
         # Names may repeat, so polars gets other ones.
         places = {name: f"column {index}" for index, name in reversed(list(enumerate(self.names)))}

@@ -38,7 +38,7 @@ class Counts:
 
 def count_records(path: Path, num_columns: int, dialect: Dialect, num_skipped: int = 0) -> Counts:
     """
-    Counts the records of a CSV file and checks all of its bytes, those of columns that nobody reads among them.
+    Counts the records of a CSV file and checks all of its bytes, also in columns that nobody reads.
 
     Args:
         path (`pathlib.Path`):
@@ -154,7 +154,7 @@ def _refuse_ambiguous(path: Path, block: Block, is_inside: np.ndarray, num_colum
                 path,
                 line,
                 block.content[start:],
-                f"{mark} begins a value that goes on until line {line + len(lines) - 1}, but each of these lines is a "
+                f"{mark} begins a value that ends in line {line + len(lines) - 1}, but each of these lines is a "
                 f"whole record if {mark} is a character like any other; pass `quote_char=''` if it is one, or "
                 f"`quote_char={mark!r}` if it surrounds values",
             )

@@ -54,7 +54,7 @@ class Block:
             The records, with their line ends.
         quotes (`numpy.ndarray`, int64):
             Places of the quotes that begin a value, end it, or stand within it.
-        has_literals (`bool`):
+        has_literals (`bool`, *optional*, defaults to `False`):
             Whether there are other quotes, which are characters.
     """
 
@@ -105,7 +105,7 @@ def read_blocks(path: Path | bytes, dialect: Dialect, num_skipped: int = 0) -> I
         for _ in read_lines(path) if isinstance(path, Path) else ():  # raises at the line that breaks
             pass
         raise ValueError(
-            f"{path}, line {line} or later: the compressed file ends or breaks there ({error}). Download or copy the "
+            f"{_label(path)}, line {line} or later: the compressed file ends or breaks there ({error}). Download or copy the "
             "file again."
         ) from error
 
@@ -240,7 +240,7 @@ def refuse_line(path: Path | bytes, line: int, content: bytes, problem: str) -> 
     """Raises an error that names and shows the line with which `content` begins."""
     text = content.split(b"\n", 1)[0]
     shown = decode_line(text) if is_utf8(text) else text[:SHOWN]
-    raise ValueError(f"{path}, line {line}: {problem}. The line is {shown!r}.")
+    raise ValueError(f"{_label(path)}, line {line}: {problem}. The line is {shown!r}.")
 
 
 def _refuse_quote(path: Path | bytes, line: int, content: bytes, opening: int, problem: str) -> NoReturn:
@@ -253,3 +253,7 @@ def _refuse_quote(path: Path | bytes, line: int, content: bytes, opening: int, p
         f"the value that {mark} begins {problem}; close it, write {mark} twice within it, or pass `quote_char=''` if "
         f"{mark} is a character like any other in this file",
     )
+
+
+def _label(path: Path | bytes) -> str:
+    return "The text" if isinstance(path, bytes) else str(path)

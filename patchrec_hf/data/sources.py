@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from ..runtime.ids import nearest_texts
 from .amazon import AMAZON_FILTERS, read_amazon
@@ -190,7 +191,7 @@ def _find_items(path: Path) -> Path | Parts:
     return path
 
 
-def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Source:
+def _find_published(directory: Path, columns: Mapping[str, Any] | None) -> Source:
     names = {path.name.lower() for path in directory.iterdir()}
 
     def files(*patterns: str) -> tuple[Path, ...]:

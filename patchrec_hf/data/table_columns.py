@@ -201,7 +201,7 @@ class Table:
 
     @property
     def faults(self) -> dict[str, pl.Expr]:
-        """Faults of rows that are not those of a single column (see [`read_checked`])."""
+        """Faults of rows that concern several columns, or the condition (see [`read_checked`])."""
         faults = {
             f"{name!r} is no {self.typed[name]}, as most of its values are; `where` compares it": pl.col(f"no {name}")
             for name in (self._mistyped() if self.where is not None else ())

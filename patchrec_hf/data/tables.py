@@ -40,8 +40,8 @@ def read_tables(
     Args:
         log (`pathlib.Path`, [`Parts`] or [`Frame`]):
             A data frame; a file: CSV or TSV, JSON lines, or Parquet; or several files of one kind. CSV, TSV and JSON
-            lines may be compressed (`.gz`), and are in UTF-8. A row holds one interaction; or those of a user or a
-            session, if the columns hold lists.
+            lines may be compressed (`.gz`), and are in UTF-8. A row holds one interaction. If the columns hold lists, it
+            holds all interactions of a user or a session.
         items (`pathlib.Path`, [`Parts`] or [`Frame`], *optional*):
             Data frame or file with the titles, of any of these kinds. If not given, the log itself must hold the
             titles.
@@ -102,7 +102,12 @@ def _read_log(
     where = None if table.where is None else pl.col("is_kept")
     parts = table.parts_for(scan)
     rows, num_read = read_interactions(
-        log, partial(scan, table), filters.min_rating, faults=faults, where=where, parts=parts
+        log,  # type: ignore[arg-type]
+        partial(scan, table),
+        filters.min_rating,
+        faults=faults,
+        where=where,
+        parts=parts,
     )
     if table.num_empty:
         logger.warning_once(f"{log}: {table.num_empty} rows have empty lists, and are left out.")

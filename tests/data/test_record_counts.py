@@ -40,7 +40,7 @@ def test_counts_by_hand(tmp_path, content, expected):
         ('1,"a, b",c\n', "line 1: it holds 3 values"),
         ("1,2\n3,\0\n", r"line 2: it holds a zero byte.*`encoding`"),
         # Both lines are whole records if the quotes are characters.
-        ('1,2\n3,"a\n4,b"\n', r"line 2: .* goes on until line 3.*`quote_char=''`.*`quote_char='\"'`"),
+        ('1,2\n3,"a\n4,b"\n', r"line 2: .* ends in line 3.*`quote_char=''`.*`quote_char='\"'`"),
     ],
 )
 def test_what_would_have_to_be_guessed_is_refused(tmp_path, content, problem):
