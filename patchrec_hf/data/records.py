@@ -105,8 +105,8 @@ def read_blocks(path: Path | bytes, dialect: Dialect, num_skipped: int = 0) -> I
         for _ in read_lines(path) if isinstance(path, Path) else ():  # raises at the line that breaks
             pass
         raise ValueError(
-            f"{_label(path)}, line {line} or later: the compressed file ends or breaks there ({error}). Download or copy the "
-            "file again."
+            f"{_label(path)}, line {line} or later: the compressed file ends or breaks there ({error}). Download or "
+            "copy the file again."
         ) from error
 
 

@@ -40,8 +40,8 @@ def read_tables(
     Args:
         log (`pathlib.Path`, [`Parts`] or [`Frame`]):
             A data frame; a file: CSV or TSV, JSON lines, or Parquet; or several files of one kind. CSV, TSV and JSON
-            lines may be compressed (`.gz`), and are in UTF-8. A row holds one interaction. If the columns hold lists, it
-            holds all interactions of a user or a session.
+            lines may be compressed (`.gz`), and are in UTF-8. A row holds one interaction. If the columns hold lists,
+            it holds all interactions of a user or a session.
         items (`pathlib.Path`, [`Parts`] or [`Frame`], *optional*):
             Data frame or file with the titles, of any of these kinds. If not given, the log itself must hold the
             titles.
