@@ -87,9 +87,11 @@ def read_iso(texts: pl.Series) -> pl.Series:
             break  # a fault, whose line the reader finds
         found = rest.str.to_datetime(_iso_format(first), time_unit="us", time_zone="UTC", strict=False)
         times = _as_nanoseconds(found.to_physical(), TICKS_PER_SECOND["us"])
-        if first["fraction"] and len(first["fraction"]) > 7:
+        # Microseconds would lose the last digits of some texts, and nanoseconds later years of others.
+        is_long = rest.str.contains(r"\.\d{7}")
+        if first["fraction"] and is_long.any():
             exact = rest.str.to_datetime(_iso_format(first), time_unit="ns", time_zone="UTC", strict=False)
-            times = exact.to_physical()
+            times = exact.to_physical().zip_with(is_long, times)
         is_read = times.is_not_null()
         if not is_read[0]:
             break

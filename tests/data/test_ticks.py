@@ -74,6 +74,8 @@ def test_all_forms_of_iso_8601():
     ]
     seconds = [86_400, 1, 1.5, 1, 60, 1e-9]
     assert read_iso(pl.Series(texts)).to_list() == [*(int(one * NANOSECONDS) for one in seconds), None]
+    fractions = ["1970-01-01 00:00:00.5", "1970-01-01 00:00:00.123456789", "2199-01-01 00:00:00.5"]
+    assert read_iso(pl.Series(fractions)).to_list()[:2] == [500_000_000, 123_456_789]
     # Nothing behind an unreadable text is read, so that the first fault is the one that is reported.
     assert read_iso(pl.Series(["1970-01-02", "soon", "1970-01-01T00:00:01Z"])).to_list()[1] is None
 
