@@ -15,6 +15,7 @@ import polars as pl
 from transformers import AutoTokenizer
 
 from ..data.conditions import parse_where
+from ..data.data_arguments import parse_columns
 from ..data.data_card import describe_data
 from ..data.interactions import INTERACTIONS_NAME
 from ..data.loading import prepare_data
@@ -52,7 +53,8 @@ FILTERS = {
 }
 _SHOWN = {
     "The data": [
-        "data", "output_dir", "items", "columns", "time_unit", "date_format", "separator", "encoding", "cache_dir",
+        "data", "output_dir", "items", "columns", "time_unit", "date_format", "separator", "encoding", "quote_char",
+        "has_header", "item_columns", "cache_dir",
     ],
     "The rows that are kept": [*FILTERS, "where"],
     "The splits and the rest": ["split", "cuts", "ties", "tidy_titles", "tokenizer", "plot", "push_to_hub"],
@@ -84,6 +86,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--date_format", help="format of dates, such as %%d/%%m/%%Y; found by itself if possible")
     parser.add_argument("--separator", help="separator of CSV files, if it is not comma, semicolon, tab or |")
     parser.add_argument("--encoding", help="encoding of text files, if it is not UTF-8")
+    parser.add_argument("--quote_char", help="character around values of CSV files; empty if there is none")
+    parser.add_argument(
+        "--has_header",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether the first line of CSV files names the columns",
+    )
+    parser.add_argument(
+        "--item_columns", nargs="+", metavar="OURS=THEIRS", help="names in the file of the items, if they differ"
+    )
     parser.add_argument("--tidy_titles", action="store_true", help="remove HTML and superfluous white space in titles")
     for name, (kind, text) in FILTERS.items():
         options = {"type": kind} if kind else {"action": argparse.BooleanOptionalAction}
@@ -135,12 +147,15 @@ def prepare(args: argparse.Namespace) -> None:
         filters=filters,
         split=partial(split, cuts=tuple(args.cuts)) if args.cuts else split,
         ties=args.ties,
-        columns=dict(pair.split("=", 1) for pair in args.columns) if args.columns else None,
+        columns=parse_columns(args.columns) if args.columns else None,
         items=args.items,
         time_unit=args.time_unit,
         date_format=args.date_format,
         separator=args.separator,
         encoding=args.encoding,
+        quote_char=args.quote_char,
+        has_header=args.has_header,
+        item_columns=parse_columns(args.item_columns) if args.item_columns else None,  # type: ignore[arg-type]
         title_rule=tidy_title if args.tidy_titles else None,
         cache_dir=args.cache_dir,
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from .files import columns_of, read_checked, require_columns
+from .csv_files import CsvFile
+from .files import is_hidden, read_checked, require_columns
 from .filters import Filters
-from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions, scan_json_lines
+from .lines import json_lines_of
+from .raw import RawData, null_if_blank, read_interactions, scan_json_lines
 
 
 AMAZON_FILTERS = Filters(drop_untitled=True)
@@ -38,38 +41,52 @@ def read_amazon(directory: Path, min_rating: float | None = None) -> RawData:
         FileNotFoundError: If a file is missing.
         ValueError: If a file is not in the published form or ends too early. The message names the line.
     """
-    metadata = sorted(path for path in directory.rglob(f"{_PREFIX}*.jsonl*") if path.suffix in (".jsonl", ".gz"))
+    files = [path for path in directory.rglob("*") if not is_hidden(path.relative_to(directory))]
+    metadata = sorted(path for path in files if path.name.lower().startswith(_PREFIX) and _is_json(path))
     if len(metadata) != 1:
         raise FileNotFoundError(
             f"{directory} must hold one {_PREFIX}<category>.jsonl (or .jsonl.gz), found "
             f"{[path.name for path in metadata]}."
         )
-    category = metadata[0].name.removeprefix(_PREFIX).split(".")[0]
+    category = metadata[0].name[len(_PREFIX) :].split(".")[0]
     names = [f"{category}{ending}" for ending in (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")]
-    log = next((path for name in names for path in sorted(directory.rglob(name))), None)
+    log = next((path for name in names for path in sorted(files) if path.name.lower() == name.lower()), None)
     if log is None:
         raise FileNotFoundError(f"{directory} holds none of {names}.")
-    is_csv = ".csv" in log.suffixes
-    if is_csv:
-        require_columns(log, columns_of(log, pl.scan_csv(log)).names(), list(_TYPES))
-    rows, num_read = read_interactions(
-        log, _scan_csv if is_csv else _scan_reviews, min_rating, (1, 5), has_header=is_csv
-    )
-    items, _ = read_checked(metadata[0], _scan_products, {"parent_asin is missing": pl.col("item_id").is_null()})
+    if _is_json(log):
+        rows, num_read = read_interactions(log, _scan_reviews, min_rating, (1, 5), records=json_lines_of(log))
+    else:
+        csv = CsvFile.of(log, list(_TYPES))
+        require_columns(log, csv.names, list(_TYPES))
+        faults = {
+            f"{name} must be a number": pl.col(f"text of {name}").is_not_null() & pl.col(name).is_null()
+            for name in ("rating", "timestamp")
+        }
+        scan = partial(_scan_csv, csv)
+        rows, num_read = read_interactions(log, scan, min_rating, (1, 5), faults, csv.records)
+        rows = rows.drop("text of rating", "text of timestamp")
+    fault = {"parent_asin is missing": pl.col("item_id").is_null()}
+    items, _ = read_checked(metadata[0], _scan_products, fault, records=json_lines_of(metadata[0]))
     return RawData(rows, items, num_read, ticks_per_second=1000)
 
 
-def _scan_csv(source: Path | io.BytesIO) -> pl.LazyFrame:
-    rows = pl.scan_csv(source, schema_overrides=_TYPES).select(list(_TYPES))
-    return _select_columns(drop_blank_rows(rows))
+def _is_json(path: Path) -> bool:
+    return path.name.lower().endswith((".jsonl", ".jsonl.gz"))
+
+
+def _scan_csv(csv: CsvFile, source: Path | io.BytesIO) -> pl.LazyFrame:
+    texts = csv.scan(source, list(_TYPES))
+    numbers = {name: pl.col(name).cast(_TYPES[name], strict=False) for name in ("rating", "timestamp")}
+    return texts.select(
+        user_id=pl.col("user_id").cast(pl.Categorical),
+        item_id=pl.col("parent_asin").cast(pl.Categorical),
+        **numbers,
+        **{f"text of {name}": pl.col(name) for name in numbers},
+    )
 
 
 def _scan_reviews(source: Path | io.BytesIO) -> pl.LazyFrame:
-    return _select_columns(scan_json_lines(source, _TYPES))
-
-
-def _select_columns(rows: pl.LazyFrame) -> pl.LazyFrame:
-    return rows.select(
+    return scan_json_lines(source, _TYPES).select(
         user_id=pl.col("user_id").cast(pl.Categorical),
         item_id=pl.col("parent_asin").cast(pl.Categorical),
         rating="rating",

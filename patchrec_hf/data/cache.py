@@ -26,7 +26,7 @@ from .preparation import PreparedData, prepare, ties_of_prepared
 from .sample import generate_sample_interactions, load_sample_items
 from .sources import TitleRule, find_source
 from .splits import temporal_split
-from .tables import TableOptions
+from .table_options import TableOptions
 from .ties import check_ties
 
 
@@ -34,7 +34,7 @@ logger = logging.get_logger(__name__)
 
 Split = Callable[[pl.DataFrame], pl.DataFrame]
 
-_CACHE_VERSION = 3  # raise this number when the same settings give other rows
+_CACHE_VERSION = 4  # raise this number when the same settings give other rows
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Preparation:
         if self.options != TableOptions() or any(other is not None for other in others):
             raise ValueError(
                 f"{name} is prepared already: `filters`, `ties`, `title_rule`, `columns`, `items`, `time_unit`, "
-                "`date_format`, `separator` and `encoding` apply to raw data only. Leave them out; only `split` "
-                "applies here."
+                "`date_format`, `separator`, `encoding`, `quote_char`, `has_header` and `item_columns` apply to raw "
+                "data only. Leave them out; only `split` applies here."
             )
         if self.ties == "stable" and ties is None:
             logger.warning_once(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -27,6 +27,28 @@ _SPLITS: Mapping[str, Callable[..., pl.DataFrame]] = {
 _SWITCH = {"nargs": "?", "const": True}  # `--k_core` means `--k_core true`
 
 
+def parse_columns(pairs: Sequence[str]) -> dict[str, str | None]:
+    """
+    Reads the names of columns from the command line.
+
+    Args:
+        pairs (`Sequence[str]`):
+            This library's names and the file's names, such as `["user_id=customer", "timestamp="]`. An empty name
+            stands for a column that the file does not have.
+
+    Returns:
+        `dict[str, str | None]`: the file's names.
+
+    Raises:
+        ValueError: If a text has no `=`, or no name before it.
+    """
+    for pair in pairs:
+        name, sign, theirs = pair.partition("=")
+        if not (name and sign and (theirs or name == "timestamp")):
+            raise ValueError(f"`columns` takes pairs such as user_id=customer, got {pair!r}.")
+    return {pair.partition("=")[0]: pair.partition("=")[2] or None for pair in pairs}
+
+
 @dataclass
 class DataArguments:
     """
@@ -36,10 +58,13 @@ class DataArguments:
     Args:
         data (`str`, *optional*, defaults to `"sample"`):
             See `name_or_path` of [`load_recommendation_data`].
-        items, time_unit, date_format, separator, encoding, ties, cache_dir (*optional*):
+        items, time_unit, date_format, separator, encoding, quote_char, has_header, ties, cache_dir (*optional*):
             See [`prepare_data`].
         columns (`list[str]`, *optional*):
-            The files' names for this library's columns, such as `["user_id=customer", "item_id=sku"]`.
+            The files' names for this library's columns, such as `["user_id=customer", "item_id=sku"]`. `"timestamp="`
+            says that the log has no times, and that its rows are in order.
+        item_columns (`list[str]`, *optional*):
+            Names in the file of the items, if they differ: `["item_id=product", "title=name"]`.
         split_rule (`str`, *optional*):
             `"temporal"`, `"leave_one_out"` or `"user_ratio"`; see `split` of [`prepare_data`].
         cuts (`list[float]`, *optional*):
@@ -75,6 +100,15 @@ class DataArguments:
     date_format: str | None = field(default=None, metadata={"help": "Format of dates, such as %%d/%%m/%%Y."})
     separator: str | None = field(default=None, metadata={"help": "Separator of CSV files. Default: found."})
     encoding: str | None = field(default=None, metadata={"help": "Encoding of text files. Default: UTF-8."})
+    quote_char: str | None = field(
+        default=None, metadata={"help": "Character around values of CSV files; empty if there is none."}
+    )
+    has_header: bool | None = field(
+        default=None, metadata={"help": "Whether the first line of CSV files names the columns.", **_SWITCH}
+    )
+    item_columns: list[str] | None = field(
+        default=None, metadata={"help": "Names in the file of the items, if they differ: item_id=product title=name."}
+    )
     ties: str | None = field(default=None, metadata={"help": "Order of equal times: stable or release."})
     split_rule: str | None = field(
         default=None, metadata={"help": "Rule that splits the interactions.", "choices": list(_SPLITS)}
@@ -109,9 +143,8 @@ class DataArguments:
             )
         if self.cuts is not None:
             check_cuts(self.cuts)
-        for pair in self.columns or ():
-            if not all(pair.partition("=")):
-                raise ValueError(f"`columns` takes pairs such as user_id=customer, got {pair!r}.")
+        parse_columns(self.columns or ())
+        parse_columns(self.item_columns or ())
         parse_where(self.where or ())
         choose_filters(self.settings().get("filters"), Filters())
 
@@ -120,8 +153,9 @@ class DataArguments:
         given = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) is not None}
         known = inspect.signature(load_recommendation_data).parameters
         settings = {name: value for name, value in given.items() if name in known}
-        if self.columns:
-            settings["columns"] = dict(pair.split("=", 1) for pair in self.columns)
+        for name in ("columns", "item_columns"):
+            if given.get(name):
+                settings[name] = parse_columns(given[name])
         if self.split_rule is not None or self.cuts is not None:
             split = _SPLITS[self.split_rule or "temporal"]
             settings["split"] = split if self.cuts is None else partial(split, cuts=tuple(self.cuts))

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import shutil
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 import polars as pl
+import pyarrow.parquet as pq
 from filelock import FileLock
 
 from ..runtime.ids import nearest_texts
 from .frames import Frame
+from .lines import BROKEN_COMPRESSION, Records, Scan, first_line, lines_of, raise_at_line
 
 
-Scan = Callable[[Any], pl.LazyFrame]
-"""Function that reads a file, a data frame, or some lines of a file together with its header line, if it has one."""
+_OF_SYSTEMS = ("__MACOSX", "desktop.ini", "Thumbs.db")
 
-BROKEN_COMPRESSION = (EOFError, zlib.error, gzip.BadGzipFile)
-"""Errors of a compressed file that is damaged."""
+_SHOWN, _SHOWN_COLUMNS, _SHOWN_NAME = 500, 30, 50
+ROW = "row of the table"
+"""Name of a column with the number of the row from which a row was made."""
 
-_CHUNK_LINES = 100_000
-
-
-class NotUtf8Error(ValueError):
-    """A line of a text file is not in UTF-8."""
+Part = tuple[Path, Scan, Records | None]
+"""One file of a table: its path, the function that reads it, and its records if it is a text file."""
 
 
 def read_checked(
@@ -38,14 +33,17 @@ def read_checked(
     faults: Mapping[str, pl.Expr],
     keep: pl.Expr | None = None,
     facts: Sequence[pl.Expr] = (),
-    has_header: bool = False,
+    records: Records | None = None,
+    finish: Callable[[pl.LazyFrame], pl.LazyFrame] | None = None,
+    parts: Sequence[Part] = (),
 ) -> tuple[pl.DataFrame, dict[str, Any]]:
     """
-    Reads and checks a file in one streamed pass. Only the kept rows come into memory.
+    Reads and checks a file in one streamed pass. Only the kept rows come into memory. The number of rows that are read
+    is held against the records that stand in the file.
 
     Args:
         path (`pathlib.Path` or [`Frame`]):
-            The file, which may be compressed (`.gz`), or the data frame.
+            The file, which may be compressed (`.gz`), the directory of several files, or the data frame.
         scan (`Scan`):
             Reads it.
         faults (`Mapping[str, polars.Expr]`):
@@ -55,8 +53,12 @@ def read_checked(
             Expression that is true for the rows to return. All rows are returned if not given.
         facts (`Sequence[polars.Expr]`, *optional*):
             Aggregates over all rows, each with a name (`alias`).
-        has_header (`bool`, *optional*, defaults to `False`):
-            Whether the first line names the columns.
+        records ([`Records`], *optional*):
+            The records of a text file. Its lines if not given.
+        finish (`Callable[[polars.LazyFrame], polars.LazyFrame]`, *optional*):
+            Applied to the kept rows, before they come into memory.
+        parts (`Sequence[Part]`, *optional*):
+            The files, if there are several.
 
     Returns:
         `tuple[polars.DataFrame, dict[str, Any]]`: the kept rows in the file's order, and the facts by
@@ -64,31 +66,38 @@ def read_checked(
 
     Raises:
         NotUtf8Error: If a line that is read is not in UTF-8.
-        ValueError: If the file cannot be read or a row has a fault. The message names the first such line, or the row
-            of a Parquet file or data frame.
+        ValueError: If the file cannot be read, a row has a fault, or other rows were read than the file holds. The
+            message names the first such line, or the row of a Parquet file or data frame.
     """
+    parts = parts or () if isinstance(path, Frame) else parts or [(path, scan, _records(path, records))]
     try:
         rows = scan(path)
         names = dict(enumerate(faults))
         checks = [faults[name].any().alias(f"fault {index}") for index, name in names.items()]
+        number = pl.len().alias("number of rows")
+        kept_rows = rows if keep is None else rows.filter(keep)
         kept, summary = pl.collect_all(
-            [rows if keep is None else rows.filter(keep), rows.select(*checks, *facts)], engine="streaming"
+            [kept_rows if finish is None else finish(kept_rows), rows.select(number, *checks, *facts)],
+            engine="streaming",
         )
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        _raise_at_line(path, scan, faults, has_header, error)
+        _raise_at_fault(path, scan, parts, faults, error)
     values = summary.row(0, named=True)
-    if any(values.pop(f"fault {index}") for index in names):
-        _raise_at_line(path, scan, faults, has_header, None)
+    counts = [_count(part, records, rows) for part, _, records in parts]
+    is_whole = not parts or None in counts or sum(map(int, counts)) == values["number of rows"]  # type: ignore[arg-type]
+    if any(values.pop(f"fault {index}") for index in names) or not is_whole:
+        _raise_at_fault(path, scan, parts, faults, None)
+    del values["number of rows"]
     return kept, values
 
 
-def require_columns(path: Path | Frame, columns: Sequence[str], required: Sequence[str], advice: str = "") -> None:
+def require_columns(path: object, columns: Sequence[str], required: Sequence[str], advice: str = "") -> None:
     """
     Checks that a file has the required columns.
 
     Args:
-        path (`pathlib.Path` or [`Frame`]):
-            The file or data frame, for the error message.
+        path (`object`):
+            The file or data frame, or its name, for the error message.
         columns (`Sequence[str]`):
             Columns of the file.
         required (`Sequence[str]`):
@@ -103,8 +112,10 @@ def require_columns(path: Path | Frame, columns: Sequence[str], required: Sequen
         if column not in columns:
             matches = nearest_texts(column, columns, n=1)
             question = f"Did you mean {matches[0]!r}? " if matches else ""
+            shown = [name[:_SHOWN_NAME] for name in columns[:_SHOWN_COLUMNS]]
+            others = f" and {len(columns) - len(shown)} others" if len(columns) > len(shown) else ""
             raise ValueError(
-                f"{path} has no column {column!r}; its columns are {list(columns)}. {question}{advice}".rstrip()
+                f"{path} has no column {column!r}; its columns are {shown}{others}. {question}{advice}".rstrip()
             )
 
 
@@ -124,19 +135,24 @@ def columns_of(path: Path | Frame, rows: pl.LazyFrame) -> pl.Schema:
     try:
         return rows.collect_schema()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}.") from error
+        raise ValueError(
+            f"{path} cannot be read ({first_line(error)}). It is damaged or of another kind: write or copy it again."
+        ) from error
 
 
 def find_file(directory: Path, *names: str) -> Path:
     """
-    Returns the path of the first of several file names that a directory holds.
+    Returns the path of the first of several file names that a directory holds, in upper or lower case.
 
     Raises:
         FileNotFoundError: If the directory holds none of the names.
     """
+    files = {path.name.lower(): path for path in sorted(directory.iterdir()) if path.is_file()}
     for name in names:
         if (directory / name).is_file():
             return directory / name
+        if name.lower() in files:
+            return files[name.lower()]
     raise FileNotFoundError(f"{directory} holds no {' or '.join(names)}.")
 
 
@@ -182,7 +198,7 @@ def unpack(archive: Path, target: Path) -> Path:
             The directory to unpack to.
 
     Returns:
-        `pathlib.Path`: `target`, or the directory in it if that is its only entry.
+        `pathlib.Path`: `target`, or the directory in it if that is its only entry (see [`innermost`]).
 
     Raises:
         ValueError: If the archive is damaged.
@@ -195,95 +211,64 @@ def unpack(archive: Path, target: Path) -> Path:
         except (zipfile.BadZipFile, *BROKEN_COMPRESSION) as error:
             raise ValueError(f"{archive} is damaged ({error}). Download it again.") from error
 
-    entries = list(make_once(target, extract).iterdir())
-    return entries[0] if len(entries) == 1 and entries[0].is_dir() else target
+    return innermost(make_once(target, extract))
 
 
-def _raise_at_line(
-    path: Path | Frame, scan: Scan, faults: Mapping[str, pl.Expr], has_header: bool, error: Exception | None
+def is_hidden(path: Path) -> bool:
+    """Whether a relative path is hidden, or an operating system or a client of the Hub made it or its directory."""
+    return any(part.startswith(".") or part in _OF_SYSTEMS for part in path.parts)
+
+
+def innermost(directory: Path) -> Path:
+    """
+    Returns the directory that holds the files: the only entry of another one, which holds nothing else but files that
+    an operating system adds, such as `__MACOSX` and `.DS_Store`.
+    """
+    while True:
+        entries = [path for path in directory.iterdir() if not is_hidden(Path(path.name))]
+        if len(entries) != 1 or not entries[0].is_dir():
+            return directory
+        directory = entries[0]
+
+
+def _records(path: Path, records: Records | None) -> Records | None:
+    return lines_of(path) if records is None and path.suffix.lower() != ".parquet" else records
+
+
+def _count(path: Path, records: Records | None, rows: pl.LazyFrame) -> int | None:
+    if records is not None:
+        return records.count
+    return None if ROW in rows.collect_schema() else int(pq.read_metadata(path).num_rows)
+
+
+def _raise_at_fault(
+    path: Path | Frame, scan: Scan, parts: Sequence[Part], faults: Mapping[str, pl.Expr], error: Exception | None
 ) -> NoReturn:
-    """Reads the file again in chunks, and raises at the first line that cannot be read or has a fault."""
-    if isinstance(path, Frame) or path.suffix.lower() == ".parquet":
-        _raise_at_row(path, scan, faults, error)
-    number = 0
-    lines = _lines(path)
-    try:
-        header = b"".join(islice(lines, int(has_header)))
-        number += has_header
-        while batch := list(islice(lines, _CHUNK_LINES)):
-            if reason := _problem(scan, header, batch, faults):
-                low, high = 0, len(batch)  # the first `low` lines are valid, the first `high` lines are not
-                while high - low > 1:
-                    middle = (low + high) // 2
-                    if problem := _problem(scan, header, batch[:middle], faults):
-                        high, reason = middle, problem
-                    else:
-                        low = middle
-                line = batch[low].decode("utf-8", errors="replace").strip()
-                if "\ufffd" in line and not is_utf8(batch[low]):
-                    raise NotUtf8Error(
-                        f"{path}, line {number + high}: it is not in UTF-8. The line is {line[:200]!r}."
-                    )
-                raise ValueError(f"{path}, line {number + high}: {reason}. The line is {line[:200]!r}.") from error
-            number += len(batch)
-    except _TruncatedError as truncated:
-        raise ValueError(
-            f"{path}, line {truncated.line}: the compressed file ends or breaks there ({truncated}). Download or "
-            "copy the file again."
-        ) from error
-    raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def _raise_at_row(path: Path | Frame, scan: Scan, faults: Mapping[str, pl.Expr], error: Exception | None) -> NoReturn:
+    """Raises at the first line or row that cannot be read or has a fault."""
+    for part, scan_part, records in parts[:-1]:
+        try:
+            read_checked(part, scan_part, faults, pl.lit(False), records=records)
+        except (pl.exceptions.PolarsError, OSError) as cause:
+            raise ValueError(f"{part} cannot be read: {first_line(cause)}.") from cause
+    if parts:
+        last, scan_last, records = parts[-1]
+        if records is not None:
+            raise_at_line(last, scan_last, faults, records, error)
+        path, scan = last, scan_last
     if error is not None:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    rows = scan(path).with_row_index("row")
+        raise ValueError(
+            f"{path} cannot be read ({first_line(error)}). It is damaged or of another kind: write or copy it again."
+        ) from error
+    rows = scan(path)
+    if ROW not in rows.collect_schema():
+        rows = rows.with_row_index(ROW)
     for name, fault in faults.items():
         faulty = rows.filter(fault).head(1).collect(engine="streaming")
         if len(faulty):
             # The rows of a frame are numbered as its own library numbers them.
-            number = f"{faulty['row'][0]}, counted from 0" if isinstance(path, Frame) else faulty["row"][0] + 1
-            values = faulty.drop("row").row(0, named=True)
-            raise ValueError(f"{path}, row {number}: {name}. The row is {values}.")
+            row = faulty[ROW][0]
+            number = f"{row}, counted from 0" if isinstance(path, Frame) else row + 1
+            raw = path.rows if isinstance(path, Frame) else pl.scan_parquet(path)
+            values = raw.slice(row, 1).collect().row(0, named=True)
+            raise ValueError(f"{path}, row {number}: {name}. The row is {str(values)[:_SHOWN]}.")
     raise ValueError(f"{path} changed while it was being read. Run this again.")
-
-
-def open_raw(path: Path) -> IO[bytes]:
-    """Opens a file to read its bytes, those that it held before it was compressed (`.gz`)."""
-    return gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb")  # type: ignore[return-value]
-
-
-def is_utf8(line: bytes) -> bool:
-    """Whether a line is in UTF-8."""
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-class _TruncatedError(Exception):
-    def __init__(self, message: str, line: int) -> None:
-        super().__init__(message)
-        self.line = line
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    number = 0
-    with open_raw(path) as file:
-        try:
-            for line in file:
-                number += 1
-                yield line
-        except BROKEN_COMPRESSION as error:
-            raise _TruncatedError(str(error), number + 1) from error
-
-
-def _problem(scan: Scan, header: bytes, lines: list[bytes], faults: Mapping[str, pl.Expr]) -> str | None:
-    if not b"".join(lines).strip():
-        return None
-    try:
-        rows = scan(io.BytesIO(header + b"".join(lines))).collect()
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        return str(error).splitlines()[0].rstrip(".")
-    return next((name for name, fault in faults.items() if rows.select(fault.any()).item()), None)

@@ -275,6 +275,8 @@ def report_steps(steps: list[FilterStep]) -> str:
 
 
 def _drop_duplicates(interactions: pl.DataFrame) -> pl.DataFrame:
+    if "timestamp" not in interactions.columns:  # rows in order, of which none repeats another one's time
+        return interactions
     row = pl.struct("user_id", "item_id", "timestamp")
     hashes = interactions.select(row.hash()).to_series()
     # Only rows with equal hashes are compared. Most tables have none.

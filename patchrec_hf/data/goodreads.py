@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import polars as pl
 from transformers.utils import logging
 
-from .files import BROKEN_COMPRESSION, find_file, open_raw, read_checked, require_columns
+from .files import find_file, read_checked, require_columns
 from .filters import Filters
 from .keywords import check_keys
-from .raw import RawData, null_if_blank, read_interactions, scan_json_lines
+from .lines import BROKEN_COMPRESSION, json_lines_of, open_raw
+from .raw import COUNTS, RawData, null_if_blank, read_interactions, scan_json_lines
 
 
 logger = logging.get_logger(__name__)
@@ -48,8 +50,9 @@ def read_goodreads(
         columns (`Mapping[str, str]`, *optional*):
             Fields to read instead of the default ones. For `timestamp`: `"date_added"` (default), `"date_updated"`,
             `"started_at"` or `"read_at"`. In these last two, most lines of the published files have no date; such
-            lines are left out. `goodreads_reviews_spoiler.json.gz` has only `"timestamp"` (default there), a day. For
-            `title`: `"title"` (default; the series follows in brackets) or `"title_without_series"`.
+            lines are left out, and counted in a step of their own. `goodreads_reviews_spoiler.json.gz` has only
+            `"timestamp"` (default there), a day. For `title`: `"title"` (default; the series follows in brackets) or
+            `"title_without_series"`.
 
     Returns:
         [`RawData`]: the items are all books.
@@ -86,12 +89,21 @@ def read_goodreads(
         f"{field} is no date like {example!r}": pl.col("timestamp").is_null(),
     }
     has_time = (pl.col("date") != "").fill_null(True) if field in ("read_at", "started_at") else None
-    rows, num_read = read_interactions(log, scan_log, min_rating, (0, 5), faults, where=has_time)
+    records = json_lines_of(log)
+    rows, num_read = read_interactions(log, scan_log, min_rating, (0, 5), faults, records, has_time)
+    num_left = {}
     if has_time is not None:
-        logger.warning(f"{log}: lines whose {field} is empty are left out. `date_added` is never empty.")
+        timed = scan_log(log).filter(has_time).select(COUNTS).collect(engine="streaming").row(0, named=True)
+        num_left[f"with {field}"] = timed
+        number = num_read["interactions"] - timed["interactions"]
+        logger.warning(
+            f"{log}: {number} of {num_read['interactions']} lines have no {field} and are left out. `date_added` is "
+            "never empty."
+        )
     books = _find_one(directory, "goodreads_books*")
-    items, _ = read_checked(books, scan_books, {"book_id is missing": pl.col("item_id").is_null()})
-    return RawData(rows.drop("date"), items, num_read)
+    faults = {"book_id is missing": pl.col("item_id").is_null()}
+    items, _ = read_checked(books, scan_books, faults, records=json_lines_of(books))
+    return RawData(rows.drop("date"), items, num_read, num_left=num_left)
 
 
 def _time_field(log: Path, given: str | None) -> str:
@@ -110,7 +122,11 @@ def _time_field(log: Path, given: str | None) -> str:
 
 def _find_one(directory: Path, *patterns: str) -> Path:
     for pattern in patterns:
-        names = sorted(path.name for path in directory.glob(pattern) if path.name.endswith((".json.gz", ".json")))
+        names = sorted(
+            path.name
+            for path in directory.iterdir()
+            if fnmatch(path.name.lower(), pattern) and path.name.lower().endswith((".json.gz", ".json"))
+        )
         if len(names) > 1:
             raise ValueError(f"{directory} holds several files {pattern}: {names}. Leave one in the directory.")
         if names:

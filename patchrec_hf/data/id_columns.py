@@ -11,6 +11,10 @@ import pyarrow.compute as pc
 
 
 _TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
+_NUMBER = r"^[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?$"
+_LIST = r"""^\[\s*(?:-?\d+|"[^"]*"|'[^']*')(?:\s*,\s*(?:-?\d+|"[^"]*"|'[^']*'))*\s*\]$"""
+EXACT = 2**53
+"""Whole numbers beyond this may have been rounded where they were written with a point."""
 
 
 def is_id_type(dtype: pl.DataType) -> bool:
@@ -50,6 +54,102 @@ def as_texts(table: pl.DataFrame) -> pl.DataFrame:
     kinds = (pl.Enum, pl.Categorical)
     columns = [name for name in ("user_id", "item_id") if name in table.columns and table[name].dtype in kinds]
     return table.with_columns(pl.col(columns).cast(pl.String))
+
+
+@dataclass(frozen=True)
+class IdFault:
+    """
+    An id that cannot be read without a guess.
+
+    Args:
+        id (`str`):
+            The id.
+        problem (`str`):
+            The problem, with the way out.
+    """
+
+    id: str
+    problem: str
+
+
+def find_id_fault(ids: pl.Series) -> IdFault | None:
+    """
+    Finds an id that cannot be read without a guess, in all distinct texts of a column.
+
+    Args:
+        ids (`polars.Series`):
+            The distinct texts of a column of ids.
+
+    Returns:
+        [`IdFault`], *optional*: an id that is blank, differs from another one in white space only, is a number with a
+        fraction or an exponent where all others are numbers too, or is the same number as another id.
+    """
+    stripped = ids.str.strip_chars()
+    if len(blank := ids.filter(stripped == "")):
+        return IdFault(blank[0], f"an id is blank, {blank[0]!r}; write an id, or leave the row out")
+    if twin := _twin(ids, stripped):
+        return IdFault(
+            twin[1],
+            f"the ids {twin[0]!r} and {twin[1]!r} differ in white space only; write them alike if they are one, or in "
+            "other characters if they are two",
+        )
+    if len(lists := ids.filter(ids.str.contains(_LIST))):
+        return IdFault(
+            lists[0],
+            f"{lists[0][:50]!r} is a list that is written as a text; write one row for each of its values, or a "
+            "column of lists in Parquet or JSON lines",
+        )
+    with_point = ids.str.contains(r"[.eE]") & ids.str.contains(_NUMBER)
+    if not with_point.any():
+        return None
+    whole = _without_zeros(ids)
+    if not ids.str.contains(_NUMBER).all():
+        if twin := _twin(ids, whole):
+            return IdFault(
+                twin[1],
+                f"the ids {twin[0]!r} and {twin[1]!r} are the same number among ids that are texts; write them alike "
+                "if they are one",
+            )
+        return None
+    number = whole.cast(pl.Int128, strict=False)
+    odd = ids.filter(number.is_null() | (with_point & (number.abs() > EXACT)))
+    if len(odd) == 0:
+        return None
+    return IdFault(
+        odd[0],
+        f"all ids of the column are numbers, but {odd[0]!r} is not written as a whole number, so digits may be "
+        "missing; write ids as whole numbers with all of their digits, or as texts such as 'a1.5'",
+    )
+
+
+def without_points(ids: pl.Series) -> pl.Series | None:
+    """
+    Reads ids such as `1.0` as the whole numbers that they are. Pandas writes a column of whole numbers so if a value
+    is missing.
+
+    Args:
+        ids (`polars.Series`):
+            The distinct texts of a column without a fault (see [`find_id_fault`]).
+
+    Returns:
+        `polars.Series`, *optional*: the texts of the whole numbers; `None` if the ids stay as they are, because none
+        is written with a point, or not all of them are numbers.
+    """
+    is_number = ids.str.contains(_NUMBER)
+    return _without_zeros(ids) if is_number.all() and ids.str.contains(".", literal=True).any() else None
+
+
+def _without_zeros(ids: pl.Series) -> pl.Series:
+    return ids.str.replace(r"^([+-]?\d+)\.0*$", "${1}")
+
+
+def _twin(ids: pl.Series, forms: pl.Series) -> tuple[str, str] | None:
+    """Returns two ids that have the same form, first the one that is written like it."""
+    if forms.n_unique() == len(forms):
+        return None
+    form = forms.filter(forms.is_duplicated())[0]
+    twins = sorted(ids.filter(forms == form), key=lambda text: (text != form, text))
+    return twins[0], twins[1]
 
 
 def unify_ids(interactions: pl.DataFrame, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -24,7 +24,7 @@ from .row_facts import keep_facts
 from .sources import TitleRule
 from .splits import SPLITS
 from .streams import stream_rows
-from .tables import TableOptions
+from .table_options import TableOptions
 
 
 _ROWS_VERSION = 1  # raise this number when the same prepared data and settings give other rows
@@ -41,12 +41,15 @@ def load_recommendation_data(
     split: Split | None = None,
     ties: Literal["stable", "release"] | None = None,
     title_rule: TitleRule | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     items: str | Path | FrameLike | None = None,
     time_unit: str = "s",
     date_format: str | None = None,
     separator: str | None = None,
     encoding: str | None = None,
+    quote_char: str | None = None,
+    has_header: bool = True,
+    item_columns: Mapping[str, str] | None = None,
     streaming: bool = False,
     cache_dir: str | Path | None = None,
 ) -> tuple[DatasetDict | dict[str, Dataset | IterableDataset], Catalog]:
@@ -64,7 +67,8 @@ def load_recommendation_data(
         targets_per_row (`int`, *optional*, defaults to `1`):
             Number of consecutive interactions of a user that a training row predicts at most (see [`make_rows`]). 1
             gives sliding windows.
-        filters, split, ties, title_rule, columns, items, time_unit, date_format, separator, encoding (*optional*):
+        filters, split, ties, title_rule, columns, items, time_unit, date_format, separator, encoding, quote_char,
+        has_header, item_columns (*optional*):
             See [`prepare_data`].
         streaming (`bool`, *optional*, defaults to `False`):
             Whether training rows are made while training instead of kept in the cache. The trainers then need
@@ -98,7 +102,7 @@ def load_recommendation_data(
         "targets_per_row": targets_per_row,
     }
     data = _name_path_or_frame(name_or_path)
-    options = TableOptions(columns, time_unit, date_format, separator, encoding)
+    options = TableOptions(columns, time_unit, date_format, separator, encoding, quote_char, has_header, item_columns)
     preparation = Preparation(filters, split, ties, title_rule, options, items)
     if data == "sample" and not streaming:
         sample = prepare_sample(preparation)
@@ -131,12 +135,15 @@ def prepare_data(
     split: Split | None = None,
     ties: Literal["stable", "release"] | None = None,
     title_rule: TitleRule | None = None,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | None] | None = None,
     items: str | Path | FrameLike | None = None,
     time_unit: str = "s",
     date_format: str | None = None,
     separator: str | None = None,
     encoding: str | None = None,
+    quote_char: str | None = None,
+    has_header: bool = True,
+    item_columns: Mapping[str, str] | None = None,
     cache_dir: str | Path | None = None,
 ) -> PreparedData:
     """
@@ -169,7 +176,7 @@ def prepare_data(
             Function that turns a published title into the title to use. If not given: [`clean_movie_title`] for
             MovieLens, and unchanged titles for all other data. `str` leaves titles unchanged, [`tidy_title`] cleans
             them.
-        columns, time_unit, date_format, separator, encoding (*optional*):
+        columns, time_unit, date_format, separator, encoding, quote_char, has_header, item_columns (*optional*):
             See [`TableOptions`]. For your own logs; `columns` also for Goodreads.
         items (`str`, `pathlib.Path` or a data frame, *optional*):
             The titles of your own log, if the log does not hold them.
@@ -189,7 +196,7 @@ def prepare_data(
         TypeError: If the data, `items` or `filters` is of no known type, or a keyword is unknown.
     """
     data = _name_path_or_frame(name_or_path)
-    options = TableOptions(columns, time_unit, date_format, separator, encoding)
+    options = TableOptions(columns, time_unit, date_format, separator, encoding, quote_char, has_header, item_columns)
     preparation = Preparation(filters, split, ties, title_rule, options, items)
     if data == "sample":
         return prepare_sample(preparation)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from .files import columns_of, find_file, read_checked, require_columns
+from .csv_files import CsvFile
+from .files import find_file, read_checked, require_columns
 from .filters import Filters
 from .raw import RawData, drop_blank_rows, null_if_blank, read_interactions
 
@@ -63,26 +65,45 @@ def read_movielens(directory: Path, min_rating: float | None = None) -> RawData:
         ValueError: If a file is not in the published form. The message names the line.
     """
     ratings = find_file(directory, "u.data", "ratings.dat", "ratings.csv")
-    scan, movies_name, lowest_rating = {
-        "u.data": (_scan_tabs, "u.item", 1.0),
-        "ratings.dat": (_scan_colons, "movies.dat", 1.0),
-        "ratings.csv": (_scan_commas, "movies.csv", 0.5),
-    }[ratings.name]
-    has_header = ratings.suffix == ".csv"
-    if has_header:
-        require_columns(ratings, columns_of(ratings, pl.scan_csv(ratings)).names(), list(_CSV_NAMES))
-    faults = (
-        {"it is not in the published form": pl.col("separators").is_not_null()} if ratings.suffix == ".dat" else {}
-    )
-    rows, num_read = read_interactions(ratings, scan, min_rating, (lowest_rating, 5.0), faults, has_header)
-    movies = find_file(directory, movies_name)
-    if has_header:
-        require_columns(movies, columns_of(movies, pl.scan_csv(movies)).names(), ["movieId", "title"])
-    items, _ = read_checked(movies, _MOVIE_SCANS[movies_name], _TITLE_FAULTS, has_header=has_header)
+    if ratings.suffix.lower() == ".csv":
+        return _read_csv(ratings, find_file(directory, "movies.csv"), min_rating)
+    is_100k = ratings.name.lower() == "u.data"
+    scan = _scan_tabs if is_100k else _scan_colons
+    faults = {} if is_100k else {"it is not in the published form": pl.col("separators").is_not_null()}
+    rows, num_read = read_interactions(ratings, scan, min_rating, (1.0, 5.0), faults)
+    movies = find_file(directory, "u.item" if is_100k else "movies.dat")
+    scan_titles = partial(_scan_titles, separator="|" if is_100k else "::", encoding=_encoding(movies))
+    items, _ = read_checked(movies, scan_titles, _TITLE_FAULTS)
     return RawData(rows.select(_FIELDS), items, num_read)
 
 
 _CSV_NAMES = {"userId": "user_id", "movieId": "item_id", "rating": "rating", "timestamp": "timestamp"}
+
+
+def _read_csv(ratings: Path, movies: Path, min_rating: float | None) -> RawData:
+    log, titles = CsvFile.of(ratings, list(_CSV_NAMES)), CsvFile.of(movies, ["movieId", "title"])
+    require_columns(ratings, log.names, list(_CSV_NAMES))
+    require_columns(movies, titles.names, ["movieId", "title"])
+
+    def scan_log(source: Path | io.BytesIO) -> pl.LazyFrame:
+        texts = log.scan(source, list(_CSV_NAMES)).rename(_CSV_NAMES)
+        kinds = dict(zip(_FIELDS, _TYPES, strict=True))
+        return texts.select(
+            *(pl.col(name).cast(kind, strict=False) for name, kind in kinds.items()),
+            *(pl.col(name).alias(f"text of {name}") for name in _FIELDS),
+        )
+
+    def scan_titles(source: Path | io.BytesIO) -> pl.LazyFrame:
+        item_id = pl.col("movieId").cast(pl.Int32, strict=False)
+        return titles.scan(source, ["movieId", "title"]).select(item_id=item_id, title=null_if_blank(pl.col("title")))
+
+    faults = {
+        f"{theirs!r} must be a number": pl.col(f"text of {ours}").is_not_null() & pl.col(ours).is_null()
+        for theirs, ours in _CSV_NAMES.items()
+    }
+    rows, num_read = read_interactions(ratings, scan_log, min_rating, (0.5, 5.0), faults, log.records)
+    items, _ = read_checked(movies, scan_titles, _TITLE_FAULTS, records=titles.records)
+    return RawData(rows.select(_FIELDS), items, num_read)
 
 
 def _scan_tabs(source: Path | io.BytesIO) -> pl.LazyFrame:
@@ -101,27 +122,20 @@ def _scan_colons(source: Path | io.BytesIO) -> pl.LazyFrame:
     return rows.select(*_FIELDS, separators=pl.coalesce("^empty .*$"))
 
 
-def _scan_commas(source: Path | io.BytesIO) -> pl.LazyFrame:
-    types = dict(zip(_CSV_NAMES, _TYPES, strict=True))
-    return drop_blank_rows(pl.scan_csv(source, schema_overrides=types).select(*_CSV_NAMES).rename(_CSV_NAMES))
+def _encoding(movies: Path) -> str:
+    """The published titles are in Latin-1. Many programs save them again in UTF-8, which Latin-1 hardly ever is."""
+    try:
+        movies.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return "latin-1"
+    return "utf-8-sig"
 
 
-def _scan_latin1(source: Path | io.BytesIO, separator: str) -> pl.LazyFrame:
+def _scan_titles(source: Path | io.BytesIO, separator: str, encoding: str) -> pl.LazyFrame:
     text = source.read_bytes() if isinstance(source, Path) else source.read()
-    lines = pl.LazyFrame({"line": text.decode("latin-1").split("\n")}).select(pl.col("line").str.strip_chars("\r "))
+    lines = pl.LazyFrame({"line": text.decode(encoding).split("\n")}).select(pl.col("line").str.strip_chars("\r "))
     parts = pl.col("line").str.splitn(separator, 3)
     return lines.filter(pl.col("line") != "").select(
-        item_id=parts.struct.field("field_0").cast(pl.Int32), title=null_if_blank(parts.struct.field("field_1"))
+        item_id=parts.struct.field("field_0").cast(pl.Int32, strict=False),
+        title=null_if_blank(parts.struct.field("field_1")),
     )
-
-
-def _scan_movie_csv(source: Path | io.BytesIO) -> pl.LazyFrame:
-    rows = drop_blank_rows(pl.scan_csv(source, infer_schema=False))
-    return rows.select(item_id=pl.col("movieId").cast(pl.Int32), title=null_if_blank(pl.col("title")))
-
-
-_MOVIE_SCANS = {
-    "u.item": lambda source: _scan_latin1(source, "|"),
-    "movies.dat": lambda source: _scan_latin1(source, "::"),
-    "movies.csv": _scan_movie_csv,
-}

@@ -244,14 +244,15 @@ def prepare(
         items = items.filter(pl.col("item_id").is_in(kept_items.implode()))
     if title_rule is not None:
         items = items.with_columns(title=pl.Series([title_rule(title) for title in items["title"]], dtype=pl.String))
-    rows = order_interactions(rows.select("user_id", "item_id", "timestamp"), ties)  # type: ignore[arg-type]
+    order = "position" if "position" in rows.columns else "timestamp"
+    rows = order_interactions(rows.select("user_id", "item_id", order), ties)  # type: ignore[arg-type]
     users = rows.select(pl.col("user_id").unique(maintain_order=True))
     if raw.ticks_per_second > 1:  # only after sorting, which uses the order within a second
         rows = rows.with_columns(pl.col("timestamp") // raw.ticks_per_second)
     items = as_texts(items)
     check_items(items)
-    as_read = FilterStep("as read", **raw.num_read)
-    return PreparedData(name, split(rows), items, users, (as_read, *steps), license_terms, ties)
+    reading = [FilterStep(step, **counts) for step, counts in {"as read": raw.num_read, **raw.num_left}.items()]
+    return PreparedData(name, split(rows), items, users, (*reading, *steps), license_terms, ties)
 
 
 def write_sequences(interactions: Path, target: Path) -> None:

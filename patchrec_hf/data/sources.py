@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from ..runtime.ids import nearest_texts
 from .amazon import AMAZON_FILTERS, read_amazon
 from .downloads import AMAZON_TERMS, GOODREADS_TERMS, MOVIELENS_TERMS, download
-from .files import place_for, unpack
+from .files import innermost, is_hidden, place_for, unpack
 from .filters import Filters
 from .frames import Frame, FrameLike, read_frame
 from .goodreads import GOODREADS_FILTERS, read_goodreads
 from .keywords import nearest_file
 from .movielens import MOVIELENS_100K_FILTERS, MOVIELENS_FILTERS, clean_movie_title, read_movielens
+from .part_files import Parts, find_parts
 from .raw import RawData
-from .tables import TableOptions, is_table, is_text_table, read_tables
+from .table_columns import Source as TableSource
+from .table_options import TableOptions, is_csv, is_table, is_text_table
+from .tables import read_tables
 from .text_files import recode, refuse_spreadsheet
 
 
@@ -101,14 +106,18 @@ def find_source(
         path = downloaded
     if path.is_file():
         refuse_spreadsheet(path)
-    if path.suffix == ".zip":
+    if path.suffix.lower() == ".zip":
         path = unpack(path, place_for(path, cache / "unpacked"))
     if path.is_file():
         return _find_table(path, items, cache, options)
+    if parts := find_parts(path):
+        return _find_table(parts, items, cache, options)
+    path = innermost(path)
     if items is not None or replace(options, columns=None) != TableOptions():
         raise ValueError(
-            "`items`, `time_unit`, `date_format`, `separator` and `encoding` apply to your own log file or data frame "
-            f"only, but {path} is a directory. Leave them out."
+            "`items`, `time_unit`, `date_format`, `separator`, `encoding`, `quote_char`, `has_header` and "
+            "`item_columns` apply to your own log file or data frame only, but "
+            f"{path} is a directory. Leave them out."
         )
     published = _find_published(path, options.columns)
     if options.columns and published.license_terms != GOODREADS_TERMS:
@@ -128,43 +137,43 @@ def _without_condition(read: Callable[[Filters], RawData], path: Path) -> Callab
     return checked
 
 
-def _find_table(log: Path | Frame, items: str | Path | FrameLike | None, cache: Path, options: TableOptions) -> Source:
+def _find_table(log: TableSource, items: str | Path | FrameLike | None, cache: Path, options: TableOptions) -> Source:
     if isinstance(log, Path) and not is_table(log):
         raise ValueError(f"{log} is of no known kind; it must be a table (CSV, JSON lines, Parquet) or a zip archive.")
-    titles: Path | Frame | None = None
+    tables: list[TableSource] = [log]
     if isinstance(items, str | os.PathLike):
-        titles = Path(items).expanduser()
-        if not titles.is_file():
-            raise FileNotFoundError(f"There is no file {titles}, which `items` names.{nearest_file(titles)}")
-        refuse_spreadsheet(titles)
+        tables.append(_find_items(Path(items).expanduser()))
     elif items is not None:
-        titles = read_frame(items, "The data frame of `items`")
-    files = [log] if titles is None else [log, titles]
+        tables.append(read_frame(items, "The data frame of `items`"))
+    files = [file for table in tables for file in (table.files if isinstance(table, Parts) else (table,))]
     texts = [file for file in files if isinstance(file, Path) and is_text_table(file)]
-    for name in ("separator", "encoding"):
-        if getattr(options, name) is not None and not texts:
+    has_csv = any(is_csv(file) for file in texts)
+    for name, default in (("separator", None), ("encoding", None), ("quote_char", None), ("has_header", True)):
+        if getattr(options, name) != default and not (texts if name == "encoding" else has_csv):
             raise ValueError(
                 f"`{name}` applies to CSV files" + (" and JSON lines" if name == "encoding" else "") + ", but there "
-                f"is no such file among {[str(file) for file in files]}. Leave it out."
+                f"is no such file among {[str(table) for table in tables]}. Leave it out."
             )
-    given = files
+    copies: dict[Path, Path] = {}
     if options.encoding is not None:
-        files = [
-            recode(file, options.encoding, cache / "recoded") if isinstance(file, Path) and file in texts else file
-            for file in files
-        ]
+        copies = {file: recode(file, options.encoding, cache / "recoded") for file in texts}
+
+    def copy_of(table: TableSource) -> TableSource:
+        if isinstance(table, Parts):
+            return replace(table, files=tuple(copies.get(file, file) for file in table.files))
+        return copies.get(table, table) if isinstance(table, Path) else table
 
     def read(filters: Filters) -> RawData:
         try:
-            return read_tables(files[0], files[1] if len(files) > 1 else None, options, filters)
+            return read_tables(copy_of(log), copy_of(tables[1]) if len(tables) > 1 else None, options, filters)
         except ValueError as error:
             message = str(error)
-            for file, copy in zip(given, files, strict=True):  # a re-encoded copy lies in the cache
+            for file, copy in copies.items():  # a re-encoded copy lies in the cache
                 message = message.replace(str(copy), str(file))
             raise ValueError(message) from error
 
     return Source(
-        tuple(files),
+        tuple(copies.get(file, file) if isinstance(file, Path) else file for file in files),
         read,
         Filters(),
         None,
@@ -173,17 +182,22 @@ def _find_table(log: Path | Frame, items: str | Path | FrameLike | None, cache: 
     )
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _find_items(path: Path) -> Path | Parts:
+    if path.is_dir() and (parts := find_parts(path)):
+        return parts
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}, which `items` names.{nearest_file(path)}")
+    refuse_spreadsheet(path)
+    return path
 
 
-def _find_published(directory: Path, columns: Mapping[str, str] | None) -> Source:
-    names = {path.name for path in directory.iterdir()}
+def _find_published(directory: Path, columns: Mapping[str, Any] | None) -> Source:
+    names = {path.name.lower() for path in directory.iterdir()}
 
     def files(*patterns: str) -> tuple[Path, ...]:
-        matches = (path for pattern in patterns for path in directory.rglob(pattern))
+        matches = (path for path in directory.rglob("*") if any(fnmatch(path.name.lower(), one) for one in patterns))
         # Skip hidden directories: the Hub's client keeps download records there and writes them anew at every call.
-        return tuple(sorted(path for path in matches if not _is_hidden(path.relative_to(directory))))
+        return tuple(sorted(path for path in matches if not is_hidden(path.relative_to(directory)) and path.is_file()))
 
     def movielens(filters: Filters, *patterns: str) -> Source:
         return Source(

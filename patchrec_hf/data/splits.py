@@ -36,7 +36,7 @@ def temporal_split(interactions: pl.DataFrame, cuts: tuple[float, float] = (0.96
     if "timestamp" not in interactions.columns:
         raise ValueError(
             f"A temporal split needs the column 'timestamp'; the columns are {interactions.columns}. Use another "
-            "`split`."
+            "`split`, such as `leave_one_out_split` or `user_ratio_split`."
         )
     first, second = cut_times(interactions, cuts)
     is_late = (pl.col("timestamp") > first).cast(pl.Int8) + (pl.col("timestamp") > second).cast(pl.Int8)

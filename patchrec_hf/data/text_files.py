@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from .files import BROKEN_COMPRESSION, NotUtf8Error, is_utf8, make_once, open_raw, place_for
+from .files import make_once, place_for
+from .lines import BROKEN_COMPRESSION, SHOWN, NotUtf8Error, is_utf8, open_raw
 
 
 SEPARATORS = (",", ";", "\t", "|")
 """Separators that are recognized. Any other must be given."""
 
+_WITH_TABS = (".tsv", ".inter", ".item", ".user")
 _EXCEL_ENDINGS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _EXCEL = (
     "is a spreadsheet (Excel or similar). Save it as CSV in UTF-8, or read it with `polars.read_excel` or "
@@ -79,8 +81,13 @@ def refuse_other_kinds(path: Path, is_json: bool) -> None:
         for mark, encoding in marks.items():
             if number == 1 and line.startswith(mark):
                 raise ValueError(f"{path} begins with a byte order mark. Pass `encoding={encoding!r}`.")
+        if not is_json and b"\r" in line.rstrip(b"\r\n"):
+            raise ValueError(
+                f"{path}, line 1: its lines end with \\r alone, as on old Macintosh computers. Write it anew with the "
+                f"line end \\n. It begins with {line[:SHOWN]!r}."
+            )
         if not is_utf8(line):
-            raise NotUtf8Error(f"{path}, line {number}: it is not in UTF-8. The line is {line[:200]!r}.")
+            raise NotUtf8Error(f"{path}, line {number}: it is not in UTF-8. The line is {line[:SHOWN]!r}.")
 
 
 def find_separator(path: Path, columns: Sequence[str], separator: str | None) -> str:
@@ -110,12 +117,14 @@ def find_separator(path: Path, columns: Sequence[str], separator: str | None) ->
     line = b"".join(_first_lines(path, 1)).decode("utf-8-sig").rstrip("\r\n")
     headers = {mark: next(csv.reader([line], delimiter=mark), []) for mark in SEPARATORS}
     for mark, header in headers.items():
-        if set(columns) <= set(header):
+        if columns and set(columns) <= set(header):
             return mark
     present = [mark for mark, header in headers.items() if len(header) > 1]
+    if len(present) > 1 and "\t" in present and path.name.lower().removesuffix(".gz").endswith(_WITH_TABS):
+        return "\t"
     if len(present) > 1:
         raise ValueError(
-            f"{path} has no columns {list(columns)} under any separator: its first line, {line[:200]!r}, holds "
+            f"{path} has no columns {list(columns)} under any separator: its first line, {line[:SHOWN]!r}, holds "
             f"{present}. Name its columns with `columns`, and pass `separator` if it is none of {list(SEPARATORS)}."
         )
     return present[0] if present else ","

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import polars as pl
 from transformers.utils import logging
 
+from .ticks import EXPONENT, LATEST, NANOSECONDS, TICKS_PER_SECOND, read_dates, read_iso, read_numbers
+
 
 logger = logging.get_logger(__name__)
 
-TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
-_LATEST = 32_503_680_000  # the year 3000, in seconds
 _EARLIEST = 157_766_400  # the year 1975, in seconds; a log that ends before it is read in another unit, or is no time
 _COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # numbers that are dates, by their digits
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
-_YEAR_FIRST = r"^\d{4}"
 _YEAR_LAST = re.compile(
     r"\d{1,2}(?P<between>[/.-])\d{1,2}(?P=between)(?P<year>\d{4}|\d{2})"
     r"(?:(?P<gap>T| |, )(?P<clock>\d{1,2}:\d{2}(?P<seconds>:\d{2}(?P<fraction>\.\d+)?)?)(?P<half> ?[AaPp][Mm])?)?"
@@ -34,9 +35,7 @@ class Times:
 
     Args:
         value (`polars.Expr`):
-            Expression that reads the times as int64, and gives null for a time that it cannot read.
-        ticks_per_second (`int`):
-            Unit of the times: 1 is seconds, 1000 is milliseconds.
+            Expression that reads the times as nanoseconds, int64, and gives null for a time that it cannot read.
         faults (`dict[str, polars.Expr]`):
             Faults of rows that were read under the name `timestamp` (see [`read_checked`]).
         unit (`str`, *optional*):
@@ -44,7 +43,6 @@ class Times:
     """
 
     value: pl.Expr
-    ticks_per_second: int
     faults: dict[str, pl.Expr]
     unit: str | None = None
 
@@ -59,19 +57,17 @@ class Times:
             column (`str`):
                 Name of the column.
             latest (`int`, *optional*):
-                The latest time, as `value` reads it; `None` if there is no time.
+                The latest time in nanoseconds, as `value` reads it; `None` if there is no time.
 
         Raises:
             ValueError: If the latest time is before 1975, in a unit other than seconds.
         """
-        if self.unit is None or latest is None or latest >= _EARLIEST * self.ticks_per_second:
+        if self.unit is None or latest is None or latest >= _EARLIEST * NANOSECONDS:
             return
-        try:
-            date = str(datetime.fromtimestamp(latest // self.ticks_per_second, UTC).date())
-        except (ValueError, OverflowError, OSError):
-            date = "before the year 1"
+        date = datetime.fromtimestamp(latest // NANOSECONDS, UTC).date()
+        number = latest * TICKS_PER_SECOND[self.unit] / NANOSECONDS
         problem = (
-            f"{label}: the latest of {column!r} is {date} in the unit {self.unit!r}, which is the number {latest}. "
+            f"{label}: the latest of {column!r} is {date} in the unit {self.unit!r}, which is the number {number:g}. "
         )
         advice = (
             "If the numbers are times in another unit, pass it as `time_unit`. If they are dates, such as the day "
@@ -125,7 +121,7 @@ def find_times(
             raise ValueError(
                 f"{label}: column {column!r} holds {kind}, so its dates are read already. Leave out `date_format`."
             )
-        return _dates(column, pl.col(column).cast(pl.Datetime("us")), _UNREADABLE)
+        return _dates(_elementwise(pl.col(column), read_dates), column, _UNREADABLE)
     text = pl.col(column).cast(pl.String).str.strip_chars()
     if date_format is not None:
         # Pandas makes floats of whole numbers if one is missing.
@@ -133,38 +129,51 @@ def find_times(
         return _formatted(column, digits if kind.is_float() else text, date_format)
     sample = _sample(rows, text)
     if kind.is_numeric() or (sample and _NUMBER.fullmatch(sample[0])):
-        _refuse_compact_dates(label, column, sample)
-        return _numbers(column, pl.col(column) if kind.is_numeric() else text, time_unit)
+        if sample and all(EXPONENT.fullmatch(time) for time in sample):
+            raise ValueError(
+                f"{label}: column {column!r} holds numbers such as {sample[0]}, whose last digits may be missing. "
+                "Write the times with all of their digits."
+            )
+        _refuse_compact_dates(label, rows, column, text, sample)
+        return _numbers(column, time_unit)
     if sample and (first := _YEAR_LAST.fullmatch(sample[0])):
         return _formatted(column, text, _find_format(label, rows, column, text, first))
-    # Polars guesses a format for each batch of rows, so a batch must not begin with a date whose year stands last.
-    year_first = pl.when(text.str.contains(_YEAR_FIRST)).then(text)
-    value = year_first.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-    return _dates(column, value, f"{_UNREADABLE} (dates that are not ISO 8601 need `date_format`)")
+    value = _elementwise(text, read_iso)
+    return _dates(value, column, f"{_UNREADABLE} (dates that are not ISO 8601 need `date_format`)")
 
 
-def _numbers(column: str, value: pl.Expr, time_unit: str) -> Times:
-    ticks = TICKS_PER_SECOND[time_unit]
+def _elementwise(values: pl.Expr, read: Callable[[pl.Series], pl.Series]) -> pl.Expr:
+    return values.map_batches(read, return_dtype=pl.Int64, is_elementwise=True)
+
+
+def _numbers(column: str, time_unit: str) -> Times:
     faults = {
         f"{column!r} {_UNREADABLE}": pl.col("timestamp").is_null(),
-        f"{column!r} is beyond the year 3000 in the unit {time_unit!r}; set `time_unit`": (
-            pl.col("timestamp") > _LATEST * ticks
+        f"{column!r} is beyond the year 2200 in the unit {time_unit!r}; set `time_unit`": (
+            pl.col("timestamp") > LATEST * NANOSECONDS
+        ),
+        f"{column!r} is before the year 1740 in the unit {time_unit!r}; set `time_unit`": (
+            pl.col("timestamp") < -LATEST * NANOSECONDS
         ),
     }
-    value = value.cast(pl.Float64, strict=False).floor().cast(pl.Int64, strict=False)
-    return Times(value, ticks, faults, time_unit)
+    value = _elementwise(pl.col(column), partial(read_numbers, ticks=TICKS_PER_SECOND[time_unit]))
+    return Times(value, faults, time_unit)
 
 
-def _dates(column: str, value: pl.Expr, problem: str) -> Times:
-    faults = {f"{column!r} {problem}": pl.col("timestamp").is_null()}
-    return Times(value.dt.epoch("us"), TICKS_PER_SECOND["us"], faults)
+def _dates(value: pl.Expr, column: str, problem: str) -> Times:
+    time = pl.col("timestamp")
+    faults = {
+        f"{column!r} {problem}": time.is_null(),
+        f"{column!r} lies outside the years 1740 to 2200": time.abs() > LATEST * NANOSECONDS,
+    }
+    return Times(value, faults)
 
 
 def _formatted(column: str, text: pl.Expr, date_format: str) -> Times:
     # Python writes a fraction of a second as .%f, polars as %.f.
     pattern = date_format.replace(".%f", "%.f")
-    value = text.str.to_datetime(pattern, time_unit="us", time_zone="UTC", strict=False)
-    return _dates(column, value, f"is missing, or does not have the format {date_format!r}")
+    value = text.str.to_datetime(pattern, time_unit="ns", time_zone="UTC", strict=False).dt.epoch("ns")
+    return _dates(value, column, f"is missing, or does not have the format {date_format!r}")
 
 
 def _sample(rows: pl.LazyFrame, text: pl.Expr) -> list[str]:
@@ -174,19 +183,32 @@ def _sample(rows: pl.LazyFrame, text: pl.Expr) -> list[str]:
         return []  # the reader reads the same rows next, and names the line of the fault
 
 
-def _refuse_compact_dates(label: str, column: str, sample: list[str]) -> None:
-    texts = pl.Series(sample, dtype=pl.String)
-    digits = texts.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
-    lengths = digits.str.len_chars().unique().to_list()
-    date_format = _COMPACT.get(lengths[0]) if len(lengths) == 1 and lengths[0] is not None else None
+def _refuse_compact_dates(label: str, rows: pl.LazyFrame, column: str, text: pl.Expr, sample: list[str]) -> None:
+    digits = _digits(pl.Series(sample, dtype=pl.String))
+    date_format = _compact_format(digits)
     if date_format is None:
         return
-    years = digits.str.to_datetime(date_format, strict=False).dt.year()
-    if years.is_between(1900, 2100).fill_null(False).all():
+    # The first times look like dates. Only if all times do, they are none in a unit.
+    every = _digits(rows.select(text.alias("time")).drop_nulls().collect(engine="streaming")["time"])
+    if _compact_format(every) == date_format:
         raise ValueError(
             f"{label}: column {column!r} holds numbers that look like dates, such as {digits[0]}. As numbers, they "
             f"would be other times. Pass `date_format={date_format!r}`."
         )
+
+
+def _digits(texts: pl.Series) -> pl.Series:
+    return texts.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
+
+
+def _compact_format(digits: pl.Series) -> str | None:
+    """Returns the format of numbers that all are dates; `None` if they are not."""
+    lengths = digits.str.len_chars().unique().to_list()
+    date_format = _COMPACT.get(lengths[0]) if len(lengths) == 1 and lengths[0] is not None else None
+    if date_format is None:
+        return None
+    years = digits.str.to_datetime(date_format, strict=False).dt.year()
+    return date_format if years.is_between(1900, 2100).fill_null(False).all() else None
 
 
 def _find_format(label: str, rows: pl.LazyFrame, column: str, text: pl.Expr, first: re.Match[str]) -> str:

@@ -12,8 +12,11 @@ import polars as pl
 import pyarrow.parquet as pq
 from polars import selectors
 
-from ..data.files import NotUtf8Error, make_once, read_checked
-from ..data.tables import Table, is_text_table
+from ..data.files import make_once, read_checked
+from ..data.lines import NotUtf8Error
+from ..data.table_columns import Table
+from ..data.table_options import TableOptions, is_text_table
+from ..data.ticks import TICKS_PER_SECOND
 from ..data.times import Times, find_times
 from .history_files import HistoryFile, find_histories
 
@@ -69,7 +72,7 @@ def _group(file: HistoryFile, interactions_per_bucket: int, target: Path) -> Non
     """Writes interactions as one row per user."""
     names = file.names
     naming = "Name the file's own columns with `columns`, such as `columns={'user_id': 'customer'}`."
-    table = Table.of(file.path, list(names.values()), file.separator, advice=naming)
+    table = Table.of(file.path, list(names.values()), TableOptions(separator=file.separator), advice=naming)
     times = None
     if "timestamp" in names:
         column = names["timestamp"]
@@ -85,7 +88,7 @@ def _group(file: HistoryFile, interactions_per_bucket: int, target: Path) -> Non
     as_number = is_text_table(file.path) and known.select(_are_numbers(pl.col("user_id"))).item()
     lists = {"item_ids": pl.col("item_id")}
     if times is not None:
-        lists["timestamps"] = pl.col("timestamp") // times.ticks_per_second
+        lists["timestamps"] = pl.col("timestamp") // TICKS_PER_SECOND["ns"]
     order = ["first", "position" if "position" in names else "timestamp", "row"]
     with ExitStack() as stack:
         writer = None
@@ -122,7 +125,7 @@ def _check(scan: Callable[[Any], pl.LazyFrame], table: Table, names: Mapping[str
         facts.append(pl.col("timestamp").max().alias("latest"))
     path = Path(str(table.source))
     try:
-        _, found = read_checked(path, scan, faults, pl.lit(False), facts, table.has_header)
+        _, found = read_checked(path, scan, faults, pl.lit(False), facts, table.records)
     except NotUtf8Error as error:
         raise ValueError(f"{error} Write the file in UTF-8.") from error
     if found["count"] == 0:

@@ -13,9 +13,9 @@ from ..data.files import columns_of, require_columns
 from ..data.id_columns import is_id_type
 from ..data.interactions import INTERACTIONS_NAME
 from ..data.keywords import check_keys, nearest_file
-from ..data.tables import is_table, is_text_table
+from ..data.table_options import is_csv, is_table, is_text_table
 from ..data.text_files import INFERRED_ROWS, refuse_other_kinds
-from ..data.times import TICKS_PER_SECOND
+from ..data.ticks import TICKS_PER_SECOND
 
 
 LIST_COLUMNS = ("item_ids", "exclude", "candidates")
@@ -168,7 +168,7 @@ def find_histories(
         raise ValueError(f"{path} is of no known kind; it must be Parquet, JSON lines (.jsonl) or CSV.")
     own = {name: name for name in (*_WIDE, *_LONG)} | dict(columns or {})
     mapped = columns or {}
-    if path.name.lower().removesuffix(".gz").endswith((".csv", ".tsv")):
+    if is_csv(path):
         if lists := [name for name in _WIDE[1:] if name in mapped]:
             raise ValueError(
                 f"{path} is a CSV file, which holds no lists, so it cannot have {lists}. Write Parquet or JSON "

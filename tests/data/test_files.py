@@ -10,16 +10,15 @@ import pytest
 from raw_files import RATINGS, prepare, write_csv
 
 from patchrec_hf.data.files import (
-    NotUtf8Error,
     columns_of,
     find_file,
-    is_utf8,
     place_for,
     read_checked,
     require_columns,
     unpack,
 )
 from patchrec_hf.data.frames import Frame
+from patchrec_hf.data.lines import NotUtf8Error, is_utf8
 from patchrec_hf.data.movielens import read_movielens
 
 

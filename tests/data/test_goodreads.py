@@ -120,8 +120,12 @@ def test_books_without_a_date_of_reading(goodreads, field, caplog):
     data = prepare(goodreads, columns={"timestamp": field})
     logging.disable_propagation()
     assert interactions_of(data) == [("a", 100, 1501425850)]
-    assert [step.interactions for step in data.steps] == [3, 1]
-    assert f"lines whose {field} is empty are left out" in caplog.text
+    assert [(step.name, step.interactions) for step in data.steps] == [
+        ("as read", 3),
+        (f"with {field}", 1),
+        ("all", 1),
+    ]
+    assert f"2 of 3 lines have no {field} and are left out" in caplog.text
     rows.append(review("b", "100", **{field: "30/07/2017"}))
     write_lines(goodreads / "goodreads_reviews_dedup.json.gz", rows)
     with pytest.raises(ValueError, match=f"line 4: {field} is no date like"):
@@ -157,7 +161,7 @@ def test_books_that_pass_and_lose_their_readers(goodreads):
         (review("a", "20", date="30/07/2017"), r"date_added is no date like .* The line is '.*30/07/2017"),
         (review("a", "20", rating=6), "the rating lies outside 0 to 5"),
         ({"user_id": "a", "rating": 5, "date_added": DATE}, "item_id is missing"),
-        ('{"user_id": "a", \n', "error parsing"),
+        ('{"user_id": "a", \n', "it is not valid JSON"),
     ],
 )
 def test_goodreads_names_the_line(goodreads, row, problem):

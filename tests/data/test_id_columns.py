@@ -4,7 +4,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from patchrec_hf.data.id_columns import IdColumn, as_texts, enumerate_ids, is_arrow_id_type, is_id_type, unify_ids
+from patchrec_hf.data.id_columns import (
+    IdColumn,
+    as_texts,
+    enumerate_ids,
+    find_id_fault,
+    is_arrow_id_type,
+    is_id_type,
+    unify_ids,
+    without_points,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +78,30 @@ def test_types_of_ids():
         1,
         0,
     ]
+
+
+@pytest.mark.parametrize(
+    ("ids", "odd", "problem"),
+    [
+        (["1", "2 ", "2"], "2 ", "differ in white space only"),
+        (["1", " "], " ", "an id is blank"),
+        (["1", "1.5"], "1.5", "not written as a whole number"),
+        (["1", "1e5"], "1e5", "not written as a whole number"),
+        ([f"{2**53 + 1}.0"], f"{2**53 + 1}.0", "digits may be missing"),
+        (["a", "1", "1.0"], "1.0", "are the same number"),
+        (["[1, 2]", "7"], "[1, 2]", "is a list that is written as a text"),
+        (["1", "2.0", "-3"], None, ""),
+        (["007", "7"], None, ""),
+        (["a1.5", "1.5", "2"], None, ""),
+    ],
+)
+def test_ids_that_would_have_to_be_guessed(ids, odd, problem):
+    fault = find_id_fault(pl.Series(ids))
+    assert (fault and fault.id) == odd
+    assert problem in (fault.problem if fault else "")
+
+
+def test_points_of_whole_numbers():
+    assert without_points(pl.Series(["1", "2.0", "-3.00", "4."])).to_list() == ["1", "2", "-3", "4"]
+    assert without_points(pl.Series(["1", "2"])) is None
+    assert without_points(pl.Series(["a", "2.0"])) is None

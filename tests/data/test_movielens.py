@@ -61,9 +61,9 @@ def test_movielens_in_an_archive(tmp_path, write):
     [
         ((2, 1, 6, 9), "the rating lies outside"),
         ((2, 1, 0, 9), "the rating lies outside"),
-        ((2, "x", 4, 9), "could not parse `x`"),
-        ((2, 1, 4), "timestamp is missing"),
-        ((2, 1, 4, 9, 9), "found more fields"),
+        ((2, "x", 4, 9), "'(item_id|movieId)' must be a"),
+        ((2, 1, 4), "(timestamp is missing|it holds 3 values)"),
+        ((2, 1, 4, 9, 9), "it holds (more values than there are columns|5 values)"),
     ],
 )
 def test_movielens_names_the_line(tmp_path, write, bad, problem):
@@ -118,3 +118,25 @@ def test_movielens_100k_is_the_papers(ties):
         "validation": 1005,
         "test": 1024,
     }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+@pytest.mark.parametrize("write", [write_100k, write_1m])
+def test_titles_that_were_saved_again(tmp_path, write, encoding):
+    write(tmp_path)
+    movies = next(path for path in tmp_path.iterdir() if path.name in ("u.item", "movies.dat"))
+    movies.write_bytes(movies.read_bytes().decode("latin-1").encode(encoding))
+    assert prepare(tmp_path).items["title"][0] == "Léon: The Professional"
+
+
+def test_an_archive_that_is_packed_in_another_way(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_100k(folder)
+    expected = interactions_of(prepare(folder))
+    with zipfile.ZipFile(tmp_path / "ML.ZIP", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"outer/ml-100k/{path.name.upper()}")
+        archive.writestr("__MACOSX/outer/._u.data", b"x")
+        archive.writestr(".DS_Store", b"x")
+    assert interactions_of(prepare(tmp_path / "ML.ZIP")) == expected

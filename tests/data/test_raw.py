@@ -10,21 +10,21 @@ TYPES = {"user_id": pl.Int64, "item_id": pl.Int64, "rating": pl.Float32, "timest
 
 
 def scan(source):
-    return pl.scan_csv(source, schema=TYPES)
+    return pl.scan_csv(source, has_header=False, schema=TYPES)
 
 
 def write(tmp_path, *rows):
     path = tmp_path / "log.csv"
-    path.write_text("\n".join([",".join(TYPES), *rows]) + "\n")
+    path.write_text("".join(f"{row}\n" for row in rows))
     return path
 
 
 def test_low_ratings_are_counted_and_left_out(tmp_path):
     path = write(tmp_path, "1,10,5,100", "1,11,2,101", "2,10,3.5,102", "2,12,4,103")
-    rows, num_read = read_interactions(path, scan, 3.5, (1, 5), has_header=True)
+    rows, num_read = read_interactions(path, scan, 3.5, (1, 5))
     assert rows.select("user_id", "item_id", "timestamp").rows() == [(1, 10, 100), (2, 10, 102), (2, 12, 103)]
     assert num_read == {"users": 2, "items": 3, "interactions": 4}
-    rows, _ = read_interactions(path, scan, None, has_header=True)
+    rows, _ = read_interactions(path, scan, None)
     assert len(rows) == 4
 
 
@@ -40,19 +40,19 @@ def test_low_ratings_are_counted_and_left_out(tmp_path):
 )
 def test_what_is_missing_is_named_by_line(tmp_path, row, problem):
     path = write(tmp_path, "1,10,5,100", row, "2,11,4,101")
-    with pytest.raises(ValueError, match=rf"log\.csv, line 3: {problem}"):
-        read_interactions(path, scan, None, (0.5, 5), has_header=True)
+    with pytest.raises(ValueError, match=rf"log\.csv, line 2: {problem}"):
+        read_interactions(path, scan, None, (0.5, 5))
 
 
 def test_faults_of_a_readers_own_are_said_first(tmp_path):
     path = write(tmp_path, "1,10,9,-5")
-    with pytest.raises(ValueError, match=r"line 2: it is before 1970"):
-        read_interactions(path, scan, None, (1, 5), {"it is before 1970": pl.col("timestamp") < 0}, has_header=True)
+    with pytest.raises(ValueError, match=r"line 1: it is before 1970"):
+        read_interactions(path, scan, None, (1, 5), {"it is before 1970": pl.col("timestamp") < 0})
 
 
 def test_a_log_without_interactions(tmp_path):
     with pytest.raises(ValueError, match=r"log\.csv holds no interaction"):
-        read_interactions(write(tmp_path), scan, None, has_header=True)
+        read_interactions(write(tmp_path), scan, None)
 
 
 def test_other_fields_of_json_lines_are_passed_over(tmp_path):

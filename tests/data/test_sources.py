@@ -6,7 +6,7 @@ from raw_files import MOVIES, PRODUCTS, RATINGS, prepare, write_1m, write_100k, 
 
 from patchrec_hf import Filters, load_recommendation_data
 from patchrec_hf.data.sources import find_source
-from patchrec_hf.data.tables import TableOptions
+from patchrec_hf.data.table_options import TableOptions
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def test_amazon_without_metadata(tmp_path):
 def test_names_that_stand_for_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file, directory or public data set 'ml-10m'.*ml-1m"):
         load_recommendation_data("ml-10m")
-    (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(FileNotFoundError, match=r"holds no known data set.*notes\.txt"):
+    (tmp_path / "notes.doc").write_text("nothing")
+    with pytest.raises(FileNotFoundError, match=r"holds no known data set.*notes\.doc"):
         load_recommendation_data(tmp_path)
-    with pytest.raises(ValueError, match=r"notes\.txt is of no known kind"):
-        load_recommendation_data(tmp_path / "notes.txt")
+    with pytest.raises(ValueError, match=r"notes\.doc is of no known kind"):
+        load_recommendation_data(tmp_path / "notes.doc")
 
 
 def test_a_misspelt_name_or_path(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_table_and_its_items_are_the_source(tmp_path):
     [
         ({"items": "items.csv"}, "`items`, .* apply to your own log file or data frame only"),
         ({"options": TableOptions(time_unit="ms")}, "`time_unit`.* apply to your own log file or data frame only"),
-        ({"options": TableOptions(separator=";")}, "`separator` .* apply to your own log file or data frame only"),
+        ({"options": TableOptions(separator=";")}, "`separator`.* apply to your own log file or data frame only"),
         ({"options": TableOptions(columns={"title": "name"})}, "`columns` applies to your own log or to Goodreads"),
     ],
 )

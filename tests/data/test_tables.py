@@ -91,7 +91,7 @@ def test_a_missing_column_names_the_nearest(tmp_path, name, change, columns, pro
 
 def test_tables_that_are_empty(tmp_path):
     (tmp_path / "log.csv").write_text("")
-    with pytest.raises(ValueError, match=r"log\.csv cannot be read: empty CSV"):
+    with pytest.raises(ValueError, match=r"log\.csv is empty\. Its first line must name the columns"):
         prepare(tmp_path / "log.csv", columns=NAMES)
     (tmp_path / "log.csv").write_text("customer,sku,at,name\n")
     with pytest.raises(ValueError, match=r"log\.csv holds no interaction"):
@@ -135,7 +135,7 @@ def test_tables_in_parquet_name_the_row(tmp_path):
 
 def test_tables_in_another_time_unit(tmp_path):
     path = write_table(LOG, tmp_path / "log.csv")
-    with pytest.raises(ValueError, match=r"line 2: 'at' is beyond the year 3000 in the unit 's'; set `time_unit`"):
+    with pytest.raises(ValueError, match=r"line 2: 'at' is beyond the year 2200 in the unit 's'; set `time_unit`"):
         prepare(path, columns=NAMES)
 
 
@@ -165,7 +165,7 @@ def test_truth_values_are_no_ids(tmp_path, name, column):
         prepare(write_or_pass(log, tmp_path, name), columns=NAMES, time_unit="ms")
 
 
-@pytest.mark.parametrize("kind", [pl.Binary, pl.Float64, pl.Date, pl.Time, pl.Decimal(10, 2)])
+@pytest.mark.parametrize("kind", [pl.Binary, pl.Date, pl.Time, pl.Duration])
 @pytest.mark.parametrize("name", ["log.parquet", "frame"])
 def test_types_that_are_no_ids(tmp_path, name, kind):
     log = LOG.with_columns(sku=pl.Series([None] * 4, dtype=kind))
@@ -173,7 +173,7 @@ def test_types_that_are_no_ids(tmp_path, name, kind):
         prepare(write_or_pass(log, tmp_path, name), columns=NAMES, time_unit="ms")
 
 
-@pytest.mark.parametrize("values", [[b"Pen"] * 4, [["Pen"]] * 4])
+@pytest.mark.parametrize("values", [[b"Pen"] * 4, [["Pen"]] * 4, [{"name": "Pen"}] * 4])
 @pytest.mark.parametrize("name", ["log.parquet", "frame"])
 def test_types_that_are_no_titles(tmp_path, name, values):
     log = write_or_pass(LOG.with_columns(name=pl.Series(values)), tmp_path, name)
@@ -324,3 +324,54 @@ def test_lines_with_too_many_values_are_named(tmp_path, line):
     (tmp_path / "log.csv").write_text("\n".join(["user_id;item_id;timestamp;price", *log]))
     with pytest.raises(ValueError, match=rf"log\.csv, line {line}: "):
         prepare(tmp_path / "log.csv", items=tmp_path / "items.csv")
+
+
+def test_ids_with_points_are_whole_numbers(tmp_path):
+    pairs = [(number, user) for number in range(1_200) for user in (1, 2)]
+    rows = [f"{user}{'.0' * (number >= 1_100)},7,{1_700_000_000 + number}\n" for number, user in pairs]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows))
+    (tmp_path / "items.csv").write_text("item_id,title\n7.0,Pen\n")
+    data = prepare(tmp_path / "log.csv", items=tmp_path / "items.csv")
+    assert data.users["user_id"].to_list() == [1, 2]
+    assert (data.steps[0].users, data.steps[0].interactions) == (2, 2_400)
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows) + "1.5,7,1700000000\n")
+    with pytest.raises(ValueError, match=r"log\.csv, line 2402: 'user_id': .*'1\.5'.*The line is '1\.5,7,1700000000'"):
+        prepare(tmp_path / "log.csv", items=tmp_path / "items.csv")
+
+
+def test_inch_marks_swallow_no_rows(tmp_path):
+    notes = {3: '5" nail', 900: '7" nail', 950: '"a, b"'}
+    rows = [f"{number % 9},1,{1_700_000_000 + number},{notes.get(number, 'x')}\n" for number in range(1_000)]
+    for end in ("", "\n"):
+        (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,note\n" + "".join(rows).rstrip() + end)
+        data = prepare(tmp_path / "log.csv", items=pl.DataFrame({"item_id": [1], "title": ['5" nail']}))
+        assert data.steps[0].interactions == 1_000
+
+
+def test_a_row_without_values_that_are_read_is_a_fault(tmp_path):
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,title\n1,2,3,Pen\n,,,Ink\n")
+    with pytest.raises(ValueError, match="line 3: 'timestamp' is missing"):
+        prepare(tmp_path / "log.csv")
+
+
+def test_other_names_in_the_table_of_items(tmp_path):
+    log = write_table(LOG.drop("name"), tmp_path / "log.csv")
+    items = write_table(LOG.select(product="sku", name="name").unique(), tmp_path / "items.csv")
+    with pytest.raises(ValueError, match=r"items\.csv has no column 'sku'.*pass `item_columns`"):
+        prepare(log, items=items, columns=NAMES, time_unit="ms")
+    data = prepare(log, items=items, columns=NAMES, time_unit="ms", item_columns={"item_id": "product"})
+    assert len(data.items) == 3
+    with pytest.raises(ValueError, match="`item_columns` names columns of the table of `items`, which is not given"):
+        prepare(write_table(LOG, tmp_path / "all.csv"), columns=NAMES, item_columns={"item_id": "product"})
+
+
+def test_a_log_in_order_without_times(tmp_path):
+    (tmp_path / "log.csv").write_text("b,Pen\na,Ink\nb,Nib\nb,Ink\n")
+    names = {"user_id": "column_1", "item_id": "column_2", "title": "column_2", "timestamp": None}
+    data = prepare(tmp_path / "log.csv", columns=names, has_header=False)
+    assert data.interactions.select("user_id", "item_id", "position").rows() == [
+        ("a", "Ink", 0),
+        ("b", "Pen", 0),
+        ("b", "Nib", 1),
+        ("b", "Ink", 2),
+    ]

@@ -33,7 +33,8 @@ def expected(tmp_path):
 @pytest.mark.parametrize("encoding", [None, "utf-8-sig", "latin-1", "utf-16"])
 def test_separators_and_encodings(tmp_path, expected, name, separator, encoding):
     path = write_text(FRENCH, tmp_path / name, separator, encoding or "utf-8")
-    data = prepare(path, columns=NAMES, time_unit="ms", encoding=encoding)
+    quote_char = '"' if separator == "\t" else None
+    data = prepare(path, columns=NAMES, time_unit="ms", encoding=encoding, quote_char=quote_char)
     assert interactions_of(data) == interactions_of(expected)
     assert data.items.equals(expected.items)
 

@@ -126,9 +126,9 @@ def test_files_that_do_not_fit(tmp_path):
         find_histories(tmp_path / "user.parquet")
     with pytest.raises(FileNotFoundError, match=r"holds no interactions\.parquet"):
         find_histories(tmp_path)
-    (tmp_path / "users.txt").touch()
+    (tmp_path / "users.doc").touch()
     with pytest.raises(ValueError, match="is of no known kind"):
-        find_histories(tmp_path / "users.txt")
+        find_histories(tmp_path / "users.doc")
     (tmp_path / "users.csv").write_text("user_id,item_ids\n")
     with pytest.raises(ValueError, match=r"CSV file, which holds no lists, so it cannot have \['item_ids'\]"):
         find_histories(tmp_path / "users.csv", {"item_ids": "item_ids"})
