@@ -66,7 +66,8 @@ class IndexRanker:
         unique_titles (`bool`, *optional*, defaults to `False`):
             Whether to list each title once, as its best item.
         num_candidates (`int`, *optional*):
-            Number of items that the first search finds for a user. If not given, k, ten more, and as many as are excluded.
+            Number of items that the first search finds for a user. If not given, k, ten more, and as many as are
+            excluded.
     """
 
     def __init__(
