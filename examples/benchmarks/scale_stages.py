@@ -23,7 +23,7 @@ from synthetic_titles import make_titles
 KNOWN_ITEMS = 10_000
 """Items that the model is trained on: the first ones of every catalog. It knows the others by their titles."""
 MAX_HISTORY, K, NUM_CANDIDATES = 20, 20, 200
-EF_SEARCHES = (64, 128, 256, 512)
+EF_SEARCHES = (32, 64, 128, 256)
 _FEWEST, _MOST = 10, 200
 
 

@@ -66,7 +66,8 @@ class IndexRanker:
         unique_titles (`bool`, *optional*, defaults to `False`):
             Whether to list each title once, as its best item.
         num_candidates (`int`, *optional*):
-            Number of items that the first search finds for a user. If not given, twice k and as many as are excluded.
+            Number of items that the first search finds for a user. If not given, k, ten more, and as many as are
+            excluded.
     """
 
     def __init__(
@@ -214,7 +215,7 @@ class IndexRanker:
         if self.num_candidates is not None:
             return max(self.num_candidates, self._num_asked)
         most = max((len(some.listed) for some in allowed), default=0)
-        return 2 * self._num_asked + _LEAST_EXTRA + min(most, _MOST_EXTRA)
+        return self._num_asked + _LEAST_EXTRA + min(most, _MOST_EXTRA)
 
     def _with_features(self, proposed: np.ndarray, features: Sequence[Addend]) -> _Pairs:
         """Lists what the index proposes, and the items whose scores hold features besides the product."""
