@@ -69,6 +69,7 @@ def test_every_setting_reaches_the_job(command, tmp_path, monkeypatch):
     settings = {
         "k": 7, "method": "beam", "num_beams": 9, "max_title_tokens": 3, "max_tokens": 44, "time_unit": "ms",
         "date_format": "%Y", "separator": ";", "on_error": "skip", "batch_size": 5, "users_per_part": 6,
+        "index": "flat", "num_candidates": 9,
     }  # fmt: skip
     arguments = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
     command(*arguments, "--no-exclude_seen", "--no-unique_titles", "--drop_unknown", "--moment", "1970-01-02T00:00")

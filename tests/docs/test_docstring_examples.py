@@ -1,6 +1,7 @@
 """The examples of docstrings run, on the embedded sample with a tiny model, in an empty directory."""
 
 import ast
+import copy
 import doctest
 import inspect
 import os
@@ -189,6 +190,8 @@ def names(tmp_path_factory):
 def run_example(name, module, code, names, checker):
     """Runs an example, and returns how many of its lines failed, and a report."""
     globs = {**vars(import_module(f"patchrec_hf.{module}")), **names}
+    if "model" in names:
+        globs["model"] = copy.deepcopy(names["model"])  # an example may change it
     test = doctest.DocTestParser().get_doctest(code, globs, name, None, None)
     report = []
     runner = doctest.DocTestRunner(checker, optionflags=FLAGS)

@@ -61,6 +61,7 @@ def worker_for(script, recommender, job, checkpoint, **changes):
         "file": job.file,
         "directory": job.part_ranker.parts.directory,
         "users_per_part": 4,
+        "index": None,
         "on_gpu": False,
     }
     return script.Worker(script.WorkerSettings(**{**settings, **changes}))
@@ -130,7 +131,7 @@ def test_a_worker_with_another_checkpoint_is_refused(script, recommender, tmp_pa
         (["--workers", "0"], "--workers must be at least 1, got 0"),
         (["--gpus_per_worker", "-1"], "--gpus_per_worker must be at least 0, got -1"),
         (["--device", "cuda"], "Leave out --device cuda"),
-        (["--worker", "3"], "Unknown argument '--worker'"),
+        (["--worker", "3"], "There is no option --worker"),
     ],
 )
 def test_mistakes(script, arguments, message):

@@ -94,6 +94,7 @@ def test_many_titles_show_a_bar_and_few_do_not(tokenizer, monkeypatch):
         return progress_bar(False)
 
     monkeypatch.setattr(progress, "progress_bar", bar)
+    monkeypatch.setattr(progress.logging, "is_progress_bar_enabled", lambda: True)  # another test may disable them
     monkeypatch.setattr(title_tokens, "_TITLES_AT_ONCE", 4)
     tokenize_titles(TITLES[:4], tokenizer)
     tokenize_titles(TITLES, tokenizer)
