@@ -11,18 +11,18 @@ Then it prints the users per second of each side's second run, by the summary th
 
 import argparse
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import psutil
 
 from patchrec_hf import (
     BOOK_PROMPT_INSTRUCTION_FIRST,
@@ -75,6 +75,17 @@ def write_users(path: Path, num_users: int) -> None:
     pl.DataFrame({"user_id": range(num_users), "item_ids": items.arr.to_list()}).write_parquet(path)
 
 
+def kill_all(process: subprocess.Popen) -> None:
+    """Kills a process and all that it has started, also in sessions of their own, as a power cut does."""
+    first = psutil.Process(process.pid)
+    processes = [first, *first.children(recursive=True)]
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(processes)
+    process.wait()
+
+
 def run_side(side: str, directory: Path, num_parts: int, users_per_part: int) -> dict[str, Any]:
     """Runs one side, kills it when a third of the parts are written, starts it again, and reads its summary."""
     output = directory / f"{side.split(',')[0].replace(' ', '-')}.parquet"
@@ -85,14 +96,12 @@ def run_side(side: str, directory: Path, num_parts: int, users_per_part: int) ->
     ]  # fmt: skip
     parts = output.with_name(f"{output.name}.parts")
     with (directory / "log.txt").open("wb") as log:
-        # A session of its own, so that the kill reaches all processes of the side, as a power cut does.
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log)
         while process.poll() is None and len(list(parts.glob("part-*.parquet"))) < max(num_parts // 3, 1):
             time.sleep(0.05)
         if process.poll() is not None:
             raise SystemExit(f"{side} ended early:\n{(directory / 'log.txt').read_text(errors='replace')[-3000:]}")
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_all(process)
     time.sleep(2)  # workers of Ray notice that their cluster has gone
     written = len(list(parts.glob("part-*.parquet")))
     done = subprocess.run(command, capture_output=True, text=True)
