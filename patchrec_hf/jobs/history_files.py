@@ -213,4 +213,10 @@ def _names_of_interactions(
     if len(wanted) == 2:  # nothing tells the order
         wanted.append("timestamp")
     require_columns(path, schema.names(), [own[name] for name in wanted], _ADVICE)
+    if lists := [own[name] for name in wanted if isinstance(schema[own[name]], pl.List | pl.Array)]:
+        raise ValueError(
+            f"{path} has one row per interaction, but the columns {lists} hold lists. If a row is a user, name the "
+            "list of items `item_ids`, and the list of times `timestamps`: `columns={'item_ids': 'item_id'}`. "
+            "Otherwise, write one row per interaction."
+        )
     return {name: own[name] for name in wanted}

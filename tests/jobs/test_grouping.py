@@ -63,6 +63,23 @@ def test_positions_order_a_prepared_directory(tmp_path):
     assert pl.read_parquet(found.path).rows() == [(1, [7, 6, 5], [3, 9, 9])]
 
 
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Decimal(10, 2), pl.UInt8])
+@pytest.mark.parametrize("name", ["log.parquet", "log.jsonl"])
+def test_positions_of_other_types_are_whole_numbers(tmp_path, kind, name):
+    columns = {"user_id": "user_id", "item_id": "item_id", "position": "rank"}
+    log = pl.DataFrame({"user_id": [1, 1], "item_id": [5, 6], "rank": pl.Series([2, 1]).cast(kind)})
+    write = pl.DataFrame.write_parquet if name.endswith("parquet") else pl.DataFrame.write_ndjson
+    write(log, tmp_path / name)
+    assert grouped(tmp_path / name, columns=columns)["item_ids"].cast(pl.List(pl.Int64)).to_list() == [[6, 5]]
+    if kind == pl.UInt8:
+        return
+    # Without their fractions, both would be 1, and would stay in the order of the file.
+    log = log.with_columns(rank=pl.Series([1.5, 1.25]).cast(kind))
+    write(log, tmp_path / f"other-{name}")
+    with pytest.raises(ValueError, match="'rank' is missing, or is no whole number"):
+        as_rows(find_histories(tmp_path / f"other-{name}", columns), tmp_path / "new")
+
+
 def test_csv_with_other_names_and_dates(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("customer;sku;day\n007;B-2;02/01/1990\n8;B-1;01/01/1990\n007;B-1;01/01/1990\n")
