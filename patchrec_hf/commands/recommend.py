@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..data.keywords import nearest
+from ..runtime.moments import parse_moment
 from .errors import errors_in_one_line
 from .plain_options import PlainParser
 
@@ -127,16 +128,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _moment(text: str) -> int:
-    """Reads a moment: seconds since 1970, or a date and time, in UTC if it names no zone."""
     try:
-        if text.lstrip("-").isdecimal():
-            return int(text)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of seconds nor a date such as 2026-05-31"
-        ) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        return parse_moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from None  # the parser ends the sentence
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -11,13 +11,13 @@ from functools import partial
 import polars as pl
 from transformers.utils import logging
 
+from ..runtime.moments import COMPACT_DATES
 from .ticks import EXPONENT, LATEST, NANOSECONDS, TICKS_PER_SECOND, read_dates, read_iso, read_numbers
 
 
 logger = logging.get_logger(__name__)
 
 _EARLIEST = 157_766_400  # the year 1975, in seconds; a log that ends before it is read in another unit, or is no time
-_COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # numbers that are dates, by their digits
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
 _YEAR_LAST = re.compile(
     r"\d{1,2}(?P<between>[/.-])\d{1,2}(?P=between)(?P<year>\d{4}|\d{2})"
@@ -206,7 +206,7 @@ def _digits(texts: pl.Series) -> pl.Series:
 def _compact_format(digits: pl.Series) -> str | None:
     """Returns the format of numbers that all are dates; `None` if they are not."""
     lengths = digits.str.len_chars().unique().to_list()
-    date_format = _COMPACT.get(lengths[0]) if len(lengths) == 1 and lengths[0] is not None else None
+    date_format = COMPACT_DATES.get(lengths[0]) if len(lengths) == 1 and lengths[0] is not None else None
     if date_format is None:
         return None
     years = digits.str.to_datetime(date_format, strict=False).dt.year()
