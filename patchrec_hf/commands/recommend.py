@@ -39,6 +39,8 @@ _OF_JOB = (
     "time_unit",
     "date_format",
     "separator",
+    "quote_char",
+    "has_header",
     "drop_unknown",
     "on_error",
     "batch_size",
@@ -92,6 +94,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--date_format", metavar="FORMAT", help="format of times that are texts, such as %%d/%%m/%%Y")
     add("--separator", metavar="CHAR", help="separator of a CSV file (default: found)")
+    add("--quote_char", metavar="CHAR", help="character around values of a CSV file; empty if there is none")
+    add("--has_header", action=switch, default=True, help="the first line of a CSV file names the columns (default)")
     add("--k", type=int, metavar="K", default=10, help="items for each user (default: 10)")
     add("--method", help="exact, beam, all, item or fusion (default: the checkpoint's best)")
     add("--num_beams", type=int, metavar="N", help="beams of the method beam")
@@ -147,7 +151,8 @@ def _run(args: argparse.Namespace) -> None:
     settings: dict[str, Any] = {name: getattr(args, name) for name in _OF_JOB}
     # These are checked before a model is loaded.
     check_arguments(args.output, args.on_error, args.batch_size, args.users_per_part)
-    find_histories(args.histories, columns, args.time_unit, args.date_format, args.separator)
+    written = (args.time_unit, args.date_format, args.separator, args.quote_char, args.has_header)
+    find_histories(args.histories, columns, *written)
     state = _processes(args.device)
     device = args.device or str(state.device)
     loading = {name: value for name, value in (("dtype", args.dtype), ("revision", args.revision)) if value}

@@ -72,7 +72,8 @@ def _group(file: HistoryFile, interactions_per_bucket: int, target: Path) -> Non
     """Writes interactions as one row per user."""
     names = file.names
     naming = "Name the file's own columns with `columns`, such as `columns={'user_id': 'customer'}`."
-    table = Table.of(file.path, list(names.values()), TableOptions(separator=file.separator), advice=naming)
+    options = TableOptions(separator=file.separator, quote_char=file.quote_char, has_header=file.has_header)
+    table = Table.of(file.path, list(names.values()), options, advice=naming)
     times = None
     if "timestamp" in names:
         column = names["timestamp"]

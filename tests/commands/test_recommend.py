@@ -68,13 +68,13 @@ def test_every_setting_reaches_the_job(command, tmp_path, monkeypatch):
     write_users(tmp_path / "users.parquet")
     settings = {
         "k": 7, "method": "beam", "num_beams": 9, "max_title_tokens": 3, "max_tokens": 44, "time_unit": "ms",
-        "date_format": "%Y", "separator": ";", "on_error": "skip", "batch_size": 5,
+        "date_format": "%Y", "separator": ";", "quote_char": "'", "on_error": "skip", "batch_size": 5,
         "users_per_part": 6, "index": "hnsw", "num_candidates": 50,
     }  # fmt: skip
     arguments = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    others = ["--no-exclude_seen", "--no-unique_titles", "--drop_unknown"]
+    others = ["--no-has_header", "--no-exclude_seen", "--no-unique_titles", "--drop_unknown"]
     command(*arguments, *others, "--moment", "1970-01-02T00:00")
-    switches = {"exclude_seen": False, "unique_titles": False, "drop_unknown": True}
+    switches = {"has_header": False, "exclude_seen": False, "unique_titles": False, "drop_unknown": True}
     assert asked == {**settings, **switches, "moment": 86_400, "columns": {}}
 
 

@@ -90,6 +90,14 @@ def test_csv_with_other_names_and_dates(tmp_path):
     assert found["timestamps"].to_list() == [[631_152_000, 631_238_400], [631_152_000]]
 
 
+def test_csv_without_a_header_and_with_other_quotes(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("\n'a,b',1,1500000001\n'a,b',2,1500000000\n")
+    names = {"user_id": "column_1", "item_id": "column_2", "timestamp": "column_3"}
+    found = grouped(path, columns=names, quote_char="'", has_header=False)
+    assert found.select("user_id", "item_ids").rows() == [("a,b", ["2", "1"])]
+
+
 def test_users_are_numbers_if_all_are(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n70,x,1500000000\n8,y,1500000000\n")
     found = grouped(tmp_path / "log.csv")
