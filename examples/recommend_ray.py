@@ -266,7 +266,8 @@ def run(own: argparse.Namespace, args: argparse.Namespace) -> JobSummary:
     """Runs the job: this process checks the settings and merges the parts, and the workers rank them."""
     columns = dict(pair.split("=", 1) for pair in args.columns or ())
     check_arguments(args.output, args.on_error, args.batch_size, args.users_per_part)
-    find_histories(args.histories, columns, args.time_unit, args.date_format, args.separator)
+    written = (args.time_unit, args.date_format, args.separator, args.quote_char, args.has_header)
+    find_histories(args.histories, columns, *written)
     loading = {name: value for name, value in (("dtype", args.dtype), ("revision", args.revision)) if value}
     loading["trust_layout_code"] = args.trust_layout_code
     checkpoint = Path(args.checkpoint)
@@ -286,6 +287,8 @@ def run(own: argparse.Namespace, args: argparse.Namespace) -> JobSummary:
             time_unit=args.time_unit,
             date_format=args.date_format,
             separator=args.separator,
+            quote_char=args.quote_char,
+            has_header=args.has_header,
             drop_unknown=args.drop_unknown,
             on_error=args.on_error,
             batch_size=args.batch_size,

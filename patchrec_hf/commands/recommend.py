@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..data.keywords import nearest
+from ..runtime.moments import parse_moment
 from .errors import errors_in_one_line
 from .plain_options import PlainParser
 
@@ -38,6 +39,8 @@ _OF_JOB = (
     "time_unit",
     "date_format",
     "separator",
+    "quote_char",
+    "has_header",
     "drop_unknown",
     "on_error",
     "batch_size",
@@ -91,6 +94,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add("--date_format", metavar="FORMAT", help="format of times that are texts, such as %%d/%%m/%%Y")
     add("--separator", metavar="CHAR", help="separator of a CSV file (default: found)")
+    add("--quote_char", metavar="CHAR", help="character around values of a CSV file; empty if there is none")
+    add("--has_header", action=switch, default=True, help="the first line of a CSV file names the columns (default)")
     add("--k", type=int, metavar="K", default=10, help="items for each user (default: 10)")
     add("--method", help="exact, beam, all, item or fusion (default: the checkpoint's best)")
     add("--num_beams", type=int, metavar="N", help="beams of the method beam")
@@ -127,16 +132,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _moment(text: str) -> int:
-    """Reads a moment: seconds since 1970, or a date and time, in UTC if it names no zone."""
     try:
-        if text.lstrip("-").isdecimal():
-            return int(text)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a number of seconds nor a date such as 2026-05-31"
-        ) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+        return parse_moment(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removesuffix(".")) from None  # the parser ends the sentence
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -152,7 +151,8 @@ def _run(args: argparse.Namespace) -> None:
     settings: dict[str, Any] = {name: getattr(args, name) for name in _OF_JOB}
     # These are checked before a model is loaded.
     check_arguments(args.output, args.on_error, args.batch_size, args.users_per_part)
-    find_histories(args.histories, columns, args.time_unit, args.date_format, args.separator)
+    written = (args.time_unit, args.date_format, args.separator, args.quote_char, args.has_header)
+    find_histories(args.histories, columns, *written)
     state = _processes(args.device)
     device = args.device or str(state.device)
     loading = {name: value for name, value in (("dtype", args.dtype), ("revision", args.revision)) if value}

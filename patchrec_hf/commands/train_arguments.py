@@ -9,9 +9,9 @@ from typing import Any
 from trl import ModelConfig, get_quantization_config
 
 from ..data.data_arguments import DataArguments
-from ..data.update_rows import parse_moment
 from ..runtime.layouts import ItemPatchLayout, SessionPatchLayout, TextLayout
 from ..runtime.long_layouts import BudgetLayout, PyramidLayout, TimeWindowLayout
+from ..runtime.moments import parse_moment
 from ..training.arguments import PatchPretrainConfig
 from ..training.catalog_growth import CHANGED_TITLES
 from ..training.recipes import RECIPES

@@ -17,10 +17,11 @@ from trl import ModelConfig, get_peft_config
 
 from ..data.data_arguments import DataArguments
 from ..data.rows import select_spaced
-from ..data.update_rows import UpdateRows, parse_moment, rows_since, show_moment
+from ..data.update_rows import UpdateRows, rows_since, show_moment
 from ..evaluation.models import evaluate_model
 from ..runs import claim_run, finish_run
 from ..runtime.catalog import Catalog
+from ..runtime.moments import parse_moment
 from ..runtime.processing import PatchRecProcessor
 from ..runtime.ranking import default_method
 from ..runtime.recommender import PatchRecommender

@@ -89,12 +89,12 @@ class CsvFile:
         if quote == char:
             raise ValueError(f"`quote_char` and `separator` must differ, got {char!r} for both.")
         dialect = Dialect(char, quote, is_asked=quote_char is not None)
-        first, num_skipped = read_header(path, dialect)
+        first, num_before, num_skipped = read_header(path, dialect)
         if has_header:
             is_typed = Path(path.name.lower().removesuffix(".gz")).suffix in TYPED_ENDINGS
             names = [_TYPE.sub("", name) if is_typed else name for name in first]
         else:
-            names, num_skipped = [f"column_{number}" for number in range(1, len(first) + 1)], 0
+            names, num_skipped = [f"column_{number}" for number in range(1, len(first) + 1)], num_before
         counts = count_records(path, len(names), dialect, num_skipped)
         return cls(path, tuple(names), dialect, num_skipped, counts)
 
@@ -103,8 +103,8 @@ class CsvFile:
         """The records of the file, without its header."""
         return Records(self.counts.records, lambda: read_records(self.path, self.dialect, self.num_skipped))
 
-    def advice(self, columns: Sequence[str]) -> str:
-        """Returns sentences that say why the file may lack columns; empty if nothing speaks for a reason."""
+    def advice(self) -> str:
+        """Returns sentences that say why the file may lack columns to read; empty if nothing speaks for a reason."""
         advice = ""
         first = [name.strip() for name in self.names]
         if any(name.replace(".", "", 1).isdigit() for name in first):

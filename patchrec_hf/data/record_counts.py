@@ -177,7 +177,7 @@ def _refuse_quoting(path: Path, block: Block, dialect: Dialect) -> None:
         )
 
 
-def read_header(path: Path, dialect: Dialect) -> tuple[list[str], int]:
+def read_header(path: Path, dialect: Dialect) -> tuple[list[str], int, int]:
     """
     Reads the names of the columns of a CSV file.
 
@@ -188,7 +188,8 @@ def read_header(path: Path, dialect: Dialect) -> tuple[list[str], int]:
             How the file is written.
 
     Returns:
-        `tuple[list[str], int]`: the names as they stand there, and the number of lines before the first record.
+        `tuple[list[str], int, int]`: the names as they stand there, the number of lines before them, and the number of
+        lines before the first record behind them.
 
     Raises:
         NotUtf8Error: If the first line is not in UTF-8.
@@ -196,10 +197,11 @@ def read_header(path: Path, dialect: Dialect) -> tuple[list[str], int]:
             end in another way.
     """
     names: list[str] | None = None
+    num_before = num_lines = 0
     for line, record in read_records(path, dialect):
         text = record.removesuffix(b"\n").removesuffix(b"\r")
         if names is not None and text:
-            return names, line - 1
+            return names, num_before, line - 1
         if names is None and text:
             _check_bytes(path, Block(line, record, np.empty(0)))
             values = csv.reader(
@@ -208,7 +210,7 @@ def read_header(path: Path, dialect: Dialect) -> tuple[list[str], int]:
                 quotechar=dialect.quote_char,
                 quoting=csv.QUOTE_MINIMAL if dialect.quote_char else csv.QUOTE_NONE,
             )
-            names, num_lines = next(values), line + record.removesuffix(b"\n").count(b"\n")
+            names, num_before, num_lines = next(values), line - 1, line + record.removesuffix(b"\n").count(b"\n")
     if names is None:
         raise ValueError(f"{path} is empty. Its first line must name the columns.")
-    return names, num_lines
+    return names, num_before, num_lines

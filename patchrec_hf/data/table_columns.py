@@ -123,7 +123,7 @@ class Table:
             refuse_other_kinds(source, is_json=False)
             csv = CsvFile.of(source, columns, options.separator, options.quote_char, options.has_header)
             schema = pl.Schema(dict.fromkeys(csv.names, pl.String()))
-            naming = csv.advice(columns)
+            naming = csv.advice()
         else:
             refuse_other_kinds(source, is_json=True)
             schema = _json_schema(source)

@@ -27,8 +27,9 @@ class TableOptions:
             Unit of times that are numbers.
         date_format (`str`, *optional*):
             Format of times that are texts, as for `datetime.strptime`, such as `"%d/%m/%Y %H:%M"`. If not given, texts
-            may be numbers, ISO 8601, or dates with the year last, if some date of the file tells whether day or month
-            stands first. All times of a file must be written in the same way. A text without a time zone is in UTC.
+            may be numbers, ISO 8601 as year-month-day (`2024-12-25T18:00:00Z`, `2024-12-25`), or dates with the year
+            last, if some date of the file tells whether day or month stands first. All times of a file must be written
+            in the same way. A text without a time zone is in UTC.
         separator (`str`, *optional*):
             Character between the values of a CSV file. If not given, the first line tells which of comma, semicolon,
             tab and `|` it is. It applies to the log and to the items, if both are CSV files.

@@ -109,8 +109,7 @@ def _read_log(
         where=where,
         parts=parts,
     )
-    if table.num_empty:
-        logger.warning_once(f"{log}: {table.num_empty} rows have empty lists, and are left out.")
+    _warn_of_empty_lists(table)
     if isinstance(filters.where, Mapping):
         values = read_values(filters.where, table.typed, str(log))
         warn_of_absent_values(values, table.scan_typed(log), str(log))
@@ -142,6 +141,11 @@ def _scan_log(
         rows = rows.with_row_index("position")
         others["position"] = pl.col("position").cast(pl.Int64)
     return rows.select(**ids, **others)
+
+
+def _warn_of_empty_lists(table: Table) -> None:
+    if table.num_empty:
+        logger.warning_once(f"{table.source}: {table.num_empty} rows have empty lists, and are left out.")
 
 
 def _settle_ids(
@@ -213,6 +217,7 @@ def _read_items(source: Source, names: Mapping[str, Any], options: TableOptions,
         finish=finish,
         parts=parts,
     )
+    _warn_of_empty_lists(table)
     rows = _settle_ids(rows, "item_id", id_column, source, partial(scan, table), parts).unique(maintain_order=True)
     titles = pl.col("title").drop_nulls()
     items = rows.group_by("item_id", maintain_order=True).agg(titles.first(), several=titles.len() > 1)

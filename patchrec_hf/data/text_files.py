@@ -92,7 +92,7 @@ def refuse_other_kinds(path: Path, is_json: bool) -> None:
 
 def find_separator(path: Path, columns: Sequence[str], separator: str | None) -> str:
     """
-    Finds the separator of a file from its whole first line.
+    Finds the separator of a file from its whole first line. Blank lines before it do not count.
 
     Args:
         path (`pathlib.Path`):
@@ -114,7 +114,7 @@ def find_separator(path: Path, columns: Sequence[str], separator: str | None) ->
         if len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
             raise ValueError(f"`separator` must be one character of ASCII, such as ';', got {separator!r}.")
         return separator
-    line = b"".join(_first_lines(path, 1)).decode("utf-8-sig").rstrip("\r\n")
+    line = _first_text(path)
     headers = {mark: next(csv.reader([line], delimiter=mark), []) for mark in SEPARATORS}
     for mark, header in headers.items():
         if columns and set(columns) <= set(header):
@@ -195,11 +195,25 @@ def _new_name(path: Path) -> str:
     return path.name[: -len(".gz")] if path.suffix.lower() == ".gz" else path.name
 
 
+def _first_text(path: Path) -> str:
+    """Returns the first line that is not blank, without its end."""
+    try:
+        with open_raw(path) as file:
+            lines = (line.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n") for line in file)
+            return next((line for line in lines if line), b"").decode(errors="replace")  # the reader refuses it
+    except BROKEN_COMPRESSION as error:
+        raise _broken(path, error) from error
+
+
 def _first_lines(path: Path, number: int) -> list[bytes]:
     try:
         with open_raw(path) as file:
             return list(islice(file, number))
     except BROKEN_COMPRESSION as error:
-        raise ValueError(
-            f"{path}: the compressed file ends or breaks near its beginning ({error}). Download or copy it again."
-        ) from error
+        raise _broken(path, error) from error
+
+
+def _broken(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path}: the compressed file ends or breaks near its beginning ({error}). Download or copy it again."
+    )

@@ -17,6 +17,9 @@ LATEST = 7_258_118_400
 EXPONENT = re.compile(r"[+-]?\d+(?:\.\d*)?[eE][+-]?\d+")
 """A number in scientific notation."""
 
+_PLAIN = r"[+-]?\d+(?:\.\d*)?"
+"""A number in digits. As a float, one of more digits than 64 bits hold is too late, but readable."""
+
 _ISO = re.compile(
     r"\d{4}(?P<between>[-/])\d{1,2}(?P=between)\d{1,2}"
     r"(?:(?P<gap>T| |, )\d{1,2}:\d{2}(?P<seconds>:\d{2}(?P<fraction>\.\d+)?)?"
@@ -26,8 +29,8 @@ _ISO = re.compile(
 
 def read_numbers(values: pl.Series, ticks: int) -> pl.Series:
     """Reads numbers, or texts of numbers, as nanoseconds. Those beyond the years 1740 to 2200 become just later."""
-    if not values.dtype.is_numeric():
-        values = values.cast(pl.String)
+    if values.dtype.is_decimal() or not values.dtype.is_numeric():
+        values = values.cast(pl.String)  # as a whole number, a decimal would lose its fraction
     if values.dtype.is_float():
         return _read_floats(values.cast(pl.Float64), ticks)
     whole = values.cast(pl.Int64, strict=False)
@@ -45,7 +48,7 @@ def _read_fractions(texts: pl.Series, ticks: int) -> pl.Series:
         sign=pl.when(pl.col("text").str.starts_with("-")).then(-1).otherwise(1),
         whole=pl.col("text").str.extract(r"^[+-]?(\d+)(?:\.\d*)?$").cast(pl.Int64, strict=False),
         fraction=pl.col("text").str.extract(r"^[+-]?\d+\.(\d*)$").fill_null("") + "0" * 9,
-        float=pl.when(pl.col("text").str.contains(rf"^(?:{EXPONENT.pattern})$")).then(
+        float=pl.when(pl.col("text").str.contains(rf"^(?:{EXPONENT.pattern}|{_PLAIN})$")).then(
             pl.col("text").cast(pl.Float64, strict=False)
         ),
     )
@@ -78,7 +81,11 @@ def read_dates(values: pl.Series) -> pl.Series:
 
 
 def read_iso(texts: pl.Series) -> pl.Series:
-    """Reads dates of ISO 8601, with or without a clock time, fractions of a second, and a time zone."""
+    """
+    Reads texts in the most common forms of ISO 8601: year-month-day, with or without hours and minutes, seconds, a
+    fraction of a second, and a time zone. The other forms become nulls: those without marks between the numbers
+    (`20241225T180000Z`), weeks (`2024-W52-3`), days of the year (`2024-360`) and hours alone (`2024-12-25T18`).
+    """
     read = pl.Series(texts.name, [None], dtype=pl.Int64).new_from_index(0, len(texts))
     left = texts.is_not_null().arg_true()
     while len(left):

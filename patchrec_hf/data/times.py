@@ -11,13 +11,13 @@ from functools import partial
 import polars as pl
 from transformers.utils import logging
 
+from ..runtime.moments import COMPACT_DATES
 from .ticks import EXPONENT, LATEST, NANOSECONDS, TICKS_PER_SECOND, read_dates, read_iso, read_numbers
 
 
 logger = logging.get_logger(__name__)
 
 _EARLIEST = 157_766_400  # the year 1975, in seconds; a log that ends before it is read in another unit, or is no time
-_COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # numbers that are dates, by their digits
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?")
 _YEAR_LAST = re.compile(
     r"\d{1,2}(?P<between>[/.-])\d{1,2}(?P=between)(?P<year>\d{4}|\d{2})"
@@ -26,6 +26,7 @@ _YEAR_LAST = re.compile(
 )
 _SAMPLE = 100
 _UNREADABLE = "is missing, or is not a readable number or date"
+_OTHER_FORMS = "(dates in another form than 2024-12-25, 2024-12-25T18:00 or 2024-12-25T18:00:00.5Z need `date_format`)"
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,9 @@ def find_times(
         time_unit (`"s"`, `"ms"`, `"us"` or `"ns"`, *optional*, defaults to `"s"`):
             Unit of times that are numbers.
         date_format (`str`, *optional*):
-            Format of texts, as for `datetime.strptime`. If not given, texts may be numbers, ISO 8601, or dates with
-            the year last, if the order of day and month follows from one of them.
+            Format of texts, as for `datetime.strptime`. If not given, texts may be numbers, dates with the year
+            first (see [`read_iso`]), or dates with the year last, if the order of day and month follows from one of
+            them.
 
     Returns:
         [`Times`]
@@ -124,9 +126,9 @@ def find_times(
         return _dates(_elementwise(pl.col(column), read_dates), column, _UNREADABLE)
     text = pl.col(column).cast(pl.String).str.strip_chars()
     if date_format is not None:
-        # Pandas makes floats of whole numbers if one is missing.
+        # Pandas makes floats of whole numbers if one is missing, and databases give decimals.
         digits = pl.col(column).cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
-        return _formatted(column, digits if kind.is_float() else text, date_format)
+        return _formatted(column, digits if kind.is_float() or kind.is_decimal() else text, date_format)
     sample = _sample(rows, text)
     if kind.is_numeric() or (sample and _NUMBER.fullmatch(sample[0])):
         if sample and all(EXPONENT.fullmatch(time) for time in sample):
@@ -139,7 +141,7 @@ def find_times(
     if sample and (first := _YEAR_LAST.fullmatch(sample[0])):
         return _formatted(column, text, _find_format(label, rows, column, text, first))
     value = _elementwise(text, read_iso)
-    return _dates(value, column, f"{_UNREADABLE} (dates that are not ISO 8601 need `date_format`)")
+    return _dates(value, column, f"{_UNREADABLE} {_OTHER_FORMS}")
 
 
 def _elementwise(values: pl.Expr, read: Callable[[pl.Series], pl.Series]) -> pl.Expr:
@@ -204,7 +206,7 @@ def _digits(texts: pl.Series) -> pl.Series:
 def _compact_format(digits: pl.Series) -> str | None:
     """Returns the format of numbers that all are dates; `None` if they are not."""
     lengths = digits.str.len_chars().unique().to_list()
-    date_format = _COMPACT.get(lengths[0]) if len(lengths) == 1 and lengths[0] is not None else None
+    date_format = COMPACT_DATES.get(lengths[0]) if len(lengths) == 1 and lengths[0] is not None else None
     if date_format is None:
         return None
     years = digits.str.to_datetime(date_format, strict=False).dt.year()

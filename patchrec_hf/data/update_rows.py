@@ -11,7 +11,6 @@ import polars as pl
 from datasets import Dataset, concatenate_datasets
 
 from ..runtime.catalog import Catalog
-from ..runtime.moments import check_seconds
 from .examples import make_rows
 from .rows import read_frame
 
@@ -38,36 +37,6 @@ class UpdateRows:
     new: Dataset
     old: Dataset | None = None
     validation: Dataset | None = None
-
-
-def parse_moment(text: str) -> int:
-    """
-    Reads a moment, as a command gets it.
-
-    Args:
-        text (`str`):
-            A date or a time in the form of ISO 8601, in UTC unless it names another zone: `2026-11-20`,
-            `2026-11-20T06:00`; or whole seconds since 1970 UTC.
-
-    Returns:
-        `int`: whole seconds since 1970 UTC.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    try:
-        seconds = int(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            raise ValueError(
-                f"A moment is a date such as 2026-11-20, a time such as 2026-11-20T06:00, or whole seconds since 1970 "
-                f"UTC, got {text!r}."
-            ) from None
-        seconds = int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp())
-    check_seconds(np.array([seconds]))
-    return seconds
 
 
 def show_moment(seconds: int) -> str:

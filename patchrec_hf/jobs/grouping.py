@@ -72,7 +72,8 @@ def _group(file: HistoryFile, interactions_per_bucket: int, target: Path) -> Non
     """Writes interactions as one row per user."""
     names = file.names
     naming = "Name the file's own columns with `columns`, such as `columns={'user_id': 'customer'}`."
-    table = Table.of(file.path, list(names.values()), TableOptions(separator=file.separator), advice=naming)
+    options = TableOptions(separator=file.separator, quote_char=file.quote_char, has_header=file.has_header)
+    table = Table.of(file.path, list(names.values()), options, advice=naming)
     times = None
     if "timestamp" in names:
         column = names["timestamp"]
@@ -110,8 +111,18 @@ def _scan(table: Table, names: Mapping[str, str], times: Times | None, source: A
     if times is not None:
         columns["timestamp"] = times.value
     if "position" in names:
-        columns["position"] = pl.col(names["position"]).cast(pl.Int64, strict=False)
+        columns["position"] = _whole(pl.col(names["position"]), table.kinds[names["position"]])
     return table.scan(source).select(**columns).with_columns(selectors.by_dtype(pl.Categorical).cast(pl.String))
+
+
+def _whole(value: pl.Expr, kind: pl.DataType) -> pl.Expr:
+    """Reads whole numbers; others become nulls, because without their fractions they would lose their order."""
+    if kind.is_integer() or kind.is_temporal():
+        return value.cast(pl.Int64, strict=False)
+    text = value.cast(pl.String)
+    number = text.cast(pl.Float64, strict=False)
+    whole = pl.when(number == number.floor()).then(number).cast(pl.Int64, strict=False)
+    return pl.coalesce(text.cast(pl.Int64, strict=False), whole)
 
 
 def _check(scan: Callable[[Any], pl.LazyFrame], table: Table, names: Mapping[str, str], times: Times | None) -> None:
@@ -119,7 +130,8 @@ def _check(scan: Callable[[Any], pl.LazyFrame], table: Table, names: Mapping[str
     faults = dict(times.faults) if times is not None else {}
     for name in names:
         if name != "timestamp":
-            faults[f"{names[name]!r} is missing"] = pl.col(name).is_null()
+            problem = "is missing, or is no whole number" if name == "position" else "is missing"
+            faults[f"{names[name]!r} {problem}"] = pl.col(name).is_null()
     facts = [pl.len().alias("count")]
     if times is not None:
         facts.append(pl.col("timestamp").max().alias("latest"))

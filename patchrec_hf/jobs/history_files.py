@@ -50,6 +50,10 @@ class HistoryFile:
             Format of times that are texts, for files with one row per interaction.
         separator (`str`, *optional*):
             Character between the values of a CSV file.
+        quote_char (`str`, *optional*):
+            Character around values of a CSV file; an empty text if there is none (see [`load_recommendation_data`]).
+        has_header (`bool`, *optional*, defaults to `True`):
+            Whether the first line of a CSV file names the columns. If not, they are `column_1`, `column_2` and so on.
     """
 
     path: Path
@@ -58,6 +62,8 @@ class HistoryFile:
     time_unit: str = "s"
     date_format: str | None = None
     separator: str | None = None
+    quote_char: str | None = None
+    has_header: bool = True
 
     @property
     def has_timestamps(self) -> bool:
@@ -128,6 +134,8 @@ def find_histories(
     time_unit: str = "s",
     date_format: str | None = None,
     separator: str | None = None,
+    quote_char: str | None = None,
+    has_header: bool = True,
 ) -> HistoryFile:
     """
     Finds out in which form a file holds the histories of users.
@@ -144,6 +152,10 @@ def find_histories(
             Format of times that are texts, for files with one row per interaction.
         separator (`str`, *optional*):
             Character between the values of a CSV file. If not given, it is found.
+        quote_char (`str`, *optional*):
+            Character around values of a CSV file; an empty text if there is none (see [`load_recommendation_data`]).
+        has_header (`bool`, *optional*, defaults to `True`):
+            Whether the first line of a CSV file names the columns. If not, they are `column_1`, `column_2` and so on.
 
     Returns:
         [`HistoryFile`]
@@ -176,7 +188,7 @@ def find_histories(
             )
         others = [name for name in _LONG[2:] if name in mapped] or ["timestamp"]
         names = {name: own[name] for name in ("user_id", "item_id", *others)}
-        return HistoryFile(path, names, True, time_unit, date_format, separator)
+        return HistoryFile(path, names, True, time_unit, date_format, separator, quote_char, has_header)
     if is_text_table(path):
         refuse_other_kinds(path, is_json=True)
         rows = pl.scan_ndjson(path, infer_schema_length=INFERRED_ROWS)
@@ -213,4 +225,10 @@ def _names_of_interactions(
     if len(wanted) == 2:  # nothing tells the order
         wanted.append("timestamp")
     require_columns(path, schema.names(), [own[name] for name in wanted], _ADVICE)
+    if lists := [own[name] for name in wanted if isinstance(schema[own[name]], pl.List | pl.Array)]:
+        raise ValueError(
+            f"{path} has one row per interaction, but the columns {lists} hold lists. If a row is a user, name the "
+            "list of items `item_ids`, and the list of times `timestamps`: `columns={'item_ids': 'item_id'}`. "
+            "Otherwise, write one row per interaction."
+        )
     return {name: own[name] for name in wanted}

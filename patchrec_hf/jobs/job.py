@@ -176,6 +176,8 @@ def open_job(
     time_unit: str = "s",
     date_format: str | None = None,
     separator: str | None = None,
+    quote_char: str | None = None,
+    has_header: bool = True,
     drop_unknown: bool = False,
     on_error: str = "stop",
     batch_size: int = 8,
@@ -189,8 +191,8 @@ def open_job(
     Args:
         settings ([`RankingSettings`]):
             How items are recommended.
-        recommender, histories, output, index, columns, time_unit, date_format, separator, drop_unknown, on_error,
-        batch_size, users_per_part, show_progress:
+        recommender, histories, output, index, columns, time_unit, date_format, separator, quote_char, has_header,
+        drop_unknown, on_error, batch_size, users_per_part, show_progress:
             See [`recommend_users`].
 
     Returns:
@@ -201,7 +203,7 @@ def open_job(
     """
     output = Path(output)
     check_arguments(output, on_error, batch_size, users_per_part)
-    file = find_histories(histories, columns, time_unit, date_format, separator)
+    file = find_histories(histories, columns, time_unit, date_format, separator, quote_char, has_header)
     if index is not None:
         check_job_index(recommender, index, settings)
         settings = replace(settings, method=index_method(settings.method))

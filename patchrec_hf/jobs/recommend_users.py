@@ -30,6 +30,8 @@ def recommend_users(
     time_unit: str = "s",
     date_format: str | None = None,
     separator: str | None = None,
+    quote_char: str | None = None,
+    has_header: bool = True,
     exclude_seen: bool = True,
     unique_titles: bool = True,
     method: Method | None = None,
@@ -83,6 +85,10 @@ def recommend_users(
             Format of times that are texts, for files with one row per interaction (see [`load_recommendation_data`]).
         separator (`str`, *optional*):
             Character between the values of a CSV file. If not given, it is found.
+        quote_char (`str`, *optional*):
+            Character around values of a CSV file; an empty text if there is none (see [`load_recommendation_data`]).
+        has_header (`bool`, *optional*, defaults to `True`):
+            Whether the first line of a CSV file names the columns. If not, they are `column_1`, `column_2` and so on.
         exclude_seen, unique_titles, method, num_beams, max_title_tokens, normalizer, max_tokens:
             See [`PatchRecommender.recommend`].
         moment (`int`, *optional*):
@@ -153,6 +159,8 @@ def recommend_users(
         time_unit=time_unit,
         date_format=date_format,
         separator=separator,
+        quote_char=quote_char,
+        has_header=has_header,
         drop_unknown=drop_unknown,
         on_error=on_error,
         batch_size=batch_size,

@@ -68,12 +68,13 @@ def test_every_setting_reaches_the_job(command, tmp_path, monkeypatch):
     write_users(tmp_path / "users.parquet")
     settings = {
         "k": 7, "method": "beam", "num_beams": 9, "max_title_tokens": 3, "max_tokens": 44, "time_unit": "ms",
-        "date_format": "%Y", "separator": ";", "on_error": "skip", "batch_size": 5, "users_per_part": 6,
-        "index": "flat", "num_candidates": 9,
+        "date_format": "%Y", "separator": ";", "quote_char": "'", "on_error": "skip", "batch_size": 5,
+        "users_per_part": 6, "index": "hnsw", "num_candidates": 50,
     }  # fmt: skip
     arguments = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
-    command(*arguments, "--no-exclude_seen", "--no-unique_titles", "--drop_unknown", "--moment", "1970-01-02T00:00")
-    switches = {"exclude_seen": False, "unique_titles": False, "drop_unknown": True}
+    others = ["--no-has_header", "--no-exclude_seen", "--no-unique_titles", "--drop_unknown"]
+    command(*arguments, *others, "--moment", "1970-01-02T00:00")
+    switches = {"has_header": False, "exclude_seen": False, "unique_titles": False, "drop_unknown": True}
     assert asked == {**settings, **switches, "moment": 86_400, "columns": {}}
 
 
@@ -126,7 +127,9 @@ def test_errors_of_the_checkpoint(command, tmp_path):
 
 def test_values_that_cannot_be_read():
     for arguments, message in [
-        (["--moment", "soon"], "'soon' is neither a number of seconds nor a date such as 2026-05-31"),
+        (["--moment", "soon"], r"--moment: A moment is a date such as 2026-11-20.*got 'soon'\. See"),
+        (["--moment", "20261120"], r"--moment: .*20261120 looks like a date.*Write the date as 2026-11-20"),
+        (["--moment", "1700000000000"], r"--moment: .*in milliseconds, divide it by 1000"),
         (["--k", "many"], "invalid int value: 'many'"),
     ]:
         with pytest.raises(SystemExit, match=message):

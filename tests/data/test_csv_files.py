@@ -50,6 +50,24 @@ def test_columns_without_a_header_have_numbers(tmp_path):
     assert rows_of(file) == [("1", "2"), ("3", "4")]
 
 
+@pytest.mark.parametrize(
+    ("content", "separator"),
+    [
+        ("\n1,10\n2,11\n", ","),
+        ("\r\n\r\n1;10\r\n2;11\r\n", ";"),
+        ("\ufeff\n1,10\n\n2,11\n", ","),
+        ('\n1,"10"\n2,11\n', ","),
+    ],
+)
+def test_blank_lines_before_the_first_record(tmp_path, content, separator):
+    file = CsvFile.of(write(tmp_path, content), has_header=False)
+    assert file.dialect.separator == separator
+    assert rows_of(file) == [("1", "10"), ("2", "11")]
+    assert file.records.count == 2
+    header = CsvFile.of(write(tmp_path, content.replace("1", "a", 1)))
+    assert (header.names, rows_of(header)) == (("a", "10"), [("2", "11")])
+
+
 def test_tabs_go_without_quotes(tmp_path):
     path = write(tmp_path, 'a\tb\n1\t"x\n2\ty"\n')
     assert rows_of(CsvFile.of(path)) == [("1", '"x'), ("2", 'y"')]
@@ -76,9 +94,9 @@ def test_settings_that_are_refused(tmp_path, settings, problem):
 
 def test_advice_and_names_that_repeat(tmp_path):
     file = CsvFile.of(write(tmp_path, "1,x,x\n2,3,4\n"))
-    assert "`has_header=False`" in file.advice(["a"])
+    assert "`has_header=False`" in file.advice()
     assert rows_of(CsvFile.of(write(tmp_path, "a,x,x\n2,3,4\n"))) == [("2", "3")]
     with pytest.raises(ValueError, match=r"line 1: 2 columns have the name 'x'"):
         file.require_once(["x"])
     quoted = CsvFile.of(write(tmp_path, '"a"\t"b"\n1\t2\n', "log.tsv"))
-    assert "`quote_char='\"'`" in quoted.advice(["a"])
+    assert "`quote_char='\"'`" in quoted.advice()

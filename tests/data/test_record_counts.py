@@ -68,16 +68,16 @@ def test_a_line_that_is_not_in_utf8(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "names", "num_lines"),
+    ("content", "names", "num_before", "num_lines"),
     [
-        ("user,item\n1,2\n", ["user", "item"], 1),
-        ("\ufeffuser,item\r\n1,2\r\n", ["user", "item"], 1),
-        ('\n"user, or guest","it\nem"\n\n1,2\n', ["user, or guest", "it\nem"], 4),
-        ("user,item", ["user", "item"], 1),
+        ("user,item\n1,2\n", ["user", "item"], 0, 1),
+        ("\ufeffuser,item\r\n1,2\r\n", ["user", "item"], 0, 1),
+        ('\n"user, or guest","it\nem"\n\n1,2\n', ["user, or guest", "it\nem"], 1, 4),
+        ("user,item", ["user", "item"], 0, 1),
     ],
 )
-def test_the_first_line_names_the_columns(tmp_path, content, names, num_lines):
-    assert read_header(write(tmp_path, content), Dialect()) == (names, num_lines)
+def test_the_first_line_names_the_columns(tmp_path, content, names, num_before, num_lines):
+    assert read_header(write(tmp_path, content), Dialect()) == (names, num_before, num_lines)
 
 
 def test_a_file_without_a_line(tmp_path):

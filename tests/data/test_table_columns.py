@@ -76,6 +76,18 @@ def test_titles_in_lists():
     assert prepare(log).items.rows() == TITLES.rows()
 
 
+def test_rows_with_empty_lists_are_counted_in_both_tables(tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr("patchrec_hf.data.tables.logger.warning_once", logged.append)
+    items = pl.DataFrame({"item_id": [["a", "b"], [], ["c"], []], "title": [["Pen", "Ink"], [], ["Nib"], []]})
+    log, shelves = write(SESSIONS, tmp_path, "log.parquet"), write(items, tmp_path, "shelves.parquet")
+    assert prepare(log, items=shelves).items.rows() == TITLES.rows()
+    assert logged == [
+        f"{log}: 1 rows have empty lists, and are left out.",
+        f"{shelves}: 2 rows have empty lists, and are left out.",
+    ]
+
+
 def test_sessions_without_times():
     data = prepare(SESSIONS.drop("timestamp"), items=TITLES, columns={"timestamp": None})
     assert [row[1] for row in data.interactions.select("user_id", "item_id").rows()] == ["a", "b", "a", "c", "b", "b"]

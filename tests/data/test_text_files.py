@@ -68,12 +68,17 @@ def test_the_log_and_the_items_may_have_different_separators(tmp_path, expected)
         ("user,item,a;b;c;d;e;f", ["user", "item"], ","),
         ("customer;sku", ["user", "item"], ";"),
         ("alone", ["user", "item"], ","),
-        ("", ["user"], ","),
+        ("\n\r\nuser;item,note;time", ["user", "time"], ";"),
     ],
 )
 def test_the_whole_header_tells_the_separator(tmp_path, header, columns, separator):
     (tmp_path / "log.csv").write_text(f"{header}\n1,2;3\n")
     assert find_separator(tmp_path / "log.csv", columns, None) == separator
+
+
+def test_a_file_of_blank_lines_takes_any_separator(tmp_path):
+    (tmp_path / "log.csv").write_text("\n\n")
+    assert find_separator(tmp_path / "log.csv", ["user"], None) == ","
 
 
 def test_a_header_that_does_not_tell(tmp_path):

@@ -1,6 +1,7 @@
 """Times keep all of their digits."""
 
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -16,6 +17,9 @@ from patchrec_hf.data.ticks import (
 )
 
 
+_HALF_AND_QUARTER = [1_700_000_000_500_000_000, 1_700_000_000_250_000_000]
+
+
 @pytest.mark.parametrize(
     ("values", "ticks", "expected"),
     [
@@ -29,15 +33,31 @@ from patchrec_hf.data.ticks import (
         (["1.7e9"], 1, [1_700_000_000_000_000_000]),
         ([1.5, None, float("nan")], 1, [1_500_000_000, None, None]),
         ([-0.25], 1, [-250_000_000]),
+        ([Decimal("1700000000.500"), Decimal("1700000000.250"), None], 1, [*_HALF_AND_QUARTER, None]),
+        ([Decimal("-1.5"), Decimal("3.0")], 1, [-1_500_000_000, 3_000_000_000]),
+        ([Decimal("1.5")], 1_000, [1_500_000]),
+        ([Decimal("1700000000000000001")], 10**9, [1_700_000_000_000_000_001]),
     ],
 )
 def test_numbers_by_hand(values, ticks, expected):
     assert read_numbers(pl.Series(values), ticks).to_list() == expected
 
 
-@pytest.mark.parametrize("value", [10**12, "1000000000000", 1e12, "1e12", "1000000000000.5"])
+@pytest.mark.parametrize(
+    "value", [10**12, "1000000000000", 1e12, "1e12", "1000000000000.5", "9" * 20, "9" * 20 + ".5", Decimal(10**20)]
+)
 def test_times_that_are_too_late_do_not_wrap(value):
     assert read_numbers(pl.Series([value]), 1)[0] > LATEST * NANOSECONDS
+
+
+@pytest.mark.parametrize("kind", [pl.Int8, pl.UInt8, pl.Int32, pl.UInt64, pl.Int128, pl.UInt128, pl.Float32])
+def test_numbers_of_every_type(kind):
+    assert read_numbers(pl.Series([100, 3], dtype=kind), 1).to_list() == [100 * NANOSECONDS, 3 * NANOSECONDS]
+
+
+@pytest.mark.parametrize("kind", [pl.UInt64, pl.Int128, pl.UInt128])
+def test_whole_numbers_beyond_63_bits_are_too_late(kind):
+    assert read_numbers(pl.Series([2**63 + 5], dtype=kind), 1)[0] > LATEST * NANOSECONDS
 
 
 def test_neighboring_floats_stay_apart():
@@ -62,7 +82,7 @@ def test_dates_by_hand(values, expected):
     assert read_dates(pl.Series([date(9999, 1, 1)]))[0] > LATEST * NANOSECONDS
 
 
-def test_all_forms_of_iso_8601():
+def test_the_forms_of_iso_8601_that_are_read():
     texts = [
         "1970-01-02",
         "1970-01-01T00:00:01Z",

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import polars as pl
 import pytest
@@ -95,6 +96,44 @@ def test_formats_that_are_given(tmp_path, name, time, date_format, expected):
     assert times_of(log_of([time], tmp_path / name), date_format=date_format) == [expected]
 
 
+@pytest.mark.parametrize(
+    "time",
+    ["2024-12-25", "2024/12/25", "2024-12-25 00:00", "2024-12-25T00:00:00.00Z", "2024-12-25 02:00 +02:00"],
+)
+def test_forms_that_are_read_without_a_format(tmp_path, time):
+    assert times_of(log_of([time], tmp_path / "log.csv")) == [seconds(2024, 12, 25)]
+
+
+@pytest.mark.parametrize(
+    ("time", "date_format"),
+    [
+        ("20241225T000000Z", "%Y%m%dT%H%M%SZ"),
+        ("2024-W52-3", "%G-W%V-%u"),
+        ("2024-360", "%Y-%j"),
+        ("2024-12-25t00:00:00z", "%Y-%m-%dt%H:%M:%Sz"),
+    ],
+)
+def test_other_forms_of_iso_8601_need_a_format(tmp_path, time, date_format):
+    log = log_of([time], tmp_path / "log.csv")
+    with pytest.raises(ValueError, match=r"dates in another form than .* need `date_format`"):
+        prepare(log)
+    assert times_of(log, date_format=date_format) == [seconds(2024, 12, 25)]
+
+
+def test_decimals_keep_their_order_and_take_a_format(tmp_path):
+    path = tmp_path / "log.parquet"
+    log = pl.DataFrame({"user_id": [1, 1], "item_id": [10, 11], "title": ["Pen", "Ink"]})
+    times = [Decimal("1700000000.500"), Decimal("1700000000.250")]
+    log.with_columns(timestamp=pl.Series(times)).write_parquet(path)
+    data = prepare(path)
+    assert data.interactions.sort("position")["item_id"].cast(pl.String).to_list() == ["11", "10"]
+    dates = pl.Series([Decimal("20240403.00")] * 2)
+    log.with_columns(timestamp=dates).write_parquet(path)
+    with pytest.raises(ValueError, match="look like dates, such as 20240403"):
+        prepare(path)
+    assert times_of(path, date_format="%Y%m%d") == [seconds(2024, 4, 3)] * 2
+
+
 def test_a_fraction_of_a_second_is_kept():
     rows = pl.LazyFrame({"time": ["2024-04-03 10:00:00.25"]})
     times = find_times("The log", rows, "time", pl.String(), date_format="%Y-%m-%d %H:%M:%S.%f")
@@ -106,7 +145,8 @@ def test_a_fraction_of_a_second_is_kept():
     [
         (["25/12/2024", "12/25/2024"], {}, r"line 3: .* does not have the format '%d/%m/%Y'.*12/25/2024"),
         (["25/12/2024", "2024-12-25"], {}, r"line 3: .* does not have the format '%d/%m/%Y'"),
-        (["2024-12-25", "25/12/2024"], {}, r"line 3: .* \(dates that are not ISO 8601 need `date_format`\)"),
+        (["2024-12-25", "25/12/2024"], {}, r"line 3: .* \(dates in another form than 2024-12-25, .*need"),
+        (["20241225T180000Z"], {}, r"line 2: .* \(dates in another form than 2024-12-25, .*need `date_format`\)"),
         (["2024-12-25", "1700000000"], {}, r"line 3: .* is not a readable number or date"),
         (["1700000000", "2024-12-25"], {}, r"line 3: .* is not a readable number or date"),
         (["31/12/2024", "31/02/2024"], {}, r"line 3: .* does not have the format '%d/%m/%Y'"),

@@ -63,6 +63,23 @@ def test_positions_order_a_prepared_directory(tmp_path):
     assert pl.read_parquet(found.path).rows() == [(1, [7, 6, 5], [3, 9, 9])]
 
 
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Decimal(10, 2), pl.UInt8])
+@pytest.mark.parametrize("name", ["log.parquet", "log.jsonl"])
+def test_positions_of_other_types_are_whole_numbers(tmp_path, kind, name):
+    columns = {"user_id": "user_id", "item_id": "item_id", "position": "rank"}
+    log = pl.DataFrame({"user_id": [1, 1], "item_id": [5, 6], "rank": pl.Series([2, 1]).cast(kind)})
+    write = pl.DataFrame.write_parquet if name.endswith("parquet") else pl.DataFrame.write_ndjson
+    write(log, tmp_path / name)
+    assert grouped(tmp_path / name, columns=columns)["item_ids"].cast(pl.List(pl.Int64)).to_list() == [[6, 5]]
+    if kind == pl.UInt8:
+        return
+    # Without their fractions, both would be 1, and would stay in the order of the file.
+    log = log.with_columns(rank=pl.Series([1.5, 1.25]).cast(kind))
+    write(log, tmp_path / f"other-{name}")
+    with pytest.raises(ValueError, match="'rank' is missing, or is no whole number"):
+        as_rows(find_histories(tmp_path / f"other-{name}", columns), tmp_path / "new")
+
+
 def test_csv_with_other_names_and_dates(tmp_path):
     path = tmp_path / "log.csv"
     path.write_text("customer;sku;day\n007;B-2;02/01/1990\n8;B-1;01/01/1990\n007;B-1;01/01/1990\n")
@@ -71,6 +88,14 @@ def test_csv_with_other_names_and_dates(tmp_path):
     assert found["user_id"].to_list() == ["007", "8"]
     assert found["item_ids"].to_list() == [["B-1", "B-2"], ["B-1"]]
     assert found["timestamps"].to_list() == [[631_152_000, 631_238_400], [631_152_000]]
+
+
+def test_csv_without_a_header_and_with_other_quotes(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("\n'a,b',1,1500000001\n'a,b',2,1500000000\n")
+    names = {"user_id": "column_1", "item_id": "column_2", "timestamp": "column_3"}
+    found = grouped(path, columns=names, quote_char="'", has_header=False)
+    assert found.select("user_id", "item_ids").rows() == [("a,b", ["2", "1"])]
 
 
 def test_users_are_numbers_if_all_are(tmp_path):

@@ -111,6 +111,12 @@ def test_columns_of_other_types(tmp_path, columns, message):
             {},
             r"one row per interaction, so it cannot have \['exclude'",
         ),
+        (
+            {"user_id": [1, 2], "item_id": [[10], []], "timestamp": [[5], []]},
+            {},
+            r"columns \['item_id', 'timestamp'\] hold lists\. If a row is a user, name the list of items `item_ids`",
+        ),
+        ({"user_id": [1], "sku": [[10]], "timestamp": [5]}, {"item_id": "sku"}, r"the columns \['sku'\] hold lists"),
         ({"user_id": [1], "item_ids": [[1]]}, {"user": "x"}, "unknown key 'user'; did you mean 'user_id'"),
     ],
 )
@@ -118,6 +124,20 @@ def test_columns_that_do_not_fit(tmp_path, columns, names, message):
     path = write(tmp_path / "users.parquet", **columns)
     with pytest.raises(ValueError, match=message):
         find_histories(path, names)
+
+
+def test_users_with_lists_are_told_how_to_keep_those_without_items(tmp_path):
+    """Read as interactions, a user without items would be in no output."""
+    path = tmp_path / "users.jsonl"
+    users = [(1, [10], [5]), (2, [], []), (3, [11], [6])]
+    pl.DataFrame(users, schema=["user_id", "item_id", "timestamp"], orient="row").write_ndjson(path)
+    with pytest.raises(ValueError, match=r"\['item_id', 'timestamp'\] hold lists"):
+        find_histories(path)
+    file = find_histories(path, {"item_ids": "item_id", "timestamps": "timestamp"})
+    assert not file.is_long
+    rows = file.scan()
+    found = rows.select(file.expressions(rows.collect_schema())).collect()
+    assert found.rows() == [("1", ["10"], [5]), ("2", [], []), ("3", ["11"], [6])]
 
 
 def test_files_that_do_not_fit(tmp_path):

@@ -5,7 +5,7 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from patchrec_hf.runtime.moments import as_moments, days_of
+from patchrec_hf.runtime.moments import as_moments, days_of, parse_moment
 
 
 def test_one_moment_for_all_or_one_for_each():
@@ -35,6 +35,41 @@ def test_other_than_one_moment_for_each_history(times):
 def test_milliseconds_are_found():
     with pytest.raises(ValueError, match=r"1700000000000 is beyond the year 3000.*divide it by 1000"):
         as_moments(1_700_000_000_000, 1)
+
+
+BEGIN = 1_793_577_600  # 2026-11-02
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2026-11-02", BEGIN),
+        ("2026-11-02T06:30", BEGIN + 6 * 3600 + 30 * 60),
+        ("2026-11-02T01:00+01:00", BEGIN),
+        ("20261102T0630", BEGIN + 6 * 3600 + 30 * 60),
+        (str(BEGIN), BEGIN),
+        ("90", 90),
+        ("-90", -90),
+        ("12345678", 12_345_678),  # no date: there is no month 56
+    ],
+)
+def test_moments_are_dates_times_or_seconds(text, seconds):
+    assert parse_moment(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("monday", r"A moment is a date such as 2026-11-20.*got 'monday'"),
+        (str(BEGIN * 1000), "in milliseconds, divide it by 1000"),
+        ("20261120", r"20261120 looks like a date.* Write the date as 2026-11-20\."),
+        ("202611200630", r"202611200630 looks like a date.* Write the date as 2026-11-20T06:30:00\."),
+        ("20261120063015", r"looks like a date.* Write the date as 2026-11-20T06:30:15\."),
+    ],
+)
+def test_moments_that_are_refused(text, problem):
+    with pytest.raises(ValueError, match=problem):
+        parse_moment(text)
 
 
 def test_days_begin_at_midnight_also_before_1970():
