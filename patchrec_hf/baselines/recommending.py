@@ -106,7 +106,7 @@ class CatalogRecommender:
             on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
                 What to do about a history that has no recommendations: because it is empty, holds an unknown item, or
                 leaves no item to recommend. `"skip"` returns a [`SkippedHistory`] with the reason in the place of its
-                list, and recommends for the others.
+                list, and recommends for the others. Wrong settings are always raised.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first. `score` is the baseline's
@@ -124,6 +124,7 @@ class CatalogRecommender:
             return recommend_or_skip(
                 partial(self.recommend, k=k, exclude_seen=exclude_seen, unique_titles=unique_titles),
                 lambda history: [match_item(item, self.catalog, allows_new=False) for item in history],
+                self.catalog,
                 histories,
                 candidates=candidates,
                 times=times,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from .catalog import Catalog
+from .moments import as_moments
 from .recommendations import Recommendation
-from .user_histories import as_batch, split_candidates, split_histories
+from .user_histories import as_batch, candidate_indices, split_candidates, split_histories
 
 
 OnError = Literal["raise", "skip"]
@@ -63,6 +65,7 @@ def check_on_error(on_error: str) -> bool:
 def recommend_or_skip(
     recommend: Callable[..., Any],
     check_history: Callable[[list[Any]], Any],
+    catalog: Catalog,
     histories: Any,
     **arguments: Any,
 ) -> Any:
@@ -75,6 +78,9 @@ def recommend_or_skip(
             `TypeError` if one of them cannot be recommended for.
         check_history (`Callable`):
             Takes the items of a history, and raises one of these errors if an item cannot be looked up.
+        catalog ([`Catalog`]):
+            The catalog, in which candidates of all histories are looked up first: a wrong one is no fault of a
+            history, and neither is a wrong moment of all histories.
         histories (`Any`):
             One history or several, as [`PatchRecommender.recommend`] takes them.
         **arguments (`Any`):
@@ -84,13 +90,16 @@ def recommend_or_skip(
         As [`PatchRecommender.recommend`] does, with a [`SkippedHistory`] in the place of a list that cannot be made.
 
     Raises:
-        TypeError: If these are no histories.
-        ValueError: If the number of candidate lists, of moments or of timestamps is not the number of histories.
+        TypeError: If these are no histories, or a candidate or the moment of all histories is of the wrong kind.
+        ValueError: If the number of candidate lists, of moments or of timestamps is not the number of histories, or
+            the candidates of all histories are none, or their moment is no second.
+        KeyError: If a candidate of all histories is not in the catalog.
     """
     is_single, rows = split_histories(histories)
     per_row = {
         name: _split(name, value, len(rows), is_single) for name, value in arguments.items() if value is not None
     }
+    _check_shared(per_row, catalog)
     results: list[Any] = [None] * len(rows)
     good = []
     for row, history in enumerate(rows):
@@ -127,6 +136,17 @@ def _split(name: str, value: Any, num_rows: int, is_single: bool) -> tuple[bool,
     if len(value) != num_rows:
         raise ValueError(f"`{name}` holds {len(value)} entries for {num_rows} histories. Give one for each.")
     return False, value
+
+
+def _check_shared(per_row: Mapping[str, tuple[bool, Any]], catalog: Catalog) -> None:
+    """Looks at arguments that all histories share, whose faults would be found in each of them."""
+    for name, check in (
+        ("candidates", lambda ids: candidate_indices(ids, 1, catalog)),
+        ("times", lambda moment: as_moments(moment, 1)),
+    ):
+        is_shared, value = per_row.get(name, (False, None))
+        if is_shared:
+            check(value)
 
 
 def _each_or_skipped(rows: list[int], recommend: Callable[[list[int]], Any]) -> list[Any]:

@@ -3,9 +3,12 @@
 import numpy as np
 import polars as pl
 import pytest
+from item_parts import item_model, item_processor
 
-from patchrec_hf import BudgetLayout, PatchRecommender
+from patchrec_hf import BudgetLayout, PatchRecommender, TimeWindowLayout
 from patchrec_hf.baselines import Popularity
+from patchrec_hf.runtime.fusion import Fusion
+from patchrec_hf.runtime.fusion_parts import ItemHeadPart, TitlePart
 from patchrec_hf.runtime.skipped_histories import SkippedHistory, check_on_error
 
 
@@ -72,6 +75,51 @@ def test_wrong_settings_are_no_fault_of_a_history(recommender):
         recommender.recommend([*GOOD, [123456]])
     assert check_on_error("skip")
     assert not check_on_error("raise")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"candidates": [10, 99999]}, KeyError, "99999"),
+        ({"candidates": ["ten"]}, (KeyError, TypeError), "ten"),
+        ({"candidates": []}, ValueError, "no candidates"),
+        ({"times": 1.5}, TypeError, "1.5"),
+        ({"times": 10**12}, ValueError, "beyond the year 3000"),
+    ],
+)
+def test_what_all_histories_share_is_no_fault_of_one(recommender, arguments, error, message):
+    with pytest.raises(error, match=message) as plain:
+        Popularity(recommender.catalog).recommend(GOOD, **arguments)
+    with pytest.raises(error, match=message) as skipping:
+        recommender.recommend([*GOOD, []], on_error="skip", **arguments)
+    assert skipping.value.args == plain.value.args
+
+
+def test_missing_timestamps_are_no_fault_of_a_history(model, processor):
+    recommender = PatchRecommender(model, processor.with_layout(TimeWindowLayout(10)))
+    with pytest.raises(ValueError, match="reads timestamps, but the histories have no `timestamps`"):
+        recommender.recommend(GOOD, on_error="skip")
+    with pytest.raises(ValueError, match="reads timestamps"):
+        PatchRecommender(model, processor).recommend(GOOD, layout=TimeWindowLayout(10), on_error="skip")
+    with pytest.raises(TypeError, match="layout"):
+        PatchRecommender(model, processor).recommend(GOOD, layout="time_window", on_error="skip")
+
+
+def test_a_backbone_that_reads_no_trees_is_no_fault_of_a_history(processor):
+    model = item_model()
+    model._reads_trees = False
+    recommender = PatchRecommender(model, item_processor(processor))
+    with pytest.raises(TypeError, match="cannot attend to a tree"):
+        recommender.recommend(GOOD, method="exact", on_error="skip")
+    by_items = recommender.recommend([GOOD[0], []], k=3, method="item", on_error="skip")
+    assert [len(items) for items in by_items] == [3, 0]
+    items, titles = ItemHeadPart(), TitlePart()
+    plain = item_processor(processor).with_fusion(Fusion({"item": items}, {"item": 1.0}))
+    found = PatchRecommender(model, plain).recommend([GOOD[0], []], k=3, on_error="skip")
+    assert [len(items) for items in found] == [3, 0]
+    fusion = Fusion({"item": items, "titles": titles}, {"item": 1.0, "titles": 1.0})
+    with pytest.raises(TypeError, match="cannot attend to a tree"):
+        PatchRecommender(model, item_processor(processor).with_fusion(fusion)).recommend(GOOD, on_error="skip")
 
 
 def test_settings_of_a_model(model, processor):
