@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from .user_histories import as_batch, candidate_indices, split_candidates, split
 
 OnError = Literal["raise", "skip"]
 ON_ERROR = get_args(OnError)
+_ERRORS = (ValueError, KeyError, TypeError)
 _ROW_0 = re.compile(r"\b[Rr]ow 0\b")
+
+_Row = TypeVar("_Row")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -107,18 +111,18 @@ def recommend_or_skip(
             ((_, (items,)),) = [as_batch([history])]
             check_history(items)
             good.append(row)
-        except (ValueError, KeyError, TypeError) as error:
-            results[row] = _skipped(error)
+        except _ERRORS as error:
+            results[row] = SkippedHistory(reason_of(error))
 
-    def recommend_rows(numbers: list[int]) -> Any:
+    def recommend_rows(numbers: Sequence[int]) -> Any:
         chosen = {
             name: value if is_shared else [value[row] for row in numbers]
             for name, (is_shared, value) in per_row.items()
         }
         return recommend([rows[row] for row in numbers], **chosen)
 
-    for row, result in zip(good, _each_or_skipped(good, recommend_rows), strict=True):
-        results[row] = result
+    for row, result in zip(good, each_or_reason(good, recommend_rows, _ERRORS), strict=True):
+        results[row] = SkippedHistory(result) if isinstance(result, str) else result
     return results[0] if is_single else results
 
 
@@ -149,21 +153,38 @@ def _check_shared(per_row: Mapping[str, tuple[bool, Any]], catalog: Catalog) -> 
             check(value)
 
 
-def _each_or_skipped(rows: list[int], recommend: Callable[[list[int]], Any]) -> list[Any]:
-    """Recommends for rows together. If one of them cannot be, halves of them are tried, down to this one."""
-    if not rows:
+def each_or_reason(
+    rows: Sequence[_Row],
+    work: Callable[[Sequence[_Row]], Sequence[_Result]],
+    errors: type[Exception] | tuple[type[Exception], ...],
+) -> list[_Result | str]:
+    """
+    Works on rows together. If one of them raises an error, halves of them are tried, down to this one.
+
+    Args:
+        rows (`Sequence`):
+            The rows.
+        work (`Callable`):
+            Takes some rows, at least one, and returns a result for each.
+        errors (`type[Exception]` or a tuple of them):
+            Errors that are the fault of a row. Others are raised.
+
+    Returns:
+        `list`: for each row its result, or the reason why there is none.
+    """
+    if len(rows) == 0:
         return []
     try:
-        return [*recommend(rows)]
-    except (ValueError, KeyError, TypeError) as error:
+        return [*work(rows)]
+    except errors as error:
         if len(rows) == 1:
-            return [_skipped(error)]
+            return [reason_of(error)]
     half = len(rows) // 2
-    return _each_or_skipped(rows[:half], recommend) + _each_or_skipped(rows[half:], recommend)
+    return each_or_reason(rows[:half], work, errors) + each_or_reason(rows[half:], work, errors)
 
 
-def _skipped(error: Exception) -> SkippedHistory:
-    """Returns the result for a history that alone raised an error. The error calls it row 0 of a batch of one."""
+def reason_of(error: Exception) -> str:
+    """Returns why a row that alone raised an error has no result. The error calls it row 0 of a batch of one."""
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     message = message.replace(" (row 0)", "").replace(" in row 0", "")
-    return SkippedHistory(_ROW_0.sub(lambda match: "this row" if match[0][0] == "r" else "This row", message))
+    return _ROW_0.sub(lambda match: "this row" if match[0][0] == "r" else "This row", message)

@@ -9,7 +9,7 @@ from patchrec_hf import BudgetLayout, PatchRecommender, TimeWindowLayout
 from patchrec_hf.baselines import Popularity
 from patchrec_hf.runtime.fusion import Fusion
 from patchrec_hf.runtime.fusion_parts import ItemHeadPart, TitlePart
-from patchrec_hf.runtime.skipped_histories import SkippedHistory, check_on_error
+from patchrec_hf.runtime.skipped_histories import SkippedHistory, check_on_error, each_or_reason, reason_of
 
 
 GOOD = [[10, 11, 12], [14], [18, 19, "Emma"]]
@@ -146,3 +146,26 @@ def test_a_history_that_is_too_long_is_skipped(model, processor, monkeypatch):
     short, long = recommender.recommend([[10], [19, 20]], k=2, on_error="skip")
     assert len(short) == 2
     assert "reads at most" in long.reason
+
+
+def test_rows_are_tried_in_halves():
+    asked = []
+
+    def work(rows):
+        asked.append(list(rows))
+        if 3 in rows:
+            raise ValueError(f"Row {rows.index(3)} is odd (row {rows.index(3)}).")
+        return [10 * row for row in rows]
+
+    assert each_or_reason([1, 2, 3, 4], work, ValueError) == [10, 20, "This row is odd.", 40]
+    assert asked == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
+    assert each_or_reason([], work, ValueError) == []
+    with pytest.raises(ValueError, match="Row 2 is odd"):
+        each_or_reason([1, 2, 3, 4], work, (KeyError, TypeError))
+
+
+def test_reasons_do_not_count_rows():
+    assert reason_of(KeyError("7 in row 0 is no item")) == "7 is no item"
+    assert reason_of(ValueError("The prompt of row 0 is long, row 01 is not.")) == (
+        "The prompt of this row is long, row 01 is not."
+    )
