@@ -9,7 +9,7 @@ from conftest import TITLES
 
 from patchrec_hf import Catalog, ItemPatchLayout, PatchRecForCausalLM, PatchRecProcessor
 from patchrec_hf.runtime.neighbors import NeighborTable
-from patchrec_hf.runtime.title_similarity import title_features
+from patchrec_hf.runtime.title_similarity import log_shares
 from patchrec_hf.tiny import build_tiny_backbone
 
 
@@ -78,7 +78,7 @@ def scores_by_hand(model, processor, prompt, titles=None):
     seen_weight, title_weight = (10 * head.feature_weights.weight.double().numpy()).tolist()
     scores[seen] += seen_weight
     if model.config.item_head_config.title_similarity:
-        scores += title_weight * title_features(processor.title_neighbors, [prompt.items], len(scores))[0]
+        scores += title_weight * log_shares(processor.title_neighbors.scores([prompt.items], len(scores)))[0]
     return scores
 
 

@@ -106,7 +106,7 @@ class CatalogRecommender:
             on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
                 What to do about a history that has no recommendations: because it is empty, holds an unknown item, or
                 leaves no item to recommend. `"skip"` returns a [`SkippedHistory`] with the reason in the place of its
-                list, and recommends for the others.
+                list, and recommends for the others. Wrong settings are always raised.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first. `score` is the baseline's
@@ -124,6 +124,7 @@ class CatalogRecommender:
             return recommend_or_skip(
                 partial(self.recommend, k=k, exclude_seen=exclude_seen, unique_titles=unique_titles),
                 lambda history: [match_item(item, self.catalog, allows_new=False) for item in history],
+                self.catalog,
                 histories,
                 candidates=candidates,
                 times=times,
@@ -166,7 +167,8 @@ class CatalogRecommender:
         num_alike = int(np.bincount(title_of_item).max()) if unique_titles else 1
         num_ranked = min(k * num_alike, len(catalog))
         arguments = (histories, allowed, num_ranked) if times is None else (histories, allowed, num_ranked, times)
-        scores = checked_scores(self, self.score_candidates(*arguments), allowed.shape)
+        raw = np.asarray(self.score_candidates(*arguments))
+        scores = checked_scores(self, raw, allowed.shape)
         if np.isnan(scores).any():
             row = first_row + int(np.isnan(scores).any(axis=1).argmax())
             raise FloatingPointError(f"{type(self).__name__} gives a score that is not a number (row {row}).")
@@ -183,7 +185,7 @@ class CatalogRecommender:
                 _, first = np.unique(title_of_item[items[kept]], return_index=True)
                 kept = kept[np.sort(first)][:k]
             last = values[kept[-1]]
-            equals = np.flatnonzero(allowed[row] & (scores[row] >= last - tie_width(last)))
+            equals = np.flatnonzero(allowed[row] & (scores[row] >= last - tie_width(last, raw.dtype)))
             num_equals = len(np.unique(title_of_item[equals])) if unique_titles else len(equals)
             results.append(
                 [

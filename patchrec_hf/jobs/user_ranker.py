@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from ..runtime.ranking import default_method
 from ..runtime.ranking_config import ITEM_METHODS, Method
 from ..runtime.recommendations import Recommendation
 from ..runtime.recommender import PatchRecommender
+from ..runtime.skipped_histories import each_or_reason
 from .user_requests import UserRequest
 
 
@@ -131,28 +131,16 @@ class UserRanker:
                 prompts[place] = self._encode(request)
             except ValueError as error:
                 results[place] = str(error)
+
+        def recommend_some(places: Sequence[int]) -> list[list[Recommendation]]:
+            return self._recommend([requests[place] for place in places], [prompts[place] for place in places])
+
         for has_candidates in (False, True):
             places = [place for place in prompts if (requests[place].candidates is not None) is has_candidates]
-            ranked = self._rank([requests[place] for place in places], [prompts[place] for place in places])
+            ranked = each_or_reason(places, recommend_some, ValueError)
             for place, result in zip(places, ranked, strict=True):
                 results[place] = result
         return results
-
-    def _rank(
-        self, requests: Sequence[UserRequest], prompts: Sequence[EncodedHistory]
-    ) -> list[list[Recommendation] | str]:
-        """Ranks users together. If one of them cannot be ranked, halves of them are ranked, down to this one."""
-        if not requests:
-            return []
-        try:
-            return [*self._recommend(requests, prompts)]
-        except ValueError as error:
-            if len(requests) == 1:
-                return [
-                    re.sub(r"\b([Rr])ow 0\b", lambda match: f"{'T' if match[1] == 'R' else 't'}his row", str(error))
-                ]
-        half = len(requests) // 2
-        return self._rank(requests[:half], prompts[:half]) + self._rank(requests[half:], prompts[half:])
 
     def _encode(self, request: UserRequest) -> EncodedHistory:
         return self.recommender.processor.encode(request.items, layout=self.layout, timestamps=request.timestamps)

@@ -129,16 +129,25 @@ class IndexRanker:
             gathered_root(self.scorer.model),
             progress_bar(show_progress, total=num_prompts, desc="Ranking", unit="history") as progress,
         ):
-            for rows, histories, users in self._read(LazySequence(num_prompts, measured)):
-                items, scores, is_exact = self._find(users, histories, [allowed[row] for row in rows.tolist()])
+            # Candidates may be long lists, each less what its row excludes, so only those of a forward are in memory.
+            at_once = _USERS_AT_ONCE if candidates is None else 1
+            for rows, histories, users in self._read(LazySequence(num_prompts, measured), at_once):
+                own = [allowed[row] for row in rows.tolist()]
+                if candidates is None:
+                    items, scores, is_exact = self._find(users, histories, own)
+                else:
+                    items, scores = self._best_of_all(users, histories, own)
+                    is_exact = np.ones(len(rows), dtype=bool)
                 ranking.items[rows], ranking.scores[rows] = items[:, : self.k], scores[:, : self.k]
                 ranking.is_exact[rows] = is_exact
                 ranking.ends_in_tie[rows] = end_in_tie(scores, scores[:, : self.k])
                 progress.update(len(rows))
         return ranking
 
-    def _read(self, prompts: Sequence[PromptToRank]) -> Iterator[tuple[np.ndarray, list[np.ndarray], torch.Tensor]]:
-        """Yields the numbers, histories and vectors of many users, because a search for many is faster."""
+    def _read(
+        self, prompts: Sequence[PromptToRank], at_once: int
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray], torch.Tensor]]:
+        """Yields the numbers, histories and vectors of users, at least `at_once`: a search for many is faster."""
         rows: list[np.ndarray] = []
         histories: list[np.ndarray] = []
         users: list[torch.Tensor] = []
@@ -146,7 +155,7 @@ class IndexRanker:
             rows.append(some_rows)
             histories += [prompt.items for prompt in some_prompts]
             users.append(some_users)
-            if len(histories) >= _USERS_AT_ONCE:
+            if len(histories) >= at_once:
                 yield np.concatenate(rows), histories, torch.cat(users)
                 rows, histories, users = [], [], []
         if histories:
@@ -164,7 +173,8 @@ class IndexRanker:
             histories (`Sequence[numpy.ndarray]`):
                 Catalog indices of the n histories, oldest first.
             allowed (`Sequence[ItemSet]`):
-                For each user, the items that may be found.
+                For each user, the items that may be found. A set that lists its items is scored directly; the index is
+                searched for one that lists what it leaves out.
 
         Returns:
             `tuple` of arrays: items (int64) and scores (float64) of shape `(n, k)`, best first, -1 and -infinity where
@@ -198,8 +208,8 @@ class IndexRanker:
             proposed = self.index.search(mine, width)
             pairs = self._with_features(proposed, features)
             found = self._score(mine, pairs, features)
-            left_out = [allowed[row].listed for row in rows.tolist()]
-            items[rows], scores[rows] = self._select(*self._without(pairs, found, left_out), len(rows))
+            kept = _allowed_pairs(pairs, found, [allowed[row] for row in rows.tolist()])
+            items[rows], scores[rows] = self._select(*kept, len(rows))
             is_settled = self._is_settled(scores[rows, -1], proposed, mine)
             rows, width = rows[~is_settled], width * _GROWTH
         rest = np.sort(np.concatenate([rows, scored]))
@@ -243,13 +253,6 @@ class IndexRanker:
             scores[places] = scores[places] + addend.values
         return scores
 
-    def _without(self, pairs: _Pairs, scores: np.ndarray, left_out: Sequence[np.ndarray]) -> tuple[_Pairs, np.ndarray]:
-        """Returns the pairs without each user's items that are left out."""
-        num_items, lengths = len(self._vectors), list(map(len, left_out))
-        keys = np.repeat(np.arange(len(left_out)), lengths) * num_items + np.concatenate(left_out)
-        is_kept = ~np.isin(_keys(pairs, num_items), keys, assume_unique=True)
-        return _Pairs(pairs.rows[is_kept], pairs.items[is_kept]), scores[is_kept]
-
     def _select(self, pairs: _Pairs, scores: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the best items of each row, as many as are asked for, and their scores."""
         if self._leaves is not None:
@@ -289,3 +292,11 @@ class IndexRanker:
 
 def _keys(pairs: _Pairs, num_items: int) -> np.ndarray:
     return pairs.rows * num_items + pairs.items
+
+
+def _allowed_pairs(pairs: _Pairs, scores: np.ndarray, allowed: Sequence[ItemSet]) -> tuple[_Pairs, np.ndarray]:
+    """Returns the pairs whose items are allowed, row by row: rows may share a set that lists half the catalog."""
+    ends = np.searchsorted(pairs.rows, np.arange(len(allowed)), side="right")
+    parts = np.split(pairs.items, ends[:-1])
+    is_kept = np.concatenate([some.holds(items) for some, items in zip(allowed, parts, strict=True)])
+    return _Pairs(pairs.rows[is_kept], pairs.items[is_kept]), scores[is_kept]

@@ -131,7 +131,7 @@ class ItemHead(nn.Module):
 
     The similarity can also be a plain product. Both matrices are the identity before training; biases and w are 0. The
     features are 1 for an item that the history holds, and, if the configuration asks for it, how similar the item's
-    title is to the history's latest titles (see [`title_features`]).
+    title is to the history's latest titles (see [`sparse_log_shares`]).
 
     Without the features, the score is one product of a user vector and an item vector of H + 1 entries. So item
     vectors can be computed once for a catalog, and given to any index for inner products.

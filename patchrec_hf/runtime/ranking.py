@@ -403,6 +403,26 @@ class CatalogRanker:
         self._search(prompts, AllowedRows(trie, len(prompts)), "all", show_progress, collect)
         return scores
 
+    def check_backbone(self) -> None:
+        """
+        Checks that the backbone can rank by this method, before histories are read.
+
+        Raises:
+            TypeError: If the method scores titles, and the backbone cannot attend to a tree (recurrent or ALiBi
+                models).
+        """
+        by_titles = self.config.method not in ITEM_METHODS
+        if by_titles or (isinstance(self._scorer, FusionScorer) and "titles" in self._scorer.fusion.parts):
+            with gathered_root(self.model):
+                self._check_backbone()
+
+    def _check_backbone(self) -> None:
+        if not self.model.supports_tree_attention():
+            raise TypeError(
+                f"{type(self.model.model.language_model).__name__} cannot attend to a tree of titles: its state or "
+                "its positions do not follow the attention mask. Use a backbone with attention and position ids."
+            )
+
     @torch.no_grad()
     def _search(
         self,
@@ -431,11 +451,7 @@ class CatalogRanker:
             maskable_attention(model, model.model.language_model),
             progress_bar(show_progress, total=len(prompts), desc="Ranking", unit="history") as progress,
         ):
-            if not model.supports_tree_attention():
-                raise TypeError(
-                    f"{type(model.model.language_model).__name__} cannot attend to a tree of titles: its state or "
-                    "its positions do not follow the attention mask. Use a backbone with attention and position ids."
-                )
+            self._check_backbone()
             reader = TreeReader(model, self.trie, self._pad_id, config.synchronize, self._temperature)
             if method == "all":
                 results = score_all_titles(

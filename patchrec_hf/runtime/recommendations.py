@@ -161,12 +161,15 @@ class PromptRecommender:
         lists = (ranking.items, ranking.scores, ranking.is_exact, ranking.ends_in_tie)
         for items, scores, is_exact, ends_in_tie in zip(*lists, strict=True):
             kept = np.flatnonzero(items >= 0)
-            if by_item and unique_titles:
+            if by_item and unique_titles and len(kept) > 0:
+                last_item = kept[-1]
                 _, first = np.unique(trie.leaf_of_item[items[kept]], return_index=True)
                 kept = kept[np.sort(first)]
+                last = scores[kept[min(k, len(kept)) - 1]]
                 if len(kept) > k:
-                    last, after = scores[kept[k - 1]], scores[kept[k]]
-                    ends_in_tie, kept = after >= last - model_tie_width(last), kept[:k]
+                    ends_in_tie, kept = scores[kept[k]] >= last - model_tie_width(last), kept[:k]
+                else:  # what ties with the last item that was ranked also has to tie with the last title
+                    ends_in_tie &= scores[last_item] >= last - model_tie_width(last)
             results.append(
                 [
                     self.recommendation(item, score, is_exact, ends_in_tie)

@@ -16,7 +16,7 @@ from .configuration import Normalizer
 from .encoding import EncodedHistory
 from .item_index import ItemIndex
 from .item_vectors import item_vectors_of
-from .layouts import Layout
+from .layouts import Layout, check_layout
 from .lazy_sequence import LazySequence
 from .log_probs import log_softmax
 from .modeling import PatchRecForCausalLM
@@ -183,13 +183,19 @@ class PatchRecommender(PromptRecommender):
                 "index": index,
                 "num_candidates": num_candidates,
             }
-            self.ranker_for(**settings)  # a wrong setting is no fault of a history
+            # A wrong setting is no fault of a history.
+            self.ranker_for(**settings).check_backbone()
+            if layout is not None:
+                check_layout(layout)
+            if timestamps is None and processor.reads_timestamps(layout):
+                raise processor.missing_timestamps("the histories have no `timestamps`", layout)
             recommend = partial(
                 self.recommend, exclude_seen=exclude_seen, layout=layout, show_progress=show_progress, **settings
             )
             return recommend_or_skip(
                 recommend,
                 lambda history: [match_item(item, processor.catalog) for item in history],
+                processor.catalog,
                 histories,
                 candidates=candidates,
                 times=times,

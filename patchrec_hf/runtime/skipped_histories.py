@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
+from .catalog import Catalog
+from .moments import as_moments
 from .recommendations import Recommendation
-from .user_histories import as_batch, split_candidates, split_histories
+from .user_histories import as_batch, candidate_indices, split_candidates, split_histories
 
 
 OnError = Literal["raise", "skip"]
 ON_ERROR = get_args(OnError)
+_ERRORS = (ValueError, KeyError, TypeError)
 _ROW_0 = re.compile(r"\b[Rr]ow 0\b")
+
+_Row = TypeVar("_Row")
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ def check_on_error(on_error: str) -> bool:
 def recommend_or_skip(
     recommend: Callable[..., Any],
     check_history: Callable[[list[Any]], Any],
+    catalog: Catalog,
     histories: Any,
     **arguments: Any,
 ) -> Any:
@@ -75,6 +82,9 @@ def recommend_or_skip(
             `TypeError` if one of them cannot be recommended for.
         check_history (`Callable`):
             Takes the items of a history, and raises one of these errors if an item cannot be looked up.
+        catalog ([`Catalog`]):
+            The catalog, in which candidates of all histories are looked up first: a wrong one is no fault of a
+            history, and neither is a wrong moment of all histories.
         histories (`Any`):
             One history or several, as [`PatchRecommender.recommend`] takes them.
         **arguments (`Any`):
@@ -84,13 +94,16 @@ def recommend_or_skip(
         As [`PatchRecommender.recommend`] does, with a [`SkippedHistory`] in the place of a list that cannot be made.
 
     Raises:
-        TypeError: If these are no histories.
-        ValueError: If the number of candidate lists, of moments or of timestamps is not the number of histories.
+        TypeError: If these are no histories, or a candidate or the moment of all histories is of the wrong kind.
+        ValueError: If the number of candidate lists, of moments or of timestamps is not the number of histories, or
+            the candidates of all histories are none, or their moment is no second.
+        KeyError: If a candidate of all histories is not in the catalog.
     """
     is_single, rows = split_histories(histories)
     per_row = {
         name: _split(name, value, len(rows), is_single) for name, value in arguments.items() if value is not None
     }
+    _check_shared(per_row, catalog)
     results: list[Any] = [None] * len(rows)
     good = []
     for row, history in enumerate(rows):
@@ -98,18 +111,18 @@ def recommend_or_skip(
             ((_, (items,)),) = [as_batch([history])]
             check_history(items)
             good.append(row)
-        except (ValueError, KeyError, TypeError) as error:
-            results[row] = _skipped(error)
+        except _ERRORS as error:
+            results[row] = SkippedHistory(reason_of(error))
 
-    def recommend_rows(numbers: list[int]) -> Any:
+    def recommend_rows(numbers: Sequence[int]) -> Any:
         chosen = {
             name: value if is_shared else [value[row] for row in numbers]
             for name, (is_shared, value) in per_row.items()
         }
         return recommend([rows[row] for row in numbers], **chosen)
 
-    for row, result in zip(good, _each_or_skipped(good, recommend_rows), strict=True):
-        results[row] = result
+    for row, result in zip(good, each_or_reason(good, recommend_rows, _ERRORS), strict=True):
+        results[row] = SkippedHistory(result) if isinstance(result, str) else result
     return results[0] if is_single else results
 
 
@@ -129,21 +142,49 @@ def _split(name: str, value: Any, num_rows: int, is_single: bool) -> tuple[bool,
     return False, value
 
 
-def _each_or_skipped(rows: list[int], recommend: Callable[[list[int]], Any]) -> list[Any]:
-    """Recommends for rows together. If one of them cannot be, halves of them are tried, down to this one."""
-    if not rows:
+def _check_shared(per_row: Mapping[str, tuple[bool, Any]], catalog: Catalog) -> None:
+    """Looks at arguments that all histories share, whose faults would be found in each of them."""
+    for name, check in (
+        ("candidates", lambda ids: candidate_indices(ids, 1, catalog)),
+        ("times", lambda moment: as_moments(moment, 1)),
+    ):
+        is_shared, value = per_row.get(name, (False, None))
+        if is_shared:
+            check(value)
+
+
+def each_or_reason(
+    rows: Sequence[_Row],
+    work: Callable[[Sequence[_Row]], Sequence[_Result]],
+    errors: type[Exception] | tuple[type[Exception], ...],
+) -> list[_Result | str]:
+    """
+    Works on rows together. If one of them raises an error, halves of them are tried, down to this one.
+
+    Args:
+        rows (`Sequence`):
+            The rows.
+        work (`Callable`):
+            Takes some rows, at least one, and returns a result for each.
+        errors (`type[Exception]` or a tuple of them):
+            Errors that are the fault of a row. Others are raised.
+
+    Returns:
+        `list`: for each row its result, or the reason why there is none.
+    """
+    if len(rows) == 0:
         return []
     try:
-        return [*recommend(rows)]
-    except (ValueError, KeyError, TypeError) as error:
+        return [*work(rows)]
+    except errors as error:
         if len(rows) == 1:
-            return [_skipped(error)]
+            return [reason_of(error)]
     half = len(rows) // 2
-    return _each_or_skipped(rows[:half], recommend) + _each_or_skipped(rows[half:], recommend)
+    return each_or_reason(rows[:half], work, errors) + each_or_reason(rows[half:], work, errors)
 
 
-def _skipped(error: Exception) -> SkippedHistory:
-    """Returns the result for a history that alone raised an error. The error calls it row 0 of a batch of one."""
+def reason_of(error: Exception) -> str:
+    """Returns why a row that alone raised an error has no result. The error calls it row 0 of a batch of one."""
     message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     message = message.replace(" (row 0)", "").replace(" in row 0", "")
-    return SkippedHistory(_ROW_0.sub(lambda match: "this row" if match[0][0] == "r" else "This row", message))
+    return _ROW_0.sub(lambda match: "this row" if match[0][0] == "r" else "This row", message)

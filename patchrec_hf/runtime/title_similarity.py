@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -86,27 +85,11 @@ def title_similarity(titles: TitleTokens, item_ids: np.ndarray, max_neighbors: i
     )
 
 
-def title_features(table: NeighborTable, histories: Sequence[np.ndarray], num_items: int | None = None) -> np.ndarray:
-    """
-    Computes how similar each item's title is to the latest titles of histories: log(1 + q / 10⁻⁴), where q is the
-    item's share of the history's title similarities.
-
-    Args:
-        table ([`NeighborTable`]):
-            Similar titles, as [`title_similarity`] computes them.
-        histories (`Sequence[numpy.ndarray]`):
-            Catalog indices of B histories, oldest first.
-        num_items (`int`, *optional*):
-            Number of items of the catalog. By default the table's.
-
-    Returns:
-        `numpy.ndarray` of shape `(B, num_items)`, float64; 0 where titles share no rare token.
-    """
-    return log_shares(table.scores(histories, num_items))
-
-
 def log_shares(scores: np.ndarray) -> np.ndarray:
-    """Returns log(1 + q / 10⁻⁴), where q is each score's share of its row's sum; 0 in a row of zeros."""
+    """
+    Returns log(1 + q / 10⁻⁴), where q is each score's share of its row's sum; 0 in a row of zeros. For the scores of a
+    [`title_similarity`], this is how similar each item's title is to the latest titles of a history.
+    """
     shares = np.zeros(scores.shape)
     rows, items = np.nonzero(scores)
     shares[rows, items] = sparse_log_shares(rows, scores[rows, items], len(scores))

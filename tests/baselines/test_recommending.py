@@ -56,6 +56,20 @@ def test_equal_scores_are_in_catalog_order():
     assert ids(Fixed([7] * 5).recommend([5], k=2)) == [1, 2]
 
 
+@pytest.mark.parametrize(("dtype", "is_tie"), [(np.float32, True), (np.float64, False)])
+def test_scores_tie_within_the_rounding_of_their_own_dtype(dtype, is_tie):
+    """One rounding of float32 apart."""
+    scores = np.array([8, 0, 0, np.nextafter(np.float32(8), np.float32(0)), 0], dtype=dtype)
+
+    class Rounded(Fixed):
+        def score(self, histories):
+            return np.tile(scores, (len(histories), 1))
+
+    for unique_titles in (True, False):
+        (first,) = Rounded(scores).recommend([5], k=1, unique_titles=unique_titles)
+        assert (first.item_id, first.ends_in_tie) == (1, is_tie)
+
+
 def test_an_item_that_scores_minus_infinity_is_not_recommended():
     fixed = Fixed([1, -np.inf, -np.inf, 2, 0])
     assert ids(fixed.recommend([5])) == [4, 1]

@@ -15,7 +15,7 @@ from patchrec_hf import PatchDataCollator
 from patchrec_hf.batches.candidates import NegativeSampling, all_candidates, candidate_features, draw_candidates
 from patchrec_hf.batches.sampling import ScheduledRow
 from patchrec_hf.runtime.item_loss import FIXED_POINT, NOT_DRAWN
-from patchrec_hf.runtime.title_similarity import title_features
+from patchrec_hf.runtime.title_similarity import log_shares
 
 
 PATCH_KEYS = ("patch_token_ids", "patch_positions", "patch_divisors")
@@ -251,7 +251,7 @@ def test_similar_titles_are_features_of_the_latest_items(processor, candidates):
     features = candidate_features(histories, np.array(candidates), processor.title_neighbors)["features"][0]
     assert (features[1:, 0] >= features[:-1, 0]).all()
     befores = [items[:1], items[:4], items[:13], np.array([2, 90])]
-    similarities = title_features(processor.title_neighbors, befores)[:, candidates]
+    similarities = log_shares(processor.title_neighbors.scores(befores))[:, candidates]
     assert similarities.any()
     found = np.zeros((4, len(candidates), 2))
     for row, column, kind, value in features.tolist():

@@ -1,5 +1,7 @@
 """Targets that are ranked among candidates."""
 
+import tracemalloc
+
 import numpy as np
 import polars as pl
 import pytest
@@ -7,7 +9,7 @@ from conftest import ITEM_IDS
 from datasets import Dataset
 from item_parts import item_model, item_processor
 
-from patchrec_hf import RELEASE_MATCHING, CatalogRanker, RankingConfig, evaluate_model, evaluate_scorer
+from patchrec_hf import RELEASE_MATCHING, Catalog, CatalogRanker, RankingConfig, evaluate_model, evaluate_scorer
 from patchrec_hf.baselines import Popularity
 from patchrec_hf.evaluation.candidate_sets import CandidateSets, allowed_items
 
@@ -17,8 +19,40 @@ def test_a_target_is_always_a_candidate(catalog):
     assert [items.tolist() for items in sets.of(np.array([0, 1]))] == [[0, 2], [0, 2, 3]]
     assert sets.describe()["mean"] == 2.5
     each = CandidateSets.from_ids([[10], [12, 14]], np.array([0, 3]), catalog)
-    assert [items.tolist() for items in each.sets] == [[0], [2, 3, 4]]
+    assert [items.tolist() for items in each.of(np.arange(2))] == [[0], [2, 3, 4]]
     assert sets.describe()["crc32"] != each.describe()["crc32"]
+
+
+def test_candidates_of_all_targets_are_those_of_each(catalog):
+    targets = np.array([0, 3, 3, 11])
+    shared = CandidateSets.from_ids([12, 10, 12], targets, catalog)
+    each = CandidateSets.from_ids([[10, 12], [12, 10], [10, 13, 12], [21, 12, 10]], targets, catalog)
+    assert shared.describe() == each.describe()
+    assert {**shared.describe(), "crc32": 0} == {"fewest": 2, "mean": 2.75, "most": 3, "crc32": 0}
+    others = [
+        CandidateSets.from_ids([12, 10], targets[::-1], catalog),
+        CandidateSets.from_ids([12, 11], targets, catalog),
+        CandidateSets.from_ids([[10, 12], [12, 10], [10, 13, 12], [20, 21, 10]], targets, catalog),
+    ]
+    assert len({sets.describe()["crc32"] for sets in [shared, *others]}) == 4
+
+
+def test_candidates_of_all_targets_are_kept_once():
+    catalog = Catalog(np.arange(50_000), list(map(str, range(50_000))))
+    targets, candidates = np.arange(1000), catalog.item_ids[500:].tolist()
+    catalog.indices_of(candidates)  # what the catalog computes once is not counted
+    tracemalloc.start()
+    try:
+        sets = CandidateSets.from_ids(candidates, targets, catalog)
+        description = sets.describe()
+        part = sets.of(np.arange(20))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (description["fewest"], description["mean"], description["most"]) == (49_500, 49_500.5, 49_501)
+    assert [len(items) for items in part] == [49_501] * 20
+    assert sets.of(np.array([600]))[0] is sets.of(np.array([700]))[0]
+    assert peak < 60 * 8 * len(candidates)
 
 
 def test_candidates_that_do_not_fit(catalog):

@@ -45,6 +45,21 @@ def test_the_item_head_ranks_as_without_an_index(recommender, index, settings):
     assert [item.item_id for item in one] == [item.item_id for item in found[3]]
 
 
+@pytest.mark.parametrize("candidates", [[10, 12], [10, 12, 14, 15, 17, 18, 19, 20, 21]])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_candidates_are_scored_without_the_index(recommender, candidates, exclude_seen, monkeypatch):
+    """Also lists of most of the catalog."""
+    monkeypatch.setattr("patchrec_hf.runtime.index_ranking._LARGEST_SHARE", 1.0)
+    monkeypatch.setattr("patchrec_hf.runtime.index_ranking._LEAST_EXTRA", 0)
+    index = recommender.build_index("ivf", nlist=3, nprobe=1)
+    monkeypatch.setattr(index, "search", lambda *arguments: pytest.fail("The index was searched."))
+    histories = [[11], [13, 16], [17]]
+    settings = {"k": 4, "candidates": candidates, "exclude_seen": exclude_seen}
+    found = recommender.recommend(histories, index=index, **settings)
+    assert found == recommender.recommend(histories, method="item", **settings)
+    assert all(item.is_exact for items in found for item in items)
+
+
 def test_titles_rank_what_the_item_head_proposes(recommender, index):
     for history in histories()[:4]:
         proposed = [item.item_id for item in recommender.recommend(history, 5, method="item")]
@@ -93,8 +108,8 @@ def test_recall_counts_what_was_found(recommender, index, monkeypatch):
     best = recommender.recommend(histories(), 4, method="item", exclude_seen=False, unique_titles=False)
     indices = [recommender.catalog.indices_of([item.item_id for item in items]) for items in best]
     items = np.stack([[*some[:2], *np.setdiff1d(np.arange(12), some)[:2]] for some in indices])
-    numbers = np.zeros(len(items), dtype=np.int64)
-    found = CatalogRanking(items, np.zeros(items.shape), numbers.astype(bool), numbers, numbers)
+    numbers, flags = np.zeros(len(items), dtype=np.int64), np.zeros(len(items), dtype=bool)
+    found = CatalogRanking(items, np.zeros(items.shape), flags, flags, numbers, numbers)
     monkeypatch.setattr("patchrec_hf.runtime.recommendations.rank_by_index", lambda *args, **settings: found)
     assert recommender.index_recall(index, histories(), 4, exclude_seen=False) == 0.5
 

@@ -49,6 +49,18 @@ def test_bad_settings():
             recommender.recommend_behind(prompts, None, k, **{**DEFAULTS, "method": method})
 
 
+@pytest.mark.parametrize(("scores", "is_tie"), [((5, 3, 3), False), ((5, 5, 3), False), ((5, 5, 5), True)])
+def test_titles_tie_by_their_best_items(processor, scores, is_tie):
+    """The items 14 and 15 are one title and fill what is ranked for k = 1. Item 16 comes after them."""
+    model, processor = item_model(), item_processor(processor)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.item_head.item_vectors.bias[processor.catalog.indices_of([14, 15, 16])] = torch.tensor(scores).float()
+    (first,) = PatchRecommender(model, processor).recommend([10], k=1, method="item")
+    assert (first.item_id, first.ends_in_tie) == (14, is_tie)
+
+
 def test_lists_that_end_in_a_tie_say_so(processor):
     """Without weights, all items have one score. The two items called "Poems" are one title."""
     model, processor = item_model(), item_processor(processor)

@@ -3,10 +3,13 @@
 import numpy as np
 import polars as pl
 import pytest
+from item_parts import item_model, item_processor
 
-from patchrec_hf import BudgetLayout, PatchRecommender
+from patchrec_hf import BudgetLayout, PatchRecommender, TimeWindowLayout
 from patchrec_hf.baselines import Popularity
-from patchrec_hf.runtime.skipped_histories import SkippedHistory, check_on_error
+from patchrec_hf.runtime.fusion import Fusion
+from patchrec_hf.runtime.fusion_parts import ItemHeadPart, TitlePart
+from patchrec_hf.runtime.skipped_histories import SkippedHistory, check_on_error, each_or_reason, reason_of
 
 
 GOOD = [[10, 11, 12], [14], [18, 19, "Emma"]]
@@ -74,6 +77,51 @@ def test_wrong_settings_are_no_fault_of_a_history(recommender):
     assert not check_on_error("raise")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"candidates": [10, 99999]}, KeyError, "99999"),
+        ({"candidates": ["ten"]}, (KeyError, TypeError), "ten"),
+        ({"candidates": []}, ValueError, "no candidates"),
+        ({"times": 1.5}, TypeError, "1.5"),
+        ({"times": 10**12}, ValueError, "beyond the year 3000"),
+    ],
+)
+def test_what_all_histories_share_is_no_fault_of_one(recommender, arguments, error, message):
+    with pytest.raises(error, match=message) as plain:
+        Popularity(recommender.catalog).recommend(GOOD, **arguments)
+    with pytest.raises(error, match=message) as skipping:
+        recommender.recommend([*GOOD, []], on_error="skip", **arguments)
+    assert skipping.value.args == plain.value.args
+
+
+def test_missing_timestamps_are_no_fault_of_a_history(model, processor):
+    recommender = PatchRecommender(model, processor.with_layout(TimeWindowLayout(10)))
+    with pytest.raises(ValueError, match="reads timestamps, but the histories have no `timestamps`"):
+        recommender.recommend(GOOD, on_error="skip")
+    with pytest.raises(ValueError, match="reads timestamps"):
+        PatchRecommender(model, processor).recommend(GOOD, layout=TimeWindowLayout(10), on_error="skip")
+    with pytest.raises(TypeError, match="layout"):
+        PatchRecommender(model, processor).recommend(GOOD, layout="time_window", on_error="skip")
+
+
+def test_a_backbone_that_reads_no_trees_is_no_fault_of_a_history(processor):
+    model = item_model()
+    model._reads_trees = False
+    recommender = PatchRecommender(model, item_processor(processor))
+    with pytest.raises(TypeError, match="cannot attend to a tree"):
+        recommender.recommend(GOOD, method="exact", on_error="skip")
+    by_items = recommender.recommend([GOOD[0], []], k=3, method="item", on_error="skip")
+    assert [len(items) for items in by_items] == [3, 0]
+    items, titles = ItemHeadPart(), TitlePart()
+    plain = item_processor(processor).with_fusion(Fusion({"item": items}, {"item": 1.0}))
+    found = PatchRecommender(model, plain).recommend([GOOD[0], []], k=3, on_error="skip")
+    assert [len(items) for items in found] == [3, 0]
+    fusion = Fusion({"item": items, "titles": titles}, {"item": 1.0, "titles": 1.0})
+    with pytest.raises(TypeError, match="cannot attend to a tree"):
+        PatchRecommender(model, item_processor(processor).with_fusion(fusion)).recommend(GOOD, on_error="skip")
+
+
 def test_settings_of_a_model(model, processor):
     recommender = PatchRecommender(model, processor)
     with pytest.raises(ValueError, match="needs a processor with a fusion"):
@@ -98,3 +146,26 @@ def test_a_history_that_is_too_long_is_skipped(model, processor, monkeypatch):
     short, long = recommender.recommend([[10], [19, 20]], k=2, on_error="skip")
     assert len(short) == 2
     assert "reads at most" in long.reason
+
+
+def test_rows_are_tried_in_halves():
+    asked = []
+
+    def work(rows):
+        asked.append(list(rows))
+        if 3 in rows:
+            raise ValueError(f"Row {rows.index(3)} is odd (row {rows.index(3)}).")
+        return [10 * row for row in rows]
+
+    assert each_or_reason([1, 2, 3, 4], work, ValueError) == [10, 20, "This row is odd.", 40]
+    assert asked == [[1, 2, 3, 4], [1, 2], [3, 4], [3], [4]]
+    assert each_or_reason([], work, ValueError) == []
+    with pytest.raises(ValueError, match="Row 2 is odd"):
+        each_or_reason([1, 2, 3, 4], work, (KeyError, TypeError))
+
+
+def test_reasons_do_not_count_rows():
+    assert reason_of(KeyError("7 in row 0 is no item")) == "7 is no item"
+    assert reason_of(ValueError("The prompt of row 0 is long, row 01 is not.")) == (
+        "The prompt of this row is long, row 01 is not."
+    )

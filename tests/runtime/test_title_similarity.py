@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_parts import title_tokens
 
 from patchrec_hf.runtime import title_similarity as module
-from patchrec_hf.runtime.title_similarity import log_shares, title_features, title_similarity
+from patchrec_hf.runtime.title_similarity import log_shares, title_similarity
 
 
 def dense_of(table):
@@ -71,5 +71,5 @@ def test_shares_by_hand():
 
 def test_features_of_new_items_are_zero():
     table = title_similarity(title_tokens([[1, 2], [1, 3], [4, 4]]), np.arange(3))
-    features = title_features(table, [np.array([0]), np.array([2])], num_items=4)
+    features = log_shares(table.scores([np.array([0]), np.array([2])], 4))
     np.testing.assert_allclose(features, [[0, np.log(10001), 0, 0], [0, 0, 0, 0]])
