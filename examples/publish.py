@@ -50,7 +50,7 @@ class ComputingTime:
     Args:
         path (`pathlib.Path`):
             The file. It is written every ten seconds, as soon as its directory holds a checkpoint. A run that ends
-            before that begins anew, maybe with other settings, and so does its time.
+            before that begins anew, with other settings if you like, and so does its time.
     """
 
     def __init__(self, path: Path) -> None:

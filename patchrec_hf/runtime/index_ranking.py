@@ -130,7 +130,8 @@ class IndexRanker:
             progress_bar(show_progress, total=num_prompts, desc="Ranking", unit="history") as progress,
         ):
             for rows, histories, users in self._read(LazySequence(num_prompts, measured)):
-                items, scores, is_exact = self._find(users, histories, [allowed[row] for row in rows.tolist()])
+                sets = [allowed[row] for row in rows.tolist()]
+                items, scores, is_exact = self._find(users, histories, sets, candidates is None)
                 ranking.items[rows], ranking.scores[rows] = items[:, : self.k], scores[:, : self.k]
                 ranking.is_exact[rows] = is_exact
                 ranking.ends_in_tie[rows] = end_in_tie(scores, scores[:, : self.k])
@@ -153,7 +154,11 @@ class IndexRanker:
             yield np.concatenate(rows), histories, torch.cat(users)
 
     def best(
-        self, users: torch.Tensor, histories: Sequence[np.ndarray], allowed: Sequence[ItemSet]
+        self,
+        users: torch.Tensor,
+        histories: Sequence[np.ndarray],
+        allowed: Sequence[ItemSet],
+        are_candidates: bool = False,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
         Finds the best items for users whose histories were read.
@@ -165,6 +170,9 @@ class IndexRanker:
                 Catalog indices of the n histories, oldest first.
             allowed (`Sequence[ItemSet]`):
                 For each user, the items that may be found.
+            are_candidates (`bool`, *optional*, defaults to `False`):
+                Whether these sets come from candidates. Then all of each set is scored, also if it is large.
+                Otherwise the index is searched for the sets that leave out fewer items than they hold.
 
         Returns:
             `tuple` of arrays: items (int64) and scores (float64) of shape `(n, k)`, best first, -1 and -infinity where
@@ -173,11 +181,11 @@ class IndexRanker:
         Raises:
             FloatingPointError: If a score is not a number.
         """
-        items, scores, is_exact = self._find(users, histories, allowed)
+        items, scores, is_exact = self._find(users, histories, allowed, not are_candidates)
         return items[:, : self.k], scores[:, : self.k], is_exact
 
     def _find(
-        self, users: torch.Tensor, histories: Sequence[np.ndarray], allowed: Sequence[ItemSet]
+        self, users: torch.Tensor, histories: Sequence[np.ndarray], allowed: Sequence[ItemSet], may_search: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `best`, with the item after the k-th if there is one."""
         shape = (len(users), self._num_asked)
@@ -189,7 +197,7 @@ class IndexRanker:
                 f"The item head's user vectors hold {vectors[~np.isfinite(vectors)][0]}. Weights that are not finite, "
                 "or a dtype that is too small (float16) cause this."
             )
-        is_searched = np.array([some.is_rest for some in allowed], dtype=bool)
+        is_searched = np.array([may_search and some.is_rest for some in allowed], dtype=bool)
         rows, scored = np.flatnonzero(is_searched), np.flatnonzero(~is_searched)
         width = self._first_width([allowed[row] for row in rows.tolist()])
         while len(rows) > 0 and width <= _LARGEST_SHARE * len(self._vectors):
@@ -198,8 +206,8 @@ class IndexRanker:
             proposed = self.index.search(mine, width)
             pairs = self._with_features(proposed, features)
             found = self._score(mine, pairs, features)
-            left_out = [allowed[row].listed for row in rows.tolist()]
-            items[rows], scores[rows] = self._select(*self._without(pairs, found, left_out), len(rows))
+            kept = self._keep(pairs, found, [allowed[row] for row in rows.tolist()])
+            items[rows], scores[rows] = self._select(*kept, len(rows))
             is_settled = self._is_settled(scores[rows, -1], proposed, mine)
             rows, width = rows[~is_settled], width * _GROWTH
         rest = np.sort(np.concatenate([rows, scored]))
@@ -243,11 +251,11 @@ class IndexRanker:
             scores[places] = scores[places] + addend.values
         return scores
 
-    def _without(self, pairs: _Pairs, scores: np.ndarray, left_out: Sequence[np.ndarray]) -> tuple[_Pairs, np.ndarray]:
-        """Returns the pairs without each user's items that are left out."""
-        num_items, lengths = len(self._vectors), list(map(len, left_out))
-        keys = np.repeat(np.arange(len(left_out)), lengths) * num_items + np.concatenate(left_out)
-        is_kept = ~np.isin(_keys(pairs, num_items), keys, assume_unique=True)
+    def _keep(self, pairs: _Pairs, scores: np.ndarray, allowed: Sequence[ItemSet]) -> tuple[_Pairs, np.ndarray]:
+        """Returns the pairs whose items are allowed. Row by row, so that long sets of many users are not copied."""
+        borders = np.searchsorted(pairs.rows, np.arange(len(allowed) + 1)).tolist()
+        parts = zip(borders, borders[1:], allowed, strict=False)
+        is_kept = np.concatenate([some.holds(pairs.items[start:end]) for start, end, some in parts])
         return _Pairs(pairs.rows[is_kept], pairs.items[is_kept]), scores[is_kept]
 
     def _select(self, pairs: _Pairs, scores: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:

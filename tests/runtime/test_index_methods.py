@@ -94,7 +94,8 @@ def test_recall_counts_what_was_found(recommender, index, monkeypatch):
     indices = [recommender.catalog.indices_of([item.item_id for item in items]) for items in best]
     items = np.stack([[*some[:2], *np.setdiff1d(np.arange(12), some)[:2]] for some in indices])
     numbers = np.zeros(len(items), dtype=np.int64)
-    found = CatalogRanking(items, np.zeros(items.shape), numbers.astype(bool), numbers, numbers)
+    no = numbers.astype(bool)
+    found = CatalogRanking(items, np.zeros(items.shape), no, no, numbers, numbers)
     monkeypatch.setattr("patchrec_hf.runtime.recommendations.rank_by_index", lambda *args, **settings: found)
     assert recommender.index_recall(index, histories(), 4, exclude_seen=False) == 0.5
 

@@ -1,5 +1,7 @@
 """Rankings by an index: with a flat one, they are the rankings of the whole catalog, whatever is left out."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from item_parts import table_of
 
 import patchrec_hf.runtime.index_ranking as index_ranking_module
 from patchrec_hf.runtime.allowed_items import AllowedRows, ItemSet
-from patchrec_hf.runtime.index_ranking import IndexRanker
+from patchrec_hf.runtime.index_ranking import IndexRanker, _Pairs
 from patchrec_hf.runtime.index_settings import IndexSettings
 from patchrec_hf.runtime.item_index import ItemIndex
 
@@ -58,7 +60,7 @@ def test_a_flat_index_changes_nothing(case):
     index = ItemIndex.build(scorer.vectors_in_memory)
     ranker = IndexRanker(scorer, index, k, unique_titles=unique_titles)
     allowed = AllowedRows(scorer.processor.trie, len(users), candidates, excluded)
-    items, scores, is_exact = ranker.best(users, histories, allowed)
+    items, scores, is_exact = ranker.best(users, histories, allowed, candidates is not None)
     expected = best_by_hand(scorer, users, histories, k, candidates, excluded, unique_titles)
     assert is_exact.all()
     every = all_scores(scorer, users, histories)
@@ -101,7 +103,7 @@ class CountingIndex(ItemIndex):
         return super().search(users, num)
 
 
-def test_a_neighborhood_that_was_seen_is_passed():
+def test_a_neighborhood_that_was_seen_is_passed(monkeypatch):
     """The user's nearest items are all seen, so the first search finds none that may be recommended."""
     vectors = random_vectors(300)
     vectors[:, -1] = np.linspace(5, 0, 300)
@@ -114,8 +116,42 @@ def test_a_neighborhood_that_was_seen_is_passed():
         assert items.tolist() == [[40, 41, 42, 43]]
         assert index.widths == [8, 32, 128]
         unbound = CountingIndex.build(vectors, settings)
-        assert IndexRanker(scorer, unbound, 4).best(users, [seen], [ItemSet(seen)])[0].tolist() == items.tolist()
-        assert unbound.widths == [44]  # the exclusions are expected
+        with monkeypatch.context() as patches:
+            patches.setattr(index_ranking_module, "_LEAST_EXTRA", 10)
+            found, _, _ = IndexRanker(scorer, unbound, 4).best(users, [seen], [ItemSet(seen)])
+        assert found.tolist() == items.tolist()
+        assert unbound.widths == [5 + 10 + 40]  # the exclusions are expected
+
+
+def test_candidates_are_scored_without_a_search_whatever_their_share():
+    """An index that misses most items misses none of the candidates."""
+    vectors = random_vectors(60, seed=3)
+    scorer, users = VectorScorer(vectors), random_users(2, seed=5)
+    index = CountingIndex.build(vectors, IndexSettings("ivf", nlist=20, nprobe=1))
+    histories = [np.array([0]), np.array([1])]
+    for size in (1, 29, 30, 31, 59, 60):
+        candidates = [np.arange(size), np.arange(60 - size, 60)]
+        allowed = AllowedRows(scorer.processor.trie, 2, candidates)
+        items, _, is_exact = IndexRanker(scorer, index, 5).best(users, histories, allowed, are_candidates=True)
+        assert (items == best_by_hand(scorer, users, histories, 5, candidates)).all()
+        assert is_exact.all()
+    assert getattr(index, "widths", []) == []
+
+
+def test_long_exclusions_of_many_users_are_not_copied():
+    """512 users who share 400,000 excluded items: keys of all of them together would take 1.6 GB."""
+    scorer = VectorScorer(random_vectors(20))
+    ranker = IndexRanker(scorer, ItemIndex.build(scorer.vectors_in_memory), 3)
+    shared = ItemSet(np.arange(10, 400_010))
+    pairs = _Pairs(np.repeat(np.arange(512), 20), np.tile(np.arange(20), 512))
+    tracemalloc.start()
+    kept, scores = ranker._keep(pairs, np.zeros(len(pairs.rows), dtype=np.float32), [shared] * 512)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (kept.items.reshape(512, 10) == np.arange(10)).all()
+    assert (kept.rows == np.repeat(np.arange(512), 10)).all()
+    assert len(scores) == 5120
+    assert peak < 10e6
 
 
 def test_features_lift_items_that_the_index_does_not_propose():
