@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def update(script: TrainArguments, data: DataArguments, backbone: ModelConfig, a
         torch.set_num_threads(os.cpu_count() or 1)
     config = read_config(checkpoint, revision=backbone.model_revision)
     since = _begin(checkpoint, script.since, config.trained_until)
-    code = {"trust_remote_code": args.trust_remote_code, "trust_layout_code": script.trust_layout_code}
+    code: dict[str, Any] = {"trust_remote_code": args.trust_remote_code, "trust_layout_code": script.trust_layout_code}
     processor = PatchRecProcessor.from_pretrained(checkpoint, revision=backbone.model_revision, **code)
     known, prepared = processor.catalog, data.prepare()
     titles: Any = script.changed_titles or "refuse"
@@ -87,7 +87,8 @@ def update(script: TrainArguments, data: DataArguments, backbone: ModelConfig, a
     )
     given_kwargs: Any = args.model_init_kwargs or {}
     # The grown checkpoint is loaded by these settings. It is a directory, and has no revision.
-    args.model_init_kwargs = {**model_settings(replace(backbone, model_revision=None)), **given_kwargs}
+    init_kwargs = {name: value for name, value in model_settings(backbone).items() if name != "revision"}
+    args.model_init_kwargs = {**init_kwargs, **given_kwargs}
     if rows.validation is None:
         args.eval_strategy = "no"
     final = update_checkpoint(
@@ -144,7 +145,7 @@ def _write_left(state: PartialState, known: Catalog, has_left: np.ndarray, path:
 
 
 def _measure(
-    name: str, path: Path, rows: Dataset, known: Catalog, args: PatchPretrainConfig, code: dict[str, bool]
+    name: str, path: Path, rows: Dataset, known: Catalog, args: PatchPretrainConfig, code: dict[str, Any]
 ) -> dict[str, Any]:
     """Ranks validation rows by a checkpoint."""
     recommender = PatchRecommender.from_pretrained(path, **code)
