@@ -50,7 +50,7 @@ class ComputingTime:
     Args:
         path (`pathlib.Path`):
             The file. It is written every ten seconds, as soon as its directory holds a checkpoint. A run that ends
-            before that begins anew, with other settings if you like, and so does its time.
+            before that has nothing to go on from. The next run starts from zero, and may have other settings.
     """
 
     def __init__(self, path: Path) -> None:
