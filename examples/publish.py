@@ -5,8 +5,8 @@ Makes a checkpoint that can be pushed, by one command: trains a recipe, ranks al
 
 Options of `patchrec train` may follow the recipe, and override it. The checkpoint is OUTPUT_DIR/final. Its card
 holds the metrics of all test rows with their intervals, the difference from co-visitation, the size of the checkpoint
-and the computing time. `--push_as user/name` pushes it. The same command resumes an interrupted run: neither a
-finished training nor finished parts of the ranking are repeated.
+and the computing time. `--push_as user/name` pushes this directory, with this card. The same command resumes an
+interrupted run: neither a finished training nor finished parts of the ranking are repeated.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 import polars as pl
 from datasets import Dataset
+from huggingface_hub import HfApi
 
 from patchrec_hf import (
     EvaluationReport,
@@ -25,13 +26,13 @@ from patchrec_hf import (
     PatchRecommender,
     evaluate_model,
     evaluate_scorer,
-    export_to_hub,
 )
 from patchrec_hf.baselines import CoVisitation
 from patchrec_hf.commands import train
 from patchrec_hf.data.data_arguments import DataArguments
 from patchrec_hf.hub.model_card import describe_rows, make_model_card
 from patchrec_hf.runs import write_json
+from patchrec_hf.runtime.hub_files import require_token
 from patchrec_hf.training.recipes import RECIPES
 
 
@@ -48,7 +49,8 @@ class ComputingTime:
 
     Args:
         path (`pathlib.Path`):
-            The file. It is written every ten seconds, as soon as its directory exists.
+            The file. It is written every ten seconds, as soon as its directory holds a checkpoint. A run that ends
+            before that has nothing to go on from. The next run starts from zero, and may have other settings.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +73,7 @@ class ComputingTime:
             self._write()
 
     def _write(self) -> None:
-        if self._path.parent.is_dir():
+        if next(self._path.parent.rglob("checkpoint-*"), None) is not None or (self._path.parent / "final").is_dir():
             write_json(self._path, self._before + time.process_time() - self._start)
 
 
@@ -81,6 +83,8 @@ def read_seconds(path: Path) -> float:
 
 
 def main(recipe: str, options: list[str], name: str | None, push_as: str | None) -> None:
+    if push_as is not None:
+        require_token()
     script, data, backbone, args = train.parse(["--config", recipe, *options])
     output_dir = Path(str(args.output_dir))
     seconds, name = output_dir / SECONDS_NAME, name or Path(recipe).stem
@@ -103,10 +107,11 @@ def main(recipe: str, options: list[str], name: str | None, push_as: str | None)
     }
     table = describe_reports(reports)
     print(f"\n{len(splits['test'])} test rows, {len(processor.catalog)} items to rank:\n{table}")
-    write_card(output_dir / "final", recommender, splits["train"], reports, table, name, read_seconds(seconds))
+    time_taken = read_seconds(seconds)
+    write_card(output_dir / "final", recommender, splits["train"], reports, table, name, push_as or name, time_taken)
     print(f"\nThe checkpoint and its card: {output_dir / 'final'}")
     if push_as is not None:
-        export_to_hub(model, processor, push_as, results=reports["item head + fusion"], dataset_name=name)
+        push(output_dir / "final", push_as)
 
 
 def load_rows(data: DataArguments, script: Any, max_history: int) -> Any:
@@ -139,14 +144,15 @@ def write_card(
     reports: dict[str, EvaluationReport],
     table: str,
     name: str,
+    repo_id: str,
     seconds: float,
 ) -> None:
-    """Writes the card of the checkpoint in a directory."""
+    """Writes the card of the checkpoint in a directory. Its code loads the checkpoint from the repository."""
     model, processor = recommender.model, recommender.processor
     files = [path for path in directory.iterdir() if path.is_file() and path.name != CARD_NAME]
     card = make_model_card(
         processor,
-        name,
+        repo_id,
         results=reports["item head + fusion"],
         dataset_name=name,
         data=describe_rows(train_rows),
@@ -163,6 +169,14 @@ def write_card(
     compared = f"Compared on the same targets, with intervals by resampling users:\n\n{table}\n\n{place}"
     card.content = card.content.replace(place, compared)
     card.save(directory / CARD_NAME)
+
+
+def push(directory: Path, repo_id: str) -> None:
+    """Pushes a directory to the Hub, in one commit."""
+    api = HfApi()
+    api.create_repo(repo_id, exist_ok=True)
+    api.upload_folder(repo_id=repo_id, folder_path=directory, commit_message="Upload PatchRec checkpoint")
+    print(f"Pushed as {repo_id}")
 
 
 def describe_backbone(model: PatchRecForCausalLM) -> str:

@@ -9,10 +9,10 @@ repeated rows, keeps users with 20 interactions and items with 10 users, sorts e
 time, and writes Parquet. The script checks that both results are equal, and prints the ratio of the times and each
 side's peak memory.
 
-    python examples/benchmarks/prepare.py --sides prior --json outputs/prior.json
+    python examples/benchmarks/prepare.py --sides fusion --json outputs/fusion.json
 
-One more side makes a fitted prior of the log, in one process (see `prior_side.py`): it keeps all ratings, makes rows,
-counts pairs, transitions and recent popularity, and fits the weights of their mix.
+One more side makes a fitted fusion of the log, in one process (see `fusion_side.py`): it keeps all ratings, makes
+rows, counts pairs, transitions and recent popularity, and fits the weights of their mix.
 """
 
 import argparse
@@ -108,10 +108,10 @@ def measure(side: str, directory: Path, target: Path) -> dict[str, Any]:
 
 def run_side(side: str, directory: Path, target: Path) -> None:
     """Runs one side, and prints the JSON that [`measure`] reads."""
-    if side == "prior":
-        from prior_side import fit_prior
+    if side == "fusion":
+        from fusion_side import fit
 
-        print(json.dumps(fit_prior(directory, target)))
+        print(json.dumps(fit(directory, target)))
         return
     import pandas  # noqa: F401
 
@@ -128,8 +128,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=25_000_000, help="number of ratings in the log")
     parser.add_argument("--repeats", type=int, default=2, help="number of turns of each side; the fastest counts")
     parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--sides", choices=["both", "prior"], default="both", help="what to run (default: both)")
-    parser.add_argument("--side", choices=[*SIDES, "prior"], help=argparse.SUPPRESS)
+    parser.add_argument("--sides", choices=["both", "fusion"], default="both", help="what to run (default: both)")
+    parser.add_argument("--side", choices=[*SIDES, "fusion"], help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--target", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -143,21 +143,21 @@ def main() -> None:
         print(f"Writing a log of {args.rows:,} ratings", flush=True)
         write_log(directory, args.rows)
         size = (directory / "ratings.csv").stat().st_size / 2**30
-        run = compare_sides if args.sides == "both" else run_prior
+        run = compare_sides if args.sides == "both" else run_fusion
         results = {"rows": args.rows, "file_gib": size, **run(directory, args.repeats)}
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(results, indent=2), encoding="utf-8")
 
 
-def run_prior(directory: Path, _: int) -> dict[str, Any]:
-    """Makes a fitted prior once, and prints what it took."""
-    found = measure("prior", directory, directory.with_name("prior"))
+def run_fusion(directory: Path, _: int) -> dict[str, Any]:
+    """Makes a fitted fusion once, and prints what it took."""
+    found = measure("fusion", directory, directory.with_name("fusion"))
     print(
-        f"{found['interactions']:,} interactions with {found['items']:,} items became a fitted prior in "
+        f"{found['interactions']:,} interactions with {found['items']:,} items became a fitted fusion in "
         f"{found['seconds']:.0f} s, with a peak of {found['peak_gib']:.2f} GiB."
     )
-    return {"prior": found}
+    return {"fusion": found}
 
 
 def compare_sides(directory: Path, repeats: int) -> dict[str, Any]:

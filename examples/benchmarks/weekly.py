@@ -5,7 +5,8 @@ Compares an update of a checkpoint with training from scratch, on a log that is 
 
 A checkpoint is trained on all interactions up to two weeks before the log's end. Then a week passes. The checkpoint
 is left as it is (its catalog grows), is updated by that week, or is trained from scratch on all that is known by then.
-All three rank the targets of the last week. Times are computing times of this process, all threads, without rankings.
+All three rank the targets of the last week. Times are computing times of all threads, without rankings. With
+`--output_dir`, an interrupted run continues: its directory keeps the times too.
 """
 
 import argparse
@@ -35,6 +36,7 @@ from patchrec_hf import (
     update_checkpoint,
 )
 from patchrec_hf.data.update_rows import rows_since, show_moment
+from patchrec_hf.runs import write_json
 from patchrec_hf.training.recipes import RECIPES, train_recipe
 from patchrec_hf.training.updates import update_settings
 
@@ -63,31 +65,25 @@ def main(args: argparse.Namespace) -> None:
     )
     with tempfile.TemporaryDirectory() as directory:
         root = Path(args.output_dir or directory)
-        seconds: dict[str, float] = {}
-
-        def timed(name: str, work: Callable[[], Path]) -> Path:
-            start = time.process_time()
-            path = work()
-            seconds[name] = time.process_time() - start
-            print(f"{name}: {seconds[name]:.0f} s", flush=True)
-            return path
-
-        first = timed("first", lambda: from_scratch(root / "first", before(log, begin_of_week), known, args))
+        steps = Steps(root / "steps.json")
+        first = steps.run("first", lambda: from_scratch(root / "first", before(log, begin_of_week), known, args))
         settings = {**training(root / "update", args), **update_settings(first)}
         update_args = PatchFinetuneConfig(**settings)
-        updated = timed("updated", lambda: update_checkpoint(first, update_args, week, grown, show_progress=False))
+        updated = steps.run("updated", lambda: update_checkpoint(first, update_args, week, grown, show_progress=False))
         longer = before(log, begin_of_next)
-        scratch = timed("from scratch", lambda: from_scratch(root / "scratch", longer, grown, args))
-        seconds["not updated"] = 0.0
+        scratch = steps.run("from scratch", lambda: from_scratch(root / "scratch", longer, grown, args))
+        seconds = steps.seconds() | {"not updated": 0.0}
         paths = {"not updated": root / "update" / "grown", "updated": updated, "from scratch": scratch}
         results = [measure(name, path, targets, known, args.max_rows) for name, path in paths.items()]
     scratch_row = results[-1]
     print("\n| checkpoint | computing time | HR@20, item head | HR@20, fusion | fusion, minus from scratch's |")
     print("|---|---|---|---|---|")
     for row in results:
-        row["share_of_time"] = seconds[row["checkpoint"]] / seconds["from scratch"]
+        taken, of_scratch = seconds[row["checkpoint"]], seconds["from scratch"]
+        share = row["share_of_time"] = None if taken is None or of_scratch is None else taken / of_scratch
+        shown = "unknown" if share is None else f"{share:.2f}"
         print(
-            f"| {row['checkpoint']} | {row['share_of_time']:.2f} | {row['item']:.3f} | {row['fusion']:.3f} | "
+            f"| {row['checkpoint']} | {shown} | {row['item']:.3f} | {row['fusion']:.3f} | "
             f"{row['fusion'] - scratch_row['fusion']:+.3f} |"
         )
     ranks = ", ".join(f"{row['checkpoint']} {row['new_items']:.0f}" for row in results)
@@ -95,6 +91,45 @@ def main(args: argparse.Namespace) -> None:
     if args.json:
         settings = {name: value for name, value in vars(args).items() if isinstance(value, (int, str, type(None)))}
         args.json.write_text(json.dumps({**settings, "seconds": seconds, "results": results}, indent=2) + "\n")
+
+
+class Steps:
+    """
+    Runs each step once, and keeps the computing times in a file, so that a run that continues adds to them.
+
+    Args:
+        path (`pathlib.Path`):
+            The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._kept: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+
+    def run(self, name: str, work: Callable[[], Path]) -> Path:
+        """Returns the directory that the work returns. A step that has ended is not repeated."""
+        step = self._kept.get(name, {"seconds": 0.0})
+        if "result" not in step:
+            earlier, start = step["seconds"], time.process_time()
+            self._keep(name, {"seconds": None})  # so it stays if the process is killed
+            ended = {}
+            try:
+                ended["result"] = str(work())
+            finally:
+                seconds = None if earlier is None else earlier + time.process_time() - start
+                self._keep(name, {**ended, "seconds": seconds})
+        seconds = self._kept[name]["seconds"]
+        print(f"{name}: {'unknown, because it was killed' if seconds is None else f'{seconds:.0f} s'}", flush=True)
+        return Path(self._kept[name]["result"])
+
+    def seconds(self) -> dict[str, float | None]:
+        """Returns the computing time of each step; `None` if a kill left it unknown."""
+        return {name: step["seconds"] for name, step in self._kept.items()}
+
+    def _keep(self, name: str, step: dict[str, Any]) -> None:
+        self._kept[name] = step
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self._path, self._kept)
 
 
 def before(interactions: pl.DataFrame, moment: int) -> pl.DataFrame:

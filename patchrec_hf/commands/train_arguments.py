@@ -28,7 +28,7 @@ LAYOUTS = {
     "budget": BudgetLayout(max_tokens=200, min_tokens=25),
 }
 METRICS = ("hr@10", "ndcg@10", "hr@20", "ndcg@20")
-_OF_UPDATES = ("since", "replay_share", "validation_share", "changed_titles")
+_OF_UPDATES = ("since", "replay_share", "validation_share", "changed_titles", "trust_layout_code")
 _OF_CHECKPOINTS = ("prompt", "system", "layout", "max_history")
 
 
@@ -77,6 +77,9 @@ class TrainArguments:
         default=None,
         metadata={"help": "With --from: if an item has a new title. Default: refuse.", "choices": [*CHANGED_TITLES]},
     )
+    trust_layout_code: bool = field(
+        default=False, metadata={"help": "With --from: import the checkpoint's layout, if it is a class of your own."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_history", "targets_per_row", "max_train_rows", "max_eval_rows", "max_test_rows"):
@@ -84,7 +87,8 @@ class TrainArguments:
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1, got {value}.")
         for name in _OF_UPDATES:
-            if self.start_from is None and getattr(self, name) is not None:
+            value = getattr(self, name)
+            if self.start_from is None and value is not None and value is not False:  # 0 was given
                 raise ValueError(f"--{name} belongs to an update: pass the checkpoint to go on from by --from.")
         for name in ("replay_share", "validation_share"):
             value = getattr(self, name)
@@ -186,13 +190,14 @@ def _parse_update(
             f"--from {checkpoint} continues from a checkpoint, and --model_name_or_path {backbone.model_name_or_path} "
             "starts from a backbone. Leave out one of them."
         )
-    defaults, preset = update_settings(checkpoint), recipe_of(read_config(checkpoint))
+    config = read_config(checkpoint, revision=backbone.model_revision)
+    defaults, preset = update_settings(checkpoint, revision=backbone.model_revision), recipe_of(config)
     parser.set_defaults(**defaults, preset=preset)
     script, data, backbone, args = parser.parse(arguments)
     if script.preset != preset:
         raise ValueError(f"--preset {script.preset} is not the checkpoint's, which is {preset}. Leave it out.")
     if args.objective != defaults["objective"]:
-        has_head = read_config(checkpoint).item_head is not None
+        has_head = config.item_head is not None
         lack = "" if has_head else ", and it has no item head, so no residuals and biases of items to go on with"
         raise ValueError(
             f"--objective {args.objective} is not the checkpoint's: {checkpoint} was trained on "

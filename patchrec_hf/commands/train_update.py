@@ -17,7 +17,7 @@ from trl import ModelConfig, get_peft_config
 
 from ..data.data_arguments import DataArguments
 from ..data.rows import select_spaced
-from ..data.update_rows import UpdateRows, rows_since, show_moment
+from ..data.update_rows import count_targets, rows_since, show_moment
 from ..evaluation.models import evaluate_model
 from ..runs import claim_run, finish_run
 from ..runtime.catalog import Catalog
@@ -47,22 +47,23 @@ def update(script: TrainArguments, data: DataArguments, backbone: ModelConfig, a
         data ([`DataArguments`]):
             The whole log: old and new interactions.
         backbone ([`~trl.ModelConfig`]):
-            An adapter to train, if any.
+            The revision of the checkpoint, and an adapter to train, if any.
         args ([`PatchPretrainConfig`]):
             Training arguments. `output_dir/final` holds the updated checkpoint.
 
     Raises:
         ValueError: If the log has no new interactions, it does not fit the checkpoint, or an argument is wrong.
-            Nothing is written then.
+            No trained work is written then: a run with other settings can have the directory.
         FileExistsError: If `output_dir` holds a finished run, or a run with other settings.
         OSError, KeyError, TypeError: As loading the data and training do.
     """
     checkpoint, output_dir, state = str(script.start_from), Path(str(args.output_dir)), PartialState()
     if state.num_processes == 1:  # without a GPU, `accelerate launch` sets one thread per process
         torch.set_num_threads(os.cpu_count() or 1)
-    config = read_config(checkpoint)
+    config = read_config(checkpoint, revision=backbone.model_revision)
     since = _begin(checkpoint, script.since, config.trained_until)
-    processor = PatchRecProcessor.from_pretrained(checkpoint, trust_remote_code=args.trust_remote_code)
+    code: dict[str, Any] = {"trust_remote_code": args.trust_remote_code, "trust_layout_code": script.trust_layout_code}
+    processor = PatchRecProcessor.from_pretrained(checkpoint, revision=backbone.model_revision, **code)
     known, prepared = processor.catalog, data.prepare()
     titles: Any = script.changed_titles or "refuse"
     catalog = merge_catalogs(known, prepared.catalog, titles)
@@ -76,14 +77,21 @@ def update(script: TrainArguments, data: DataArguments, backbone: ModelConfig, a
         script.validation_share or 0.0,
     )
     settings = {name: getattr(args, name) for name in _SETTINGS} | {"begin of new interactions": since}
-    claim_run(output_dir, {**asdict(script), **asdict(data), **asdict(backbone), **settings}, scratch=[GROWN_NAME])
-    _tell(state, checkpoint, known, prepared.catalog, catalog, rows, since, output_dir)
+    scratch = [GROWN_NAME, f"{GROWN_NAME}.part"]
+    claim_run(output_dir, {**asdict(script), **asdict(data), **asdict(backbone), **settings}, scratch=scratch)
+    has_left = ~np.isin(known.id_numbers, prepared.catalog.id_numbers)
+    num_old = 0 if rows.old is None else count_targets(rows.old).sum()
+    state.print(
+        f"{checkpoint} continues with {count_targets(rows.new).sum()} new targets in {len(rows.new)} rows, from "
+        f"{show_moment(since)} on; {num_old} targets are older.\n"
+        f"{len(known)} items are known, {len(catalog) - len(known)} are new, and {has_left.sum()} have left the data."
+    )
     given_kwargs: Any = args.model_init_kwargs or {}
-    args.model_init_kwargs = {**model_settings(backbone), **given_kwargs}
+    # The grown checkpoint is loaded by these settings. It is a directory, and has no revision.
+    init_kwargs = {name: value for name, value in model_settings(backbone).items() if name != "revision"}
+    args.model_init_kwargs = {**init_kwargs, **given_kwargs}
     if rows.validation is None:
         args.eval_strategy = "no"
-    elif len(rows.validation) > script.max_eval_rows:
-        rows = UpdateRows(rows.new, rows.old, select_spaced(rows.validation, script.max_eval_rows))
     final = update_checkpoint(
         checkpoint,
         args,
@@ -92,18 +100,25 @@ def update(script: TrainArguments, data: DataArguments, backbone: ModelConfig, a
         replay_share=REPLAY_SHARE if script.replay_share is None else script.replay_share,
         changed_titles=titles,
         peft_config=get_peft_config(backbone),
+        max_eval_rows=script.max_eval_rows,
+        revision=backbone.model_revision,
+        trust_layout_code=script.trust_layout_code,
     )
+    if has_left.any():
+        # Written after training, because a run that has written a file keeps its directory.
+        _write_left(state, known, has_left, output_dir / LEFT_NAME)
     unset_hf_deepspeed_config()  # so that under ZeRO-3, each process loads whole models from here on
     results = []
     if rows.validation is not None:
         compared = {"before": output_dir / GROWN_NAME, "after": final}
-        results = [_measure(name, path, rows.validation, known, args) for name, path in compared.items()]
+        measured = select_spaced(rows.validation, script.max_eval_rows)
+        results = [_measure(name, path, measured, known, args, code) for name, path in compared.items()]
         with pl.Config(
             tbl_formatting="ASCII_MARKDOWN", tbl_hide_column_data_types=True, float_precision=3,
             tbl_hide_dataframe_shape=True, tbl_cols=-1, tbl_width_chars=200,
         ):  # fmt: skip
             state.print(
-                f"\n{len(rows.validation)} validation rows, on which a fusion was weighed anew; {len(catalog)} items, "
+                f"\n{len(measured)} validation rows, on which a fusion was weighed anew; {len(catalog)} items, "
                 f"before and after the update:\n{pl.DataFrame(results)}"
             )
     state.print(f"\nThe updated checkpoint: {final}\nThe next update: patchrec train --from {final} ...")
@@ -122,38 +137,19 @@ def _begin(checkpoint: str, since: str | None, trained_until: int | None) -> int
     return trained_until + 1
 
 
-def _tell(
-    state: PartialState,
-    checkpoint: str,
-    known: Catalog,
-    items: Catalog,
-    catalog: Catalog,
-    rows: UpdateRows,
-    since: int,
-    output_dir: Path,
-) -> None:
-    """Prints what the log holds, and writes the items that left the shop."""
-    has_left = ~np.isin(known.id_numbers, items.id_numbers)
-    num_old = 0 if rows.old is None else _num_targets(rows.old)
-    state.print(
-        f"{checkpoint} continues with {_num_targets(rows.new)} new targets in {len(rows.new)} rows, from "
-        f"{show_moment(since)} on; {num_old} targets are older.\n"
-        f"{len(known)} items are known, {len(catalog) - len(known)} are new, and {has_left.sum()} have left the data."
-    )
-    if has_left.any() and state.is_main_process:
+def _write_left(state: PartialState, known: Catalog, has_left: np.ndarray, path: Path) -> None:
+    """Writes the items of the checkpoint that left the shop, and says where."""
+    if state.is_main_process:
         left = [title for title, gone in zip(known.titles, has_left, strict=True) if gone]
-        table = pl.DataFrame({"item_id": known.item_ids[has_left].tolist(), "title": left})
-        table.write_parquet(output_dir / LEFT_NAME)
-        state.print(f"Those that left stay in the catalog. To leave them out of rankings: {output_dir / LEFT_NAME}")
+        pl.DataFrame({"item_id": known.item_ids[has_left].tolist(), "title": left}).write_parquet(path)
+    state.print(f"The items that left the data stay in the catalog. To leave them out of rankings: {path}")
 
 
-def _num_targets(rows: Dataset) -> int:
-    return sum(map(len, rows["target_positions"]))
-
-
-def _measure(name: str, path: Path, rows: Dataset, known: Catalog, args: PatchPretrainConfig) -> dict[str, Any]:
+def _measure(
+    name: str, path: Path, rows: Dataset, known: Catalog, args: PatchPretrainConfig, code: dict[str, Any]
+) -> dict[str, Any]:
     """Ranks validation rows by a checkpoint."""
-    recommender = PatchRecommender.from_pretrained(path)
+    recommender = PatchRecommender.from_pretrained(path, **code)
     model, processor = recommender.model.to(PartialState().device), recommender.processor
     bound = args.eval_max_title_tokens if default_method(model, processor) == "exact" else None
     report = evaluate_model(

@@ -141,8 +141,8 @@ def mix_replay(new: Dataset, old: Dataset | None, replay_share: float, seed: int
             f"`replay_share={replay_share}` replays old rows, but the log has no interactions before the new ones. "
             "Give the whole log, or `replay_share` 0."
         )
-    wanted = replay_share / (1 - replay_share) * _num_targets(new).sum()
-    return concatenate_datasets([new, old.select(draw_rows(_num_targets(old), wanted, seed))])
+    wanted = replay_share / (1 - replay_share) * count_targets(new).sum()
+    return concatenate_datasets([new, old.select(draw_rows(count_targets(old), wanted, seed))])
 
 
 def draw_rows(sizes: np.ndarray, wanted: float, seed: int) -> np.ndarray:
@@ -165,5 +165,15 @@ def draw_rows(sizes: np.ndarray, wanted: float, seed: int) -> np.ndarray:
     return np.sort(order[:num_drawn])
 
 
-def _num_targets(rows: Dataset) -> np.ndarray:
+def count_targets(rows: Dataset) -> np.ndarray:
+    """
+    Counts the targets of rows.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            Rows.
+
+    Returns:
+        `numpy.ndarray` of shape `(n,)`, int64: number of targets of each row.
+    """
     return read_frame(rows, "target_positions")["target_positions"].list.len().to_numpy().astype(np.int64)

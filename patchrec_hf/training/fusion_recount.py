@@ -79,6 +79,7 @@ def refit_fusion(
     validation: Dataset,
     max_neighbors: int | None = None,
     show_progress: bool = True,
+    max_rows: int | None = None,
 ) -> PatchRecProcessor:
     """
     Counts the parts of a fusion anew, and fits the weights of the same parts on validation rows. Then it counts the
@@ -90,7 +91,9 @@ def refit_fusion(
         processor, rows, max_neighbors, show_progress:
             See [`recount_fusion`].
         validation ([`~datasets.Dataset`]):
-            Rows of later interactions, on which nothing was trained.
+            Rows of later interactions, on which nothing was trained. All of them are counted.
+        max_rows (`int`, *optional*):
+            Number of validation rows on which the weights are fitted, evenly spaced. See [`fit_fusion`].
 
     Returns:
         [`PatchRecProcessor`]: a copy with the fusion.
@@ -111,6 +114,7 @@ def refit_fusion(
         validation,
         list(fusion.parts),
         max_neighbors=max_neighbors,
+        max_rows=max_rows,
         show_progress=show_progress,
         **given,
     )

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset
 from peft import PeftConfig
 from transformers import AutoConfig
 
 from ..batches.collators import PatchDataCollator
+from ..data.rows import select_spaced
 from ..data.update_rows import UpdateRows, mix_replay
 from ..runs import from_main_process
 from ..runtime.adapters import load_model
@@ -21,7 +21,6 @@ from ..runtime.catalog import Catalog
 from ..runtime.configuration import PatchRecConfig
 from ..runtime.hub_files import CATALOG_NAME, check_path, explained_lookup, hub_kwargs
 from ..runtime.processing import PatchRecProcessor
-from ..runtime.recommender import PatchRecommender
 from .arguments import PatchFinetuneConfig
 from .catalog_growth import ChangedTitles, grow_catalog, merge_catalogs
 from .fusion_recount import recount_fusion, refit_fusion
@@ -48,12 +47,15 @@ def update_checkpoint(
     changed_titles: ChangedTitles = "refuse",
     peft_config: PeftConfig | None = None,
     max_neighbors: int | None = None,
+    max_eval_rows: int | None = None,
+    revision: str | None = None,
+    trust_layout_code: bool = False,
     show_progress: bool = True,
 ) -> Path:
     """
     Trains a checkpoint further on new interactions, with a replay of old ones, after its catalog has grown. Its prompt
     and its layout stay. The counts of its fusion are made anew from all rows. If there are validation rows, the
-    fusion's weights are fitted on them, and else they stay.
+    fusion's weights are fitted on them, and else they stay. Validation rows are counted too, all of them.
 
     An interrupted call resumes where it stopped when it is called again with the same arguments. `output_dir/grown`
     holds the checkpoint with its new items before any training, and `output_dir/final` the result.
@@ -77,6 +79,14 @@ def update_checkpoint(
             Trains an adapter of the grown checkpoint.
         max_neighbors (`int`, *optional*):
             See [`fit_fusion`].
+        max_eval_rows (`int`, *optional*):
+            Number of validation rows, evenly spaced, on which the model is evaluated during training and the weights
+            are fitted. All if not given.
+        revision (`str`, *optional*):
+            Revision of the checkpoint, if it is a repository of the Hub: a branch, a tag or a commit.
+        trust_layout_code (`bool`, *optional*, defaults to `False`):
+            Whether the checkpoint's layout may be imported if it is a class of your own (see
+            [`PatchRecProcessor.from_pretrained`]).
         show_progress (`bool`, *optional*, defaults to `True`):
             Whether counting shows progress bars.
 
@@ -101,9 +111,14 @@ def update_checkpoint(
     ```
     """
     output_dir, state = Path(str(args.output_dir)), PartialState()
+    validation = None if rows.validation is None else select_spaced(rows.validation, max_eval_rows)
     mixed = mix_replay(rows.new, rows.old, replay_share, args.seed)
-    grown = from_main_process(lambda: _grow(checkpoint, output_dir / GROWN_NAME, args, items, changed_titles))
-    processor = PatchRecProcessor.from_pretrained(grown, trust_remote_code=args.trust_remote_code)
+    grown = from_main_process(
+        lambda: _grow(checkpoint, output_dir / GROWN_NAME, args, items, changed_titles, revision, trust_layout_code)
+    )
+    processor = PatchRecProcessor.from_pretrained(
+        grown, trust_layout_code=trust_layout_code, trust_remote_code=args.trust_remote_code
+    )
     counted = [part for part in (rows.old, rows.new) if part is not None]
     if processor.fusion is not None and processor.fusion.num_items > 0 and rows.old is None:
         raise ValueError(
@@ -121,14 +136,20 @@ def update_checkpoint(
             replace(args, output_dir=str(output_dir)),
             train_dataset=mixed,
             processing_class=processor,
-            eval_dataset=rows.validation,
+            eval_dataset=validation,
             data_collator=PatchDataCollator(processor, seed=args.seed, negatives=negatives),
             peft_config=peft_config,
         )
 
     final = train_stage(make_trainer, output_dir)
     if processor.fusion is not None:
-        processor = _count_fusion(final, processor, counted, rows.validation, max_neighbors, show_progress)
+        if rows.validation is None:
+            processor = recount_fusion(processor, counted, max_neighbors, show_progress)
+        else:
+            model = load_model(final, trust_remote_code=args.trust_remote_code).to(state.device)
+            processor = refit_fusion(
+                model, processor, counted, rows.validation, max_neighbors, show_progress, max_rows=max_eval_rows
+            )
         if state.is_main_process:
             processor.save_pretrained(final)
         state.wait_for_everyone()
@@ -194,10 +215,19 @@ def read_config(checkpoint: str | os.PathLike, **kwargs: Any) -> PatchRecConfig:
 
 
 def _grow(
-    checkpoint: str | os.PathLike, directory: Path, args: PatchFinetuneConfig, items: Catalog, titles: ChangedTitles
+    checkpoint: str | os.PathLike,
+    directory: Path,
+    args: PatchFinetuneConfig,
+    items: Catalog,
+    titles: ChangedTitles,
+    revision: str | None,
+    trust_layout_code: bool,
 ) -> Path:
     """Writes the checkpoint with its grown catalog, unless an interrupted run has done so."""
-    processor = PatchRecProcessor.from_pretrained(checkpoint, trust_remote_code=args.trust_remote_code)
+    loading: dict[str, Any] = {"trust_remote_code": args.trust_remote_code}
+    if revision is not None:
+        loading["revision"] = revision
+    processor = PatchRecProcessor.from_pretrained(checkpoint, trust_layout_code=trust_layout_code, **loading)
     catalog = merge_catalogs(processor.catalog, items, titles)
     if directory.is_dir():
         begun = Catalog.from_parquet(directory / CATALOG_NAME)
@@ -208,7 +238,7 @@ def _grow(
                 "another output directory."
             )
         return directory
-    model = load_model(checkpoint, dtype="auto", trust_remote_code=args.trust_remote_code)
+    model = load_model(checkpoint, dtype="auto", **loading)
     if args.objective != "title" and model.item_head is None:
         raise ValueError(
             f"`objective={args.objective!r}` continues with residuals and biases of items, but {checkpoint} has no "
@@ -222,18 +252,3 @@ def _grow(
     grown.save_pretrained(part)
     part.rename(directory)
     return directory
-
-
-def _count_fusion(
-    final: Path,
-    processor: PatchRecProcessor,
-    counted: list[Dataset],
-    validation: Dataset | None,
-    max_neighbors: int | None,
-    show_progress: bool,
-) -> PatchRecProcessor:
-    if validation is None:
-        return recount_fusion(processor, counted, max_neighbors, show_progress)
-    recommender = PatchRecommender.from_pretrained(final)
-    model = recommender.model.to(PartialState().device)
-    return refit_fusion(model, processor, counted, validation, max_neighbors, show_progress)

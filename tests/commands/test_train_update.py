@@ -1,18 +1,26 @@
 """`patchrec train --from`: a shop's second week, what it prints, and what it refuses before it writes."""
 
 import json
+import shutil
 
+import numpy as np
 import polars as pl
 import pytest
-from weekly_shop import FIRST_ITEMS, ITEMS, log_of, train_first_week
+from huggingface_hub import constants
+from layouts_of_users import LongTextLayout
+from weekly_shop import FIRST_ITEMS, HISTORY, ITEMS, SECOND_WEEK, log_of, train_first_week
 
-from patchrec_hf import Catalog, PatchRecommender
+from patchrec_hf import Catalog, PatchRecommender, PatchRecProcessor
 from patchrec_hf.commands import train as command
+from patchrec_hf.data.interactions import order_interactions
+from patchrec_hf.data.update_rows import rows_since
+from patchrec_hf.training.fusion_recount import recount_fusion
+from patchrec_hf.training.updates import read_config
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A checkpoint of the first week, and the files of a nightly job in the second one."""
+    """A checkpoint of the first week, and the files of a weekly job in the second one."""
     directory = tmp_path_factory.mktemp("shop")
     train_first_week(directory, num_train_epochs=1)
     write(directory, log_of(2), ITEMS)
@@ -36,13 +44,23 @@ def run(arguments):
     command.train(*command.parse(arguments))
 
 
+def check_counts(processor, directory, since):
+    """All interactions of the log are counted, also validation rows on which nothing is evaluated."""
+    log = order_interactions(pl.read_csv(directory / "log.csv"))
+    rows = rows_since(log, processor.catalog, since, HISTORY, HISTORY)
+    expected = recount_fusion(processor, [rows.old, rows.new], show_progress=False).fusion.parts
+    histories = [np.array([item]) for item in range(len(processor.catalog))]
+    co_visits = [parts["co_visits"].table.scores(histories) for parts in (processor.fusion.parts, expected)]
+    np.testing.assert_allclose(*co_visits)
+
+
 @pytest.mark.slow
 def test_the_second_week(shop, tmp_path, capsys):
     """An item of the first week is no longer sold. The same command never overwrites a finished update."""
     left = [number for number in ITEMS.item_ids.tolist() if number != 101]
     sold = Catalog.from_titles({number: ITEMS.titles[ITEMS.indices_of([number])[0]] for number in left})
     write(tmp_path, log_of(2).filter(pl.col("item_id") != 101), sold)
-    arguments = options(shop, tmp_path / "run", "--validation_share", "0.3", files=tmp_path)
+    arguments = options(shop, tmp_path / "run", "--validation_share", "0.3", "--max_eval_rows", "4", files=tmp_path)
     run(arguments)
     printed = capsys.readouterr().out
     assert "12 items are known, 8 are new, and 1 have left the data." in printed
@@ -54,6 +72,8 @@ def test_the_second_week(shop, tmp_path, capsys):
     recommender = PatchRecommender.from_pretrained(tmp_path / "run" / "final")
     assert recommender.processor.catalog.item_ids[:12].tolist() == list(FIRST_ITEMS)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "\n4 validation rows" in printed
+    check_counts(recommender.processor, tmp_path, read_config(shop / "final").trained_until + 1)
     assert [row["checkpoint"] for row in results] == ["before", "after"]
     assert results[0]["hr@20 of new items"] == 1
     with pytest.raises(FileExistsError, match="holds a finished run"):
@@ -74,6 +94,8 @@ def test_mistakes_are_named_before_anything_is_written(shop, tmp_path):
         run(options(shop, output, "--model_name_or_path", "gpt2"))
     with pytest.raises(ValueError, match="--since belongs to an update: pass the checkpoint to go on from by --from"):
         run(["--since", "2026-11-09", "--use_cpu"])
+    with pytest.raises(ValueError, match="--replay_share belongs to an update"):
+        run(["--replay_share", "0", "--use_cpu"])
     with pytest.raises(ValueError, match="--replay_share must be at least 0 and below 1, got 1"):
         run(options(shop, output, "--replay_share", "1"))
     with pytest.raises(ValueError, match="new ones begin at 2027-01-01 00:00:00 UTC"):
@@ -85,6 +107,50 @@ def test_mistakes_are_named_before_anything_is_written(shop, tmp_path):
     with pytest.raises(ValueError, match=r"100: 'Tea of amber' is now 'Tea of myrrh'"):
         run(options(shop, output, files=tmp_path))
     assert not output.exists()
+
+
+@pytest.mark.slow
+def test_a_failed_update_leaves_its_directory_to_other_settings(shop, tmp_path):
+    """The log lacks old interactions, and an item has left. The second error is about the log, not the directory."""
+    titles = dict(zip(ITEMS.item_ids.tolist(), ITEMS.titles, strict=True))
+    sold = Catalog.from_titles({number: title for number, title in titles.items() if number != 101})
+    write(tmp_path, log_of(2).filter(pl.col("timestamp") >= SECOND_WEEK), sold)
+    arguments = options(shop, tmp_path / "run", files=tmp_path)
+    with pytest.raises(ValueError, match="or `replay_share` 0"):
+        run(arguments)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="counts are made anew from the whole log"):
+            run([*arguments, "--replay_share", "0"])
+    part = tmp_path / "run" / "grown.part"
+    part.mkdir()
+    (part / "config.json").write_text("{}")  # as if the growth had been killed
+    with pytest.raises(ValueError, match="counts are made anew from the whole log"):
+        run([*arguments, "--replay_share", "0", "--seed", "1"])
+
+
+@pytest.mark.slow
+def test_a_revision_and_a_layout_of_ones_own(shop, tmp_path, monkeypatch):
+    """A repository whose main branch holds a bare backbone, and whose revision holds a checkpoint."""
+    repository = tmp_path / "models--user--tea"
+    for revision, commit in (("main", "a" * 40), ("week_1", "b" * 40)):
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+    shutil.copytree(shop / "backbone", repository / "snapshots" / ("a" * 40))
+    shutil.copytree(shop / "final", repository / "snapshots" / ("b" * 40))
+    processor = PatchRecProcessor.from_pretrained(shop / "final", layout=LongTextLayout(num_text_items=0))
+    processor.save_pretrained(repository / "snapshots" / ("b" * 40))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    arguments = options(shop, tmp_path / "run", "--model_revision", "week_1", "--validation_share", "0.3")
+    arguments[1] = "user/tea"
+    with pytest.raises(ValueError, match="holds a model of the type 'llama'"):
+        run([argument if argument != "week_1" else "main" for argument in arguments])
+    with pytest.raises(ValueError, match="pass `trust_layout_code=True`"):
+        run(arguments)
+    run([*arguments, "--trust_layout_code"])
+    updated = PatchRecProcessor.from_pretrained(tmp_path / "run" / "final", trust_layout_code=True)
+    assert isinstance(updated.layout, LongTextLayout)
+    with pytest.raises(ValueError, match="--trust_layout_code belongs to an update"):
+        run(["--trust_layout_code", "--use_cpu"])
 
 
 def test_the_checkpoint_gives_the_defaults(shop, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from weekly_shop import BEGIN, DAY, ITEMS, SECOND_WEEK, interactions_of, rows_of
 
-from patchrec_hf.data.update_rows import draw_rows, mix_replay, rows_since, show_moment
+from patchrec_hf.data.update_rows import count_targets, draw_rows, mix_replay, rows_since, show_moment
 
 
 def targets_of(rows):
@@ -17,6 +17,11 @@ def targets_of(rows):
 
 def test_moments_are_shown_in_utc():
     assert show_moment(BEGIN + 61) == "2026-11-02 00:01:01 UTC"
+
+
+def test_targets_are_counted_by_row():
+    counts = count_targets(rows_of(2, ITEMS).new)
+    assert (counts.dtype, counts.tolist()) == (np.int64, [5] * 12)
 
 
 def test_each_interaction_is_a_target_on_one_side_of_the_moment():

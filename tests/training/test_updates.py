@@ -11,6 +11,7 @@ from weekly_shop import train_first_week as train
 from patchrec_hf import Catalog, PatchFinetuneConfig, PatchRecommender, PatchRecProcessor, evaluate_model
 from patchrec_hf.data.update_rows import UpdateRows
 from patchrec_hf.training.catalog_growth import merge_catalogs
+from patchrec_hf.training.fusion_recount import recount_fusion
 from patchrec_hf.training.updates import read_config, recipe_of, update_checkpoint, update_settings
 
 
@@ -108,6 +109,18 @@ def test_weights_stay_unless_there_are_validation_rows(first, tmp_path):
         np.testing.assert_allclose(
             one.parts["co_visits"].table.scores([np.array([3])]), kept.parts["co_visits"].table.scores([np.array([3])])
         )
+
+
+def test_all_validation_rows_are_counted_though_few_are_evaluated(first, tmp_path):
+    rows = rows_of(2, catalog_of(first), validation_share=0.3)
+    args = arguments(first, tmp_path, max_steps=1)
+    final = update_checkpoint(first, args, rows, ITEMS, max_eval_rows=3, show_progress=False)
+    processor = PatchRecProcessor.from_pretrained(final)
+    assert len(rows.validation) > 3 == processor.fusion.fit_result.num_targets
+    counted = recount_fusion(processor, [rows.old, rows.new, rows.validation], show_progress=False)
+    histories = [np.array([item]) for item in range(20)]
+    tables = [one.fusion.parts["co_visits"].table for one in (processor, counted)]
+    np.testing.assert_allclose(tables[0].scores(histories), tables[1].scores(histories))
 
 
 def test_settings_follow_from_the_checkpoint(first):

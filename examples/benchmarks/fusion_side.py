@@ -1,5 +1,5 @@
 """
-One side of `prepare.py`: a raw log becomes a fitted prior, and each step prints its seconds and the peak of memory.
+One side of `prepare.py`: a raw log becomes a fitted fusion, and each step prints its seconds and the peak of memory.
 
 The log is prepared (all of it is kept), rows are made, pairs and transitions are counted, and the weights of their mix
 with recent popularity are fitted on some validation rows.
@@ -27,15 +27,15 @@ TRANSITIONS_WINDOW = 5
 VALIDATION_ROWS = 500
 
 
-def fit_prior(directory: Path, target: Path) -> dict[str, Any]:
+def fit(directory: Path, target: Path) -> dict[str, Any]:
     """
-    Makes a prior of a raw log.
+    Makes a fusion of a raw log.
 
     Args:
         directory (`pathlib.Path`):
             The log, in MovieLens' CSV form.
         target (`pathlib.Path`):
-            Directory to create: the prepared data, the rows, and the prior.
+            Directory to create: the prepared data, the rows, and the fusion.
 
     Returns:
         `dict[str, Any]`: the number of interactions, the weights of the parts, and for each step its seconds, and the
@@ -76,7 +76,7 @@ def fit_prior(directory: Path, target: Path) -> dict[str, Any]:
     with step("weights"):
         parts = {"co-visits": co_visitation, "transitions": transitions, "popularity": popularity}
         fusion = Fusion(parts).fit(validation, show_progress=False)
-        fusion.save_pretrained(target / "prior")
+        fusion.save_pretrained(target / "fusion")
     return {
         "interactions": num_interactions,
         "items": len(catalog),
