@@ -20,7 +20,7 @@ from .protocol import EvaluationProtocol
 class AllowedTitles:
     """
     The titles that may be recommended for one target. Items that are spelled alike share one title. It lists
-    the titles of few items, or else the titles of which few items are left out.
+    the titles of the few items that are allowed, or else of the few that are left out.
 
     Args:
         trie ([`TitleTrie`]):

@@ -15,9 +15,6 @@ from patchrec_hf.training.fusion_recount import recount_fusion
 from patchrec_hf.training.updates import read_config, recipe_of, update_checkpoint, update_settings
 
 
-pytestmark = pytest.mark.slow
-
-
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """A checkpoint of the first week, with a fusion."""
@@ -38,6 +35,12 @@ def measure(checkpoint, rows, method):
     return evaluate_model(recommender.model, recommender.processor, rows, method=method, show_progress=False).targets
 
 
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        update_settings(tmp_path / "nowhere")
+
+
+@pytest.mark.slow
 def test_nothing_old_is_lost_and_new_items_gain(first, tmp_path):
     """The grown checkpoint, before any training, scores old items as ever. The update finds the new items."""
     rows = rows_of(2, catalog_of(first))
@@ -61,6 +64,7 @@ def test_nothing_old_is_lost_and_new_items_gain(first, tmp_path):
         assert ranks[1] < min(ranks[0], 3), method
 
 
+@pytest.mark.slow
 def test_an_update_without_a_replay_forgets_more(first, tmp_path):
     rows, losses = rows_of(2, catalog_of(first)), {}
     for share in (0.0, 0.5):
@@ -70,6 +74,7 @@ def test_an_update_without_a_replay_forgets_more(first, tmp_path):
     assert losses[0.5] < losses[0.0]
 
 
+@pytest.mark.slow
 def test_an_interrupted_update_resumes_to_the_same_weights(first, tmp_path):
     """As if the first run had been killed after its growth, and after a checkpoint."""
     rows = rows_of(2, catalog_of(first))
@@ -90,6 +95,7 @@ def test_an_interrupted_update_resumes_to_the_same_weights(first, tmp_path):
         update_checkpoint(first, arguments(first, tmp_path / "part"), rows, ITEMS.with_items({500: "Tea of yarrow"}))
 
 
+@pytest.mark.slow
 def test_weights_stay_unless_there_are_validation_rows(first, tmp_path):
     catalog = catalog_of(first)
     old = PatchRecProcessor.from_pretrained(first).fusion
@@ -111,6 +117,7 @@ def test_weights_stay_unless_there_are_validation_rows(first, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_all_validation_rows_are_counted_though_few_are_evaluated(first, tmp_path):
     rows = rows_of(2, catalog_of(first), validation_share=0.3)
     args = arguments(first, tmp_path, max_steps=1)
@@ -123,6 +130,7 @@ def test_all_validation_rows_are_counted_though_few_are_evaluated(first, tmp_pat
     np.testing.assert_allclose(tables[0].scores(histories), tables[1].scores(histories))
 
 
+@pytest.mark.slow
 def test_settings_follow_from_the_checkpoint(first):
     config, settings = read_config(first), update_settings(first)
     assert recipe_of(config) == "all-patch"
@@ -132,6 +140,7 @@ def test_settings_follow_from_the_checkpoint(first):
     assert values["initial_learning_rate"] == 4e-3
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_the_first_training_is_kept(first, tmp_path):
     """Else the rate would fall with every week."""
     rows = rows_of(2, catalog_of(first))
@@ -141,6 +150,7 @@ def test_the_learning_rate_of_the_first_training_is_kept(first, tmp_path):
     assert config.trained_until == SECOND_WEEK + 7 * DAY // 2 + 11
 
 
+@pytest.mark.slow
 def test_mistakes_are_named(first, tmp_path):
     rows, args = rows_of(2, catalog_of(first)), arguments(first, tmp_path / "run")
     with pytest.raises(ValueError, match="replays old rows, but the log has no interactions before the new ones"):
@@ -155,6 +165,7 @@ def test_mistakes_are_named(first, tmp_path):
         update_checkpoint(first, arguments(first, tmp_path / "texts"), rows, Catalog.from_titles({"a": "Tea"}))
 
 
+@pytest.mark.slow
 def test_titles_are_learned_further_and_residuals_need_an_item_head(tmp_path):
     checkpoint = train(tmp_path / "shop", "title", max_steps=2)
     assert update_settings(checkpoint)["objective"] == "title"
