@@ -129,7 +129,7 @@ class IndexRanker:
             gathered_root(self.scorer.model),
             progress_bar(show_progress, total=num_prompts, desc="Ranking", unit="history") as progress,
         ):
-            # Candidates may be long lists, and each row excludes others, so only the lists of one forward are in memory.
+            # Candidates may be long lists, and each row excludes others. So the lists of one forward are in memory.
             at_once = _USERS_AT_ONCE if candidates is None else 1
             for rows, histories, users in self._read(LazySequence(num_prompts, measured), at_once):
                 own = [allowed[row] for row in rows.tolist()]
