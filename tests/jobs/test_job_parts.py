@@ -49,7 +49,7 @@ def test_only_whole_parts_count(parts):
     parts.path(2).write_bytes(content[:50])  # a machine broke off
     parts.path(0).write_bytes(b"")
     parts.write(3, rows_of(0))  # has two rows instead of one
-    (parts.directory / "part-00000001.tmp").write_bytes(content)
+    (parts.directory / "part-00000001.0a1b.tmp").write_bytes(content)
     assert parts.missing() == [0, 1, 2, 3]
 
 
