@@ -77,6 +77,12 @@ class WorkerSettings:
     index: str | Path | None
     on_gpu: bool
 
+    @property
+    def of_index(self) -> dict[str, str]:
+        """Arguments that load the checkpoint's own index: its revision. An index that the job has built has none."""
+        is_saved = self.index == self.checkpoint and "revision" in self.loading
+        return {"revision": self.loading["revision"]} if is_saved else {}
+
 
 class Worker:
     """An actor of Ray: holds the checkpoint, and ranks the parts whose numbers it gets."""
@@ -89,7 +95,7 @@ class Worker:
                 "started. Give all machines the same one."
             )
         recommender.model.to("cuda" if settings.on_gpu else "cpu")
-        index = None if settings.index is None else recommender.load_index(settings.index)
+        index = None if settings.index is None else recommender.load_index(settings.index, **settings.of_index)
         ranker = UserRanker(recommender, settings.settings, settings.batch_size, index)
         reader = RequestReader(recommender.catalog, settings.drop_unknown)
         chunks = UserChunks.of(settings.file, settings.users_per_part, ranker.reads_timestamps)
@@ -276,7 +282,8 @@ def run(own: argparse.Namespace, args: argparse.Namespace) -> JobSummary:
         recommender = PatchRecommender.from_pretrained(name, **loading)
         of_ranking = {entry.name for entry in fields(RankingSettings)} & set(vars(args))
         settings = RankingSettings(**{field: getattr(args, field) for field in of_ranking})
-        index = recommender.load_index(name) if args.index == SAVED_INDEX else args.index
+        revision = {"revision": args.revision} if args.revision else {}
+        index = recommender.load_index(name, **revision) if args.index == SAVED_INDEX else args.index
         with open_job(
             recommender,
             Path(args.histories).resolve(),
