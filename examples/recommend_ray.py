@@ -44,8 +44,6 @@ from patchrec_hf.jobs.user_requests import RequestReader, UsersError
 from patchrec_hf.runtime.progress import progress_bar
 
 
-SAVED_INDEX = "saved"
-"""The value of --index that reads the checkpoint's own."""
 TRIES = 2
 """How often a worker tries a part before it names the part as failed."""
 SPANS_PER_WORKER = 32
@@ -283,7 +281,7 @@ def run(own: argparse.Namespace, args: argparse.Namespace) -> JobSummary:
         of_ranking = {entry.name for entry in fields(RankingSettings)} & set(vars(args))
         settings = RankingSettings(**{field: getattr(args, field) for field in of_ranking})
         revision = {"revision": args.revision} if args.revision else {}
-        index = recommender.load_index(name, **revision) if args.index == SAVED_INDEX else args.index
+        index = recommender.load_index(name, **revision) if args.index == recommend.SAVED_INDEX else args.index
         with open_job(
             recommender,
             Path(args.histories).resolve(),
@@ -314,7 +312,7 @@ def run(own: argparse.Namespace, args: argparse.Namespace) -> JobSummary:
                 job.file,
                 job.part_ranker.parts.directory,
                 args.users_per_part,
-                name if args.index == SAVED_INDEX else built,
+                name if args.index == recommend.SAVED_INDEX else built,
                 own.gpus_per_worker > 0,
             )
             start = time.perf_counter()

@@ -104,9 +104,9 @@ class CatalogRecommender:
                 baselines that read times use it, such as [`Popularity`] with a window. If not given, they recommend
                 for the end of the interactions that they have counted ([`CatalogRecommender.next_moment`]).
             on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
-                What to do about a history that has no recommendations: because it is empty, holds an unknown item, or
-                leaves no item to recommend. `"skip"` returns a [`SkippedHistory`] with the reason in the place of its
-                list, and recommends for the others. Wrong settings are always raised.
+                A history has no recommendations if it is empty, holds an unknown item, or leaves no item to
+                recommend. `"raise"` makes this an error. `"skip"` returns a [`SkippedHistory`] with the reason in the
+                place of its list, and recommends for the others. Wrong settings are always errors.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first. `score` is the baseline's

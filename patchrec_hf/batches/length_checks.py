@@ -15,10 +15,6 @@ from .row_lengths import frame_length, longest_first
 from .sampling import ScheduledRow
 
 
-_NAMED_CHARACTERS = 60
-"""Number of characters of a title that an error shows."""
-
-
 def check_title_lengths(processor: PatchRecProcessor, max_length: int | None) -> None:
     """
     Checks that every title of the catalog can be predicted behind the shortest prompt.
@@ -44,9 +40,9 @@ def check_title_lengths(processor: PatchRecProcessor, max_length: int | None) ->
     item = int(lengths.argmax())
     if frame + 1 + lengths[item] + 1 > max_length:  # one patch, the title, and the end of the turn
         raise ValueError(
-            f"The title of {name_item(processor, item)}, takes {lengths[item]} tokens, and the prompt {frame} without "
-            f"any history, but the model reads at most {max_length}. Shorten the title, or leave the item out of the "
-            "catalog and the rows."
+            f"The title of {processor.catalog.name_item(item)}, takes {lengths[item]} tokens, and the prompt {frame} "
+            f"without any history, but the model reads at most {max_length}. Shorten the title, or leave the item out "
+            "of the catalog and the rows."
         )
 
 
@@ -113,16 +109,10 @@ def check_suspects(
             encode(row)
         except ValueError as error:
             items = processor.catalog.indices_of(row["item_ids"])
-            longest = items[processor.title_tokens.lengths[items].argmax()]
+            lengths = processor.title_tokens.lengths[items]
+            longest = items[lengths.argmax()]
             raise ValueError(
                 f"{error} This is row {number} of {name}. Its longest title belongs to "
-                f"{name_item(processor, longest)}, with {processor.title_tokens.lengths[longest]} tokens; a title can "
-                "also be shortened, or left out."
+                f"{processor.catalog.name_item(longest)}, with {lengths.max()} tokens; a title can also be shortened, "
+                "or left out."
             ) from None
-
-
-def name_item(processor: PatchRecProcessor, item: int) -> str:
-    """Returns the id of an item and the beginning of its title, by its catalog index, for an error message."""
-    (item_id,), title = processor.catalog.item_ids[[item]].tolist(), processor.catalog.titles[item]
-    shown = repr(title if len(title) <= _NAMED_CHARACTERS else f"{title[:_NAMED_CHARACTERS].rstrip()}…")
-    return f"item {item_id!r}, {shown}"

@@ -25,7 +25,9 @@ users.parquet or users.jsonl: one row per user, with user_id, item_ids and optio
 user_id and the lists item_ids, titles, scores. The same command continues an interrupted job. On several GPUs:
   accelerate launch -m patchrec_hf recommend outputs/final --histories users.parquet --output top.parquet
 """
-_INDEXES = ("flat", "ivf", "hnsw", "saved")
+SAVED_INDEX = "saved"
+"""The value of `--index` that reads the index that is saved with the checkpoint."""
+_INDEXES = ("flat", "ivf", "hnsw", SAVED_INDEX)
 _OF_JOB = (
     "k",
     "method",
@@ -162,7 +164,7 @@ def _run(args: argparse.Namespace) -> None:
     try:
         recommender.model.to(device)
         index = args.index
-        if index == _INDEXES[-1]:
+        if index == SAVED_INDEX:
             index = recommender.load_index(args.checkpoint, **({"revision": args.revision} if args.revision else {}))
         summary = recommend_users(recommender, args.histories, args.output, columns=columns, index=index, **settings)
     except torch.OutOfMemoryError as error:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from ..batches.length_checks import check_suspects, name_item
+from ..batches.length_checks import check_suspects
 from ..batches.row_lengths import longest_first
 from ..data.rows import TIMES_COLUMN
 from ..runtime.encoding import EncodedHistory
@@ -122,5 +122,5 @@ def prompt_problem(
         remedy = "Shorten this title, or leave its item out of the catalog."
     return (
         f"its prompt takes {prompt.prompt_length} tokens, and {length} with the longest title of the catalog "
-        f"({name_item(processor, longest)}), but the model reads at most {max_length}. {remedy}"
+        f"({processor.catalog.name_item(longest)}), but the model reads at most {max_length}. {remedy}"
     )

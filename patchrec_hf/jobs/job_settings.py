@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import from_main_process
+from ..runtime.hub_files import file_digest
 from ..runtime.recommender import PatchRecommender
 from .history_files import HistoryFile
 from .user_ranker import RankingSettings
@@ -34,7 +35,7 @@ def job_settings(
     Returns:
         `dict[str, Any]`: JSON-ready values. The checkpoint and the content of the histories are digests.
     """
-    content = from_main_process(lambda: _file_digest(file.path))
+    content = from_main_process(lambda: file_digest(file.path))
     form = {name: value for name, value in asdict(file).items() if name != "path"}
     return {
         "checkpoint": _checkpoint_digests(recommender),
@@ -56,13 +57,8 @@ def _checkpoint_digests(recommender: PatchRecommender) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as directory:
             processor.fusion.save_files(directory)
             files = sorted(Path(directory).iterdir())
-            digests["the fusions"] = _digest(json.dumps([(path.name, _file_digest(path)) for path in files]))
+            digests["the fusions"] = _digest(json.dumps([(path.name, file_digest(path)) for path in files]))
     return digests
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def _digest(text: str) -> str:

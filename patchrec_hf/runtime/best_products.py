@@ -103,7 +103,7 @@ def best_products(
         allowed (`Sequence[ItemSet]`):
             For each user, the items that may be found.
         addends (`Sequence[Addend]`, *optional*, defaults to `()`):
-            What is added to products.
+            Numbers that are added to products.
 
     Returns:
         `tuple[numpy.ndarray, numpy.ndarray]`: the items (int64, best first, equal scores in catalog order) and their

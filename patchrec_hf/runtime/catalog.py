@@ -14,6 +14,10 @@ import polars as pl
 from .ids import as_ids, id_numbers, is_text, name_nearest
 
 
+_NAMED_CHARACTERS = 60
+"""Number of characters of a title that an error shows."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Catalog:
     """
@@ -222,6 +226,12 @@ class Catalog:
     def name_nearest_ids(self, text: str) -> str:
         """Returns a sentence that names the ids that are spelled most like a text, if the catalog's ids are texts."""
         return name_nearest("ids", text, self.item_ids.tolist()) if self.has_text_ids else ""
+
+    def name_item(self, index: int) -> str:
+        """Returns the id of the item with a catalog index and the beginning of its title, for an error message."""
+        (item_id,), title = self.item_ids[[index]].tolist(), self.titles[index]
+        shown = title if len(title) <= _NAMED_CHARACTERS else f"{title[:_NAMED_CHARACTERS].rstrip()}…"
+        return f"item {item_id!r}, {shown!r}"
 
     def check_same_titles(self, other: Catalog) -> None:
         """

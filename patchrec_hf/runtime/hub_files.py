@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,12 @@ _MAX_DEPTH, _MAX_DIRECTORIES, _MAX_NAMED = 5, 2_000, 3
 
 _PUSH_KWARGS = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+def file_digest(path: str | os.PathLike) -> str:
+    """Returns a digest of the content of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def find_file(name_or_path: str | os.PathLike, file: str, kwargs: Mapping[str, Any]) -> str:

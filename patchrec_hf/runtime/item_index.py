@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .hub_files import FORMAT_VERSION, check_format_version, find_file
+from .hub_files import FORMAT_VERSION, check_format_version, file_digest, find_file
 from .index_settings import IndexSettings
 from .progress import progress_bar
 
@@ -218,7 +218,7 @@ class ItemIndex:
             "user_scale": self.user_scale,
             "longest": self.longest,
             "fingerprint": self.fingerprint,
-            "digest": _file_digest(directory / INDEX_NAME),
+            "digest": file_digest(directory / INDEX_NAME),
             "settings": self.settings.to_dict(),
         }
         part = directory / f"{INDEX_SETTINGS_NAME}.part"
@@ -253,7 +253,7 @@ class ItemIndex:
         faiss = import_faiss()
         values = read_index_settings(pretrained_model_name_or_path, kwargs)
         path = Path(find_file(pretrained_model_name_or_path, INDEX_NAME, kwargs))
-        if _file_digest(path) != values["digest"]:
+        if file_digest(path) != values["digest"]:
             raise ValueError(
                 f"{path} is not the index that {INDEX_SETTINGS_NAME} describes: it was changed, or not copied to its "
                 "end. Copy both files again, or build the index again."
@@ -327,11 +327,6 @@ def read_index_settings(name_or_path: str | os.PathLike, kwargs: Mapping[str, An
     if missing:
         raise ValueError(f"{path} does not describe an item index: it lacks {sorted(missing)[0]!r}. {mend}")
     return values
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def import_faiss() -> Any:

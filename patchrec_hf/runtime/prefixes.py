@@ -125,7 +125,7 @@ class AllowedItems:
             users (`Sequence[int]`):
                 The users' rows.
             allowed (`Sequence[ItemSet]`):
-                What may be recommended to each of them.
+                The items that may be recommended to each of them.
         """
         for user, items in zip(users, allowed, strict=True):
             self._listed[user] = user * self._width + np.sort(self.trie.place_of_item[items.listed])

@@ -34,8 +34,6 @@ from .trie import TitleTrie
 
 _Rows = TypeVar("_Rows", ScoredRows, BestRows, PartRows)
 
-_NAMED_CHARACTERS = 60
-"""Number of characters of a title that an error shows."""
 _TOKENS_PER_FORWARD = {"exact": 64, "all": 512}  # beams read one token each
 
 
@@ -499,8 +497,7 @@ class CatalogRanker:
         if self._catalog is None:
             return ""
         _, (item, *_) = self.trie.items_at(np.array([self.trie.depths.argmax()]))
-        (item_id,), title = self._catalog.item_ids[[item]].tolist(), self._catalog.titles[item]
-        return f", of item {item_id!r} ({title[:_NAMED_CHARACTERS]!r}{'…' * (len(title) > _NAMED_CHARACTERS)})"
+        return f" ({self._catalog.name_item(item)})"
 
 
 def default_method(model: PatchRecForCausalLM, processor: PatchRecProcessor) -> Method:

@@ -151,9 +151,9 @@ class PatchRecommender(PromptRecommender):
                 With an index: number of items that it proposes, at least k. For the method `"exact"` 200 if not given;
                 for `"item"` as many as k and the exclusions need.
             on_error (`"raise"` or `"skip"`, *optional*, defaults to `"raise"`):
-                What to do about a history that has no recommendations: because it is empty or too long, holds an
-                unknown item, or leaves no item to recommend. `"skip"` returns a [`SkippedHistory`] with the reason in
-                the place of its list, and recommends for the others. Wrong settings are always raised.
+                A history has no recommendations if it is empty or too long, holds an unknown item, or leaves no item
+                to recommend. `"raise"` makes this an error. `"skip"` returns a [`SkippedHistory`] with the reason in
+                the place of its list, and recommends for the others. Wrong settings are always errors.
 
         Returns:
             `list[Recommendation]` for one history, a list of them for a batch; best first.

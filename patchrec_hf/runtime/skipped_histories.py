@@ -56,7 +56,7 @@ def check_on_error(on_error: str) -> bool:
 
     Args:
         on_error (`"raise"` or `"skip"`):
-            What to do with them.
+            Whether they are an error, or are skipped.
 
     Raises:
         ValueError: If it is neither of these.

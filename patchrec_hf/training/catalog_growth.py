@@ -32,9 +32,9 @@ def merge_catalogs(known: Catalog, items: Catalog, changed_titles: ChangedTitles
         items ([`Catalog`]):
             The items that the shop has now.
         changed_titles (`"refuse"`, `"keep"` or `"take"`, *optional*, defaults to `"refuse"`):
-            What happens if an item of the checkpoint has another title now: an error that names it; the checkpoint's
-            title stays; or the new title replaces it. The model reads an item as its title, so with a new title, an
-            item keeps its residual, its bias and its counts, and its patch changes.
+            If an item of the checkpoint has another title now, `"refuse"` raises an error that names it, `"keep"`
+            keeps the checkpoint's title, and `"take"` takes the new one. The model reads an item as its title, so with
+            a new title, an item keeps its residual, its bias and its counts, and its patch changes.
 
     Raises:
         TypeError: If one catalog has whole numbers for ids, and the other one has texts.

@@ -73,7 +73,7 @@ def update_checkpoint(
         replay_share (`float`, *optional*, defaults to `0.2`):
             Share of old targets among those that the model learns from.
         changed_titles (`"refuse"`, `"keep"` or `"take"`, *optional*, defaults to `"refuse"`):
-            What happens if an item of the checkpoint has another title now (see
+            Whether an item of the checkpoint may have another title now (see
             [`~patchrec_hf.training.catalog_growth.merge_catalogs`]).
         peft_config ([`~peft.PeftConfig`], *optional*):
             Trains an adapter of the grown checkpoint.

@@ -267,7 +267,7 @@ def test_a_title_that_is_too_long_is_named(model, processor):
     titled = processor.with_catalog(processor.catalog.with_items({99: "A long title " * 40}))
     prompt = titled.encode(np.arange(3))
     model.config.text_config.max_position_embeddings = prompt.prompt_length + titled.trie.max_depth - 1
-    with pytest.raises(ValueError, match=r"longest title, of item 99 \('A long title .*'…\)\. Shorten it, or leave"):
+    with pytest.raises(ValueError, match=r"longest title \(item 99, 'A long title .*…'\)\. Shorten it, or leave"):
         CatalogRanker(model, titled, RankingConfig(k=5)).rank([prompt])
     with pytest.raises(ValueError, match=r"Most of them are the longest title\. Shorten it"):
         rank(model, titled.trie, [prompt], titled.prompt.pad_id, k=5)
