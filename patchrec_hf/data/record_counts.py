@@ -139,7 +139,7 @@ def _raise_at_byte(path: Path, block: Block, place: int) -> NoReturn:
 
 
 def _refuse_ambiguous(path: Path, block: Block, is_inside: np.ndarray, num_columns: int, dialect: Dialect) -> None:
-    """Refuses a value over several lines each of which would be a record of its own without the quotes."""
+    """Refuses a value over several lines each of which, if not blank, would be a record of its own without quotes."""
     newlines = np.flatnonzero((np.frombuffer(block.content, dtype=np.uint8) == NEWLINE) & is_inside)
     if len(newlines) == 0:
         return
@@ -148,7 +148,7 @@ def _refuse_ambiguous(path: Path, block: Block, is_inside: np.ndarray, num_colum
     for index in np.unique(np.searchsorted(ends, newlines)).tolist():
         start = int(ends[index - 1]) + 1 if index else 0
         lines = block.content[start : int(ends[index])].split(b"\n")
-        if all(line.count(separator) == num_columns - 1 for line in lines):
+        if all(line.count(separator) == num_columns - 1 for line in lines if line.rstrip(b"\r")):
             line, mark = block.line + block.content.count(b"\n", 0, start), dialect.quote_char
             refuse_line(
                 path,

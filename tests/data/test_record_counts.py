@@ -41,6 +41,8 @@ def test_counts_by_hand(tmp_path, content, expected):
         ("1,2\n3,\0\n", r"line 2: it holds a zero byte.*`encoding`"),
         # Both lines are whole records if the quotes are characters.
         ('1,2\n3,"a\n4,b"\n', r"line 2: .* ends in line 3.*`quote_char=''`.*`quote_char='\"'`"),
+        # Blank lines between whole records tell nothing.
+        ('1,2\n3,"a\n\n\r\n4,b"\n', r"line 2: .* ends in line 5.*`quote_char=''`"),
     ],
 )
 def test_what_would_have_to_be_guessed_is_refused(tmp_path, content, problem):
