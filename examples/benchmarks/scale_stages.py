@@ -79,7 +79,12 @@ def train(directory: Path, num_items: int, steps: int) -> dict[str, float]:
         "max_steps": steps,
     }
     args = PatchFinetuneConfig(
-        str(directory / "run"), **settings, logging_steps=50, report_to="none", save_strategy="no", eval_ks=[]
+        str(directory / "run"),
+        **settings,
+        logging_steps=min(steps, 50),
+        report_to="none",
+        save_strategy="no",
+        eval_ks=[],
     )
     trainer = PatchFinetuneTrainer(
         str(backbone), args, train_dataset=Dataset.from_list(rows), processing_class=processor
