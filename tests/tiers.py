@@ -8,10 +8,14 @@ _WHOLE, _FAST = 100, 20  # examples of a test that does not say how many it need
 
 
 def load_profile(is_fast):
-    """Tells hypothesis how many examples to try. With `--hypothesis-profile=whole`, the fast tier tries all."""
+    """
+    Tells hypothesis how many examples to try. With `--hypothesis-profile=whole`, the fast tier tries all. Every run tries
+    the same examples, so that a change is judged by what it does; `--hypothesis-profile=search` looks for new ones.
+    """
     # The first call of much that is tried takes long, and any of them on a busy machine.
-    settings.register_profile("whole", deadline=None, max_examples=_WHOLE)
-    settings.register_profile("fast", deadline=None, max_examples=_FAST)
+    settings.register_profile("whole", deadline=None, max_examples=_WHOLE, derandomize=True)
+    settings.register_profile("fast", deadline=None, max_examples=_FAST, derandomize=True)
+    settings.register_profile("search", deadline=None, max_examples=_WHOLE)
     settings.load_profile("fast" if is_fast else "whole")
 
 

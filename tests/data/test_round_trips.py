@@ -188,7 +188,6 @@ def run(directory, number):
 
     @settings(
         max_examples=number,
-        deadline=None,
         database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
