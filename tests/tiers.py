@@ -9,8 +9,8 @@ _WHOLE, _FAST = 100, 20  # examples of a test that does not say how many it need
 
 def load_profile(is_fast):
     """
-    Tells hypothesis how many examples to try. With `--hypothesis-profile=whole`, the fast tier tries all. Every run tries
-    the same examples, so that a change is judged by what it does; `--hypothesis-profile=search` looks for new ones.
+    Tells hypothesis how many examples to try. With `--hypothesis-profile=whole`, the fast tier tries all. Every run
+    tries the same examples, so that a change is judged by what it does; `--hypothesis-profile=search` tries new ones.
     """
     # The first call of much that is tried takes long, and any of them on a busy machine.
     settings.register_profile("whole", deadline=None, max_examples=_WHOLE, derandomize=True)

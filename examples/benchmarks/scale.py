@@ -21,17 +21,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from scale_stages import EF_SEARCHES, KNOWN_ITEMS, NUM_CANDIDATES, K
+from scale_stages import EF_SEARCHES, KNOWN_ITEMS, NUM_CANDIDATES, PROBED, K
 
 
-STAGES = ("tokens", "trie", "vectors", "flat", "hnsw", "rank")
+STAGES = ("tokens", "trie", "vectors", "flat", "ivfpq", "hnsw", "rank")
 _COSTS = (
     ("titles → tokens", "tokens"),
     ("title trie", "trie"),
     ("item vectors", "vectors"),
     ("flat index", "flat"),
+    ("IVFPQ index", "ivfpq"),
     ("HNSW index", "hnsw"),
 )
+_SEARCHES = {
+    "IVFPQ": {f"ivfpq_{share}": f"IVFPQ, 1/{share} of the lists" for share in PROBED},
+    "HNSW": {f"hnsw_{ef_search}": f"HNSW, ef_search={ef_search}" for ef_search in EF_SEARCHES},
+}
+"""For each kind of index that may miss items, the names of its searches, from the fastest to the most thorough."""
 _LEAST_RECALL = 0.95
 
 
@@ -56,10 +62,11 @@ def run_stage(directory: Path, stage: str, num_items: int, steps: int, users: in
     return results
 
 
-def best_ef_search(ranked: dict[str, float]) -> int:
-    """Returns the smallest `ef_search` that finds enough of the best items, or the largest that was tried."""
-    enough = [ef_search for ef_search in EF_SEARCHES if ranked[f"recall_{ef_search}"] >= _LEAST_RECALL]
-    return enough[0] if enough else EF_SEARCHES[-1]
+def fastest_search(ranked: dict[str, float], kind: str) -> str:
+    """Returns the fastest search of a kind that finds enough of the best items, or the most thorough one."""
+    searches = list(_SEARCHES[kind])
+    enough = [search for search in searches if ranked[f"recall_{search}"] >= _LEAST_RECALL]
+    return enough[0] if enough else searches[-1]
 
 
 def report(results: dict[int, dict[str, dict[str, float]]]) -> str:
@@ -82,25 +89,25 @@ def report(results: dict[int, dict[str, dict[str, float]]]) -> str:
     lines.append(_row(["reading histories by the model", *(f"{of['read']:,.0f}" for of in ranked)]))
     lines.append(_row(["item, without an index", *(f"{of['item']:,.0f}" for of in ranked)]))
     lines.append(_row(["item, flat", *(f"{of['item_flat']:,.0f}" for of in ranked)]))
-    for ef_search in EF_SEARCHES:
+    for search, name in (pair for searches in _SEARCHES.values() for pair in searches.items()):
         cells = [
-            f"{of[f'item_hnsw_{ef_search}']:,.0f}, recall@{K} {of[f'recall_{ef_search}']:.3f}, "
-            f"{of[f'item_hnsw_{ef_search}'] / of['item_flat']:.1f} times flat"
+            f"{of[f'item_{search}']:,.0f}, recall@{K} {of[f'recall_{search}']:.3f}, "
+            f"{of[f'item_{search}'] / of['item_flat']:.1f} times flat"
             for of in ranked
         ]
-        lines.append(_row([f"item, HNSW, ef_search={ef_search}", *cells]))
+        lines.append(_row([f"item, {name}", *cells]))
     by_titles = (f"{of['exact']:,.1f}" for of in ranked)
     lines.append(_row([f"exact, {NUM_CANDIDATES} candidates of the index, with reading", *by_titles]))
     lines.append(_row(["largest memory", *(f"{of['peak_gib']:.2f} GiB" for of in ranked)]))
     lines.append("")
     for num_items, of in results.items():
-        found = best_ef_search(of["rank"])
-        times = of["rank"][f"item_hnsw_{found}"] / of["rank"]["item_flat"]
-        share = of["rank"][f"recall_{found}"]
-        lines.append(
-            f"{num_items:,} items: HNSW with ef_search={found} finds {share:.1%} of the {K} best items, at "
-            f"{times:.1f} times the speed of the flat index."
-        )
+        for kind, searches in _SEARCHES.items():
+            search = fastest_search(of["rank"], kind)
+            times = of["rank"][f"item_{search}"] / of["rank"]["item_flat"]
+            lines.append(
+                f"{num_items:,} items: {searches[search]}: {of['rank'][f'recall_{search}']:.1%} of the {K} best items "
+                f"are found, at {times:.1f} times the speed of the flat index."
+            )
     return "\n".join(lines)
 
 

@@ -23,6 +23,8 @@ from synthetic_titles import make_titles
 KNOWN_ITEMS = 10_000
 """Items that the model is trained on: the first ones of every catalog. It knows the others by their titles."""
 MAX_HISTORY, K, NUM_CANDIDATES = 20, 20, 200
+PROBED = (32, 16, 8)
+"""An IVFPQ index reads one list in so many."""
 EF_SEARCHES = (32, 64, 128, 256)
 _FEWEST, _MOST = 10, 200
 
@@ -200,10 +202,13 @@ def rank(directory: Path, num_items: int, num_users: int) -> dict[str, float]:
         results[name] = users_per_second(by_index, number)
 
     search("item_flat", ItemIndex.from_pretrained(of_catalog(directory, num_items) / "flat"), num_users)
-    for ef_search in EF_SEARCHES:
-        built = ItemIndex.from_pretrained(of_catalog(directory, num_items) / "hnsw", ef_search=ef_search)
-        search(f"item_hnsw_{ef_search}", built, num_users)
-        results[f"recall_{ef_search}"] = recall(found[f"item_hnsw_{ef_search}"], found["item_flat"])
+    nlist = ItemIndex.from_pretrained(of_catalog(directory, num_items) / "ivfpq").settings.nlist
+    settings = {f"ivfpq_{share}": {"nprobe": max(1, nlist // share)} for share in PROBED}
+    settings |= {f"hnsw_{ef_search}": {"ef_search": ef_search} for ef_search in EF_SEARCHES}
+    for name, of_search in settings.items():
+        built = ItemIndex.from_pretrained(of_catalog(directory, num_items) / name.split("_")[0], **of_search)
+        search(f"item_{name}", built, num_users)
+        results[f"recall_{name}"] = recall(found[f"item_{name}"], found["item_flat"])
     config = RankingConfig(k=K, method="exact")
     few = 32
 
@@ -281,7 +286,7 @@ def users_per_second(work: Callable[[], None], number: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["train", "tokens", "trie", "vectors", "flat", "hnsw", "rank"])
+    parser.add_argument("stage", choices=["train", "tokens", "trie", "vectors", "flat", "ivfpq", "hnsw", "rank"])
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--items", type=int, required=True)
     parser.add_argument("--steps", type=int, default=300, help="steps of training")
@@ -293,7 +298,7 @@ def main() -> None:
     torch.set_num_threads(1)  # one thread, so that CPU seconds are the seconds of an idle machine
     if args.stage == "train":
         results = train(args.directory, args.items, args.steps)
-    elif args.stage in ("flat", "hnsw"):
+    elif args.stage in ("flat", "ivfpq", "hnsw"):
         results = index(args.directory, args.items, args.stage)
     elif args.stage == "rank":
         results = rank(args.directory, args.items, args.users)

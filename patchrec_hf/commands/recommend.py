@@ -27,7 +27,7 @@ user_id and the lists item_ids, titles, scores. The same command continues an in
 """
 SAVED_INDEX = "saved"
 """The value of `--index` that reads the index that is saved with the checkpoint."""
-_INDEXES = ("flat", "ivf", "hnsw", SAVED_INDEX)
+_INDEXES = ("flat", "ivf", "ivfpq", "hnsw", SAVED_INDEX)
 _OF_JOB = (
     "k",
     "method",

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..runs import from_main_process
+from ..runtime.faiss_indexes import import_faiss
 from ..runtime.index_methods import check_num_candidates, index_method
 from ..runtime.index_settings import IndexKind, IndexSettings
-from ..runtime.item_index import INDEX_SETTINGS_NAME, ItemIndex, import_faiss
+from ..runtime.item_index import INDEX_SETTINGS_NAME, ItemIndex
 from ..runtime.recommender import PatchRecommender
 from .user_ranker import RankingSettings
 

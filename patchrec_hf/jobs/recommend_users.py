@@ -93,7 +93,7 @@ def recommend_users(
             See [`PatchRecommender.recommend`].
         moment (`int`, *optional*):
             The moment of asking, in whole seconds since 1970 UTC: `times` of [`PatchRecommender.recommend`].
-        index ([`ItemIndex`], `"flat"`, `"ivf"` or `"hnsw"`, *optional*):
+        index ([`ItemIndex`], `"flat"`, `"ivf"`, `"ivfpq"` or `"hnsw"`, *optional*):
             An index of the recommender's item vectors, for large catalogs, or the kind of index that the job builds
             before it ranks. The job keeps what it has built beside its parts, and a continued job reads it there.
         num_candidates (`int`, *optional*):

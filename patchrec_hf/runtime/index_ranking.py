@@ -18,6 +18,7 @@ from .progress import progress_bar
 from .ranking import CatalogRanking, end_in_tie
 from .read_histories import PromptToRank
 from .sharding import gathered_root
+from .title_tokens import sorted_distinct
 
 
 _USERS_AT_ONCE = 512
@@ -232,7 +233,7 @@ class IndexRanker:
         num_items = len(self._vectors)
         keys = [(np.arange(len(proposed))[:, None] * num_items + proposed)[proposed >= 0]]
         keys += [addend.rows * num_items + addend.items for addend in features]
-        return _Pairs(*np.divmod(np.unique(np.concatenate(keys)), num_items))
+        return _Pairs(*np.divmod(sorted_distinct(np.concatenate(keys)), num_items))
 
     def _products(self, users: np.ndarray, pairs: _Pairs) -> np.ndarray:
         """Returns the product of each pair, float32. Sums of float64 make it the same wherever the pair stands."""
@@ -241,7 +242,7 @@ class IndexRanker:
         for start in range(0, len(products), at_once):
             part = slice(start, start + at_once)
             mine, theirs = users[pairs.rows[part]], self._vectors[pairs.items[part]]
-            products[part] = np.einsum("ij,ij->i", mine.astype(np.float64), theirs.astype(np.float64))
+            products[part] = np.einsum("ij,ij->i", mine, theirs, dtype=np.float64)
         return products
 
     def _score(self, users: np.ndarray, pairs: _Pairs, features: Sequence[Addend]) -> np.ndarray:

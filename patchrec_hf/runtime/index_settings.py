@@ -10,10 +10,19 @@ from typing import Any, Literal, get_args
 from .ids import nearest_texts
 
 
-IndexKind = Literal["flat", "ivf", "hnsw"]
+IndexKind = Literal["flat", "ivf", "ivfpq", "hnsw"]
 INDEX_KINDS = get_args(IndexKind)
-_OF_KIND = {"flat": (), "ivf": ("nlist", "nprobe"), "hnsw": ("m", "ef_construction", "ef_search")}
+_OF_KIND = {
+    "flat": (),
+    "ivf": ("nlist", "nprobe"),
+    "ivfpq": ("nlist", "nprobe", "k_factor"),
+    "hnsw": ("m", "ef_construction", "ef_search"),
+}
 _HNSW_DEFAULTS = {"m": 32, "ef_construction": 40, "ef_search": 128}
+_K_FACTOR = 4
+_LEAST_NPROBE = 8
+_LEAST_ITEMS = 16
+"""Number of items that `"ivfpq"` needs at least: a code stands for one of 16 pairs of numbers."""
 _ITEMS_PER_LIST = 39
 """Least number of items for which FAISS's k-means places a centroid without a warning."""
 
@@ -24,12 +33,14 @@ class IndexSettings:
     Settings of an [`ItemIndex`], by FAISS's names. A setting that belongs to another kind must not be given.
 
     Args:
-        kind (`"flat"`, `"ivf"` or `"hnsw"`, *optional*, defaults to `"flat"`):
+        kind (`"flat"`, `"ivf"`, `"ivfpq"` or `"hnsw"`, *optional*, defaults to `"flat"`):
             - `"flat"` multiplies a user with all items. It is exact.
-            - `"ivf"` sorts the items into lists by k-means, and multiplies a user with the items of some of them. It
-              takes least time to build.
+            - `"ivf"` sorts the items into lists by k-means, and multiplies a user with the items of some of them.
+            - `"ivfpq"` sorts them likewise, and compares the user with four bits for each two numbers of an item
+              (product quantization). It multiplies the user with the best of these items only. It takes least time
+              to search among 10^6 items, and seconds to build.
             - `"hnsw"` links each item with similar ones, and follows the links. It takes minutes to build for 10^6
-              items, and least time to search.
+              items.
         m (`int`, *optional*):
             For `"hnsw"`: number of links of an item; the lowest layer has twice as many. 32 if not given.
         ef_construction (`int`, *optional*):
@@ -38,10 +49,14 @@ class IndexSettings:
             For `"hnsw"`: number of items that a search keeps in view, or the number of items it must find, if this is
             larger. More find more of the best items, and take longer. 128 if not given.
         nlist (`int`, *optional*):
-            For `"ivf"`: number of lists. If not given, twice the square root of the number of items, and fewer for a
-            small catalog.
+            For `"ivf"` and `"ivfpq"`: number of lists. If not given, twice the square root of the number of items, and
+            fewer for a small catalog.
         nprobe (`int`, *optional*):
-            For `"ivf"`: number of lists that a search reads. An eighth of the lists if not given.
+            For `"ivf"` and `"ivfpq"`: number of lists that a search reads. If not given, a sixteenth of the lists, and
+            at least eight.
+        k_factor (`int`, *optional*):
+            For `"ivfpq"`: number of items that are multiplied with the user, for each item that a search must find.
+            4 if not given.
 
     Raises:
         ValueError: If the kind is unknown, a number is below 1, `m` is below 2, `nprobe` is above `nlist`, or a
@@ -55,6 +70,7 @@ class IndexSettings:
     ef_search: int | None = None
     nlist: int | None = None
     nprobe: int | None = None
+    k_factor: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in INDEX_KINDS:
@@ -65,8 +81,8 @@ class IndexSettings:
             if name == "kind" or value is None:
                 continue
             if name not in _OF_KIND[self.kind]:
-                owner = next(kind for kind, names in _OF_KIND.items() if name in names)
-                raise ValueError(f"`{name}` belongs to an index of the kind {owner!r}, got the kind {self.kind!r}.")
+                owners = " or ".join(repr(kind) for kind, names in _OF_KIND.items() if name in names)
+                raise ValueError(f"`{name}` belongs to an index of the kind {owners}, got the kind {self.kind!r}.")
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"`{name}` must be a whole number, got {value!r}.")
             if value < (least := 2 if name == "m" else 1):
@@ -88,7 +104,7 @@ class IndexSettings:
                 Number of items of the catalog.
 
         Raises:
-            ValueError: If `nlist` is above the number of items.
+            ValueError: If `nlist` is above the number of items, or there are fewer than 16 items for `"ivfpq"`.
         """
         if self.kind == "flat":
             return self
@@ -99,8 +115,17 @@ class IndexSettings:
         nlist = usual if self.nlist is None else self.nlist
         if nlist > num_items:
             raise ValueError(f"`nlist` must be at most {num_items}, the number of items, got {nlist}.")
-        nprobe = max(1, nlist // 8) if self.nprobe is None else self.nprobe
-        return replace(self, nlist=nlist, nprobe=nprobe)
+        nprobe = min(nlist, max(_LEAST_NPROBE, nlist // 16)) if self.nprobe is None else self.nprobe
+        if self.kind == "ivf":
+            return replace(self, nlist=nlist, nprobe=nprobe)
+        if num_items < _LEAST_ITEMS:
+            raise ValueError(
+                f"An index of the kind 'ivfpq' needs at least {_LEAST_ITEMS} items, got {num_items}. Take 'flat' for "
+                "a small catalog."
+            )
+        return replace(
+            self, nlist=nlist, nprobe=nprobe, k_factor=_K_FACTOR if self.k_factor is None else self.k_factor
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the kind and the settings that belong to it."""
@@ -112,7 +137,7 @@ def index_settings(kind: IndexKind, settings: Mapping[str, int]) -> IndexSetting
     Makes settings of their names.
 
     Args:
-        kind (`"flat"`, `"ivf"` or `"hnsw"`):
+        kind (`"flat"`, `"ivf"`, `"ivfpq"` or `"hnsw"`):
             See [`IndexSettings`].
         settings (`Mapping[str, int]`):
             Numbers by the names of settings.

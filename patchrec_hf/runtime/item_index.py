@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .faiss_indexes import import_faiss, new_faiss_index, set_search
 from .hub_files import FORMAT_VERSION, check_format_version, file_digest, find_file
 from .index_settings import IndexSettings
 from .progress import progress_bar
@@ -25,6 +26,12 @@ _USERS_OF_MATRIX = 20
 """Number of users from which on a flat index multiplies matrices."""
 _TOLERANCE = 1e-3
 """How much a vector may differ from the one in an index, relative to its length: another machine rounds otherwise."""
+_QUERY_LENGTH = 3.0
+"""
+Length of a user vector relative to the item vectors, where distances are compared. All item vectors are equally long,
+so it changes nothing among them. But lists of items are chosen by their centroids, which are shorter: near a short
+vector lie the shortest centroids, and near a long one the centroids with the largest products.
+"""
 
 
 class ItemIndex:
@@ -35,7 +42,7 @@ class ItemIndex:
     A score of the item head is the product of a user vector and an item vector, with the item's bias as its last entry
     (see [`ItemHead`]). The kind `"flat"` searches by this product. The others need distances: they get the vectors
     with one more entry, by which all of them become equally long, so that the nearest item is the one with the largest
-    product.
+    product. For `"ivfpq"`, a zero makes the number of entries even.
 
     Args:
         faiss_index (`faiss.Index`):
@@ -45,7 +52,7 @@ class ItemIndex:
         user_scale (`float`):
             Typical length of a user vector without its last entry. Distances between items weigh the biases by it.
         longest (`float`):
-            Length of the longest item vector.
+            Length of the longest item vector, as FAISS gets it.
         fingerprint (`str`):
             The [`fingerprint_of`] of the item vectors.
     """
@@ -82,34 +89,21 @@ class ItemIndex:
 
         Raises:
             ImportError: If FAISS is not installed.
-            ValueError: If a setting does not fit the number of items.
+            ValueError: If a setting, or the kind, does not fit the number of items.
         """
-        faiss = import_faiss()
-        num_items, size = vectors.shape
+        num_items = len(vectors)
         settings = (IndexSettings() if settings is None else settings).resolved(num_items)
-        if settings.kind == "flat":
-            index = faiss.IndexFlatIP(size)
-        elif settings.kind == "hnsw":
-            index = faiss.IndexHNSWFlat(size + 1, settings.m, faiss.METRIC_L2)
-            index.hnsw.efConstruction = settings.ef_construction
-        else:
-            # Python would free the quantizer, so the index has to own it.
-            quantizer = faiss.IndexFlatL2(size + 1)
-            index = faiss.IndexIVFFlat(quantizer, size + 1, settings.nlist, faiss.METRIC_L2)
-            index.own_fields = True
-            quantizer.this.disown()
-            index.cp.min_points_per_centroid = 1  # a small catalog is no reason for a warning
-        longest = float(np.sqrt(_squared_lengths(vectors, 1.0).max()))
+        index = new_faiss_index(settings, _num_entries(settings, vectors.shape[1]))
+        longest = float(np.sqrt(_squared_lengths(vectors, 1.0 if settings.is_exact else user_scale).max()))
         built = cls(index, settings, user_scale, longest, fingerprint_of(vectors))
-        length = float(np.sqrt(_squared_lengths(vectors, user_scale).max()))
         if not index.is_trained:
-            index.train(built._as_stored(vectors, length))
+            index.train(built._as_stored(vectors))
         with progress_bar(show_progress, total=num_items, desc="Indexing", unit="item") as progress:
             for start in range(0, num_items, _ITEMS_AT_ONCE):
                 some = vectors[start : start + _ITEMS_AT_ONCE]
-                index.add(built._as_stored(some, length))
+                index.add(built._as_stored(some))
                 progress.update(len(some))
-        built._set_search()
+        set_search(index, settings)
         return built
 
     def __repr__(self) -> str:
@@ -118,7 +112,7 @@ class ItemIndex:
 
     @property
     def kind(self) -> str:
-        """`"flat"`, `"ivf"` or `"hnsw"`."""
+        """`"flat"`, `"ivf"`, `"ivfpq"` or `"hnsw"`."""
         return self.settings.kind
 
     @property
@@ -149,9 +143,11 @@ class ItemIndex:
         """
         queries = np.ascontiguousarray(users, dtype=np.float32)
         if not self.settings.is_exact:
-            queries = np.zeros((len(users), users.shape[1] + 1), dtype=np.float32)
-            queries[:, :-1] = users
-            queries[:, :-2] /= self.user_scale
+            size = users.shape[1]
+            queries = np.zeros((len(users), self._faiss_index.d), dtype=np.float32)
+            queries[:, :size] = users
+            queries[:, : size - 1] /= self.user_scale
+            queries *= _QUERY_LENGTH * self.longest / np.linalg.norm(queries, axis=1, keepdims=True)
             return self._faiss_index.search(queries, num)[1]
         limits = import_faiss().cvar
         usual = limits.distance_compute_blas_threshold
@@ -176,18 +172,18 @@ class ItemIndex:
         if self.fingerprint == fingerprint_of(vectors):
             return
         mend = "Build it again: `recommender.build_index(...)`."
-        size = self._faiss_index.d - (0 if self.settings.is_exact else 1)
-        if vectors.shape != (self.num_items, size):
+        size = vectors.shape[1]
+        held, wanted = (self.num_items, self._faiss_index.d), (len(vectors), _num_entries(self.settings, size))
+        if held != wanted:
             raise ValueError(
-                f"The item index does not belong to this checkpoint and catalog: it holds {self.num_items:,} vectors "
-                f"of {size - 1} entries and a bias, and the checkpoint has {len(vectors):,} items with vectors of "
-                f"{vectors.shape[1] - 1}. {mend}"
+                f"The item index does not belong to this checkpoint and catalog: it holds {held[0]:,} vectors of "
+                f"{held[1]} entries, and would hold {wanted[0]:,} of {wanted[1]} entries if it were built now. {mend}"
             )
         for start in range(0, self.num_items, _ITEMS_AT_ONCE):
             some = vectors[start : start + _ITEMS_AT_ONCE]
             stored = self._faiss_index.reconstruct_n(start, len(some))[:, :size]
             if not self.settings.is_exact:
-                stored[:, :-1] /= self.user_scale
+                stored[:, : size - 1] /= self.user_scale
             difference = np.abs(stored - some).max(axis=1)
             is_other = difference > _TOLERANCE * np.maximum(np.linalg.norm(some, axis=1), 1e-6)
             if is_other.any():
@@ -231,6 +227,7 @@ class ItemIndex:
         pretrained_model_name_or_path: str | os.PathLike,
         ef_search: int | None = None,
         nprobe: int | None = None,
+        k_factor: int | None = None,
         **kwargs: Any,
     ) -> ItemIndex:
         """
@@ -239,7 +236,7 @@ class ItemIndex:
         Args:
             pretrained_model_name_or_path (`str` or `os.PathLike`):
                 A directory or a repository of the Hub that holds what [`ItemIndex.save_pretrained`] wrote.
-            ef_search, nprobe (`int`, *optional*):
+            ef_search, nprobe, k_factor (`int`, *optional*):
                 Replace the setting of a search (see [`IndexSettings`]).
             **kwargs:
                 Choose files on the Hub: `revision`, `token` and so on.
@@ -258,29 +255,32 @@ class ItemIndex:
                 f"{path} is not the index that {INDEX_SETTINGS_NAME} describes: it was changed, or not copied to its "
                 "end. Copy both files again, or build the index again."
             )
-        given = {name: value for name, value in (("ef_search", ef_search), ("nprobe", nprobe)) if value is not None}
+        replacements = {"ef_search": ef_search, "nprobe": nprobe, "k_factor": k_factor}
+        given = {name: value for name, value in replacements.items() if value is not None}
         settings = replace(IndexSettings(**values["settings"]), **given)  # type: ignore[arg-type]
         numbers = values["user_scale"], values["longest"], values["fingerprint"]
         index = cls(faiss.read_index(str(path)), settings, *numbers)
-        index._set_search()
+        set_search(index._faiss_index, settings)
         return index
 
-    def _set_search(self) -> None:
-        if self.settings.kind == "hnsw":
-            self._faiss_index.hnsw.efSearch = self.settings.ef_search
-        elif self.settings.kind == "ivf":
-            self._faiss_index.nprobe = self.settings.nprobe
-
-    def _as_stored(self, vectors: np.ndarray, length: float) -> np.ndarray:
+    def _as_stored(self, vectors: np.ndarray) -> np.ndarray:
         """Returns the vectors as FAISS gets them. All of them get one length where distances are compared."""
         if self.settings.is_exact:
             return np.ascontiguousarray(vectors, dtype=np.float32)
-        stored = np.empty((len(vectors), vectors.shape[1] + 1), dtype=np.float32)
-        stored[:, :-1] = vectors
-        stored[:, :-2] *= self.user_scale
-        rest = length**2 - _squared_lengths(vectors, self.user_scale)
-        stored[:, -1] = np.sqrt(np.maximum(rest, 0))
+        size = vectors.shape[1]
+        stored = np.zeros((len(vectors), self._faiss_index.d), dtype=np.float32)
+        stored[:, :size] = vectors
+        stored[:, : size - 1] *= self.user_scale
+        rest = self.longest**2 - _squared_lengths(vectors, self.user_scale)
+        stored[:, size] = np.sqrt(np.maximum(rest, 0))
         return stored
+
+
+def _num_entries(settings: IndexSettings, size: int) -> int:
+    """Returns the number of entries of vectors as FAISS gets them, if item vectors have `size` entries."""
+    if settings.is_exact:
+        return size
+    return size + 1 + (size + 1) % 2 if settings.kind == "ivfpq" else size + 1
 
 
 def _squared_lengths(vectors: np.ndarray, user_scale: float) -> np.ndarray:
@@ -327,17 +327,3 @@ def read_index_settings(name_or_path: str | os.PathLike, kwargs: Mapping[str, An
     if missing:
         raise ValueError(f"{path} does not describe an item index: it lacks {sorted(missing)[0]!r}. {mend}")
     return values
-
-
-def import_faiss() -> Any:
-    """
-    Returns FAISS, which is an extra.
-
-    Raises:
-        ImportError: If it is not installed. The message names the extra.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError('An item index needs FAISS: pip install "patchrec-hf[index]".') from error
-    return faiss

@@ -249,9 +249,10 @@ class ItemScorer:
                 Catalog indices of the histories, oldest first.
         """
         seen_weight, title_weight = self.model.item_head.feature_weights().tolist()
-        seen = [sorted_distinct(history[history < self.num_items]) for history in histories]
-        rows = np.repeat(np.arange(len(seen)), [len(items) for items in seen])
-        items = np.concatenate([np.empty(0, dtype=np.int64), *seen])
+        rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+        items = np.concatenate([np.empty(0, dtype=np.int64), *histories])
+        is_item = items < self.num_items  # not a new title
+        rows, items = np.divmod(sorted_distinct(rows[is_item] * self.num_items + items[is_item]), self.num_items)
         addends = [Addend(rows, items, np.full(len(items), seen_weight, dtype=np.float32))]
         if self.model.config.item_head_config.title_similarity:
             rows, items, scores = self.processor.title_neighbors.sparse_scores(histories)

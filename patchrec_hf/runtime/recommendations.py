@@ -235,13 +235,13 @@ class PromptRecommender:
         needs the extra `index`: `pip install "patchrec-hf[index]"`.
 
         Args:
-            kind (`"flat"`, `"ivf"` or `"hnsw"`, *optional*, defaults to `"flat"`):
+            kind (`"flat"`, `"ivf"`, `"ivfpq"` or `"hnsw"`, *optional*, defaults to `"flat"`):
                 See [`IndexSettings`].
             show_progress (`bool`, *optional*, defaults to `False`):
                 Whether to show a progress bar.
             **settings (`int`):
-                `m`, `ef_construction` and `ef_search` of `"hnsw"`, `nlist` and `nprobe` of `"ivf"`: see
-                [`IndexSettings`].
+                `m`, `ef_construction` and `ef_search` of `"hnsw"`; `nlist` and `nprobe` of `"ivf"` and `"ivfpq"`;
+                `k_factor` of `"ivfpq"`: see [`IndexSettings`].
 
         Returns:
             [`ItemIndex`]: [`ItemIndex.save_pretrained`] saves it beside the checkpoint.
@@ -269,13 +269,14 @@ class PromptRecommender:
         pretrained_model_name_or_path: str | os.PathLike,
         ef_search: int | None = None,
         nprobe: int | None = None,
+        k_factor: int | None = None,
         **kwargs: Any,
     ) -> ItemIndex:
         """
         Loads an index that [`ItemIndex.save_pretrained`] saved, and checks that it belongs to this checkpoint.
 
         Args:
-            pretrained_model_name_or_path, ef_search, nprobe, **kwargs:
+            pretrained_model_name_or_path, ef_search, nprobe, k_factor, **kwargs:
                 See [`ItemIndex.from_pretrained`].
 
         Returns:
@@ -292,7 +293,7 @@ class PromptRecommender:
         >>> index = recommender.load_index("outputs/final")
         ```
         """
-        index = ItemIndex.from_pretrained(pretrained_model_name_or_path, ef_search, nprobe, **kwargs)
+        index = ItemIndex.from_pretrained(pretrained_model_name_or_path, ef_search, nprobe, k_factor, **kwargs)
         self.check_index(index)
         return index
 
