@@ -111,7 +111,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="TIME",
         help="moment of asking: seconds since 1970, or 2026-05-31T18:00 (UTC)",
     )
-    add("--index", metavar="INDEX", help="flat, ivf or hnsw: builds one, for a large catalog; saved: reads it")
+    add("--index", metavar="INDEX", help="flat, ivf, ivfpq or hnsw: builds one, for a large catalog; saved: reads it")
     add("--num_candidates", type=int, metavar="N", help="items that the index proposes (default for exact: 200)")
     add("--drop_unknown", action="store_true", help="leave out ids that the catalog lacks, instead of an error")
     add("--on_error", metavar="DO", default="stop", help="stop (default) or skip users who cannot be ranked")
