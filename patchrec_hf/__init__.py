@@ -7,8 +7,9 @@ from warnings import warn
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoProcessor
 
+from .runtime.base_model import PatchRecModel
 from .runtime.configuration import PatchRecConfig
-from .runtime.modeling import PatchRecForCausalLM, PatchRecModel
+from .runtime.modeling import PatchRecForCausalLM
 from .runtime.processing import PatchRecProcessor
 
 
@@ -34,7 +35,7 @@ _MODULES = {
     "PatchRecProcessor": "runtime.processing",
     "PatchRecConfig": "runtime.configuration",
     "PatchRecForCausalLM": "runtime.modeling",
-    "PatchRecModel": "runtime.modeling",
+    "PatchRecModel": "runtime.base_model",
     "load_model": "runtime.adapters",
     "build_trie": "runtime.trie",
     "CatalogRanker": "runtime.ranking",

@@ -15,7 +15,8 @@ from transformers import GenerationMixin, PreTrainedModel, Trainer, TrainerCallb
 from trl import SFTTrainer
 
 import patchrec_hf
-from patchrec_hf.runtime.modeling import PatchRecForCausalLM, PatchRecModel
+from patchrec_hf.runtime.base_model import PatchRecModel
+from patchrec_hf.runtime.modeling import PatchRecForCausalLM
 from patchrec_hf.training.patch_trainer import PatchTrainer
 
 
