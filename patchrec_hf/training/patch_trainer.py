@@ -28,19 +28,8 @@ from ..runtime.sharding import is_sharded
 from .arguments import PatchFinetuneConfig
 from .checkpoint_callback import CheckpointCallback
 from .checkpoints import check_resumable, found_batch_size, last_checkpoint, warn_of_ignored_settings
-from .inputs import (
-    check_collator,
-    check_data_sets,
-    check_precision,
-    complete_collator,
-    first_train_rows,
-    is_prompt_learning,
-    load_trainable,
-    note_training,
-    own_arguments,
-    plain_sets,
-    set_objective,
-)
+from .collation import check_collator, complete_collator, set_objective
+from .inputs import check_data_sets, check_precision, first_train_rows, own_arguments, plain_sets
 from .lengths import check_lengths
 from .loaders import data_seed, make_stream, make_train_loader
 from .log_blocks import show_blocks
@@ -50,6 +39,7 @@ from .model_init import ModelInit, check_goal, check_model_init, check_searched,
 from .ranking_evaluation import RankingEvaluation
 from .signature import explain_call
 from .step_events import StepEvents, check_loss
+from .trainable import is_prompt_learning, load_trainable, note_training
 from .trainer_files import TrainerFiles
 
 

@@ -23,8 +23,8 @@ from ..runtime.hub_files import CATALOG_NAME, check_path, explained_lookup, hub_
 from ..runtime.processing import PatchRecProcessor
 from .arguments import PatchFinetuneConfig
 from .catalog_growth import ChangedTitles, grow_catalog, merge_catalogs
+from .collation import choose_negatives
 from .fusion_recount import recount_fusion, refit_fusion
-from .inputs import choose_negatives
 from .patch_trainer import PatchTrainer
 from .recipes import RECIPES, train_stage
 from .trainers import PatchFinetuneTrainer
