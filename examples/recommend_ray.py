@@ -34,6 +34,7 @@ import pyarrow as pa
 from patchrec_hf import PatchRecommender
 from patchrec_hf.commands import recommend
 from patchrec_hf.commands.errors import errors_in_one_line
+from patchrec_hf.commands.index_options import SAVED_INDEX
 from patchrec_hf.jobs.chunks import UserChunks
 from patchrec_hf.jobs.history_files import HistoryFile, find_histories
 from patchrec_hf.jobs.job import Job, JobSummary, PartRanker, check_arguments, open_job
@@ -281,7 +282,7 @@ def run(own: argparse.Namespace, args: argparse.Namespace) -> JobSummary:
         of_ranking = {entry.name for entry in fields(RankingSettings)} & set(vars(args))
         settings = RankingSettings(**{field: getattr(args, field) for field in of_ranking})
         revision = {"revision": args.revision} if args.revision else {}
-        index = recommender.load_index(name, **revision) if args.index == recommend.SAVED_INDEX else args.index
+        index = recommender.load_index(name, **revision) if args.index == SAVED_INDEX else args.index
         with open_job(
             recommender,
             Path(args.histories).resolve(),
@@ -312,7 +313,7 @@ def run(own: argparse.Namespace, args: argparse.Namespace) -> JobSummary:
                 job.file,
                 job.part_ranker.parts.directory,
                 args.users_per_part,
-                name if args.index == recommend.SAVED_INDEX else built,
+                name if args.index == SAVED_INDEX else built,
                 own.gpus_per_worker > 0,
             )
             start = time.perf_counter()

@@ -7,9 +7,9 @@ import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..data.keywords import nearest
 from ..runtime.moments import parse_moment
 from .errors import errors_in_one_line
+from .index_options import SAVED_INDEX, add_index_option, check_index_option
 from .plain_options import PlainParser
 
 
@@ -25,9 +25,6 @@ users.parquet or users.jsonl: one row per user, with user_id, item_ids and optio
 user_id and the lists item_ids, titles, scores. The same command continues an interrupted job. On several GPUs:
   accelerate launch -m patchrec_hf recommend outputs/final --histories users.parquet --output top.parquet
 """
-SAVED_INDEX = "saved"
-"""The value of `--index` that reads the index that is saved with the checkpoint."""
-_INDEXES = ("flat", "ivf", "ivfpq", "hnsw", SAVED_INDEX)
 _OF_JOB = (
     "k",
     "method",
@@ -111,7 +108,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="TIME",
         help="moment of asking: seconds since 1970, or 2026-05-31T18:00 (UTC)",
     )
-    add("--index", metavar="INDEX", help="flat, ivf, ivfpq or hnsw: builds one, for a large catalog; saved: reads it")
+    add_index_option(parser)
     add("--num_candidates", type=int, metavar="N", help="items that the index proposes (default for exact: 200)")
     add("--drop_unknown", action="store_true", help="leave out ids that the catalog lacks, instead of an error")
     add("--on_error", metavar="DO", default="stop", help="stop (default) or skip users who cannot be ranked")
@@ -124,9 +121,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--trust_layout_code", action="store_true", help="import the checkpoint's layout, if it is a class of your own"
     )
     args = parser.parse(arguments)
-    if args.index is not None and args.index not in _INDEXES:
-        raise ValueError(f"--index takes {', '.join(_INDEXES[:-1])} or {_INDEXES[-1]}, got {args.index!r}; "
-                         f"{nearest(args.index, _INDEXES)}")  # fmt: skip
+    check_index_option(args.index)
     for pair in args.columns or ():
         if not all(pair.partition("=")):
             raise ValueError(f"--columns takes pairs such as user_id=customer, got {pair!r}.")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.keywords import nearest_file
 from .errors import errors_in_one_line
+from .index_options import SAVED_INDEX, add_index_option, check_index_option
 from .plain_options import PlainParser
 
 
@@ -59,6 +60,7 @@ def _parser(settings: dict[str, Any], shows_all: bool) -> PlainParser:
     parser.add_argument("--redis_prefix", default="patchrec", help="beginning of Redis' keys (default: patchrec)")
     parser.add_argument("--token_file", metavar="FILE", help="a file that holds the token")
     parser.add_argument("--method", choices=["fusion", "item", "exact", "beam"], help="default: the checkpoint's own")
+    add_index_option(parser)
     parser.add_argument("--block_size", type=int, help="how many items leave a user state together")
     parser.add_argument("--device_map", help="where the model runs, such as auto (default: CPU)")
     parser.add_argument("--dtype", help="type of the weights, such as bfloat16 (default: the checkpoint's)")
@@ -80,6 +82,7 @@ def _serve(arguments: list[str]) -> None:
     defaults = {field.name: field.default for field in fields(ServiceSettings)}
     parser = _parser(defaults, shows_all="--help-all" in arguments)
     args = parser.parse(arguments)
+    check_index_option(args.index)
     settings = ServiceSettings(**{name: getattr(args, name) for name in defaults})
     token = _read_token(args.token_file)
     checkpoint = Path(args.checkpoint)
@@ -97,6 +100,7 @@ def _serve(arguments: list[str]) -> None:
         if error.name not in ("fastapi", "starlette", "uvicorn", "prometheus_client", "pydantic"):
             raise
         raise ImportError(f'`patchrec serve` needs {error.name}: pip install "patchrec-hf[serve]".') from error
+    from ..runtime.item_index import ItemIndex
     from ..runtime.recommender import PatchRecommender
 
     with take_port(args.host, args.port) as taken:
@@ -106,9 +110,14 @@ def _serve(arguments: list[str]) -> None:
             trust_layout_code=args.trust_layout_code,
             **{name: value for name, value in loading.items() if value is not None},
         )
+        index: ItemIndex | None = None
+        if args.index == SAVED_INDEX:
+            index = recommender.load_index(args.checkpoint)
+        elif args.index is not None:
+            index = recommender.build_index(args.index, show_progress=True)
         store, where = _open_store(args, recommender.catalog.has_text_ids)
         try:
-            service = RecommendationService(recommender, store, settings)
+            service = RecommendationService(recommender, store, settings, index)
         except Exception:
             store.close()
             raise

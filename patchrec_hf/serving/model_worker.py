@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..runtime.index_methods import index_method
+from ..runtime.item_index import ItemIndex
 from ..runtime.ranking import default_method
 from ..runtime.ranking_config import ITEM_METHODS
 from ..runtime.read_histories import PromptToRank
@@ -92,11 +94,25 @@ class ModelWorker:
             The users' states.
         settings ([`ServiceSettings`]):
             The method of ranking, and the batch size.
+        index ([`ItemIndex`], *optional*):
+            Proposes items of a large catalog.
+
+    Raises:
+        ValueError: If the method does not go with an index.
     """
 
-    def __init__(self, recommender: PatchRecommender, states: ServedStates, settings: ServiceSettings) -> None:
-        self._recommender, self._states, self._settings = recommender, states, settings
-        self.method = settings.method or default_method(recommender.model, recommender.processor)
+    def __init__(
+        self,
+        recommender: PatchRecommender,
+        states: ServedStates,
+        settings: ServiceSettings,
+        index: ItemIndex | None = None,
+    ) -> None:
+        self._recommender, self._states, self._settings, self._index = recommender, states, settings, index
+        if index is None:
+            self.method = settings.method or default_method(recommender.model, recommender.processor)
+        else:
+            self.method = index_method(settings.method)
         self.has_item_head = recommender.model.item_head is not None
 
     def warm_up(self) -> None:
@@ -203,5 +219,6 @@ class ModelWorker:
             normalizer=None,
             times=times or None,
             batch_size=self._settings.max_batch_size,
+            index=self._index,
         )
         return [found[: part.k] for found, part in zip(lists, options, strict=True)]

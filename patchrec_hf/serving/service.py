@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+from ..runtime.item_index import ItemIndex
 from ..runtime.recommendations import Recommendation
 from ..runtime.recommender import PatchRecommender
 from .history_store import Added, Addition, Event, HistoryStore, StoreError
@@ -34,14 +35,20 @@ class RecommendationService:
             Where the events of users are kept. `close` closes it.
         settings ([`ServiceSettings`], *optional*):
             The limits.
+        index ([`ItemIndex`], *optional*):
+            Proposes items of a large catalog. The method of ranking is then `"item"`, or `"exact"`.
 
     Raises:
-        ValueError, TypeError: If the checkpoint lacks what the method of ranking needs, or its backbone cannot be read
-            in parts.
+        ValueError, TypeError: If the checkpoint lacks what the method of ranking needs, the method does not go with an
+            index, or the backbone cannot be read in parts.
     """
 
     def __init__(
-        self, recommender: PatchRecommender, store: HistoryStore, settings: ServiceSettings | None = None
+        self,
+        recommender: PatchRecommender,
+        store: HistoryStore,
+        settings: ServiceSettings | None = None,
+        index: ItemIndex | None = None,
     ) -> None:
         self.settings = settings = ServiceSettings() if settings is None else settings
         self.metrics = metrics = ServiceMetrics()
@@ -49,7 +56,8 @@ class RecommendationService:
         self.max_history = recommender.processor.max_history
         self.reads_timestamps = recommender.processor.reads_timestamps()
         self._store = store
-        worker = ModelWorker(recommender, ServedStates(recommender, self.item_ids, store, settings, metrics), settings)
+        states = ServedStates(recommender, self.item_ids, store, settings, metrics)
+        worker = ModelWorker(recommender, states, settings, index)
         worker.warm_up()
         self.method, self.has_item_head = worker.method, worker.has_item_head
         self._model_queue: WorkQueue[Job, Lists] = WorkQueue(

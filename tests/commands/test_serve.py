@@ -36,6 +36,7 @@ def test_wrong_arguments(checkpoint, tmp_path, monkeypatch):
     assert "`max_k` must be at least 1, got 0" in fails_with([directory, "--max_k", "0"])
     assert "`cache_bytes` must be at least 0" in fails_with([directory, "--cache_bytes", "-1"])
     assert "ValueError: --method: invalid choice: 'items'" in fails_with([directory, "--method", "items"])
+    assert "--index takes flat, ivf, ivfpq, hnsw or saved, got 'x'" in fails_with([directory, "--index", "x"])
     missing = fails_with([directory.with_name("finale")])
     assert missing.startswith("FileNotFoundError: There is no checkpoint ")
     assert missing.endswith(f"Did you mean {directory}?")
@@ -65,6 +66,23 @@ def test_histories_that_cannot_be_opened(checkpoint, tmp_path):
     assert fails_with([*start, "--store", tmp_path / "a.sqlite", "--block_size", 99]).startswith(
         "ValueError: `block_size` must be a whole number from 0 to 7"
     )
+
+
+def test_an_index_is_built_or_read(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("faiss", reason="an item index needs the extra `index`")
+    directory, recommender = checkpoint
+    start = [directory, "--port", 0, "--store", tmp_path / "histories.sqlite", "--index"]
+    assert "There is no item index in" in fails_with([*start, "saved"])
+    assert "or `method='exact'`, got 'fusion'" in fails_with([*start, "flat", "--method", "fusion"])
+    services = []
+    monkeypatch.setattr("patchrec_hf.serving.http_server.run_server", lambda app, *_: None)
+    monkeypatch.setattr("patchrec_hf.serving.application.create_app", lambda service, _: services.append(service))
+    recommender.build_index("hnsw").save_pretrained(tmp_path / "final")
+    recommender.model.save_pretrained(tmp_path / "final")
+    recommender.processor.save_pretrained(tmp_path / "final")
+    main(list(map(str, [tmp_path / "final", *start[1:], "saved"])))
+    main(list(map(str, [*start, "flat"])))
+    assert [service.method for service in services] == ["item", "item"]
 
 
 def test_missing_packages(checkpoint, monkeypatch):

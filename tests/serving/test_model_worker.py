@@ -24,11 +24,11 @@ def store(tmp_path):
     store.close()
 
 
-def make_worker(store, recommender=None, **settings):
+def make_worker(store, recommender=None, index=None, **settings):
     recommender = make_recommender(ItemPatchLayout(0)) if recommender is None else recommender
     limits = ServiceSettings(**settings)
     states = ServedStates(recommender, ItemIds(recommender.catalog), store, limits, ServiceMetrics())
-    return ModelWorker(recommender, states, limits), recommender
+    return ModelWorker(recommender, states, limits, index), recommender
 
 
 def histories(*lists, timestamps=None, **options):
@@ -62,6 +62,30 @@ def test_a_mixed_batch(store, method):
     assert [listed(part) for part in answers[5]] == [expected(IDS[5:7], 4, exclude_seen=False)]
     assert [listed(part) for part in answers[6]] == [expected(IDS[:4], 2, candidates=IDS[2:8])]
     assert [listed(part) for part in answers[7]] == [expected(IDS[:3], 3, candidates=IDS[8:12])]
+
+
+@pytest.mark.parametrize("method", [None, "exact"])
+def test_an_index_proposes_the_items(store, method):
+    pytest.importorskip("faiss", reason="an item index needs the extra `index`")
+    recommender = make_recommender(ItemPatchLayout(0))
+    index = recommender.build_index("hnsw")
+    worker, _ = make_worker(store, recommender, index, method=method)
+    assert worker.method == (method or "item")
+    worker.warm_up()
+    jobs = [
+        histories(IDS[:3], k=4),
+        UserJob("ada", RankOptions(5)),
+        UserJob("ben", RankOptions(2, candidates=tuple(IDS[2:8]))),
+    ]
+    answers = [listed(part) for answer in worker.work(jobs) for part in answer]
+    options = {"method": method, "index": index, **({"max_title_tokens": 1000} if method == "exact" else {})}
+    assert answers == [
+        listed(recommender.recommend(IDS[:3], 4, **options)),
+        listed(recommender.recommend(IDS[:4], 5, **options)),
+        listed(recommender.recommend(IDS[5:7], 2, candidates=IDS[2:8], **options)),
+    ]
+    with pytest.raises(ValueError, match=r"`method='item'` or `method='exact'`, got 'fusion'"):
+        make_worker(store, recommender, index, method="fusion")
 
 
 def test_one_job_at_fault(store):
