@@ -77,6 +77,7 @@ def read_checkpoint(checkpoint: str) -> dict[str, Any]:
         "time_gaps": processor.get("time_gaps", 0),
         "prompt": _describe_prompt(directory, processor["prompt"]),
         "objective": config.get("objective"),
+        "trained_until": config.get("trained_until"),
         "item_head": head,
         "patcher": config.get("patcher", "mean"),
         "patcher_layers": config.get("patcher_layers", 1) if config.get("patcher") == "contextual" else None,

@@ -12,6 +12,7 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from .checkpoint_facts import read_checkpoint
@@ -63,6 +64,8 @@ def describe(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "patches", _patches(facts)
     yield "prompt", "unknown, there is no tokenizer.json" if facts["prompt"] is None else repr(facts["prompt"])
     yield "objective", facts["objective"] or "unknown"
+    if (until := facts["trained_until"]) is not None:
+        yield "trained", f"by interactions until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC"
     yield "item head", "none" if facts["item_head"] is None else _settings(facts["item_head"])
     yield "titles", _titles(facts)
     yield "fusion", "none" if facts["fusion"] is None else _fusion(facts["fusion"])

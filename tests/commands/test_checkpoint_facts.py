@@ -23,6 +23,7 @@ def saved(model, processor, tmp_path):
     """A checkpoint with an item head, a fusion and a card."""
     model.add_item_head(processor.catalog, residual_size=0)
     model.config.objective = "both"
+    model.config.trained_until = 86_400
     parts = {"item": ItemHeadPart(), "seen": SeenPart()}
     fit = FusionFit(40, -1.5, {"item": -2.0, "seen": -3.0})
     processor = processor.with_layout(BudgetLayout(max_tokens=40, min_tokens=10)).with_fusion(
@@ -50,7 +51,7 @@ def test_a_checkpoint_tells_what_its_objects_are(saved, model, processor):
     assert facts["layout"]["max_tokens"] == 40
     assert facts["prompt"].count("<|start_seq_id|>…<|end_seq_id|>") == 1
     assert "You are a helpful assistant in book recommendations." in facts["prompt"]
-    assert facts["objective"] == "both"
+    assert (facts["objective"], facts["trained_until"]) == ("both", 86_400)
     assert facts["item_head"] == recommender.model.config.item_head
     assert (facts["patcher"], facts["title_normalizer"]) == ("mean", "vocabulary")
     assert facts["fusion"] == {"weights": {"item": 0.75, "seen": -0.5}, "log_likelihood": -1.5, "num_targets": 40}

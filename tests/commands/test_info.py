@@ -24,6 +24,7 @@ def test_lines(capsys, monkeypatch):
     main([str(PRIOR)])
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 100
+    assert not any(line.startswith("trained ") for line in lines)  # the rows had no times
     assert "catalog     12 items, ids are whole numbers" in lines
     assert "fusion      item 0.700, co_visits 1.300, similar_titles 0.400, seen -2.000" in lines
     assert "ranks by    fusion (default), item, exact, beam, all, diverse" in lines
@@ -39,6 +40,7 @@ def test_all_that_a_checkpoint_can_have():
     facts = {
         **read_checkpoint(str(PRIOR)),
         "objective": "item",
+        "trained_until": 1_767_225_600,
         "patcher": "contextual",
         "patcher_layers": 2,
         "time_gaps": 24,
@@ -56,6 +58,7 @@ def test_all_that_a_checkpoint_can_have():
     assert texts["patches"] == (
         "patcher contextual of 2 layers, without separators, residuals of 12 items, 24 buckets of time gaps"
     )
+    assert texts["trained"] == "by interactions until 2026-01-01 00:00:00 UTC"
     assert texts["titles"] == "scored over the catalog, temperature 2, but not trained"
     assert texts["fusion"] == "item 1.000; log-probability of a target -2.500 (1,200 targets)"
     assert texts["prompt"] == "unknown, there is no tokenizer.json"
