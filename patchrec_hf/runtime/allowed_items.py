@@ -60,7 +60,7 @@ class ItemSet:
         """Returns whether each of `items`, whose titles can be spelled, is in the set; of the shape of `items`."""
         if len(self.listed) == 0:
             return np.full(items.shape, self.is_rest)
-        places = np.searchsorted(self.listed, items).clip(max=len(self.listed) - 1)
+        places = np.minimum(np.searchsorted(self.listed, items), len(self.listed) - 1)
         return (self.listed[places] == items) != self.is_rest
 
     def without(self, items: np.ndarray) -> ItemSet:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .faiss_indexes import import_faiss, new_faiss_index, set_search
+from .faiss_indexes import import_faiss, matrix_products, new_faiss_index, set_search
 from .hub_files import FORMAT_VERSION, check_format_version, file_digest, find_file
 from .index_settings import IndexSettings
 from .progress import progress_bar
@@ -22,8 +22,6 @@ from .progress import progress_bar
 INDEX_NAME, INDEX_SETTINGS_NAME = "item_index.faiss", "item_index.json"
 _ITEMS_AT_ONCE = 1 << 14
 """Items that are added or compared at once."""
-_USERS_OF_MATRIX = 20
-"""Number of users from which on a flat index multiplies matrices."""
 _TOLERANCE = 1e-3
 """How much a vector may differ from the one in an index, relative to its length: another machine rounds otherwise."""
 _QUERY_LENGTH = 3.0
@@ -141,22 +139,14 @@ class ItemIndex:
             `numpy.ndarray` of shape `(n, num)`, int64: catalog indices, the largest products first; -1 where fewer
             items were found. An index that is not flat may miss some of the best items.
         """
-        queries = np.ascontiguousarray(users, dtype=np.float32)
+        size = users.shape[1]
+        queries = np.zeros((len(users), self._faiss_index.d), dtype=np.float32)
+        queries[:, :size] = users
         if not self.settings.is_exact:
-            size = users.shape[1]
-            queries = np.zeros((len(users), self._faiss_index.d), dtype=np.float32)
-            queries[:, :size] = users
             queries[:, : size - 1] /= self.user_scale
             queries *= _QUERY_LENGTH * self.longest / np.linalg.norm(queries, axis=1, keepdims=True)
+        with matrix_products():
             return self._faiss_index.search(queries, num)[1]
-        limits = import_faiss().cvar
-        usual = limits.distance_compute_blas_threshold
-        # FAISS multiplies matrices only for thousands of users at once, and otherwise takes ten times as long.
-        limits.distance_compute_blas_threshold = _USERS_OF_MATRIX
-        try:
-            return self._faiss_index.search(queries, num)[1]
-        finally:
-            limits.distance_compute_blas_threshold = usual
 
     def check_vectors(self, vectors: np.ndarray) -> None:
         """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from item_indexes import random_vectors
 
-from patchrec_hf.runtime.faiss_indexes import import_faiss, new_faiss_index, set_search
+from patchrec_hf.runtime.faiss_indexes import import_faiss, matrix_products, new_faiss_index, set_search
 from patchrec_hf.runtime.index_settings import IndexSettings
 from patchrec_hf.runtime.item_index import ItemIndex
 
@@ -44,3 +44,13 @@ def test_codes_of_two_numbers_each():
     index.add(vectors)
     assert (index.reconstruct_n(10, 5) == vectors[10:15]).all()  # the vectors themselves, not their codes
     assert (index.search(vectors, 1)[1][:, 0] == np.arange(700)).mean() > 0.9
+
+
+def test_faiss_keeps_its_own_limit():
+    faiss = pytest.importorskip("faiss", reason="an item index needs the extra `index`")
+    usual = faiss.cvar.distance_compute_blas_threshold
+    with matrix_products():
+        assert faiss.cvar.distance_compute_blas_threshold < usual
+    assert faiss.cvar.distance_compute_blas_threshold == usual
+    ItemIndex.build(random_vectors(50)).search(random_vectors(30), 3)
+    assert faiss.cvar.distance_compute_blas_threshold == usual

@@ -65,12 +65,6 @@ def test_lists_are_chosen_by_products(kind):
     assert recall > 0.9
 
 
-def test_faiss_keeps_its_own_limit():
-    usual = faiss.cvar.distance_compute_blas_threshold
-    ItemIndex.build(random_vectors(50)).search(random_users(30).numpy(), 3)
-    assert faiss.cvar.distance_compute_blas_threshold == usual
-
-
 @pytest.mark.parametrize("kind", INDEX_KINDS)
 def test_saved_and_loaded(kind, tmp_path):
     vectors, users = random_vectors(200), random_users(5).numpy()
