@@ -32,6 +32,7 @@ _LARGEST_SHARE = 1 / 16
 """A search for a larger share of the catalog takes longer than a product with all items."""
 _NUMBERS_AT_ONCE = 1 << 24
 """Numbers of the vectors of pairs that stand in memory at once."""
+_NO_ITEMS = np.empty(0, dtype=np.int64)
 
 
 class _Pairs(NamedTuple):
@@ -209,7 +210,7 @@ class IndexRanker:
             proposed = self.index.search(mine, width)
             pairs = self._with_features(proposed, features)
             found = self._score(mine, pairs, features)
-            kept = _allowed_pairs(pairs, found, [allowed[row] for row in rows.tolist()])
+            kept = _allowed_pairs(pairs, found, [allowed[row] for row in rows.tolist()], len(self._vectors))
             items[rows], scores[rows] = self._select(*kept, len(rows))
             is_settled = self._is_settled(scores[rows, -1], proposed, mine)
             rows, width = rows[~is_settled], width * _GROWTH
@@ -295,9 +296,23 @@ def _keys(pairs: _Pairs, num_items: int) -> np.ndarray:
     return pairs.rows * num_items + pairs.items
 
 
-def _allowed_pairs(pairs: _Pairs, scores: np.ndarray, allowed: Sequence[ItemSet]) -> tuple[_Pairs, np.ndarray]:
-    """Returns the pairs whose items are allowed, row by row: rows may share a set that lists half the catalog."""
-    ends = np.searchsorted(pairs.rows, np.arange(len(allowed)), side="right")
-    parts = np.split(pairs.items, ends[:-1])
-    is_kept = np.concatenate([some.holds(items) for some, items in zip(allowed, parts, strict=True)])
+def _allowed_pairs(
+    pairs: _Pairs, scores: np.ndarray, allowed: Sequence[ItemSet], num_items: int
+) -> tuple[_Pairs, np.ndarray]:
+    """Returns the pairs whose items are allowed. Each set lists the items that are left out."""
+    lists = [some.listed if len(some.listed) <= _MOST_EXTRA else _NO_ITEMS for some in allowed]
+    rows = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
+    is_kept = ~_holds(rows * num_items + np.concatenate([_NO_ITEMS, *lists]), _keys(pairs, num_items))
+    # Rows may share a list of half the catalog, so long lists are not joined.
+    for row, some in enumerate(allowed):
+        if len(some.listed) > _MOST_EXTRA:
+            part = slice(*np.searchsorted(pairs.rows, [row, row + 1]))
+            is_kept[part] = some.holds(pairs.items[part])
     return _Pairs(pairs.rows[is_kept], pairs.items[is_kept]), scores[is_kept]
+
+
+def _holds(ascending: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Returns whether each number stands in an ascending array."""
+    if len(ascending) == 0:
+        return np.zeros(len(numbers), dtype=bool)
+    return ascending[np.minimum(np.searchsorted(ascending, numbers), len(ascending) - 1)] == numbers
