@@ -23,8 +23,8 @@ from synthetic_titles import make_titles
 KNOWN_ITEMS = 10_000
 """Items that the model is trained on: the first ones of every catalog. It knows the others by their titles."""
 MAX_HISTORY, K, NUM_CANDIDATES = 20, 20, 200
-PROBED = (32, 16, 8)
-"""An IVFPQ index reads one list of 32, of 16, or of 8."""
+PROBED = (32, 24, 16, 8)
+"""An IVFPQ index reads one list of 32, of 24, of 16, or of 8."""
 EF_SEARCHES = (32, 64, 128, 256)
 _FEWEST, _MOST = 10, 200
 

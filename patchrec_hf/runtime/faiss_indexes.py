@@ -39,7 +39,7 @@ def new_faiss_index(settings: IndexSettings, size: int) -> Any:
         settings ([`IndexSettings`]):
             Its settings, resolved for the number of items.
         size (`int`):
-            Number of entries of a vector; even for `"ivfpq"`, which gives each two of them a code.
+            Number of entries of a vector.
 
     Returns:
         `faiss.Index`: for `"flat"`, it finds the largest products; for all other kinds, the smallest distances.
@@ -58,7 +58,7 @@ def new_faiss_index(settings: IndexSettings, size: int) -> Any:
     if settings.kind == "ivf":
         index = lists = faiss.IndexIVFFlat(centroids, size, settings.nlist, faiss.METRIC_L2)
     else:
-        lists = faiss.IndexIVFPQFastScan(centroids, size, settings.nlist, size // 2, _BITS, faiss.METRIC_L2)
+        lists = faiss.IndexIVFPQFastScan(centroids, size, settings.nlist, size, _BITS, faiss.METRIC_L2)
         lists.by_residual = False  # one table of products for all lists, instead of one for each
         lists.pq.cp.min_points_per_centroid = 1
         index = faiss.IndexRefineFlat(lists)

@@ -19,10 +19,10 @@ _OF_KIND = {
     "hnsw": ("m", "ef_construction", "ef_search"),
 }
 _HNSW_DEFAULTS = {"m": 32, "ef_construction": 40, "ef_search": 128}
-_K_FACTOR = 4
+_K_FACTOR = 2
 _LEAST_NPROBE = 8
 _LEAST_ITEMS = 16
-"""Number of items that `"ivfpq"` needs at least: a code stands for one of 16 pairs of numbers."""
+"""Number of items that `"ivfpq"` needs at least: a code stands for one of 16 numbers."""
 _ITEMS_PER_LIST = 39
 """Least number of items for which FAISS's k-means places a centroid without a warning."""
 
@@ -36,9 +36,9 @@ class IndexSettings:
         kind (`"flat"`, `"ivf"`, `"ivfpq"` or `"hnsw"`, *optional*, defaults to `"flat"`):
             - `"flat"` multiplies a user with all items. It is exact.
             - `"ivf"` sorts the items into lists by k-means, and multiplies a user with the items of some of them.
-            - `"ivfpq"` sorts them likewise, and compares the user with four bits for each two numbers of an item
-              (product quantization). It multiplies the user with the best of these items only. It takes least time
-              to search among 10^6 items, and seconds to build.
+            - `"ivfpq"` sorts them likewise, and compares the user with four bits for each number of an item (product
+              quantization). It multiplies the user with the best of these items only. It takes least time to search
+              among 10^6 items, and seconds to build.
             - `"hnsw"` links each item with similar ones, and follows the links. It takes minutes to build for 10^6
               items.
         m (`int`, *optional*):
@@ -56,7 +56,7 @@ class IndexSettings:
             at least eight.
         k_factor (`int`, *optional*):
             For `"ivfpq"`: number of items that are multiplied with the user, for each item that a search must find.
-            4 if not given.
+            2 if not given.
 
     Raises:
         ValueError: If the kind is unknown, a number is below 1, `m` is below 2, `nprobe` is above `nlist`, or a

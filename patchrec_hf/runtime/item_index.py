@@ -40,7 +40,7 @@ class ItemIndex:
     A score of the item head is the product of a user vector and an item vector, with the item's bias as its last entry
     (see [`ItemHead`]). The kind `"flat"` searches by this product. The others need distances: they get the vectors
     with one more entry, by which all of them become equally long, so that the nearest item is the one with the largest
-    product. For `"ivfpq"`, a zero makes the number of entries even.
+    product.
 
     Args:
         faiss_index (`faiss.Index`):
@@ -258,7 +258,7 @@ class ItemIndex:
         if self.settings.is_exact:
             return np.ascontiguousarray(vectors, dtype=np.float32)
         size = vectors.shape[1]
-        stored = np.zeros((len(vectors), self._faiss_index.d), dtype=np.float32)
+        stored = np.empty((len(vectors), size + 1), dtype=np.float32)
         stored[:, :size] = vectors
         stored[:, : size - 1] *= self.user_scale
         rest = self.longest**2 - _squared_lengths(vectors, self.user_scale)
@@ -268,9 +268,7 @@ class ItemIndex:
 
 def _num_entries(settings: IndexSettings, size: int) -> int:
     """Returns the number of entries of vectors as FAISS gets them, if item vectors have `size` entries."""
-    if settings.is_exact:
-        return size
-    return size + 1 + (size + 1) % 2 if settings.kind == "ivfpq" else size + 1
+    return size if settings.is_exact else size + 1
 
 
 def _squared_lengths(vectors: np.ndarray, user_scale: float) -> np.ndarray:

@@ -32,13 +32,13 @@ def test_every_kind_becomes_an_index_of_faiss():
     assert (type(lists), lists.nlist, lists.nprobe) == (faiss.IndexIVFFlat, 5, 2)
 
 
-def test_codes_of_two_numbers_each():
+def test_a_code_for_each_number():
     faiss = pytest.importorskip("faiss", reason="an item index needs the extra `index`")
     settings = IndexSettings("ivfpq", nlist=5, nprobe=2, k_factor=3)
     index = new_faiss_index(settings, 6)
     set_search(index, settings)
     lists = faiss.downcast_index(index.base_index)
-    assert (lists.pq.M, lists.pq.nbits, lists.nlist, lists.nprobe, index.k_factor) == (3, 4, 5, 2, 3)
+    assert (lists.pq.M, lists.pq.nbits, lists.nlist, lists.nprobe, index.k_factor) == (6, 4, 5, 2, 3)
     vectors = np.random.default_rng(0).normal(size=(700, 6)).astype(np.float32)
     index.train(vectors)
     index.add(vectors)

@@ -18,7 +18,7 @@ def test_every_kind_gets_its_numbers():
     assert IndexSettings("ivf", nlist=20).resolved(1_000).nprobe == 8
     assert IndexSettings("ivf", nlist=5).resolved(1_000).nprobe == 5
     compressed = IndexSettings("ivfpq", nprobe=3).resolved(10_000)
-    assert compressed.to_dict() == {"kind": "ivfpq", "nlist": 200, "nprobe": 3, "k_factor": 4}
+    assert compressed.to_dict() == {"kind": "ivfpq", "nlist": 200, "nprobe": 3, "k_factor": 2}
     assert [IndexSettings(kind).is_exact for kind in INDEX_KINDS] == [True, False, False, False]
 
 
