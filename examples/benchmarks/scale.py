@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from scale_stages import EF_SEARCHES, KNOWN_ITEMS, NUM_CANDIDATES, PROBED, K
+from scale_stages import EF_SEARCHES, KNOWN_ITEMS, NPROBES, NUM_CANDIDATES, K
 
 
 STAGES = ("tokens", "trie", "vectors", "flat", "ivfpq", "hnsw", "rank")
@@ -34,7 +34,7 @@ _COSTS = (
     ("HNSW index", "hnsw"),
 )
 _SEARCHES = {
-    "IVFPQ": {f"ivfpq_{share}": f"IVFPQ, 1/{share} of the lists" for share in PROBED},
+    "IVFPQ": {f"ivfpq_{nprobe}": f"IVFPQ, nprobe={nprobe}" for nprobe in NPROBES},
     "HNSW": {f"hnsw_{ef_search}": f"HNSW, ef_search={ef_search}" for ef_search in EF_SEARCHES},
 }
 """For each kind of index that may miss items, the names of its searches, from the fastest to the most thorough."""

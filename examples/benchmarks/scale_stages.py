@@ -23,8 +23,7 @@ from synthetic_titles import make_titles
 KNOWN_ITEMS = 10_000
 """Items that the model is trained on: the first ones of every catalog. It knows the others by their titles."""
 MAX_HISTORY, K, NUM_CANDIDATES = 20, 20, 200
-PROBED = (32, 24, 16, 8)
-"""An IVFPQ index reads one list of 32, of 24, of 16, or of 8."""
+NPROBES = (60, 80, 125, 250)
 EF_SEARCHES = (32, 64, 128, 256)
 _FEWEST, _MOST = 10, 200
 
@@ -203,7 +202,7 @@ def rank(directory: Path, num_items: int, num_users: int) -> dict[str, float]:
 
     search("item_flat", ItemIndex.from_pretrained(of_catalog(directory, num_items) / "flat"), num_users)
     nlist = ItemIndex.from_pretrained(of_catalog(directory, num_items) / "ivfpq").settings.nlist
-    settings = {f"ivfpq_{share}": {"nprobe": max(1, nlist // share)} for share in PROBED}
+    settings = {f"ivfpq_{nprobe}": {"nprobe": min(nprobe, nlist)} for nprobe in NPROBES}
     settings |= {f"hnsw_{ef_search}": {"ef_search": ef_search} for ef_search in EF_SEARCHES}
     for name, of_search in settings.items():
         built = ItemIndex.from_pretrained(of_catalog(directory, num_items) / name.split("_")[0], **of_search)

@@ -20,7 +20,7 @@ _OF_KIND = {
 }
 _HNSW_DEFAULTS = {"m": 32, "ef_construction": 40, "ef_search": 128}
 _K_FACTOR = 2
-_LEAST_NPROBE = 8
+_LEAST_NPROBE = 80
 _LEAST_ITEMS = 16
 """Number of items that `"ivfpq"` needs at least: a code stands for one of 16 numbers."""
 _ITEMS_PER_LIST = 39
@@ -53,7 +53,7 @@ class IndexSettings:
             fewer for a small catalog.
         nprobe (`int`, *optional*):
             For `"ivf"` and `"ivfpq"`: number of lists that a search reads. If not given, a sixteenth of the lists, and
-            at least eight.
+            at least 80, or all of them.
         k_factor (`int`, *optional*):
             For `"ivfpq"`: number of items that are multiplied with the user, for each item that a search must find.
             2 if not given.

@@ -15,8 +15,8 @@ def test_every_kind_gets_its_numbers():
     assert IndexSettings("ivf").resolved(10).to_dict() == {"kind": "ivf", "nlist": 1, "nprobe": 1}
     large = IndexSettings("ivf").resolved(1_000_000)
     assert (large.nlist, large.nprobe, large.k_factor) == (2000, 125, None)
-    assert IndexSettings("ivf", nlist=20).resolved(1_000).nprobe == 8
-    assert IndexSettings("ivf", nlist=5).resolved(1_000).nprobe == 5
+    assert IndexSettings("ivf").resolved(100_000).nprobe == 80
+    assert IndexSettings("ivf", nlist=20).resolved(1_000).nprobe == 20
     compressed = IndexSettings("ivfpq", nprobe=3).resolved(10_000)
     assert compressed.to_dict() == {"kind": "ivfpq", "nlist": 200, "nprobe": 3, "k_factor": 2}
     assert [IndexSettings(kind).is_exact for kind in INDEX_KINDS] == [True, False, False, False]
