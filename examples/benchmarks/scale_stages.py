@@ -26,6 +26,7 @@ MAX_HISTORY, K, NUM_CANDIDATES = 20, 20, 200
 NPROBES = (60, 80, 125, 250)
 EF_SEARCHES = (32, 64, 128, 256)
 _FEWEST, _MOST = 10, 200
+_FEW_USERS, _TURNS = 32, 5
 
 
 def histories_of(titles: list[str], num_users: int, seed: int) -> list[list[int]]:
@@ -154,7 +155,10 @@ def index(directory: Path, num_items: int, kind: str) -> dict[str, float]:
 
 
 def rank(directory: Path, num_items: int, num_users: int) -> dict[str, float]:
-    """Ranks for users: without an index, with each index, and by titles among an index's candidates."""
+    """
+    Ranks for users: without an index, with each index, and by titles among an index's candidates. Returns users per CPU
+    second in the fastest of some turns, and the recall of the indexes.
+    """
     import torch
 
     from patchrec_hf.runtime.allowed_items import ItemSet
@@ -173,52 +177,52 @@ def rank(directory: Path, num_items: int, num_users: int) -> dict[str, float]:
     scorer.vectors_in_memory  # noqa: B018 (computed once, before anything is measured)
     users = torch.empty(len(prompts), scorer.item_vectors.shape[1])
 
+    few = max(32, min(num_users, 100_000_000 // num_items))
+    config = RankingConfig(k=K, method="exact")
+    nlist = ItemIndex.from_pretrained(of_catalog(directory, num_items) / "ivfpq").settings.nlist
+    settings: dict[str, dict[str, int]] = {"flat": {}}
+    settings |= {f"ivfpq_{nprobe}": {"nprobe": min(nprobe, nlist)} for nprobe in NPROBES}
+    settings |= {f"hnsw_{ef_search}": {"ef_search": ef_search} for ef_search in EF_SEARCHES}
+    found: dict[str, np.ndarray] = {}
+
     def read() -> None:
         for rows, _, some in scorer.users(prompts, batch_size=32):
             users[torch.from_numpy(rows)] = some
-
-    results: dict[str, float] = {"read": users_per_second(read, len(prompts))}
-    few = max(32, min(num_users, 100_000_000 // num_items))
 
     def rank_all() -> None:
         for start in range(0, few, 8):  # as many as recommenders rank together by default
             some = slice(start, min(start + 8, few))
             scorer.best_of_users(users[some], histories[some], K, allowed[some])
 
-    results["item"] = users_per_second(rank_all, few)
-    found: dict[str, np.ndarray] = {}
+    def rank_with(name: str, built: ItemIndex) -> None:
+        ranker, parts = IndexRanker(scorer, built, K), []
+        for start in range(0, num_users, 512):
+            seen = histories[start : start + 512]
+            parts.append(ranker.best(users[start : start + 512], seen, allowed[start : start + 512])[0])
+        found[name] = np.concatenate(parts)
 
-    def search(name: str, built: ItemIndex, number: int) -> None:
-        ranker = IndexRanker(scorer, built, K)
-
-        def by_index() -> None:
-            parts = []
-            for start in range(0, number, 512):
-                seen = histories[start : start + 512]
-                parts.append(ranker.best(users[start : start + 512], seen, allowed[start : start + 512])[0])
-            found[name] = np.concatenate(parts)
-
-        results[name] = users_per_second(by_index, number)
-
-    search("item_flat", ItemIndex.from_pretrained(of_catalog(directory, num_items) / "flat"), num_users)
-    nlist = ItemIndex.from_pretrained(of_catalog(directory, num_items) / "ivfpq").settings.nlist
-    settings = {f"ivfpq_{nprobe}": {"nprobe": min(nprobe, nlist)} for nprobe in NPROBES}
-    settings |= {f"hnsw_{ef_search}": {"ef_search": ef_search} for ef_search in EF_SEARCHES}
-    for name, of_search in settings.items():
-        built = ItemIndex.from_pretrained(of_catalog(directory, num_items) / name.split("_")[0], **of_search)
-        search(f"item_{name}", built, num_users)
-        results[f"recall_{name}"] = recall(found[f"item_{name}"], found["item_flat"])
-    config = RankingConfig(k=K, method="exact")
-    few = 32
-
-    def by_titles() -> None:
+    def rank_by_titles(built: ItemIndex) -> None:
         rank_by_index(
-            scorer, built, config, prompts[:few], None, histories[:few], unique_titles=True,
+            scorer, built, config, prompts[:_FEW_USERS], None, histories[:_FEW_USERS], unique_titles=True,
             num_candidates=NUM_CANDIDATES,
         )  # fmt: skip
 
-    results["exact"] = users_per_second(by_titles, few)
-    return {**results, **peak()}
+    speeds: dict[str, float] = {}
+
+    def measure(name: str, number: int, work: Callable[..., None], *args: Any) -> None:
+        start = time.process_time()
+        work(*args)
+        speeds[name] = max(speeds.get(name, 0.0), number / (time.process_time() - start))
+
+    for _ in range(_TURNS):  # other work on the machine slows down a turn of all, and not all turns of one
+        measure("read", len(prompts), read)
+        measure("item", few, rank_all)
+        for name, of_search in settings.items():
+            built = ItemIndex.from_pretrained(of_catalog(directory, num_items) / name.split("_")[0], **of_search)
+            measure(f"item_{name}", num_users, rank_with, name, built)
+        measure("exact", _FEW_USERS, rank_by_titles, built)
+    recalls = {f"recall_{name}": recall(found[name], found["flat"]) for name in settings if name != "flat"}
+    return {**speeds, **recalls, **peak()}
 
 
 def recall(found: np.ndarray, best: np.ndarray) -> float:
@@ -274,16 +278,6 @@ def peak() -> dict[str, float]:
     """Returns the largest memory of the process so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
-
-
-def users_per_second(work: Callable[[], None], number: int) -> float:
-    """Returns users per CPU second in the fastest of three turns: other work on the machine hardly changes it."""
-    turns = []
-    for _ in range(3):
-        start = time.process_time()
-        work()
-        turns.append(time.process_time() - start)
-    return number / min(turns)
 
 
 def main() -> None:
