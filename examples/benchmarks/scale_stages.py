@@ -156,8 +156,8 @@ def index(directory: Path, num_items: int, kind: str) -> dict[str, float]:
 
 def rank(directory: Path, num_items: int, num_users: int) -> dict[str, float]:
     """
-    Ranks for users: without an index, with each index, and by titles among an index's candidates. Returns users per CPU
-    second in the fastest of some turns, and the recall of the indexes.
+    Ranks for users: without an index, with each index, and by titles among an index's candidates. Returns users per
+    CPU second in the fastest of some turns, and the recall of the indexes.
     """
     import torch
 
