@@ -89,9 +89,9 @@ class ItemIndex:
             ImportError: If FAISS is not installed.
             ValueError: If a setting, or the kind, does not fit the number of items.
         """
-        num_items = len(vectors)
+        num_items, size = vectors.shape
         settings = (IndexSettings() if settings is None else settings).resolved(num_items)
-        index = new_faiss_index(settings, _num_entries(settings, vectors.shape[1]))
+        index = new_faiss_index(settings, size if settings.is_exact else size + 1)
         longest = float(np.sqrt(_squared_lengths(vectors, 1.0 if settings.is_exact else user_scale).max()))
         built = cls(index, settings, user_scale, longest, fingerprint_of(vectors))
         if not index.is_trained:
@@ -162,12 +162,12 @@ class ItemIndex:
         if self.fingerprint == fingerprint_of(vectors):
             return
         mend = "Build it again: `recommender.build_index(...)`."
-        size = vectors.shape[1]
-        held, wanted = (self.num_items, self._faiss_index.d), (len(vectors), _num_entries(self.settings, size))
-        if held != wanted:
+        size = self._faiss_index.d - (0 if self.settings.is_exact else 1)
+        if vectors.shape != (self.num_items, size):
             raise ValueError(
-                f"The item index does not belong to this checkpoint and catalog: it holds {held[0]:,} vectors of "
-                f"{held[1]} entries, and would hold {wanted[0]:,} of {wanted[1]} entries if it were built now. {mend}"
+                f"The item index does not belong to this checkpoint and catalog: it holds {self.num_items:,} vectors "
+                f"of {size - 1} entries and a bias, and the checkpoint has {len(vectors):,} items with vectors of "
+                f"{vectors.shape[1] - 1}. {mend}"
             )
         for start in range(0, self.num_items, _ITEMS_AT_ONCE):
             some = vectors[start : start + _ITEMS_AT_ONCE]
@@ -264,11 +264,6 @@ class ItemIndex:
         rest = self.longest**2 - _squared_lengths(vectors, self.user_scale)
         stored[:, size] = np.sqrt(np.maximum(rest, 0))
         return stored
-
-
-def _num_entries(settings: IndexSettings, size: int) -> int:
-    """Returns the number of entries of vectors as FAISS gets them, if item vectors have `size` entries."""
-    return size if settings.is_exact else size + 1
 
 
 def _squared_lengths(vectors: np.ndarray, user_scale: float) -> np.ndarray:

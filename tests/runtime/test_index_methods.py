@@ -81,7 +81,7 @@ def test_new_titles_and_new_items(recommender):
     for history in ([10, 99], [10, "Emma and Ozma"]):
         found, expected = grown.recommend(history, 12, index=index), grown.recommend(history, 12, method="item")
         assert [item.item_id for item in found] == [item.item_id for item in expected]
-    with pytest.raises(ValueError, match="holds 13 vectors of 33 entries, and would hold 12 of 33 entries"):
+    with pytest.raises(ValueError, match="holds 13 vectors of 32 entries and a bias, and the checkpoint has 12 items"):
         recommender.recommend([10], index=index)
 
 
