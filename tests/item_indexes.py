@@ -6,7 +6,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from patchrec_hf.runtime import index_ranking
 from patchrec_hf.runtime.best_products import ROWS_MULTIPLE, products_of
+from patchrec_hf.runtime.item_index import ItemIndex
 from patchrec_hf.runtime.item_scorer import ItemScorer
 from patchrec_hf.runtime.title_tokens import TitleTokens
 from patchrec_hf.runtime.trie import build_trie
@@ -26,6 +28,20 @@ class VectorScorer(ItemScorer):
             config=SimpleNamespace(item_head_config=SimpleNamespace(title_similarity=neighbors is not None)),
         )
         self._item_vectors = F.pad(vectors, (0, 0, 0, -len(vectors) % ROWS_MULTIPLE))
+
+
+def count_searches(monkeypatch):
+    """Has small catalogs searched, which are scored as a whole otherwise. Returns a list that grows by searches."""
+    monkeypatch.setattr(index_ranking, "_LARGEST_SHARE", 1.0)
+    monkeypatch.setattr(index_ranking, "_LEAST_EXTRA", 0)
+    search, searches = ItemIndex.search, []
+
+    def counted(index, users, num):
+        searches.append(index.kind)
+        return search(index, users, num)
+
+    monkeypatch.setattr(ItemIndex, "search", counted)
+    return searches
 
 
 def random_vectors(num_items, size=6, seed=0, num_distinct=None):

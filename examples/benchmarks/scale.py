@@ -97,7 +97,7 @@ def report(results: dict[int, dict[str, dict[str, float]]]) -> str:
         ]
         lines.append(_row([f"item, {name}", *cells]))
     by_titles = (f"{of['exact']:,.1f}" for of in ranked)
-    lines.append(_row([f"exact, {NUM_CANDIDATES} candidates of the index, with reading", *by_titles]))
+    lines.append(_row([f"exact, {NUM_CANDIDATES} candidates of IVFPQ, with reading", *by_titles]))
     lines.append(_row(["largest memory", *(f"{of['peak_gib']:.2f} GiB" for of in ranked)]))
     lines.append("")
     for num_items, of in results.items():

@@ -12,8 +12,9 @@ import json
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
 
 from .checkpoint_facts import read_checkpoint
 from .errors import errors_in_one_line
@@ -65,7 +66,7 @@ def describe(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "prompt", "unknown, there is no tokenizer.json" if facts["prompt"] is None else repr(facts["prompt"])
     yield "objective", facts["objective"] or "unknown"
     if (until := facts["trained_until"]) is not None:
-        yield "trained", f"by interactions until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        yield "trained", f"by interactions until {np.datetime64(until, 's')} UTC".replace("T", " ", 1)
     yield "item head", "none" if facts["item_head"] is None else _settings(facts["item_head"])
     yield "titles", _titles(facts)
     yield "fusion", "none" if facts["fusion"] is None else _fusion(facts["fusion"])

@@ -121,7 +121,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--trust_layout_code", action="store_true", help="import the checkpoint's layout, if it is a class of your own"
     )
     args = parser.parse(arguments)
-    check_index_option(args.index)
+    check_index_option(args.index, args.method)
     for pair in args.columns or ():
         if not all(pair.partition("=")):
             raise ValueError(f"--columns takes pairs such as user_id=customer, got {pair!r}.")

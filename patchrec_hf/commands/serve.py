@@ -82,7 +82,7 @@ def _serve(arguments: list[str]) -> None:
     defaults = {field.name: field.default for field in fields(ServiceSettings)}
     parser = _parser(defaults, shows_all="--help-all" in arguments)
     args = parser.parse(arguments)
-    check_index_option(args.index)
+    check_index_option(args.index, args.method)
     settings = ServiceSettings(**{name: getattr(args, name) for name in defaults})
     token = _read_token(args.token_file)
     checkpoint = Path(args.checkpoint)

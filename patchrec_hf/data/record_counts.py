@@ -154,9 +154,9 @@ def _refuse_ambiguous(path: Path, block: Block, is_inside: np.ndarray, num_colum
                 path,
                 line,
                 block.content[start:],
-                f"{mark} begins a value that ends in line {line + len(lines) - 1}, but each of these lines is a "
-                f"whole record if {mark} is a character like any other; pass `quote_char=''` if it is one, or "
-                f"`quote_char={mark!r}` if it surrounds values",
+                f"{mark} begins a value that ends in line {line + len(lines) - 1}, but each of these lines that is "
+                f"not blank is a whole record if {mark} is a character like any other; pass `quote_char=''` if it is "
+                f"one, or `quote_char={mark!r}` if it surrounds values",
             )
 
 

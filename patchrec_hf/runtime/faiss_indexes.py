@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from .index_settings import IndexSettings
@@ -11,6 +10,7 @@ from .index_settings import IndexSettings
 
 _BITS = 4
 """Bits of a code of `"ivfpq"`: the tables of 16 products that FAISS keeps in registers."""
+_SEED = 0
 _USERS_OF_MATRIX = 20
 """Number of users from which on an index multiplies matrices."""
 _ITEMS_PER_CENTROID = 64
@@ -61,8 +61,15 @@ def new_faiss_index(settings: IndexSettings, size: int) -> Any:
         lists = faiss.IndexIVFPQFastScan(centroids, size, settings.nlist, size, _BITS, faiss.METRIC_L2)
         lists.by_residual = False  # one table of products for all lists, instead of one for each
         lists.pq.cp.min_points_per_centroid = 1
-        index = faiss.IndexRefineFlat(lists)
-        _give(lists, index)
+        # All numbers of a vector get equally wide codes. So they are mixed, lest one that varies much, such as the
+        # bias, is cut off, and makes the steps of all others too coarse.
+        rotation = faiss.RandomRotationMatrix(size, size)
+        rotation.init(_SEED)
+        rotated = faiss.IndexPreTransform(rotation, lists)
+        index = faiss.IndexRefineFlat(rotated)
+        _give(lists, rotated)
+        rotation.this.disown()
+        _give(rotated, index)
     _give(centroids, lists)
     lists.cp.min_points_per_centroid = 1  # a small catalog is no reason for a warning
     lists.cp.max_points_per_centroid = _ITEMS_PER_CENTROID
@@ -76,23 +83,36 @@ def set_search(index: Any, settings: IndexSettings) -> None:
     elif settings.kind == "ivf":
         index.nprobe = settings.nprobe
     elif settings.kind == "ivfpq":
-        import_faiss().downcast_index(index.base_index).nprobe = settings.nprobe
+        import_faiss().extract_index_ivf(index.base_index).nprobe = settings.nprobe
         index.k_factor = settings.k_factor
 
 
-@contextmanager
-def matrix_products() -> Iterator[None]:
+class _MatrixProducts:
     """
-    Lets FAISS multiply matrices for a few users at once, within the context. Otherwise it does so for thousands of
-    users only, and takes up to ten times as long to compare users with items or centroids.
+    Context in which FAISS multiplies matrices for a few users at once. Otherwise it does so for thousands of users
+    only, and takes up to ten times as long to compare users with items or centroids. The setting is the whole
+    process's, so it lasts until the last thread has left the context.
     """
-    limits = import_faiss().cvar
-    usual = limits.distance_compute_blas_threshold
-    limits.distance_compute_blas_threshold = _USERS_OF_MATRIX
-    try:
-        yield
-    finally:
-        limits.distance_compute_blas_threshold = usual
+
+    def __init__(self) -> None:
+        self._lock, self._num_inside, self._usual = Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        limits = import_faiss().cvar
+        with self._lock:
+            if self._num_inside == 0:
+                self._usual = limits.distance_compute_blas_threshold
+                limits.distance_compute_blas_threshold = _USERS_OF_MATRIX
+            self._num_inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._num_inside -= 1
+            if self._num_inside == 0:
+                import_faiss().cvar.distance_compute_blas_threshold = self._usual
+
+
+MATRIX_PRODUCTS = _MatrixProducts()
 
 
 def _give(part: Any, whole: Any) -> None:

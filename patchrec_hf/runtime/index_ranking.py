@@ -48,7 +48,8 @@ class IndexRanker:
     item.
 
     The index proposes the items with the largest products. Items of the history and items with similar titles, whose
-    scores hold features besides the product, are added. All of them are scored exactly, and excluded ones are left
+    scores hold features besides the product, are added, and the items with the largest biases if the index may miss
+    items. All of them are scored exactly, and excluded ones are left
     out. If fewer than k remain, or if an item that was not proposed could have a higher score, the index proposes four
     times as many, and at last the whole catalog is scored. Where candidates are given, these are scored, and the index
     is not searched.
@@ -208,11 +209,12 @@ class IndexRanker:
             mine, some = vectors[rows], [histories[row] for row in rows.tolist()]
             features = self.scorer.features(some)
             proposed = self.index.search(mine, width)
-            pairs = self._with_features(proposed, features)
+            last = self._last_products(mine, proposed)
+            pairs = self._with_others(mine, proposed, last, features)
             found = self._score(mine, pairs, features)
             kept = _allowed_pairs(pairs, found, [allowed[row] for row in rows.tolist()], len(self._vectors))
             items[rows], scores[rows] = self._select(*kept, len(rows))
-            is_settled = self._is_settled(scores[rows, -1], proposed, mine)
+            is_settled = self._is_settled(scores[rows, -1], last, mine)
             rows, width = rows[~is_settled], width * _GROWTH
         rest = np.sort(np.concatenate([rows, scored]))
         if len(rest) > 0:
@@ -229,11 +231,31 @@ class IndexRanker:
         most = max((len(some.listed) for some in allowed), default=0)
         return self._num_asked + _LEAST_EXTRA + min(most, _MOST_EXTRA)
 
-    def _with_features(self, proposed: np.ndarray, features: Sequence[Addend]) -> _Pairs:
-        """Lists what the index proposes, and the items whose scores hold features besides the product."""
+    def _last_products(self, users: np.ndarray, proposed: np.ndarray) -> np.ndarray:
+        """Returns the product of each user and the last item that is proposed; -infinity where none is."""
+        last = np.maximum((proposed >= 0).sum(axis=1) - 1, 0)
+        items = proposed[np.arange(len(proposed)), last]
+        is_found = items >= 0
+        products = np.full(len(proposed), -np.inf, dtype=np.float32)
+        products[is_found] = self._products(users, _Pairs(np.flatnonzero(is_found), items[is_found]))
+        return products
+
+    def _with_others(
+        self, users: np.ndarray, proposed: np.ndarray, last: np.ndarray, features: Sequence[Addend]
+    ) -> _Pairs:
+        """
+        Lists what the index proposes, and the items whose scores hold features besides the product. If the index may
+        miss items, the items with the largest biases are added where their products are larger than the last one that
+        is proposed.
+        """
         num_items = len(self._vectors)
         keys = [(np.arange(len(proposed))[:, None] * num_items + proposed)[proposed >= 0]]
         keys += [addend.rows * num_items + addend.items for addend in features]
+        if not self.index.settings.is_exact:
+            # Most items have small biases, so neither lists of items nor codes nor links tell much about a large one.
+            biased = self.scorer.items_of_largest_biases
+            rows, places = np.nonzero(users @ self._vectors[biased].T > last[:, None])
+            keys.append(rows * num_items + biased[places])
         return _Pairs(*np.divmod(sorted_distinct(np.concatenate(keys)), num_items))
 
     def _products(self, users: np.ndarray, pairs: _Pairs) -> np.ndarray:
@@ -264,19 +286,16 @@ class IndexRanker:
             pairs, scores = _Pairs(pairs.rows[best], pairs.items[best]), scores[best]
         return best_of_rows(pairs.rows, pairs.items, scores, num_rows, self._num_asked)
 
-    def _is_settled(self, kth_scores: np.ndarray, proposed: np.ndarray, users: np.ndarray) -> np.ndarray:
+    def _is_settled(self, kth_scores: np.ndarray, last: np.ndarray, users: np.ndarray) -> np.ndarray:
         """
         Returns whether no item that was not proposed can be among those that are asked for. Its score is a product,
         and no higher than the last product that was proposed.
         """
-        rows, last = np.arange(len(proposed)), np.maximum((proposed >= 0).sum(axis=1) - 1, 0)
-        is_found = proposed[:, 0] >= 0
-        products = self._products(users, _Pairs(rows, np.where(is_found, proposed[rows, last], 0)))
         if not self.index.settings.is_exact:
-            return is_found & (kth_scores > -np.inf) & (kth_scores >= products)
+            return (last > -np.inf) & (kth_scores > -np.inf) & (kth_scores >= last)
         # The index and this class add up products in another order, so equal ones may differ in their last digits.
         rounding = 8 * np.finfo(np.float32).eps * np.linalg.norm(users, axis=1) * self.index.longest
-        return kth_scores > products + rounding
+        return kth_scores > last + rounding
 
     def _best_of_all(
         self, users: torch.Tensor, histories: Sequence[np.ndarray], allowed: Sequence[ItemSet]

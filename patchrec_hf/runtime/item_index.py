@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .faiss_indexes import import_faiss, matrix_products, new_faiss_index, set_search
+from .faiss_indexes import MATRIX_PRODUCTS, import_faiss, new_faiss_index, set_search
 from .hub_files import FORMAT_VERSION, check_format_version, file_digest, find_file
 from .index_settings import IndexSettings
 from .progress import progress_bar
@@ -87,8 +87,12 @@ class ItemIndex:
 
         Raises:
             ImportError: If FAISS is not installed.
-            ValueError: If a setting, or the kind, does not fit the number of items.
+            ValueError: If a setting, or the kind, does not fit the number of items, or a vector holds a value that is
+                not finite.
         """
+        if not np.isfinite(vectors).all():
+            item = int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+            raise ValueError(f"The vector of the item with catalog index {item} holds {vectors[item]}.")
         num_items, size = vectors.shape
         settings = (IndexSettings() if settings is None else settings).resolved(num_items)
         index = new_faiss_index(settings, size if settings.is_exact else size + 1)
@@ -145,7 +149,7 @@ class ItemIndex:
         if not self.settings.is_exact:
             queries[:, : size - 1] /= self.user_scale
             queries *= _QUERY_LENGTH * self.longest / np.linalg.norm(queries, axis=1, keepdims=True)
-        with matrix_products():
+        with MATRIX_PRODUCTS:
             return self._faiss_index.search(queries, num)[1]
 
     def check_vectors(self, vectors: np.ndarray) -> None:

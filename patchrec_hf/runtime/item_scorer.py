@@ -28,6 +28,8 @@ from .title_tokens import sorted_distinct
 PROMPTS_AT_ONCE = 4096
 """Most prompts that are in memory at once. Among these, nested prompts are found, and similar lengths sorted."""
 _VECTORS_AT_ONCE = 1 << 14
+_MOST_BIASED = 2048
+"""Number of items with the largest biases that are scored besides those that an index proposes."""
 TOKENS_AT_ONCE = 1 << 22
 """Number of tokens and folded tokens from which on no more prompts are in memory at once."""
 
@@ -109,6 +111,13 @@ class ItemScorer:
     def vectors_in_memory(self) -> np.ndarray:
         """The vectors of all items as an array in the computer's memory, for an index."""
         return self.item_vectors.cpu().numpy()
+
+    @cached_property
+    def items_of_largest_biases(self) -> np.ndarray:
+        """Catalog indices of the items with the largest biases, int64, ascending; 2,048 at most."""
+        biases = self.vectors_in_memory[:, -1]
+        number = min(_MOST_BIASED, len(biases))
+        return np.sort(np.argpartition(biases, len(biases) - number)[len(biases) - number :])
 
     @property
     def user_scale(self) -> float:

@@ -5,6 +5,7 @@ import sys
 
 import polars as pl
 import pytest
+from item_indexes import count_searches
 from processes import run_process
 from users_of_jobs import make_recommender, save, write_users
 
@@ -67,7 +68,7 @@ def test_every_setting_reaches_the_job(command, tmp_path, monkeypatch):
     )
     write_users(tmp_path / "users.parquet")
     settings = {
-        "k": 7, "method": "beam", "num_beams": 9, "max_title_tokens": 3, "max_tokens": 44, "time_unit": "ms",
+        "k": 7, "method": "exact", "num_beams": 9, "max_title_tokens": 3, "max_tokens": 44, "time_unit": "ms",
         "date_format": "%Y", "separator": ";", "quote_char": "'", "on_error": "skip", "batch_size": 5,
         "users_per_part": 6, "index": "hnsw", "num_candidates": 50,
     }  # fmt: skip
@@ -159,8 +160,9 @@ def test_an_error_ends_the_process_without_a_traceback(tmp_path):
     assert done.stderr.strip().splitlines()[-1] == f"FileNotFoundError: There is no file {tmp_path / 'users.parquet'}."
 
 
-def test_an_index_is_built_or_read(checkpoint, command, tmp_path, capsys):
+def test_an_index_is_built_or_read(checkpoint, command, tmp_path, capsys, monkeypatch):
     pytest.importorskip("faiss", reason="an item index needs the extra `index`")
+    searches = count_searches(monkeypatch)
     write_users(tmp_path / "users.parquet")
     command("--method", "item")
     expected = pl.read_parquet(tmp_path / "top.parquet")["item_ids"].to_list()
@@ -169,6 +171,7 @@ def test_an_index_is_built_or_read(checkpoint, command, tmp_path, capsys):
         (tmp_path / "top.parquet").unlink()
         command("--index", index, "--num_candidates", "11")
         assert pl.read_parquet(tmp_path / "top.parquet")["item_ids"].to_list() == expected
+    assert list(dict.fromkeys(searches)) == ["flat", "hnsw"]
     assert "users per second." in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"takes flat, ivf, ivfpq, hnsw or saved, got 'hsnw'; did you mean 'hnsw'\?"):
         command("--index", "hsnw")

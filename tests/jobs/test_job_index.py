@@ -2,6 +2,7 @@
 
 import polars as pl
 import pytest
+from item_indexes import count_searches
 from users_of_jobs import make_recommender, write_users
 
 from patchrec_hf import PatchRecommender, recommend_users
@@ -28,12 +29,14 @@ def run(recommender, tmp_path):
     return run
 
 
-def test_an_index_changes_no_row(recommender, run, tmp_path):
+def test_an_index_changes_no_row(recommender, run, tmp_path, monkeypatch):
+    searches = count_searches(monkeypatch)
     expected = run(method="item")
     for number, index in enumerate(("flat", "hnsw", recommender.build_index("ivf"))):
         found = run(f"{number}.parquet", index=index)
         assert found["item_ids"].to_list() == expected["item_ids"].to_list()
         assert not (tmp_path / f"{number}.parquet.parts").exists()
+    assert set(searches) == {"flat", "hnsw", "ivf"}
     by_titles = run("titles.parquet", index="flat", method="exact", num_candidates=12)
     assert by_titles["titles"].to_list() == run("exact.parquet", method="exact")["titles"].to_list()
     assert not by_titles["is_exact"].any()

@@ -1,12 +1,13 @@
 """The index of FAISS is the one that the settings describe."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from item_indexes import random_vectors
 
-from patchrec_hf.runtime.faiss_indexes import import_faiss, matrix_products, new_faiss_index, set_search
+from patchrec_hf.runtime.faiss_indexes import MATRIX_PRODUCTS, import_faiss, new_faiss_index, set_search
 from patchrec_hf.runtime.index_settings import IndexSettings
 from patchrec_hf.runtime.item_index import ItemIndex
 
@@ -37,7 +38,7 @@ def test_a_code_for_each_number():
     settings = IndexSettings("ivfpq", nlist=5, nprobe=2, k_factor=3)
     index = new_faiss_index(settings, 6)
     set_search(index, settings)
-    lists = faiss.downcast_index(index.base_index)
+    lists = faiss.downcast_index(faiss.extract_index_ivf(index.base_index))
     assert (lists.pq.M, lists.pq.nbits, lists.nlist, lists.nprobe, index.k_factor) == (6, 4, 5, 2, 3)
     vectors = np.random.default_rng(0).normal(size=(700, 6)).astype(np.float32)
     index.train(vectors)
@@ -49,8 +50,23 @@ def test_a_code_for_each_number():
 def test_faiss_keeps_its_own_limit():
     faiss = pytest.importorskip("faiss", reason="an item index needs the extra `index`")
     usual = faiss.cvar.distance_compute_blas_threshold
-    with matrix_products():
+    with MATRIX_PRODUCTS:
+        with MATRIX_PRODUCTS:  # as a second thread
+            assert faiss.cvar.distance_compute_blas_threshold < usual
         assert faiss.cvar.distance_compute_blas_threshold < usual
     assert faiss.cvar.distance_compute_blas_threshold == usual
-    ItemIndex.build(random_vectors(50)).search(random_vectors(30), 3)
+    index, users = ItemIndex.build(random_vectors(50)), random_vectors(30)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: index.search(users, 3).tolist(), range(80)))
+    assert found == [found[0]] * 80
     assert faiss.cvar.distance_compute_blas_threshold == usual
+
+
+def test_a_number_that_varies_much_leaves_the_codes_of_others_fine():
+    pytest.importorskip("faiss", reason="an item index needs the extra `index`")
+    vectors, users = random_vectors(3_000, size=200), random_vectors(50, size=200, seed=1)
+    vectors[:, -1] *= 3  # as long as the 199 other entries together
+    index = ItemIndex.build(vectors, IndexSettings("ivfpq", nlist=4, nprobe=4))
+    best = np.argsort(-(users @ vectors.T), axis=1)[:, :10]
+    found = index.search(users, 10)
+    assert np.mean([np.isin(expected, some).mean() for expected, some in zip(best, found, strict=True)]) > 0.9

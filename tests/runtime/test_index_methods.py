@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from item_indexes import count_searches
 from users_of_jobs import histories, make_recommender
 
 from patchrec_hf import PatchRecommender
@@ -43,6 +44,17 @@ def test_the_item_head_ranks_as_without_an_index(recommender, index, settings):
             assert all(item.is_exact for item in mine)  # the small catalog is scored as a whole
     one = recommender.recommend(histories()[3], index=index, **settings)
     assert [item.item_id for item in one] == [item.item_id for item in found[3]]
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf", "hnsw"])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_what_an_index_proposes_is_ranked(recommender, kind, exclude_seen, monkeypatch):
+    searches = count_searches(monkeypatch)
+    settings = {"k": 2, "exclude_seen": exclude_seen}
+    found = recommender.recommend(histories(), index=recommender.build_index(kind), **settings)
+    assert set(searches) == {kind}
+    for mine, theirs in zip(found, recommender.recommend(histories(), method="item", **settings), strict=True):
+        assert [item.item_id for item in mine] == [item.item_id for item in theirs]
 
 
 @pytest.mark.parametrize("candidates", [[10, 12], [10, 12, 14, 15, 17, 18, 19, 20, 21]])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from item_indexes import VectorScorer, all_scores, best_by_hand, random_users, random_vectors
+from item_indexes import VectorScorer, all_scores, best_by_hand, count_searches, random_users, random_vectors
 from item_parts import table_of
 
 import patchrec_hf.runtime.index_ranking as index_ranking_module
@@ -22,9 +22,7 @@ pytest.importorskip("faiss", reason="an item index needs the extra `index`")
 
 @pytest.fixture(autouse=True)
 def searched_to_the_end(monkeypatch):
-    """Small catalogs are searched too, instead of being scored as a whole."""
-    monkeypatch.setattr(index_ranking_module, "_LARGEST_SHARE", 1.0)
-    monkeypatch.setattr(index_ranking_module, "_LEAST_EXTRA", 0)
+    count_searches(monkeypatch)
 
 
 @st.composite
@@ -112,11 +110,13 @@ def test_a_flat_index_changes_nothing_where_nothing_is_rounded(case):
     assert scores.tolist() == np.where(items >= 0, every, -np.inf).tolist()
 
 
-@given(cases())
-def test_an_approximate_index_keeps_the_rules(case):
+@given(cases(), st.sampled_from(["ivf", "ivfpq", "hnsw"]))
+def test_an_approximate_index_keeps_the_rules(case, kind):
     scorer, users, histories, k, candidates, excluded, unique_titles = case
-    index = ItemIndex.build(scorer.vectors_in_memory, IndexSettings("ivf", nlist=1 + scorer.item_vectors.shape[0] // 8,
-                                                                   nprobe=1))  # fmt: skip
+    num_items = len(scorer.vectors_in_memory)
+    kind = "ivf" if kind == "ivfpq" and num_items < 16 else kind
+    poor = {"ef_search": 1} if kind == "hnsw" else {"nlist": 1 + num_items // 8, "nprobe": 1}
+    index = ItemIndex.build(scorer.vectors_in_memory, IndexSettings(kind, **poor))
     ranker = IndexRanker(scorer, index, k, unique_titles=unique_titles)
     allowed = AllowedRows(scorer.processor.trie, len(users), candidates, excluded)
     items, scores, is_exact = ranker.best(users, histories, allowed)
@@ -130,6 +130,21 @@ def test_an_approximate_index_keeps_the_rules(case):
         assert excluded is None or not set(kept) & set(excluded[row].tolist())
         np.testing.assert_allclose(scores[row, found >= 0], every[row, kept], rtol=1e-5, atol=1e-5)
     assert (scores[:, 1:] <= scores[:, :-1]).all()
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivfpq", "hnsw"])
+def test_items_of_large_biases_are_not_missed(kind):
+    """The most popular item is everybody's best one, but lists, codes and links are made by all entries alike."""
+    vectors, users = random_vectors(6_000, size=33), random_users(40, size=33)
+    vectors[:, -1] = np.random.default_rng(2).exponential(size=6_000)  # as the logarithm of popularity
+    vectors[4_321, -1] = 30
+    scorer, nobody = VectorScorer(vectors), [np.empty(0, dtype=np.int64)] * 40
+    index = ItemIndex.build(vectors, IndexSettings(kind), 8.0)
+    items, _, is_exact = IndexRanker(scorer, index, 20).best(users, nobody, [ItemSet()] * 40)
+    assert (items[:, 0] == 4_321).all()
+    assert not is_exact.any()
+    expected = best_by_hand(scorer, users, nobody, 20)
+    assert np.mean([np.isin(best, found).mean() for best, found in zip(expected, items, strict=True)]) > 0.95
 
 
 class CountingIndex(ItemIndex):

@@ -2,6 +2,7 @@
 
 import pytest
 from families import make_processor, shared_model
+from item_indexes import count_searches
 from served import IDS, events, listed
 from tiers import first_fast
 from user_states import make_recommender
@@ -64,24 +65,27 @@ def test_a_mixed_batch(store, method):
     assert [listed(part) for part in answers[7]] == [expected(IDS[:3], 3, candidates=IDS[8:12])]
 
 
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
 @pytest.mark.parametrize("method", [None, "exact"])
-def test_an_index_proposes_the_items(store, method):
+def test_an_index_proposes_the_items(store, method, kind, monkeypatch):
     pytest.importorskip("faiss", reason="an item index needs the extra `index`")
+    searches = count_searches(monkeypatch)
     recommender = make_recommender(ItemPatchLayout(0))
-    index = recommender.build_index("hnsw")
+    index = recommender.build_index(kind)
     worker, _ = make_worker(store, recommender, index, method=method)
     assert worker.method == (method or "item")
     worker.warm_up()
     jobs = [
         histories(IDS[:3], k=4),
-        UserJob("ada", RankOptions(5)),
+        UserJob("ada", RankOptions(3, exclude_seen=False)),
         UserJob("ben", RankOptions(2, candidates=tuple(IDS[2:8]))),
     ]
     answers = [listed(part) for answer in worker.work(jobs) for part in answer]
+    assert set(searches) == {kind}
     options = {"method": method, "index": index, **({"max_title_tokens": 1000} if method == "exact" else {})}
     assert answers == [
         listed(recommender.recommend(IDS[:3], 4, **options)),
-        listed(recommender.recommend(IDS[:4], 5, **options)),
+        listed(recommender.recommend(IDS[:4], 3, exclude_seen=False, **options)),
         listed(recommender.recommend(IDS[5:7], 2, candidates=IDS[2:8], **options)),
     ]
     with pytest.raises(ValueError, match=r"`method='item'` or `method='exact'`, got 'fusion'"):
