@@ -61,8 +61,8 @@ def new_faiss_index(settings: IndexSettings, size: int) -> Any:
         lists = faiss.IndexIVFPQFastScan(centroids, size, settings.nlist, size, _BITS, faiss.METRIC_L2)
         lists.by_residual = False  # one table of products for all lists, instead of one for each
         lists.pq.cp.min_points_per_centroid = 1
-        # All numbers of a vector get equally wide codes. So they are mixed, lest one that varies much, such as the
-        # bias, is cut off, and makes the steps of all others too coarse.
+        # FAISS compares all numbers of a vector in steps of one width. So they are mixed: otherwise a number that
+        # varies much, such as the bias, would make the steps too coarse for all others.
         rotation = faiss.RandomRotationMatrix(size, size)
         rotation.init(_SEED)
         rotated = faiss.IndexPreTransform(rotation, lists)
