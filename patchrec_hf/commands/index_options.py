@@ -7,12 +7,13 @@ import argparse
 from ..data.keywords import nearest
 from ..runtime.faiss_indexes import import_faiss
 from ..runtime.index_methods import index_method
+from ..runtime.index_settings import INDEX_KINDS
 from ..runtime.ranking_config import Method
 
 
 SAVED_INDEX = "saved"
 """The value of `--index` that reads the index that is saved with the checkpoint."""
-_INDEXES = ("flat", "ivf", "ivfpq", "hnsw", SAVED_INDEX)
+_INDEXES = (*INDEX_KINDS, SAVED_INDEX)
 
 
 def add_index_option(parser: argparse.ArgumentParser) -> None:

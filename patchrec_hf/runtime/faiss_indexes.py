@@ -80,10 +80,9 @@ def set_search(index: Any, settings: IndexSettings) -> None:
     """Sets what only concerns a search: `ef_search`, `nprobe` and `k_factor`."""
     if settings.kind == "hnsw":
         index.hnsw.efSearch = settings.ef_search
-    elif settings.kind == "ivf":
-        index.nprobe = settings.nprobe
-    elif settings.kind == "ivfpq":
-        import_faiss().extract_index_ivf(index.base_index).nprobe = settings.nprobe
+    if settings.kind in ("ivf", "ivfpq"):
+        import_faiss().extract_index_ivf(index).nprobe = settings.nprobe
+    if settings.kind == "ivfpq":
         index.k_factor = settings.k_factor
 
 

@@ -321,17 +321,11 @@ def _allowed_pairs(
     """Returns the pairs whose items are allowed. Each set lists the items that are left out."""
     lists = [some.listed if len(some.listed) <= _MOST_EXTRA else _NO_ITEMS for some in allowed]
     rows = np.repeat(np.arange(len(lists)), [len(items) for items in lists])
-    is_kept = ~_holds(rows * num_items + np.concatenate([_NO_ITEMS, *lists]), _keys(pairs, num_items))
+    left_out = ItemSet(rows * num_items + np.concatenate([_NO_ITEMS, *lists]))
+    is_kept = left_out.holds(_keys(pairs, num_items))
     # Rows may share a list of half the catalog, so long lists are not joined.
     for row, some in enumerate(allowed):
         if len(some.listed) > _MOST_EXTRA:
             part = slice(*np.searchsorted(pairs.rows, [row, row + 1]))
             is_kept[part] = some.holds(pairs.items[part])
     return _Pairs(pairs.rows[is_kept], pairs.items[is_kept]), scores[is_kept]
-
-
-def _holds(ascending: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Returns whether each number stands in an ascending array."""
-    if len(ascending) == 0:
-        return np.zeros(len(numbers), dtype=bool)
-    return ascending[np.minimum(np.searchsorted(ascending, numbers), len(ascending) - 1)] == numbers

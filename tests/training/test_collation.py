@@ -88,7 +88,7 @@ def test_objectives_that_contradict_each_other(make_trainer, processor):
     for arguments in ({}, {"objective": "both"}):
         with pytest.raises(ValueError, match="`data_collator` has the objective 'item', but the arguments have"):
             make_trainer("finetune", collator=collator, **arguments)
-    # A collator that names none takes that of the arguments.
+    # A collator without an objective gets the objective of the arguments.
     trainer = make_trainer("finetune", collator=PatchDataCollator(processor), objective="both")
     assert trainer.data_collator.objective == "both"
 
